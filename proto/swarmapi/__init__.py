@@ -1,0 +1,1 @@
+"""The contract: model, errors, ids, identity and the conversations between nodes."""

@@ -1,0 +1,1 @@
+"""The nouns: specs as Docker spells them, and the objects the store holds."""

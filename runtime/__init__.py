@@ -1,0 +1,1 @@
+"""Containers and images on one machine, in OCI's words. Knows no cluster."""

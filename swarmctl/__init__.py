@@ -1,0 +1,1 @@
+"""The client: speaks only REST, starts fast."""

@@ -1,0 +1,1 @@
+"""The machine: runs what it is assigned and serves the engine API."""
