@@ -1,0 +1,72 @@
+"""Defaults of a service spec, applied at use: what is stored keeps the blanks as given.
+
+Source of the numbers: SwarmKit's constants (Engine API 1.50, ServiceSpec).
+"""
+
+from swarmapi.model.spec import (
+    ContainerSpec,
+    RestartCondition,
+    RestartPolicy,
+    ServiceSpec,
+    UpdateConfig,
+)
+
+SECOND_NS = 1_000_000_000
+STOP_GRACE_PERIOD_NS = 10 * SECOND_NS
+RESTART_DELAY_NS = 5 * SECOND_NS
+UPDATE_MONITOR_NS = 5 * SECOND_NS
+HISTORY_LIMIT = 5
+HEARTBEAT_PERIOD_NS = SECOND_NS
+DYNAMIC_PORTS = (30000, 32767)
+
+
+def container(spec: ServiceSpec) -> ContainerSpec:
+    """Return the container part, empty when absent."""
+    return spec.task_template.container_spec or ContainerSpec()
+
+
+def replicas(spec: ServiceSpec) -> int:
+    """Return how many tasks a replicated service wants (1 when blank)."""
+    wanted = spec.mode.replicated.replicas if spec.mode.replicated else None
+    return 1 if wanted is None else wanted
+
+
+def is_global(spec: ServiceSpec) -> bool:
+    """Tell whether it runs one task per node."""
+    return spec.mode.global_ is not None
+
+
+def restart_policy(spec: ServiceSpec) -> RestartPolicy:
+    """Return the policy with every blank filled (any, 5 s, no limit, whole life)."""
+    given = spec.task_template.restart_policy or RestartPolicy()
+    return RestartPolicy(
+        condition=given.condition or RestartCondition.ANY,
+        delay=RESTART_DELAY_NS if given.delay is None else given.delay,
+        max_attempts=given.max_attempts or 0,
+        window=given.window or 0,
+    )
+
+
+def update_config(given: UpdateConfig | None) -> UpdateConfig:
+    """Return the update or rollback settings; parallelism 1 only when the block is absent."""
+    if given is None:
+        given = UpdateConfig(parallelism=1)
+    return UpdateConfig(
+        parallelism=given.parallelism,
+        delay=given.delay,
+        failure_action=given.failure_action or "pause",
+        monitor=given.monitor or UPDATE_MONITOR_NS,
+        max_failure_ratio=given.max_failure_ratio,
+        order=given.order or "stop-first",
+    )
+
+
+def stop_grace_period_ns(spec: ServiceSpec) -> int:
+    """Return how long a task may take to stop before it is killed."""
+    given = container(spec).stop_grace_period
+    return STOP_GRACE_PERIOD_NS if given is None else given
+
+
+def endpoint_mode(spec: ServiceSpec) -> str:
+    """Return `vip` or `dnsrr`."""
+    return (spec.endpoint_spec.mode if spec.endpoint_spec else "") or "vip"

@@ -1,0 +1,302 @@
+"""Objects: what the store holds. Frozen, versioned by Raft index, times in unix nanoseconds.
+
+Who writes which field is in ARCHITECTURE.md. Docker's JSON of an object is made by
+`manager/api/render.py`; inside they travel as msgpack.
+"""
+
+from enum import IntEnum, StrEnum
+
+import msgspec
+
+from swarmapi.model.spec import (
+    Availability,
+    ClusterSpec,
+    NetworkSpec,
+    NodeRole,
+    NodeSpec,
+    Platform,
+    PortConfig,
+    ServiceSpec,
+)
+from swarmapi.model.tables import EndpointState
+
+
+class Stored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Root of all stored records."""
+
+
+class Meta(Stored, frozen=True):
+    """`version` is the Raft index of the last change; set by apply, never by a proposer."""
+
+    version: int = 0
+    created_ns: int = 0
+    updated_ns: int = 0
+
+
+class TaskState(IntEnum):
+    """A task's life, a lamport clock: the greater of two observations is right.
+
+    Values and gaps are SwarmKit's. REMOVE is only ever desired.
+    """
+
+    NEW = 0
+    PENDING = 64
+    ASSIGNED = 192
+    ACCEPTED = 256
+    PREPARING = 320
+    READY = 384
+    STARTING = 448
+    RUNNING = 512
+    COMPLETE = 576
+    SHUTDOWN = 640
+    FAILED = 704
+    REJECTED = 768
+    REMOVE = 800
+    ORPHANED = 832
+
+    @property
+    def is_terminal(self) -> bool:
+        """True once the attempt has ended."""
+        return self > TaskState.RUNNING
+
+
+class TaskStatus(Stored, frozen=True):
+    """What was observed of a task.
+
+    Managers write it up to ASSIGNED, the node's agent afterwards; ORPHANED and the enforcer's
+    REJECTED are the managers' two exceptions.
+    """
+
+    state: TaskState
+    timestamp_ns: int = 0
+    """The reporter's clock."""
+    message: str = ""
+    error: str = ""
+    container_id: str = ""
+    pid: int = 0
+    exit_code: int | None = None
+    applied_ns: int = 0
+    """Cluster time when the leader took the report."""
+
+
+class NetworkAddress(Stored, frozen=True):
+    """A lease on one network; `address` is IPv4 with prefix length."""
+
+    network_id: str
+    address: str
+    aliases: tuple[str, ...] = ()
+
+
+class TaskEndpointLease(Stored, frozen=True):
+    """The acknowledged drain (one per task, for all its networks)."""
+
+    state: EndpointState = EndpointState.WITHDRAWN
+    index: int = 0
+    """Raft index of the change to this state; nodes acknowledge a revision of at least this."""
+    deadline_ns: int = 0
+    """Withdrawn: the stop happens now even without all acknowledgements. 0 = none."""
+
+
+class Task(Stored, frozen=True):
+    """One attempt to fill one slot; bound to at most one node; its spec never changes."""
+
+    id: str
+    service_id: str
+    spec_version: int
+    """Key of the SpecVersion this task runs, with service_id."""
+    slot: int = 0
+    """1-based for replicated services; 0 for global ones (the slot is the node)."""
+    node_id: str = ""
+    desired: TaskState = TaskState.RUNNING
+    status: TaskStatus = TaskStatus(state=TaskState.NEW)
+    meta: Meta = Meta()
+    service_name: str = ""
+    not_before_ns: int = 0
+    """Parked in READY until then (restart delay). 0 = no delay."""
+    waits_for: str = ""
+    """Parked in READY until this older task has stopped, 1 minute at most after not_before_ns."""
+    addresses: tuple[NetworkAddress, ...] = ()
+    endpoint: TaskEndpointLease = TaskEndpointLease()
+    explanation: bytes = b""
+    """Why it is not placed: msgpack of `Explanation`, empty when placed."""
+
+
+class FilterRefusal(Stored, frozen=True):
+    """What one scheduler filter said: how many nodes, why, and some of them by name."""
+
+    filter: str
+    count: int
+    reason: str
+    examples: tuple[str, ...] = ()
+
+
+class Explanation(Stored, frozen=True):
+    """Every filter's refusals for a task that fits nowhere."""
+
+    nodes: int
+    refusals: tuple[FilterRefusal, ...] = ()
+
+    def text(self) -> str:
+        """`no suitable node: 3 nodes: needs 512 MiB, …; 1 node: label disk==ssd missing`."""
+        parts = [f"{r.count} node{'s' if r.count != 1 else ''}: {r.reason}" for r in self.refusals]
+        return "no suitable node" + (": " + "; ".join(parts) if parts else " (no nodes)")
+
+
+class SpecVersion(Stored, frozen=True):
+    """One accepted version of a service's spec; kept while a service or task refers to it."""
+
+    service_id: str
+    version: int
+    spec: ServiceSpec
+    networks: tuple[str, ...] = ()
+    """Ids of the networks its tasks attach to, the ingress network last where ports need it."""
+
+
+class VirtualIP(Stored, frozen=True):
+    network_id: str
+    address: str
+    """IPv4 with prefix length."""
+
+
+class ServiceEndpoint(Stored, frozen=True):
+    """What the allocator gave a service."""
+
+    mode: str = "vip"
+    ports: tuple[PortConfig, ...] = ()
+    """Effective ports: every published port filled in."""
+    vips: tuple[VirtualIP, ...] = ()
+    error: str = ""
+    """Why it is not allocated; empty when it is."""
+    spec_version: int = 0
+    """The spec version this allocation is for."""
+
+
+class UpdateState(StrEnum):
+    UPDATING = "updating"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    ROLLBACK_STARTED = "rollback_started"
+    ROLLBACK_PAUSED = "rollback_paused"
+    ROLLBACK_COMPLETED = "rollback_completed"
+
+
+class UpdateStatus(Stored, frozen=True):
+    """Progress of a rolling update; everything that decides is here, so a new leader goes on."""
+
+    state: UpdateState
+    started_ns: int = 0
+    completed_ns: int = 0
+    message: str = ""
+    dirty_slots: int = 0
+    """Slots to replace when it began: the divisor of the failure ratio."""
+    failed_tasks: tuple[str, ...] = ()
+    """Ids already counted as failures."""
+    done_ns: int = 0
+    """When the last slot was replaced; the final monitor runs from here."""
+    slot_done_ns: tuple[int, ...] = ()
+    """When recent slots were done, newest last, at most `parallelism`: the delay starts there."""
+
+
+class Service(Stored, frozen=True):
+    id: str
+    spec: ServiceSpec
+    spec_version: int
+    meta: Meta = Meta()
+    previous_spec_version: int = 0
+    """What rollback returns to; 0 = nothing."""
+    endpoint: ServiceEndpoint = ServiceEndpoint()
+    update_status: UpdateStatus | None = None
+
+
+class NodeState(StrEnum):
+    UNKNOWN = "unknown"
+    DOWN = "down"
+    READY = "ready"
+
+
+class NodeDescription(Stored, frozen=True):
+    """What the machine says of itself."""
+
+    hostname: str = ""
+    platform: Platform = Platform()
+    cpu_nanos: int = 0
+    memory_bytes: int = 0
+    engine_version: str = ""
+    labels: dict[str, str] = {}
+
+
+class Node(Stored, frozen=True):
+    id: str
+    spec: NodeSpec = NodeSpec()
+    meta: Meta = Meta()
+    description: NodeDescription = NodeDescription()
+    state: NodeState = NodeState.UNKNOWN
+    message: str = ""
+    address: str = ""
+    """IPv4 address other nodes reach it by."""
+    data_path: str = ""
+    """IPv4 underlay address for VXLAN."""
+    state_changed_ns: int = 0
+    manager_address: str = ""
+    """`host:port` of its Raft and gRPC; empty on workers."""
+    ingress_address: str = ""
+    """Its own address on the ingress network, with prefix; the allocator's."""
+    mesh_slot: int = -1
+    """Index of its share of mesh source ports; -1 = none yet."""
+
+    @property
+    def is_fit(self) -> bool:
+        """False when replicated tasks must leave it: down, or drained."""
+        return self.state != NodeState.DOWN and self.spec.availability != Availability.DRAIN
+
+    @property
+    def is_manager(self) -> bool:
+        return self.spec.role == NodeRole.MANAGER
+
+
+class Network(Stored, frozen=True):
+    id: str
+    spec: NetworkSpec
+    meta: Meta = Meta()
+    subnet: str = ""
+    """Given by the allocator; empty until then."""
+    gateway: str = ""
+    vni: int = 0
+    error: str = ""
+    table_index: int = 0
+    """Raft index of the last change to what its endpoint table holds; kept by apply."""
+
+
+class RootCA(Stored, frozen=True):
+    """The cluster's certificate authority; the key is in the managers' Raft state only."""
+
+    cert_pem: bytes
+    key_pem: bytes
+    join_token_worker: str
+    join_token_manager: str
+
+
+class Cluster(Stored, frozen=True):
+    """The one cluster object."""
+
+    id: str
+    spec: ClusterSpec = ClusterSpec()
+    meta: Meta = Meta()
+    root_ca: RootCA | None = None
+    address_pools: tuple[str, ...] = ("10.0.0.0/8",)
+    subnet_size: int = 24
+    removed_nodes: tuple[str, ...] = ()
+    """Ids whose certificates are refused for ever."""
+    last_vni: int = 4096
+
+
+class Quarantined(Stored, frozen=True):
+    """An address, VIP or port that was released but may still be named by a node's tables."""
+
+    id: str
+    """`network_id/address` for addresses."""
+    network_id: str
+    address: str
+    index: int
+    """Raft index of the release: free again when every node has acknowledged that revision."""
+    meta: Meta = Meta()

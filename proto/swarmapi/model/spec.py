@@ -1,0 +1,275 @@
+"""Specs: what users ask for, in Docker's JSON names (Engine API 1.50).
+
+A field that is here is honoured. A field that is not here is refused at the REST edge by
+`swarmapi.model.decode`, unless its value is blank. Blanks are stored as given; defaults apply
+at use (`swarmapi.model.defaults`). Durations are nanoseconds, memory is bytes, CPUs are
+billionths of a core.
+"""
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+
+class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="pascal"):
+    """Root of all specs: frozen, PascalCase in JSON, blanks left out."""
+
+
+class Limits(Spec, frozen=True):
+    """The most a task may use; 0 is unlimited."""
+
+    cpu_nanos: int = msgspec.field(default=0, name="NanoCPUs")
+    memory_bytes: int = 0
+    pids: int = 0
+
+
+class Reservations(Spec, frozen=True):
+    """What the scheduler sets aside on a node for a task."""
+
+    cpu_nanos: int = msgspec.field(default=0, name="NanoCPUs")
+    memory_bytes: int = 0
+
+
+class Resources(Spec, frozen=True):
+    limits: Limits | None = None
+    reservations: Reservations | None = None
+
+
+class RestartCondition(StrEnum):
+    NONE = "none"
+    ON_FAILURE = "on-failure"
+    ANY = "any"
+
+
+class RestartPolicy(Spec, frozen=True):
+    condition: RestartCondition | None = None
+    delay: int | None = None
+    max_attempts: int | None = None
+    window: int | None = None
+
+
+class SpreadOver(Spec, frozen=True):
+    spread_descriptor: str = ""
+
+
+class PlacementPreference(Spec, frozen=True):
+    spread: SpreadOver | None = None
+
+
+class Platform(Spec, frozen=True):
+    architecture: str = ""
+    os: str = msgspec.field(default="", name="OS")
+
+
+class Placement(Spec, frozen=True):
+    constraints: tuple[str, ...] | None = None
+    preferences: tuple[PlacementPreference, ...] | None = None
+    max_replicas: int = 0
+    platforms: tuple[Platform, ...] | None = None
+
+
+class HealthConfig(Spec, frozen=True):
+    """Docker's health check; `test` is `["NONE"]`, `["CMD", …]` or `["CMD-SHELL", line]`."""
+
+    test: tuple[str, ...] | None = None
+    interval: int = 0
+    timeout: int = 0
+    retries: int = 0
+    start_period: int = 0
+    start_interval: int = 0
+
+
+class TmpfsOptions(Spec, frozen=True):
+    size_bytes: int = 0
+    mode: int = 0
+
+
+class BindOptions(Spec, frozen=True):
+    propagation: str = ""
+    non_recursive: bool = False
+    create_mountpoint: bool = False
+
+
+class VolumeOptions(Spec, frozen=True):
+    no_copy: bool = False
+    labels: dict[str, str] | None = None
+
+
+class Mount(Spec, frozen=True):
+    type: str = ""
+    source: str = ""
+    target: str = ""
+    read_only: bool = False
+    bind_options: BindOptions | None = None
+    volume_options: VolumeOptions | None = None
+    tmpfs_options: TmpfsOptions | None = None
+
+
+class Ulimit(Spec, frozen=True):
+    name: str = ""
+    soft: int = 0
+    hard: int = 0
+
+
+class DNSConfig(Spec, frozen=True):
+    nameservers: tuple[str, ...] | None = None
+    search: tuple[str, ...] | None = None
+    options: tuple[str, ...] | None = None
+
+
+class ContainerSpec(Spec, frozen=True):
+    """What runs in a task: Docker's TaskTemplate.ContainerSpec as far as it is honoured."""
+
+    image: str = ""
+    labels: dict[str, str] | None = None
+    command: tuple[str, ...] | None = None
+    args: tuple[str, ...] | None = None
+    hostname: str = ""
+    env: tuple[str, ...] | None = None
+    dir: str = ""
+    user: str = ""
+    tty: bool = msgspec.field(default=False, name="TTY")
+    open_stdin: bool = False
+    read_only: bool = False
+    mounts: tuple[Mount, ...] | None = None
+    stop_signal: str = ""
+    stop_grace_period: int | None = None
+    health_check: HealthConfig | None = msgspec.field(default=None, name="Healthcheck")
+    hosts: tuple[str, ...] | None = None
+    dns_config: DNSConfig | None = msgspec.field(default=None, name="DNSConfig")
+    sysctls: dict[str, str] | None = None
+    capability_add: tuple[str, ...] | None = None
+    capability_drop: tuple[str, ...] | None = None
+    ulimits: tuple[Ulimit, ...] | None = None
+    init: bool | None = None
+
+
+class NetworkAttachmentConfig(Spec, frozen=True):
+    """A network of a service; `target` is an id or a name, stored as an id."""
+
+    target: str = ""
+    aliases: tuple[str, ...] | None = None
+
+
+class TaskTemplate(Spec, frozen=True):
+    container_spec: ContainerSpec | None = None
+    resources: Resources | None = None
+    restart_policy: RestartPolicy | None = None
+    placement: Placement | None = None
+    networks: tuple[NetworkAttachmentConfig, ...] | None = None
+    force_update: int = 0
+
+
+class Replicated(Spec, frozen=True):
+    replicas: int | None = None
+
+
+class Global(Spec, frozen=True):
+    pass
+
+
+class ServiceMode(Spec, frozen=True):
+    replicated: Replicated | None = None
+    global_: Global | None = msgspec.field(default=None, name="Global")
+
+
+class UpdateConfig(Spec, frozen=True):
+    """Rolling update or rollback: `parallelism` 0 is all at once."""
+
+    parallelism: int = 0
+    delay: int = 0
+    failure_action: str = ""
+    monitor: int = 0
+    max_failure_ratio: float = 0.0
+    order: str = ""
+
+
+class PortConfig(Spec, frozen=True):
+    name: str = ""
+    protocol: str = ""
+    target_port: int = 0
+    published_port: int = 0
+    publish_mode: str = ""
+
+
+class EndpointSpec(Spec, frozen=True):
+    mode: str = ""
+    ports: tuple[PortConfig, ...] | None = None
+
+
+class ServiceSpec(Spec, frozen=True):
+    """What `POST /services/create` takes."""
+
+    name: str = ""
+    labels: dict[str, str] | None = None
+    task_template: TaskTemplate = TaskTemplate()
+    mode: ServiceMode = ServiceMode()
+    update_config: UpdateConfig | None = None
+    rollback_config: UpdateConfig | None = None
+    networks: tuple[NetworkAttachmentConfig, ...] | None = None
+    endpoint_spec: EndpointSpec | None = None
+
+
+class NodeRole(StrEnum):
+    WORKER = "worker"
+    MANAGER = "manager"
+
+
+class Availability(StrEnum):
+    ACTIVE = "active"
+    PAUSE = "pause"
+    DRAIN = "drain"
+
+
+class NodeSpec(Spec, frozen=True):
+    name: str = ""
+    labels: dict[str, str] | None = None
+    role: NodeRole = NodeRole.WORKER
+    availability: Availability = Availability.ACTIVE
+
+
+class OrchestrationConfig(Spec, frozen=True):
+    task_history_retention_limit: int | None = None
+
+
+class DispatcherConfig(Spec, frozen=True):
+    heartbeat_period: int = 0
+
+
+class ClusterSpec(Spec, frozen=True):
+    """What `POST /swarm/update` takes."""
+
+    name: str = ""
+    labels: dict[str, str] | None = None
+    orchestration: OrchestrationConfig | None = None
+    dispatcher: DispatcherConfig | None = None
+
+
+class IPAMPool(Spec, frozen=True):
+    subnet: str = ""
+    gateway: str = ""
+
+
+class IPAMConfig(Spec, frozen=True):
+    driver: str = ""
+    config: tuple[IPAMPool, ...] | None = None
+    options: dict[str, str] | None = None
+
+
+class NetworkSpec(Spec, frozen=True):
+    """A cluster network: `POST /networks/create` with driver overlay."""
+
+    name: str = ""
+    labels: dict[str, str] | None = None
+    driver: str = ""
+    internal: bool = False
+    attachable: bool = False
+    ingress: bool = False
+    options: dict[str, str] | None = None
+    ipam: IPAMConfig | None = msgspec.field(default=None, name="IPAM")
+
+
+def to_json(spec: Spec) -> Any:
+    """Return the spec as plain data in Docker's names."""
+    return msgspec.to_builtins(spec)
