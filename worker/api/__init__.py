@@ -1,0 +1,1 @@
+"""The Docker Engine API as served by `swarmd`: thin adapters over the engine."""

@@ -1,0 +1,1 @@
+"""The standalone container engine of one machine."""

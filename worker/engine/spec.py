@@ -1,0 +1,261 @@
+"""What a container is asked to be: Docker's Config and HostConfig, decoded strictly.
+
+Clients send every key they know, mostly empty. A key we do not serve is refused by name unless its
+value is null, zero, empty or Docker's documented default.
+"""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from swarmapi.errors import InvalidArgument, Unsupported
+
+_S = TypeVar("_S", bound=msgspec.Struct)
+
+
+class Healthcheck(msgspec.Struct, rename="pascal", omit_defaults=True):
+    """Docker's HealthConfig; durations are nanoseconds, zero means inherit or default."""
+
+    test: list[str] = []
+    interval: int = 0
+    timeout: int = 0
+    start_period: int = 0
+    start_interval: int = 0
+    retries: int = 0
+
+
+class ContainerConfig(msgspec.Struct, rename="pascal", kw_only=True):
+    """The portable part of a container: Docker's Config."""
+
+    hostname: str = ""
+    domainname: str = ""
+    user: str = ""
+    attach_stdin: bool = False
+    attach_stdout: bool = False
+    attach_stderr: bool = False
+    exposed_ports: dict[str, Any] = {}
+    tty: bool = False
+    open_stdin: bool = False
+    stdin_once: bool = False
+    env: list[str] = []
+    cmd: list[str] | None = None
+    healthcheck: Healthcheck | None = None
+    image: str = ""
+    volumes: dict[str, Any] = {}
+    working_dir: str = ""
+    entrypoint: list[str] | None = None
+    labels: dict[str, str] = {}
+    stop_signal: str = ""
+    stop_timeout: int | None = None
+
+
+class RestartPolicy(msgspec.Struct, rename="pascal"):
+    """`Name` is no, always, unless-stopped or on-failure."""
+
+    name: str = "no"
+    maximum_retry_count: int = 0
+
+
+class LogSpec(msgspec.Struct, rename="pascal"):
+    """`Type` is json-file or none; options are max-size and max-file."""
+
+    type: str = "json-file"
+    config: dict[str, str] = {}
+
+
+class PortBinding(msgspec.Struct, rename={"host_ip": "HostIp", "host_port": "HostPort"}):
+    """Where a container's port appears on the host; an empty port is chosen at start."""
+
+    host_ip: str = ""
+    host_port: str = ""
+
+
+class Mount(msgspec.Struct, rename="pascal"):
+    """One entry of HostConfig.Mounts (`--mount`)."""
+
+    type: str = "volume"
+    source: str = ""
+    target: str = ""
+    read_only: bool = False
+    consistency: str = ""
+    bind_options: dict[str, Any] | None = None
+    volume_options: dict[str, Any] | None = None
+    tmpfs_options: dict[str, Any] | None = None
+
+
+class Ulimit(msgspec.Struct, rename="pascal"):
+    """One resource limit; -1 is unlimited."""
+
+    name: str
+    soft: int
+    hard: int
+
+
+class Device(msgspec.Struct, rename="pascal"):
+    """One host device shown in the container; permissions are a subset of rwm."""
+
+    path_on_host: str
+    path_in_container: str = ""
+    cgroup_permissions: str = "rwm"
+
+
+class HostConfig(msgspec.Struct, rename="pascal", kw_only=True):
+    """The part of a container that depends on its host: Docker's HostConfig."""
+
+    binds: list[str] = []
+    log_config: LogSpec = msgspec.field(default_factory=LogSpec)
+    network_mode: str = "default"
+    port_bindings: dict[str, list[PortBinding] | None] = {}
+    restart_policy: RestartPolicy = msgspec.field(default_factory=RestartPolicy)
+    auto_remove: bool = False
+    mounts: list[Mount] = []
+    cap_add: list[str] = []
+    cap_drop: list[str] = []
+    dns: list[str] = []
+    dns_options: list[str] = []
+    dns_search: list[str] = []
+    extra_hosts: list[str] = []
+    group_add: list[str] = []
+    ipc_mode: str = ""
+    oom_score_adj: int = 0
+    pid_mode: str = ""
+    privileged: bool = False
+    publish_all_ports: bool = False
+    readonly_rootfs: bool = False
+    security_opt: list[str] = []
+    tmpfs: dict[str, str] = {}
+    uts_mode: str = msgspec.field(default="", name="UTSMode")
+    shm_size: int = 0
+    sysctls: dict[str, str] = {}
+    cpu_shares: int = 0
+    memory: int = 0
+    nano_cpus: int = 0
+    cpu_period: int = 0
+    cpu_quota: int = 0
+    cpuset_cpus: str = ""
+    cpuset_mems: str = ""
+    devices: list[Device] = []
+    memory_reservation: int = 0
+    memory_swap: int = 0
+    pids_limit: int = 0
+    ulimits: list[Ulimit] = []
+    masked_paths: list[str] | None = None
+    readonly_paths: list[str] | None = None
+    console_size: list[int] = [0, 0]
+    annotations: dict[str, str] = {}
+
+
+class EndpointSpec(msgspec.Struct, kw_only=True):
+    """How a container joins one network."""
+
+    aliases: list[str] = []
+    ipv4_address: str = ""
+    mac_address: str = ""
+
+
+class ContainerCreate(msgspec.Struct, kw_only=True):
+    """Everything `Engine.create` needs; `name` empty means choose one."""
+
+    name: str = ""
+    config: ContainerConfig
+    host: HostConfig = msgspec.field(default_factory=HostConfig)
+    endpoints: dict[str, EndpointSpec] = {}
+
+
+ACCEPTED_DEFAULTS: dict[str, tuple[object, ...]] = {
+    "VolumeDriver": ("local",),
+    "CgroupnsMode": ("private", "host"),
+    "MemorySwappiness": (-1,),
+    "Runtime": ("swarm",),
+    "UsernsMode": ("host",),
+    "Isolation": ("default",),
+    "ContainerIDFile": (),
+    "ArgsEscaped": (True,),
+    "OnBuild": (),
+}
+"""HostConfig or Config key → the values, besides the empty ones, that ask for what we do anyway."""
+
+_RESTART_NAMES = {"", "no", "always", "unless-stopped", "on-failure"}
+
+
+def decode_create(body: Mapping[str, Any], name: str = "") -> ContainerCreate:
+    """Decode the body of `POST /containers/create`.
+
+    Raises:
+        InvalidArgument: for a value of the wrong type or outside its range.
+        Unsupported: for a key we do not serve that asks for something.
+    """
+    body = {key: value for key, value in body.items() if value is not None}
+    host_raw = body.pop("HostConfig", {})
+    networking = body.pop("NetworkingConfig", {})
+    for key in ("Cmd", "Entrypoint"):
+        if isinstance(body.get(key), str):
+            body[key] = [body[key]]
+    if body.get("Entrypoint") == [""]:
+        body["Entrypoint"] = []
+    config = _convert(body, ContainerConfig, "config")
+    host = decode_host(host_raw)
+    if not config.image:
+        raise InvalidArgument("no image specified")
+    return ContainerCreate(
+        name=name, config=config, host=host, endpoints=_endpoints(networking or {})
+    )
+
+
+def decode_host(raw: Mapping[str, Any]) -> HostConfig:
+    """Decode a HostConfig and check what its types cannot say."""
+    host = _convert(raw, HostConfig, "HostConfig")
+    if host.restart_policy.name not in _RESTART_NAMES:
+        raise InvalidArgument(f"invalid restart policy {host.restart_policy.name!r}")
+    if host.auto_remove and host.restart_policy.name not in ("", "no"):
+        raise InvalidArgument("can't create 'AutoRemove' container with restart policy")
+    host.log_config.type = host.log_config.type or "json-file"
+    if host.log_config.type not in ("json-file", "none"):
+        raise Unsupported(f"logging driver {host.log_config.type!r} is not json-file or none")
+    for option in host.log_config.config:
+        if option not in ("max-size", "max-file"):
+            raise Unsupported(f"log option {option!r} is not supported")
+    if 0 < host.memory < 6 << 20:
+        raise InvalidArgument("minimum memory limit allowed is 6MB")
+    for label, value in (("IpcMode", host.ipc_mode), ("UTSMode", host.uts_mode)):
+        if value not in ("", "private", "host") and not (
+            label == "IpcMode" and value in ("shareable", "none")
+        ):
+            raise Unsupported(f"{label} {value!r} is not supported")
+    if host.pid_mode not in ("", "host"):
+        raise Unsupported(f"PidMode {host.pid_mode!r} is not supported")
+    return host
+
+
+def _endpoints(networking: Mapping[str, Any]) -> dict[str, EndpointSpec]:
+    endpoints = {}
+    for network, settings in (networking.get("EndpointsConfig") or {}).items():
+        settings = settings or {}
+        ipam = settings.get("IPAMConfig") or {}
+        for key in ("Links", "DriverOpts"):
+            if settings.get(key):
+                raise Unsupported(f"EndpointsConfig.{key} is not supported")
+        if ipam.get("IPv6Address"):
+            raise Unsupported("IPAMConfig.IPv6Address is not supported")
+        endpoints[network] = EndpointSpec(
+            aliases=list(settings.get("Aliases") or []),
+            ipv4_address=ipam.get("IPv4Address") or "",
+            mac_address=settings.get("MacAddress") or "",
+        )
+    return endpoints
+
+
+def _convert(raw: Mapping[str, Any], kind: type[_S], where: str) -> _S:
+    known = {field.encode_name for field in msgspec.structs.fields(kind)}
+    kept = {}
+    for key, value in raw.items():
+        if key in known:
+            if value is not None:
+                kept[key] = value
+        elif value and value not in ACCEPTED_DEFAULTS.get(key, ()) and key != "ContainerIDFile":
+            raise Unsupported(f"{where}.{key} is not supported")
+    try:
+        return msgspec.convert(kept, kind)
+    except msgspec.ValidationError as error:
+        raise InvalidArgument(f"{where}: {error}") from error
