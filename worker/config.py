@@ -3,7 +3,7 @@
 import argparse
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from swarmapi.errors import InvalidArgument
@@ -89,18 +89,17 @@ def _from_file(path: Path, *, required: bool) -> dict[str, str]:
 
 
 def _checked(settings: Mapping[str, str]) -> Config:
-    config = Config()
-    for field in fields(Config):
-        value = settings.get(field.name)
-        if value is None:
-            continue
-        if field.type is Path:
-            path = Path(value)
-            if not path.is_absolute():
-                raise InvalidArgument(f"{field.name} must be an absolute path, not {value!r}")
-            config = replace(config, **{field.name: path})
-        else:
-            config = replace(config, **{field.name: value})
+    for name in ("data_root", "run_dir"):
+        if not Path(settings.get(name, "/")).is_absolute():
+            raise InvalidArgument(f"{name} must be an absolute path, not {settings[name]!r}")
+    config = Config(
+        data_root=Path(settings.get("data_root", Config.data_root)),
+        run_dir=Path(settings.get("run_dir", Config.run_dir)),
+        cgroup_parent=settings.get("cgroup_parent", Config.cgroup_parent),
+        listen_addr=settings.get("listen_addr", ""),
+        advertise_addr=settings.get("advertise_addr", ""),
+        data_path_addr=settings.get("data_path_addr", ""),
+    )
     if not config.cgroup_parent.strip("/") or ".." in config.cgroup_parent.split("/"):
         raise InvalidArgument(f"cgroup-parent {config.cgroup_parent!r} names no cgroup")
     return config

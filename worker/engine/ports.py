@@ -1,0 +1,209 @@
+"""What the engine needs from the runtime, the image store and the network, as small Protocols.
+
+The real ones are `runtime.client.Supervisor`, `runtime.image` and `worker.network`; the fakes live
+in `tests/fakes/engine.py`.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """The mount of a container's root: `lower` is topmost first."""
+
+    lower: tuple[str, ...]
+    upper: str
+    work: str
+    merged: str
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """Where the output goes: driver json-file or none, rotated at `max_bytes` (0 never)."""
+
+    driver: str
+    path: str
+    max_bytes: int
+    max_files: int
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One start; `netns` is new, host, fd or container:<pid>."""
+
+    container_id: str
+    config: dict[str, Any]
+    overlay: Overlay | None
+    log: LogConfig
+    stdin_open: bool
+    netns: str
+
+
+@dataclass(frozen=True)
+class ContainerState:
+    """What the supervisor knows; status is created, running, paused or exited."""
+
+    container_id: str
+    status: str
+    pid: int
+    exit_code: int | None
+    oom_killed: bool
+    started_ns: int
+    finished_ns: int
+    error: str
+    warnings: tuple[str, ...]
+
+
+class ExecProcess(Protocol):
+    """A further process in a container."""
+
+    pid: int
+    master_fd: int | None
+
+    async def wait(self) -> int: ...
+    async def resize(self, rows: int, columns: int) -> None: ...
+
+
+class Attachment(Protocol):
+    """The live streams of a container: yields (1 stdout or 2 stderr, bytes) until its end."""
+
+    def __aiter__(self) -> AsyncIterator[tuple[int, bytes]]: ...
+    async def write(self, data: bytes) -> None: ...
+    async def close_stdin(self) -> None: ...
+    async def close(self) -> None: ...
+
+
+class Supervisor(Protocol):
+    """The owner of every container of the machine."""
+
+    async def start(self, launch: Launch, netns_fd: int | None = None) -> ContainerState: ...
+    async def exec(
+        self,
+        container_id: str,
+        process: dict[str, Any],
+        stdio_fds: tuple[int, int, int] | None,
+    ) -> ExecProcess: ...
+    async def kill(self, container_id: str, signal: int, everyone: bool = False) -> None: ...
+    async def pause(self, container_id: str) -> None: ...
+    async def resume(self, container_id: str) -> None: ...
+    async def update(self, container_id: str, resources: dict[str, Any]) -> None: ...
+    async def wait(self, container_id: str) -> ContainerState: ...
+    async def delete(self, container_id: str) -> None: ...
+    async def list(self) -> Sequence[ContainerState]: ...
+    async def resize(self, container_id: str, rows: int, columns: int) -> None: ...
+    async def attach(self, container_id: str) -> Attachment: ...
+    async def stats(self, container_id: str) -> Mapping[str, Any]: ...
+    async def processes(self, container_id: str) -> Sequence[int]: ...
+    def subscribe(self) -> asyncio.Queue[ContainerState]: ...
+    async def close(self) -> None: ...
+
+
+class Image(Protocol):
+    """One image; `config` is the OCI image configuration, names as users write them."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+    @property
+    def repo_tags(self) -> Sequence[str]: ...
+    @property
+    def repo_digests(self) -> Sequence[str]: ...
+    @property
+    def size_bytes(self) -> int: ...
+    @property
+    def created_ns(self) -> int: ...
+    @property
+    def architecture(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class ImageRemoval:
+    """What an image removal did, in order: (untagged or deleted, name or id)."""
+
+    steps: tuple[tuple[str, str], ...] = ()
+
+
+class Images(Protocol):
+    """The image store; blocking, called from worker threads."""
+
+    def resolve(self, ref: str) -> Image: ...
+    def list(self) -> Sequence[Image]: ...
+    def tag(self, ref: str, name: str) -> None: ...
+    def remove(self, ref: str, *, force: bool, in_use: frozenset[str]) -> ImageRemoval: ...
+    def lower_dirs(self, image: Image) -> Sequence[Path]: ...
+    def history(self, ref: str) -> Sequence[Mapping[str, Any]]: ...
+    def load(self, stream: BinaryIO) -> Sequence[str]: ...
+    def save(self, refs: Sequence[str], out: BinaryIO) -> None: ...
+
+
+@dataclass(frozen=True)
+class JoinedEndpoint:
+    """The place of a container in one network."""
+
+    network: str
+    network_id: str
+    endpoint_id: str
+    address: str
+    prefix_length: int
+    gateway: str
+    mac: str
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A configured network namespace and what is in it; the caller closes `netns_fd`."""
+
+    netns_fd: int
+    endpoints: tuple[JoinedEndpoint, ...]
+    ports: tuple[tuple[int, str, str, int], ...] = ()
+    """(container port, protocol, host address, host port) as bound."""
+    dns_servers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class JoinRequest:
+    """What `Networking.join` is to build for one container."""
+
+    container_id: str
+    hostname: str
+    names: tuple[str, ...]
+    networks: Mapping[str, Any] = field(default_factory=dict)
+    """Network name → EndpointSpec."""
+    ports: tuple[tuple[int, str, str, int], ...] = ()
+    """(container port, protocol, host address, host port or 0 for any free one)."""
+    dns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class NetworkInfo:
+    """One network of this machine."""
+
+    id: str
+    name: str
+    driver: str
+    subnet: str = ""
+    gateway: str = ""
+
+
+class Networking(Protocol):
+    """Namespaces with addresses, and their end."""
+
+    async def join(self, request: JoinRequest) -> Joined: ...
+    async def leave(self, container_id: str) -> None: ...
+    def networks(self) -> Sequence[NetworkInfo]: ...
+
+
+class Clock(Protocol):
+    """Time, so that tests have their own."""
+
+    def now_ns(self) -> int: ...
+    async def sleep(self, seconds: float) -> None: ...
+
+
+BaseConfig = Callable[[], dict[str, Any]]
+"""A fresh OCI config.json with Docker's defaults."""

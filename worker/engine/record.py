@@ -1,0 +1,120 @@
+"""What the engine remembers of a container, and the filter by which containers are chosen."""
+
+import asyncio
+from typing import Any
+
+import msgspec
+
+from worker.engine.spec import ContainerConfig, EndpointSpec, HostConfig
+
+
+class MountPoint(msgspec.Struct, kw_only=True):
+    """One resolved mount; `kind` is bind, volume or tmpfs."""
+
+    kind: str
+    source: str
+    target: str
+    name: str = ""
+    mode: str = ""
+    read_only: bool = False
+    propagation: str = ""
+    options: list[str] = []
+    anonymous: bool = False
+
+
+class EndpointState(msgspec.Struct, kw_only=True):
+    """Where the running container is in one network."""
+
+    network_id: str
+    endpoint_id: str
+    address: str
+    prefix_length: int
+    gateway: str
+    mac: str
+
+
+class ExitStatus(msgspec.Struct, frozen=True):
+    """How a container ended; `error` is empty unless it could not be started."""
+
+    code: int
+    error: str = ""
+    oom_killed: bool = False
+
+
+class Record(msgspec.Struct, kw_only=True):
+    """The durable part of a container, one journal record."""
+
+    id: str
+    name: str
+    created_ns: int
+    image_id: str
+    image_config: dict[str, Any]
+    config: ContainerConfig
+    host: HostConfig
+    endpoints: dict[str, EndpointSpec]
+    path: str
+    args: list[str]
+    env: list[str]
+    mounts: list[MountPoint] = []
+    status: str = "created"
+    """created, running, paused, restarting, exited, removing or dead."""
+    pid: int = 0
+    exit_code: int = 0
+    oom_killed: bool = False
+    error: str = ""
+    started_ns: int = 0
+    finished_ns: int = 0
+    restart_count: int = 0
+    stopped_by_user: bool = False
+    joined: dict[str, EndpointState] = {}
+    ports: list[tuple[int, str, str, int]] = []
+    """(container port, protocol, host address, host port) as bound."""
+    warnings: list[str] = []
+
+    @property
+    def running(self) -> bool:
+        """Whether it has a process (paused counts)."""
+        return self.status in ("running", "paused")
+
+
+class Container:
+    """A record and what hangs on it while the daemon lives."""
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self.lock = asyncio.Lock()
+        """Held while the container changes state."""
+        self.exec_ids: list[str] = []
+        self.restart_task: asyncio.Task[None] | None = None
+        self.restart_delay_s = 0.0
+        self.console_size: tuple[int, int] | None = None
+        self.ended = asyncio.Event()
+        """Set while there is no process."""
+        self.stop_asked = False
+        self.exit_waiters: set[asyncio.Future[ExitStatus]] = set()
+        self.removal_waiters: set[asyncio.Future[ExitStatus]] = set()
+        if not record.running:
+            self.ended.set()
+
+    @property
+    def exit_status(self) -> ExitStatus:
+        """The last end."""
+        record = self.record
+        return ExitStatus(record.exit_code, record.error, record.oom_killed)
+
+    def announce_exit(self) -> None:
+        """Wake everyone who waits for the end of a process."""
+        self.ended.set()
+        _resolve(self.exit_waiters, self.exit_status)
+
+    def announce_removal(self) -> None:
+        """Wake everyone who waits for the removal."""
+        _resolve(self.exit_waiters, self.exit_status)
+        _resolve(self.removal_waiters, self.exit_status)
+
+
+def _resolve(waiters: set[asyncio.Future[ExitStatus]], status: ExitStatus) -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(status)
+    waiters.clear()

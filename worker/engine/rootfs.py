@@ -1,0 +1,92 @@
+"""Reading a container's files without running it: users and groups, never through a symlink."""
+
+import os
+import stat
+from collections.abc import Sequence
+
+from swarmapi.errors import InvalidArgument
+
+_LARGEST_BYTES = 1 << 20
+
+
+def read_member(layers: Sequence[str], path: str) -> str:
+    """Return the text of `path` in the topmost layer that has it, else the empty string.
+
+    A symlink at any step, a whiteout or a special file reads as absent: the host's files are never
+    followed into.
+    """
+    for layer in layers:
+        text = _read(layer, path.strip("/").split("/"))
+        if text is not None:
+            return text
+    return ""
+
+
+def resolve_user(user: str, groups: Sequence[str], passwd: str, group: str) -> dict[str, object]:
+    """Return OCI's process.user for Docker's `user[:group]`.
+
+    Raises:
+        InvalidArgument: when a name is not in the container's passwd or group file.
+    """
+    name, _, group_name = user.partition(":")
+    accounts = [line.split(":") for line in passwd.splitlines() if line.count(":") >= 5]
+    teams = [line.split(":") for line in group.splitlines() if line.count(":") >= 3]
+    uid, gid, login = _account(name or "0", accounts)
+    extra: list[int] = []
+    if group_name:
+        gid = _group(group_name, teams)
+    elif login:
+        extra = [int(t[2]) for t in teams if login in t[3].split(",") and t[2].isdigit()]
+    extra += [_group(entry, teams) for entry in groups]
+    resolved: dict[str, object] = {"uid": uid, "gid": gid}
+    if extra:
+        resolved["additionalGids"] = sorted(set(extra))
+    return resolved
+
+
+def home_of(uid: object, passwd: str) -> str:
+    """Return the home directory of a numeric user, `/` when unknown."""
+    for line in passwd.splitlines():
+        fields = line.split(":")
+        if len(fields) >= 6 and fields[2] == str(uid):
+            return fields[5] or "/"
+    return "/root" if uid == 0 else "/"
+
+
+def _account(name: str, accounts: Sequence[Sequence[str]]) -> tuple[int, int, str]:
+    for fields in accounts:
+        if name in (fields[0], fields[2]) and fields[2].isdigit() and fields[3].isdigit():
+            return int(fields[2]), int(fields[3]), fields[0]
+    if name.isdigit():
+        return int(name), 0, ""
+    raise InvalidArgument(f"unable to find user {name}: no matching entries in passwd file")
+
+
+def _group(name: str, teams: Sequence[Sequence[str]]) -> int:
+    for fields in teams:
+        if name == fields[0] and fields[2].isdigit():
+            return int(fields[2])
+    if name.isdigit():
+        return int(name)
+    raise InvalidArgument(f"unable to find group {name}: no matching entries in group file")
+
+
+def _read(layer: str, parts: Sequence[str]) -> str | None:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        fd = os.open(layer, flags | os.O_DIRECTORY)
+    except OSError:
+        return None
+    try:
+        for index, part in enumerate(parts):
+            last = index == len(parts) - 1
+            below = os.open(part, flags | (0 if last else os.O_DIRECTORY), dir_fd=fd)
+            os.close(fd)
+            fd = below
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return None
+        return os.read(fd, _LARGEST_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
