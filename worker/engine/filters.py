@@ -1,0 +1,91 @@
+"""Docker's `filters` of container lists and events."""
+
+import fnmatch
+import re
+from collections.abc import Mapping, Sequence
+
+from swarmapi.errors import InvalidArgument
+from worker.engine.record import Record
+
+Filters = Mapping[str, Sequence[str]]
+
+_CONTAINER_KEYS = {
+    "ancestor", "before", "exited", "expose", "health", "id", "is-task", "label", "name",
+    "network", "publish", "since", "status", "volume",
+}  # fmt: skip
+_STATUSES = {"created", "running", "paused", "restarting", "removing", "exited", "dead"}
+
+
+def check_container_filters(filters: Filters) -> None:
+    """Refuse a filter Docker does not know, in its words."""
+    for key in filters:
+        if key not in _CONTAINER_KEYS:
+            raise InvalidArgument(f"invalid filter '{key}'")
+    for status in filters.get("status", ()):
+        if status not in _STATUSES:
+            raise InvalidArgument(f"invalid filter 'status={status}'")
+
+
+def matches(record: Record, filters: Filters, references: Mapping[str, Record]) -> bool:
+    """Tell whether a container passes; `references` maps before/since values to containers."""
+    tests = {
+        "id": lambda value: record.id.startswith(value),
+        "name": lambda value: (
+            re.search(value, f"/{record.name}") is not None
+            or re.search(value, record.name) is not None
+        ),
+        "status": lambda value: record.status == value,
+        "exited": lambda value: record.status == "exited" and str(record.exit_code) == value,
+        "ancestor": lambda value: _is_image(record, value),
+        "network": lambda value: (
+            value in record.joined
+            or value == record.host.network_mode
+            or any(value == state.network_id for state in record.joined.values())
+        ),
+        "volume": lambda value: any(value in (mount.name, mount.target) for mount in record.mounts),
+        "publish": lambda value: _publishes(record, value, published=True),
+        "expose": lambda value: _publishes(record, value, published=False),
+        "health": lambda value: value == "none",
+        "is-task": lambda value: (
+            ("com.docker.swarm.task.id" in record.config.labels) == (value in ("true", "1"))
+        ),
+        "before": lambda value: record.created_ns < references[value].created_ns,
+        "since": lambda value: record.created_ns > references[value].created_ns,
+    }
+    for key, values in filters.items():
+        if key == "label":
+            if not all(label_matches(record.config.labels, value) for value in values):
+                return False
+        elif values and not any(tests[key](value) for value in values):
+            return False
+    return True
+
+
+def label_matches(labels: Mapping[str, str], wanted: str) -> bool:
+    """Tell whether `key` or `key=value` is among the labels."""
+    key, equals, value = wanted.partition("=")
+    return key in labels and (not equals or labels[key] == value)
+
+
+def pattern_matches(name: str, pattern: str) -> bool:
+    """Match an image name against a `reference` filter."""
+    return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(
+        name.rpartition(":")[0], pattern
+    )
+
+
+def _is_image(record: Record, value: str) -> bool:
+    image = record.config.image
+    if image == value or image.removesuffix(":latest") == value.removesuffix(":latest"):
+        return True
+    bare = value.removeprefix("sha256:")
+    return len(bare) >= 12 and record.image_id.removeprefix("sha256:").startswith(bare)
+
+
+def _publishes(record: Record, value: str, *, published: bool) -> bool:
+    wanted = value if "/" in value else f"{value}/tcp"
+    if published:
+        return any(f"{host}/{proto}" == wanted for _, proto, _, host in record.ports)
+    return wanted in record.config.exposed_ports or any(
+        f"{port}/{proto}" == wanted for port, proto, _, _ in record.ports
+    )
