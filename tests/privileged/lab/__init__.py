@@ -1,0 +1,1 @@
+"""The lab itself, with stand-ins for the daemons."""
