@@ -1,0 +1,1 @@
+"""Images of one machine: references, the content store, layers, archives and the builder."""

@@ -1,0 +1,500 @@
+"""The image store of a machine: OCI content, references, unpacked layers, removal.
+
+Every method may be called from any thread. State lives in `index.json`: one descriptor per
+(image, reference), an image without references has one without the ref name annotation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runtime.image import blobs as oci
+from runtime.image.blobs import BlobStore
+from runtime.image.durable import sync_directory, sync_filesystem
+from runtime.image.errors import BadArchive, BadReference, ImageConflict, ImageNotFound
+from runtime.image.model import Image, LayerInfo, chain_ids, parse_time_ns, short_id
+from runtime.image.reference import Reference, parse
+from runtime.image.tarstream import Readable, TarReader, decompress
+from runtime.image.unpack import LAYER, unpack
+
+REF_NAME = "org.opencontainers.image.ref.name"
+_PARENT = "io.swarm.image.parent"
+_CACHE_KEY = "io.swarm.image.cache-key"
+_REPO_DIGESTS = "io.swarm.image.repo-digests"
+_UNPACKED = "io.swarm.layer.unpacked-bytes"
+_ID_PREFIX = re.compile(r"(?:sha256:)?([a-f0-9]{1,64})")
+
+# The class has a method `list`, so its annotations need names of their own.
+Names = list[str]
+Rows = list[dict[str, Any]]
+Answer = list[dict[str, str]]
+Images = list[Image]
+
+
+@dataclass
+class _Record:
+    """One image of the index."""
+
+    image_id: str
+    manifest: dict[str, Any]  # the descriptor, without annotations
+    refs: list[str]  # canonical
+    repo_digests: list[str]
+    parent: str
+    cache_key: str
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Disk use in bytes."""
+
+    images: int
+    blobs_bytes: int
+    shared_bytes: int
+    unpacked_bytes: int
+
+
+class ImageStore:
+    """Images below one directory that one process owns."""
+
+    def __init__(self, root: Path) -> None:
+        root.mkdir(parents=True, exist_ok=True)
+        self._root = root
+        self.blobs = BlobStore(root)
+        self._layers = root / "layers" / "sha256"
+        self._layers.mkdir(parents=True, exist_ok=True)
+        for leftover in self.blobs.temporary.iterdir():  # of a process that died
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        self._lock = threading.RLock()
+        self._fresh: set[str] = set()  # blobs put but not yet part of an image
+        self._records = self._read_records()
+        self._images: dict[str, Image] = {}
+
+    # -- looking up --------------------------------------------------------------------------
+
+    def resolve(self, ref: str) -> Image:
+        """Find an image by name, digest, id or id prefix; raises ImageNotFound."""
+        with self._lock:
+            return self._image(self._find(ref))
+
+    def list(self) -> Images:
+        """All images, also those only the build cache knows, newest first."""
+        with self._lock:
+            images = [self._image(record) for record in self._records.values()]
+        return sorted(images, key=lambda image: (-image.created_ns, image.id))
+
+    def history(self, image: Image) -> Rows:
+        """Docker's history of an image, newest first."""
+        sizes = iter(image.layers)
+        rows: Rows = []
+        for entry in image.config.get("history", []):
+            layer = None if entry.get("empty_layer") else next(sizes, None)
+            rows.append(
+                {
+                    "Id": "<missing>",
+                    "Created": parse_time_ns(entry.get("created", "")) // 1_000_000_000,
+                    "CreatedBy": entry.get("created_by", ""),
+                    "Tags": None,
+                    "Size": layer.unpacked_bytes if layer else 0,
+                    "Comment": entry.get("comment", ""),
+                }
+            )
+        rows.reverse()
+        with self._lock:
+            record = self._records.get(image.id)
+            for row in rows:  # a locally built image knows its ancestors, one per step
+                if record is None:
+                    break
+                row["Id"], row["Tags"] = record.image_id, self._tags(record) or None
+                record = self._records.get(record.parent)
+        return rows
+
+    def usage(self) -> Usage:
+        """Disk use; shared are the blobs more than one image has."""
+        with self._lock:
+            owners: dict[str, int] = {}
+            for record in self._records.values():
+                for digest in self._blobs_of(record):
+                    owners[digest] = owners.get(digest, 0) + 1
+            sizes = {digest: self.blobs.size(digest) for digest in owners}
+            shared = sum(size for digest, size in sizes.items() if owners[digest] > 1)
+            layers = {
+                layer.diff_id: layer.unpacked_bytes for i in self.list() for layer in i.layers
+            }
+            total = sum(sizes.values())
+            return Usage(len(self._records), total, shared, sum(layers.values()))
+
+    def cached(self, parent: str, cache_key: str) -> Image | None:
+        """The image a build step made from this parent with this key."""
+        with self._lock:
+            for record in self._records.values():
+                if record.cache_key == cache_key and record.parent == parent:
+                    return self._image(record)
+        return None
+
+    # -- adding ------------------------------------------------------------------------------
+
+    def put_layer(self, stream: Readable, expected: str = "") -> LayerInfo:
+        """Store a layer tar, plain or compressed; raises BadArchive where it is damaged."""
+        digest, size = self.blobs.put_stream(stream, expected)
+        with self._lock:
+            self._fresh.add(digest)
+        with self.blobs.open(digest) as file:
+            plain, compression = decompress(file)
+            tee = _Hashing(plain)
+            unpacked = sum(member.size for member in TarReader(tee) if member.isreg())
+            diff_id = tee.finish()
+        if compression not in ("none", "gzip", "zstd"):
+            raise BadArchive(f"layer is {compression}-compressed: OCI allows gzip and zstd")
+        suffix = "" if compression == "none" else f"+{compression}"
+        return LayerInfo(digest, diff_id, size, oci.LAYER + suffix, unpacked)
+
+    def put_image(
+        self,
+        config: dict[str, Any],
+        layers: Iterable[LayerInfo],
+        refs: Iterable[str] = (),
+        *,
+        parent: str = "",
+        cache_key: str = "",
+        raw_config: bytes = b"",
+    ) -> Image:
+        """Store an image over layers put before; `raw_config` keeps a foreign config's bytes."""
+        stack = tuple(layers)
+        rootfs = {"type": "layers", "diff_ids": [layer.diff_id for layer in stack]}
+        if raw_config and config.get("rootfs", {}).get("diff_ids", []) != rootfs["diff_ids"]:
+            raise BadArchive("layers do not match the diff ids of the image config")
+        content = raw_config or oci.encode({**config, "rootfs": rootfs})
+        names = [parse(ref).with_default_tag() for ref in refs]
+        with self._lock:
+            image_id = self.blobs.put(content)
+            manifest = oci.encode(_manifest(image_id, len(content), stack))
+            descriptor = {
+                "mediaType": oci.MANIFEST,
+                "digest": self.blobs.put(manifest),
+                "size": len(manifest),
+            }
+            known = self._records.get(image_id)
+            self._records[image_id] = known or _Record(
+                image_id, descriptor, [], [], parent, cache_key
+            )
+            for name in names:
+                self._point(name, image_id)
+            self._save()
+            self._fresh.difference_update(layer.digest for layer in stack)
+            return self._image(self._records[image_id])
+
+    def tag(self, source: str, ref: str) -> Image:
+        """Give an image a further name, taking it from the image that had it."""
+        name = parse(ref)
+        if name.digest:
+            raise BadReference(ref, "refusing to create a tag with a digest reference")
+        with self._lock:
+            record = self._find(source)
+            self._point(name.with_default_tag(), record.image_id)
+            self._save()
+            return self._image(record)
+
+    def add_repo_digest(self, image_id: str, repo: str, digest: str) -> None:
+        """Remember under which digest a repository serves this image."""
+        entry = f"{parse(repo).name}@{digest}"
+        with self._lock:
+            record = self._find(image_id)
+            if entry not in record.repo_digests:
+                record.repo_digests.append(entry)
+                self._images.pop(record.image_id, None)
+                self._save()
+
+    # -- removing ----------------------------------------------------------------------------
+
+    def remove(
+        self,
+        ref: str,
+        *,
+        force: bool = False,
+        in_use: Callable[[str], Names],
+        prune_parents: bool = True,
+    ) -> Answer:
+        """Remove a name, and the image with its last name (Docker's rules and answer).
+
+        `in_use` maps an image id to the ids of containers made from it. Raises ImageNotFound,
+        ImageConflict.
+        """
+        with self._lock:
+            record = self._find(ref)
+            users = in_use(record.image_id)
+            name = self._name_meant(ref, record)
+            untag = [name] if name else list(record.refs)
+            last = len(record.refs) <= len(untag)
+            if name and last and users and not force:
+                raise ImageConflict(
+                    f"conflict: unable to remove repository reference {parse(name).familiar!r}"
+                    f" (must force) - container {users[0][:12]} is using its referenced image"
+                    f" {short_id(record.image_id)}"
+                ) from None
+            if not name:
+                self._check_removal_by_id(record, users, force)
+            answer = [{"Untagged": parse(item).familiar} for item in untag]
+            record.refs = [item for item in record.refs if item not in untag]
+            self._images.pop(record.image_id, None)
+            if last and not users and not self._children(record.image_id):
+                answer += self._delete(record, in_use, prune_parents)
+            self._save()
+            self._collect()
+            return answer
+
+    def _check_removal_by_id(self, record: _Record, users: Names, force: bool) -> None:
+        prefix = f"conflict: unable to delete {short_id(record.image_id)}"
+        if self._children(record.image_id) and not record.refs:
+            raise ImageConflict(f"{prefix} (cannot be forced) - image has dependent child images")
+        if users:
+            how = "cannot be forced" if force else "must be forced"
+            raise ImageConflict(
+                f"{prefix} ({how}) - image is being used by container {users[0][:12]}"
+            )
+        if len({parse(ref).name for ref in record.refs}) > 1 and not force:
+            raise ImageConflict(
+                f"{prefix} (must be forced) - image is referenced in multiple repositories"
+            )
+
+    def _delete(
+        self, record: _Record, in_use: Callable[[str], Names], prune_parents: bool
+    ) -> Answer:
+        answer = [
+            {
+                "Untagged": str(parse(item.partition("@")[0]).familiar_name)
+                + "@"
+                + item.partition("@")[2]
+            }
+            for item in record.repo_digests
+        ]
+        del self._records[record.image_id]
+        self._images.pop(record.image_id, None)
+        answer.append({"Deleted": record.image_id})
+        parent = self._records.get(record.parent)
+        if not prune_parents or parent is None or parent.refs or parent.repo_digests:
+            return answer
+        if self._children(parent.image_id) or in_use(parent.image_id):
+            return answer
+        return answer + self._delete(parent, in_use, prune_parents)
+
+    def _children(self, image_id: str) -> Names:
+        return [r.image_id for r in self._records.values() if r.parent == image_id]
+
+    def _collect(self) -> None:
+        """Delete blobs and unpacked layers no image needs any more."""
+        blobs = set(self._fresh)
+        chains: set[str] = set()
+        for record in self._records.values():
+            blobs.update(self._blobs_of(record))
+            diff_ids = tuple(layer.diff_id for layer in self._image(record).layers)
+            chains.update(chain.removeprefix("sha256:") for chain in chain_ids(diff_ids))
+        self.blobs.keep_only(blobs)
+        for path in list(self._layers.iterdir()):
+            if path.name not in chains:
+                doomed = Path(tempfile.mkdtemp(dir=self.blobs.temporary))
+                os.rename(path, doomed / "layer")  # never half a layer under a chain id
+                shutil.rmtree(doomed)
+
+    # -- layers on disk ----------------------------------------------------------------------
+
+    def lower_dirs(self, image: Image) -> tuple[Path, ...]:
+        """The unpacked layers of an image, topmost first, unpacking what is missing."""
+        chain = chain_ids(tuple(layer.diff_id for layer in image.layers))
+        found = []
+        for chain_id, layer in zip(chain, image.layers, strict=True):
+            target = self._layers / chain_id.removeprefix("sha256:")
+            if not target.exists():
+                self._unpack(layer, target)
+            found.append(target / "diff")
+        return tuple(reversed(found))
+
+    def _unpack(self, layer: LayerInfo, target: Path) -> None:
+        work = Path(tempfile.mkdtemp(dir=self.blobs.temporary))
+        try:
+            diff = work / "diff"
+            diff.mkdir(mode=0o755)
+            with self.blobs.open(layer.digest) as file:
+                unpack(file, diff, LAYER)
+            sync_filesystem(diff)
+            work.chmod(0o755)
+            try:
+                os.rename(work, target)
+            except OSError:
+                if not target.exists():
+                    raise
+            sync_directory(self._layers)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+    # -- the index ---------------------------------------------------------------------------
+
+    def _find(self, ref: str) -> _Record:
+        exact = self._records.get(ref) or self._records.get(f"sha256:{ref}")
+        if exact:
+            return exact
+        name: Reference | None
+        try:
+            name = parse(ref).with_default_tag()
+        except BadReference:
+            name = None
+        if name:
+            for record in self._records.values():
+                if _answers_to(record, name):
+                    return record
+        match = _ID_PREFIX.fullmatch(ref)
+        if match:
+            ids = [i for i in self._records if i.startswith(f"sha256:{match[1]}")]
+            if len(ids) == 1:
+                return self._records[ids[0]]
+        raise ImageNotFound(name.familiar if name else ref)
+
+    def _name_meant(self, ref: str, record: _Record) -> str:
+        """The canonical name `ref` stands for, empty where it is an id or digest."""
+        try:
+            canonical = parse(ref).with_default_tag().canonical
+        except BadReference:
+            return ""
+        return canonical if canonical in record.refs else ""
+
+    def _point(self, name: Reference, image_id: str) -> None:
+        canonical = name.canonical
+        for record in self._records.values():
+            if canonical in record.refs:
+                record.refs.remove(canonical)
+                self._images.pop(record.image_id, None)
+        self._records[image_id].refs.append(canonical)
+        self._images.pop(image_id, None)
+
+    def _tags(self, record: _Record) -> Names:
+        return [parse(ref).familiar for ref in record.refs if parse(ref).tag]
+
+    def _image(self, record: _Record) -> Image:
+        if record.image_id not in self._images:
+            manifest = self.blobs.get_json(record.manifest["digest"])
+            config = self.blobs.get_json(record.image_id)
+            layers = _layers_of(manifest, config)
+            self._images[record.image_id] = Image(
+                id=record.image_id,
+                config=config,
+                layers=layers,
+                repo_tags=tuple(self._tags(record)),
+                repo_digests=tuple(parse(item).familiar for item in record.repo_digests),
+                size_bytes=sum(layer.unpacked_bytes for layer in layers),
+                created_ns=parse_time_ns(config.get("created", "")),
+                architecture=config.get("architecture", ""),
+                parent=record.parent,
+                manifest_digest=record.manifest["digest"],
+                cache_key=record.cache_key,
+            )
+        return self._images[record.image_id]
+
+    def _blobs_of(self, record: _Record) -> Names:
+        layers = self._image(record).layers
+        return [record.manifest["digest"], record.image_id, *(layer.digest for layer in layers)]
+
+    def _read_records(self) -> dict[str, _Record]:
+        records: dict[str, _Record] = {}
+        for item in self.blobs.read_index():
+            notes = item.get("annotations", {})
+            manifest = self.blobs.get_json(item["digest"])
+            image_id = manifest["config"]["digest"]
+            record = records.setdefault(
+                image_id,
+                _Record(
+                    image_id,
+                    {key: item[key] for key in ("mediaType", "digest", "size")},
+                    [],
+                    json.loads(notes.get(_REPO_DIGESTS, "[]")),
+                    notes.get(_PARENT, ""),
+                    notes.get(_CACHE_KEY, ""),
+                ),
+            )
+            if REF_NAME in notes:
+                record.refs.append(notes[REF_NAME])
+        return records
+
+    def _save(self) -> None:
+        manifests = []
+        for record in self._records.values():
+            notes = {_PARENT: record.parent, _CACHE_KEY: record.cache_key}
+            if record.repo_digests:
+                notes[_REPO_DIGESTS] = json.dumps(record.repo_digests)
+            notes = {key: value for key, value in notes.items() if value}
+            for ref in record.refs or [""]:
+                named = {**notes, REF_NAME: ref} if ref else notes
+                manifests.append({**record.manifest, **({"annotations": named} if named else {})})
+        self.blobs.write_index(manifests)
+
+
+def _answers_to(record: _Record, name: Reference) -> bool:
+    if name.canonical in record.refs:
+        return True
+    if not name.digest:
+        return False
+    same_repo = any(parse(ref).name == name.name for ref in record.refs)
+    return f"{name.name}@{name.digest}" in record.repo_digests or (
+        same_repo and record.manifest["digest"] == name.digest
+    )
+
+
+def _manifest(config_digest: str, size: int, layers: tuple[LayerInfo, ...]) -> dict[str, Any]:
+    return {
+        "schemaVersion": 2,
+        "mediaType": oci.MANIFEST,
+        "config": {"mediaType": oci.CONFIG, "digest": config_digest, "size": size},
+        "layers": [
+            {
+                "mediaType": layer.media_type,
+                "digest": layer.digest,
+                "size": layer.size_bytes,
+                "annotations": {_UNPACKED: str(layer.unpacked_bytes)},
+            }
+            for layer in layers
+        ],
+    }
+
+
+def _layers_of(manifest: dict[str, Any], config: dict[str, Any]) -> tuple[LayerInfo, ...]:
+    return tuple(
+        LayerInfo(
+            item["digest"],
+            diff_id,
+            item["size"],
+            item["mediaType"],
+            int(item.get("annotations", {}).get(_UNPACKED, item["size"])),
+        )
+        for item, diff_id in zip(
+            manifest["layers"], config.get("rootfs", {}).get("diff_ids", []), strict=True
+        )
+    )
+
+
+class _Hashing:
+    """Passes a stream on and hashes it, to its very end."""
+
+    def __init__(self, source: Readable) -> None:
+        self._source = source
+        self._hasher = hashlib.sha256()
+
+    def read(self, size: int = -1, /) -> bytes:
+        chunk = self._source.read(size)
+        self._hasher.update(chunk)
+        return chunk
+
+    def finish(self) -> str:
+        try:
+            while self.read(1 << 20):
+                continue
+        except (OSError, EOFError) as error:
+            raise BadArchive(f"damaged layer: {error}") from error
+        return "sha256:" + self._hasher.hexdigest()
