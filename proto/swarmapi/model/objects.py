@@ -95,6 +95,8 @@ class TaskEndpointLease(Stored, frozen=True):
     """Raft index of the change to this state; nodes acknowledge a revision of at least this."""
     deadline_ns: int = 0
     """Withdrawn: the stop happens now even without all acknowledgements. 0 = none."""
+    then: TaskState = TaskState.SHUTDOWN
+    """Withdrawn with a deadline: the desired state that follows."""
 
 
 class Task(Stored, frozen=True):
@@ -117,6 +119,10 @@ class Task(Stored, frozen=True):
     """Parked in READY until this older task has stopped, 1 minute at most after not_before_ns."""
     addresses: tuple[NetworkAddress, ...] = ()
     endpoint: TaskEndpointLease = TaskEndpointLease()
+    by_update: bool = False
+    """Made by a rolling update; its early end counts as a failure of that update."""
+    running_ns: int = 0
+    """Cluster time when it was first observed RUNNING; kept by apply."""
     explanation: bytes = b""
     """Why it is not placed: msgpack of `Explanation`, empty when placed."""
 
@@ -193,8 +199,6 @@ class UpdateStatus(Stored, frozen=True):
     """Ids already counted as failures."""
     done_ns: int = 0
     """When the last slot was replaced; the final monitor runs from here."""
-    slot_done_ns: tuple[int, ...] = ()
-    """When recent slots were done, newest last, at most `parallelism`: the delay starts there."""
 
 
 class Service(Stored, frozen=True):

@@ -1,0 +1,1 @@
+"""Pure allocation of subnets, addresses, virtual IPs, ports and mesh shares."""

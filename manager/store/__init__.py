@@ -1,0 +1,1 @@
+"""The replicated state: changes, the view they make, snapshots and endpoint tables."""

@@ -1,0 +1,267 @@
+"""Changes: the only way the state moves. Reconcilers return them, Raft stores them.
+
+Every change has a stable tag, because logs outlive programs. A tag once used is never given
+another meaning; new fields have defaults.
+"""
+
+from typing import Final, TypeAlias
+
+import msgspec
+
+from swarmapi.model.objects import (
+    Cluster,
+    Network,
+    Node,
+    NodeDescription,
+    NodeState,
+    Service,
+    ServiceEndpoint,
+    SpecVersion,
+    Task,
+    TaskEndpointLease,
+    TaskState,
+    TaskStatus,
+    UpdateStatus,
+)
+from swarmapi.model.objects import NetworkAddress as TaskAddress
+
+FORMAT: Final = 1
+
+
+class ChangeBase(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind"):
+    """Root of all changes; `reason` in words becomes the task's story."""
+
+    reason: str = ""
+
+
+class PutCluster(ChangeBase, frozen=True, tag="put_cluster"):
+    """Create or replace the cluster object. `expect_version`: None = any, 0 = must be new."""
+
+    cluster: Cluster
+    expect_version: int | None = None
+
+
+class PutNode(ChangeBase, frozen=True, tag="put_node"):
+    """Create or replace a node; what the allocator gave it is kept."""
+
+    node: Node
+    expect_version: int | None = None
+
+
+class PutService(ChangeBase, frozen=True, tag="put_service"):
+    """Create or replace a service; its endpoint is kept (see SetServiceEndpoint)."""
+
+    service: Service
+    expect_version: int | None = None
+
+
+class PutNetwork(ChangeBase, frozen=True, tag="put_network"):
+    """Create or replace a network; its allocation is kept (see SetNetworkAllocation)."""
+
+    network: Network
+    expect_version: int | None = None
+
+
+class PutSpecVersion(ChangeBase, frozen=True, tag="put_spec_version"):
+    """Store one version of a service's spec; a version that exists is never overwritten."""
+
+    record: SpecVersion
+
+
+class PutTask(ChangeBase, frozen=True, tag="put_task"):
+    """Create a task; ignored when the id exists or the service is gone."""
+
+    task: Task
+
+
+class SetTaskStatus(ChangeBase, frozen=True, tag="set_task_status"):
+    """Store an observation; one that does not move the state up is dropped."""
+
+    task_id: str
+    status: TaskStatus
+
+
+class SetDesired(ChangeBase, frozen=True, tag="set_desired"):
+    """Raise a task's desired state; a lower one is dropped."""
+
+    task_id: str
+    desired: TaskState
+
+
+class AssignTask(ChangeBase, frozen=True, tag="assign_task"):
+    """PENDING to ASSIGNED on a node; dropped when task or node no longer allow it."""
+
+    task_id: str
+    node_id: str
+
+
+class SetAddresses(ChangeBase, frozen=True, tag="set_addresses"):
+    """Give a NEW task its addresses (perhaps none), which makes it PENDING."""
+
+    task_id: str
+    addresses: tuple[TaskAddress, ...] = ()
+
+
+class SetEndpoint(ChangeBase, frozen=True, tag="set_endpoint"):
+    """Change a task's endpoint lease; `lease.index` is filled in by apply."""
+
+    task_id: str
+    lease: TaskEndpointLease
+
+
+class SetExplanation(ChangeBase, frozen=True, tag="set_explanation"):
+    """Store why a task is not placed: msgpack of `Explanation`."""
+
+    task_id: str
+    explanation: bytes
+
+
+class SetNodeStatus(ChangeBase, frozen=True, tag="set_node_status"):
+    """Store whether a node is reachable."""
+
+    node_id: str
+    state: NodeState
+    message: str = ""
+
+
+class SetNodeDescription(ChangeBase, frozen=True, tag="set_node_description"):
+    """Store what a node says of itself in a new session; empty addresses leave the old ones."""
+
+    node_id: str
+    description: NodeDescription
+    address: str = ""
+    data_path: str = ""
+    manager_address: str = ""
+
+
+class SetNodeMesh(ChangeBase, frozen=True, tag="set_node_mesh"):
+    """Give a node its ingress address and its share of mesh source ports."""
+
+    node_id: str
+    ingress_address: str
+    mesh_slot: int
+
+
+class SetNetworkAllocation(ChangeBase, frozen=True, tag="set_network_allocation"):
+    """Give a network subnet, gateway and VXLAN id, or the reason why not."""
+
+    network_id: str
+    subnet: str = ""
+    gateway: str = ""
+    vni: int = 0
+    error: str = ""
+
+
+class SetServiceEndpoint(ChangeBase, frozen=True, tag="set_service_endpoint"):
+    """Give a service its VIPs and ports, or the reason why not."""
+
+    service_id: str
+    endpoint: ServiceEndpoint
+
+
+class SetUpdateStatus(ChangeBase, frozen=True, tag="set_update_status"):
+    """Store update progress; dropped when the service has another spec version by now."""
+
+    service_id: str
+    spec_version: int
+    status: UpdateStatus | None = None
+
+
+class Delete(ChangeBase, frozen=True, tag="delete"):
+    """Delete an object; `object` is node, service, network, task or quarantined."""
+
+    object: str
+    id: str
+    expect_version: int | None = None
+
+
+class OrphanTasksOfNode(ChangeBase, frozen=True, tag="orphan_tasks_of_node"):
+    """Give up every live task of a node: their fate is unknown."""
+
+    node_id: str
+
+
+class Unknown(ChangeBase, frozen=True, tag="unknown"):
+    """A change of a newer version: kept in place, applied as nothing."""
+
+    tag: str = ""
+
+
+Change: TypeAlias = (
+    PutCluster
+    | PutNode
+    | PutService
+    | PutNetwork
+    | PutSpecVersion
+    | PutTask
+    | SetTaskStatus
+    | SetDesired
+    | AssignTask
+    | SetAddresses
+    | SetEndpoint
+    | SetExplanation
+    | SetNodeStatus
+    | SetNodeDescription
+    | SetNodeMesh
+    | SetNetworkAllocation
+    | SetServiceEndpoint
+    | SetUpdateStatus
+    | Delete
+    | OrphanTasksOfNode
+    | Unknown
+)
+
+
+class Transaction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One Raft command: all of `changes` or none. `request_id` makes a retry harmless."""
+
+    request_id: str
+    changes: tuple[Change, ...] = ()
+    format: int = FORMAT
+
+
+class _RawTransaction(msgspec.Struct, frozen=True, kw_only=True):
+    request_id: str = ""
+    changes: tuple[msgspec.Raw, ...] = ()
+    format: int = FORMAT
+
+
+class _Tag(msgspec.Struct, frozen=True):
+    kind: str = ""
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Transaction)
+_raw_decoder = msgspec.msgpack.Decoder(_RawTransaction)
+_change_decoder = msgspec.msgpack.Decoder(Change)
+_tag_decoder = msgspec.msgpack.Decoder(_Tag)
+
+
+def encode(transaction: Transaction) -> bytes:
+    """Return the msgpack form of a transaction."""
+    return _encoder.encode(transaction)
+
+
+def decode(data: bytes) -> Transaction:
+    """Return the transaction in `data`; fields not known are ignored.
+
+    A change whose tag is not known becomes `Unknown`: the cluster's feature level keeps such
+    changes out of the log until every member knows them.
+
+    Raises:
+        msgspec.DecodeError: when `data` is no transaction at all.
+    """
+    try:
+        return _decoder.decode(data)
+    except msgspec.ValidationError:
+        raw = _raw_decoder.decode(data)
+        changes = tuple(_tolerant(item) for item in raw.changes)
+        return Transaction(request_id=raw.request_id, changes=changes, format=raw.format)
+
+
+def _tolerant(raw: msgspec.Raw) -> Change:
+    try:
+        change: Change = _change_decoder.decode(raw)
+    except msgspec.ValidationError:
+        return Unknown(tag=_tag_decoder.decode(raw).kind)
+    return change

@@ -1,0 +1,146 @@
+"""Endpoint tables, derived from the View alone."""
+
+from typing import Final
+
+from manager.store.view import View, bare, is_placed
+from swarmapi.model import defaults
+from swarmapi.model.objects import Network, Node, Service, Task
+from swarmapi.model.tables import (
+    NetworkTable,
+    NodeEntry,
+    PublishedPort,
+    ServiceEntry,
+    TaskEndpoint,
+)
+
+MESH_FIRST_PORT: Final = 5536
+MESH_PORTS: Final = 60_000
+MESH_SHARES: Final = 16
+MTU: Final = 1450
+MTU_OPTION: Final = "com.docker.network.driver.mtu"
+
+
+def network_table(view: View, network_id: str) -> NetworkTable | None:
+    """Return the table of a network, or None while it has no subnet or does not exist."""
+    network = view.networks.get(network_id)
+    if network is None or not network.subnet:
+        return None
+    nodes = sorted(view.participants(network))
+    members = [view.nodes[n] for n in nodes if n in view.nodes]
+    endpoints: dict[str, TaskEndpoint] = {}
+    service_ids: set[str] = set()
+    for node in members:
+        for task in view.tasks_of_node(node.id):
+            endpoint = _endpoint(task, network_id)
+            if endpoint is not None:
+                endpoints[task.id] = endpoint
+                service_ids.add(task.service_id)
+    for service in view.services.values():
+        if any(vip.network_id == network_id for vip in service.endpoint.vips):
+            service_ids.add(service.id)
+    services = {
+        i: _service(view.services[i], network) for i in sorted(service_ids) if i in view.services
+    }
+    shares = mesh_shares(view) if network.spec.ingress else 0
+    return NetworkTable(
+        network_id=network_id,
+        name=network.spec.name,
+        revision=network.table_index,
+        subnet=network.subnet,
+        gateway=network.gateway,
+        vni=network.vni,
+        mtu=_mtu(network),
+        ingress=network.spec.ingress,
+        internal=network.spec.internal,
+        services=services,
+        endpoints=endpoints,
+        nodes={n.id: _node(n, network, shares) for n in members},
+    )
+
+
+def tables_of_node(view: View, node_id: str) -> tuple[str, ...]:
+    """Return ids of the networks whose tables a node holds, in order."""
+    ids = set(view.networks_of.of(node_id))
+    ingress = view.ingress_network()
+    if ingress is not None and node_id in view.nodes:
+        ids.add(ingress.id)
+    return tuple(sorted(i for i in ids if i in view.networks and view.networks[i].subnet))
+
+
+def mesh_shares(view: View) -> int:
+    """Return into how many shares the mesh's source ports are cut: 16, then doubling."""
+    highest = max((n.mesh_slot for n in view.nodes.values()), default=-1)
+    shares = MESH_SHARES
+    while shares <= highest:
+        shares *= 2
+    return shares
+
+
+def mesh_ports(slot: int, shares: int) -> tuple[int, int]:
+    """Return the inclusive range of source ports of one share; (0, 0) for no share."""
+    size = MESH_PORTS // shares if shares else 0
+    if slot < 0 or not size:
+        return (0, 0)
+    first = MESH_FIRST_PORT + slot * size
+    return (first, first + size - 1)
+
+
+def task_name(task: Task) -> str:
+    """Return `service.slot.taskid`, with the node's id as slot of a global task."""
+    return f"{task.service_name}.{task.slot or task.node_id}.{task.id}"
+
+
+def _endpoint(task: Task, network_id: str) -> TaskEndpoint | None:
+    if not is_placed(task):
+        return None
+    for lease in task.addresses:
+        if lease.network_id == network_id:
+            return TaskEndpoint(
+                task_id=task.id,
+                service_id=task.service_id,
+                node_id=task.node_id,
+                name=task_name(task),
+                address=bare(lease.address),
+                state=task.endpoint.state,
+            )
+    return None
+
+
+def _service(service: Service, network: Network) -> ServiceEntry:
+    vip = next((bare(v.address) for v in service.endpoint.vips if v.network_id == network.id), "")
+    ports: tuple[PublishedPort, ...] = ()
+    if network.spec.ingress:
+        ports = tuple(
+            PublishedPort(
+                protocol=p.protocol or "tcp", published=p.published_port, target=p.target_port
+            )
+            for p in service.endpoint.ports
+            if p.publish_mode != "host"
+        )
+    attached = service.spec.task_template.networks or service.spec.networks or ()
+    aliases = next(
+        (a.aliases or () for a in attached if a.target in (network.id, network.spec.name)), ()
+    )
+    return ServiceEntry(
+        service_id=service.id,
+        name=service.spec.name,
+        vip=vip if defaults.endpoint_mode(service.spec) == "vip" else "",
+        aliases=aliases,
+        ports=ports,
+    )
+
+
+def _node(node: Node, network: Network, shares: int) -> NodeEntry:
+    if not network.spec.ingress:
+        return NodeEntry(node_id=node.id, data_path=node.data_path)
+    return NodeEntry(
+        node_id=node.id,
+        data_path=node.data_path,
+        gateway=bare(node.ingress_address),
+        mesh_ports=mesh_ports(node.mesh_slot, shares),
+    )
+
+
+def _mtu(network: Network) -> int:
+    given = (network.spec.options or {}).get(MTU_OPTION, "")
+    return int(given) if given.isdigit() else MTU

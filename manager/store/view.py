@@ -1,0 +1,542 @@
+"""The state of the cluster with its indexes, and an overlay of changes not yet committed.
+
+A View is written by `manager.store.apply` alone. Everything the reconcilers ask often is an
+index kept by each write, so that a turn costs what it changes and not what exists.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, MutableMapping
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+from swarmapi.model import defaults
+from swarmapi.model.objects import (
+    Cluster,
+    Network,
+    Node,
+    NodeState,
+    Quarantined,
+    Service,
+    SpecVersion,
+    Task,
+    TaskState,
+    UpdateState,
+)
+from swarmapi.model.spec import PortConfig
+from swarmapi.model.tables import EndpointState
+
+if TYPE_CHECKING:
+    from typing_extensions import override
+else:
+
+    def override(method: Any) -> Any:
+        """Stand in for typing.override, which Python 3.11 lacks."""
+        return method
+
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+NEW = "new"
+PENDING = "pending"
+PARKED = "parked"
+STOPPING = "stopping"
+SpecKey = tuple[str, int]
+PortKey = tuple[str, int]
+
+
+class Layer(MutableMapping[K, V]):
+    """A mapping that keeps its own writes and reads through to another one."""
+
+    __slots__ = ("_base", "_gone", "_own")
+
+    def __init__(self, base: MutableMapping[K, V]) -> None:
+        self._base = base
+        self._own: dict[K, V] = {}
+        self._gone: set[K] = set()
+
+    @override
+    def __getitem__(self, key: K) -> V:
+        if key in self._own:
+            return self._own[key]
+        if key in self._gone:
+            raise KeyError(key)
+        return self._base[key]
+
+    @override
+    def __setitem__(self, key: K, value: V) -> None:
+        self._own[key] = value
+        self._gone.discard(key)
+
+    @override
+    def __delitem__(self, key: K) -> None:
+        if key not in self:
+            raise KeyError(key)
+        self._own.pop(key, None)
+        self._gone.add(key)
+
+    @override
+    def __contains__(self, key: object) -> bool:
+        return key in self._own or (key not in self._gone and key in self._base)
+
+    @override
+    def __iter__(self) -> Iterator[K]:
+        for key in self._base:
+            if key not in self._gone and key not in self._own:
+                yield key
+        yield from self._own
+
+    @override
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+class Index(Generic[K]):
+    """Key to a set of ids; over a base, a key's set is copied at its first write."""
+
+    __slots__ = ("_base", "_sets")
+
+    def __init__(self, base: "Index[K] | None" = None) -> None:
+        self._base = base
+        self._sets: dict[K, set[str]] = {}
+
+    def of(self, key: K) -> set[str]:
+        """Return the ids under `key`; read only."""
+        found = self._sets.get(key)
+        if found is None:
+            return self._base.of(key) if self._base is not None else set()
+        return found
+
+    def add(self, key: K, member: str) -> None:
+        """Put an id under a key."""
+        self._writable(key).add(member)
+
+    def discard(self, key: K, member: str) -> None:
+        """Take an id from under a key."""
+        members = self._writable(key)
+        members.discard(member)
+        if not members and self._base is None:
+            del self._sets[key]
+
+    def _writable(self, key: K) -> set[str]:
+        own = self._sets.get(key)
+        if own is None:
+            own = self._sets[key] = set(self._base.of(key)) if self._base is not None else set()
+        return own
+
+
+class Demand(NamedTuple):
+    """What one task of a spec version takes from its node."""
+
+    cpu_nanos: int = 0
+    memory_bytes: int = 0
+    host_ports: tuple[PortKey, ...] = ()
+
+
+class Load(NamedTuple):
+    """What the tasks of a node take: reservations until they ended, `tasks` while wanted."""
+
+    cpu_nanos: int = 0
+    memory_bytes: int = 0
+    tasks: int = 0
+
+
+def is_live(task: Task) -> bool:
+    """Tell whether the attempt has not ended."""
+    return task.status.state <= TaskState.RUNNING
+
+
+def is_stopping(task: Task) -> bool:
+    """Tell whether its endpoint was withdrawn in order to stop it."""
+    return task.endpoint.state is EndpointState.WITHDRAWN and task.endpoint.deadline_ns > 0
+
+
+def is_wanted(task: Task) -> bool:
+    """Tell whether it shall run: desired at most RUNNING and no stop under way."""
+    return task.desired <= TaskState.RUNNING and not is_stopping(task)
+
+
+def is_placed(task: Task) -> bool:
+    """Tell whether it takes resources of its node."""
+    return bool(task.node_id) and TaskState.ASSIGNED <= task.status.state <= TaskState.RUNNING
+
+
+def host_ports(ports: Iterable[PortConfig]) -> tuple[PortKey, ...]:
+    """Return (protocol, port) of the ports published on the node itself."""
+    return tuple(
+        (p.protocol or "tcp", p.published_port)
+        for p in ports
+        if p.publish_mode == "host" and p.published_port
+    )
+
+
+def demand_of(record: SpecVersion) -> Demand:
+    """Return what a task of this spec version reserves."""
+    resources = record.spec.task_template.resources
+    reserved = resources.reservations if resources else None
+    endpoint = record.spec.endpoint_spec
+    ports = host_ports((endpoint.ports or ()) if endpoint else ())
+    if reserved is None:
+        return Demand(host_ports=ports)
+    return Demand(reserved.cpu_nanos, reserved.memory_bytes, ports)
+
+
+def is_unallocated(service: Service) -> bool:
+    """Tell whether the allocator still owes a service something."""
+    return bool(service.endpoint.error) or service.endpoint.spec_version != service.spec_version
+
+
+class View:
+    """All objects by id, and the indexes over them."""
+
+    def __init__(self) -> None:
+        self.cluster: Cluster | None = None
+        self.index = 0
+        self.now_ns = 0
+        self.nodes: MutableMapping[str, Node] = {}
+        self.services: MutableMapping[str, Service] = {}
+        self.networks: MutableMapping[str, Network] = {}
+        self.specs: MutableMapping[SpecKey, SpecVersion] = {}
+        self.tasks: MutableMapping[str, Task] = {}
+        self.quarantined: MutableMapping[str, Quarantined] = {}
+        self.requests: OrderedDict[str, tuple[int, bytes]] = OrderedDict()
+        """Recent request ids: index and msgpack of the conflict, empty when applied."""
+        self.names: MutableMapping[tuple[str, str], str] = {}
+        """(kind, name) to id, for services, networks and nodes."""
+        self.demands: MutableMapping[SpecKey, Demand] = {}
+        self.loads: MutableMapping[str, Load] = {}
+        self.replicas_on: MutableMapping[tuple[str, str], int] = {}
+        """(service id, node id) to wanted placed tasks."""
+        self.host_ports_of: MutableMapping[tuple[str, str, int], int] = {}
+        """(node id, protocol, port) to placed tasks that publish it."""
+        self.ports: MutableMapping[PortKey, str] = {}
+        """Cluster-wide published ports to service ids."""
+        self.members: MutableMapping[tuple[str, str], int] = {}
+        """(network id, node id) to placed tasks with an address there."""
+        self._index_fields()
+
+    def _index_fields(self, base: "View | None" = None) -> None:
+        def over(name: str) -> Index[str]:
+            return Index(getattr(base, name) if base is not None else None)
+
+        self.by_service = over("by_service")
+        self.by_node = over("by_node")
+        self.by_stage = over("by_stage")
+        self.addresses_of = over("addresses_of")
+        """Network id to addresses (no prefix) in use or in quarantine."""
+        self.members_of = over("members_of")
+        """Network id to ids of nodes with placed tasks on it."""
+        self.networks_of = over("networks_of")
+        """Node id to ids of networks with placed tasks on it."""
+        self.unallocated = over("unallocated")
+        """Kind to ids of services, networks and nodes the allocator owes something."""
+        self.services_in = over("services_in")
+        """`updating` (or rolling back) and `global` to service ids."""
+        self.down = over("down")
+        self.versions_of = over("versions_of")
+        self.tasks_of_spec: Index[SpecKey] = Index(base.tasks_of_spec if base else None)
+
+    # reading ------------------------------------------------------------------------------
+
+    def tasks_of_service(self, service_id: str) -> list[Task]:
+        """Return its tasks, oldest first."""
+        return self._sorted(self.by_service.of(service_id))
+
+    def tasks_of_node(self, node_id: str) -> list[Task]:
+        """Return tasks bound to a node, oldest first."""
+        return self._sorted(self.by_node.of(node_id))
+
+    def tasks_of_slot(self, task: Task) -> list[Task]:
+        """Return all attempts at the slot of `task`, oldest first."""
+        return [
+            t
+            for t in self.tasks_of_service(task.service_id)
+            if t.slot == task.slot and (t.slot or t.node_id == task.node_id)
+        ]
+
+    def tasks_in(self, stage: str) -> list[Task]:
+        """Return tasks that are NEW, PENDING, PARKED or STOPPING, oldest first."""
+        return self._sorted(self.by_stage.of(stage))
+
+    def spec_of(self, task: Task) -> SpecVersion | None:
+        """Return the spec version a task runs."""
+        return self.specs.get((task.service_id, task.spec_version))
+
+    def by_name(self, kind: str, name: str) -> str | None:
+        """Return the id of a service, network or node by its name."""
+        return self.names.get((kind, name))
+
+    def ingress_network(self) -> Network | None:
+        """Return the network of the routing mesh, when there is one."""
+        network_id = self.names.get(("ingress", ""))
+        return self.networks.get(network_id) if network_id else None
+
+    def participants(self, network: Network) -> Iterable[str]:
+        """Return ids of nodes that hold the network's table: all for ingress."""
+        return self.nodes if network.spec.ingress else self.members_of.of(network.id)
+
+    def next_spec_version(self, service_id: str) -> int:
+        """Return a version number never used by a stored spec of this service."""
+        return max((int(v) for v in self.versions_of.of(service_id)), default=0) + 1
+
+    def _sorted(self, ids: Iterable[str]) -> list[Task]:
+        return sorted((self.tasks[i] for i in ids), key=lambda t: (t.meta.created_ns, t.id))
+
+    # writing: by manager.store.apply and snapshot alone -------------------------------------
+
+    def put_node(self, node: Node) -> None:
+        """Store a node and keep its indexes."""
+        old = self.nodes.get(node.id)
+        if old is not None:
+            self._drop_name("node", old.description.hostname, node.id)
+        self.nodes[node.id] = node
+        if node.description.hostname:
+            self.names[("node", node.description.hostname)] = node.id
+        _flag(self.down, "node", node.id, node.state == NodeState.DOWN)
+        ingress = self.ingress_network()
+        owed = node.mesh_slot < 0 or bool(ingress and ingress.subnet and not node.ingress_address)
+        _flag(self.unallocated, "node", node.id, owed)
+        if ingress is not None:
+            if old is not None and old.ingress_address:
+                self.addresses_of.discard(ingress.id, bare(old.ingress_address))
+            if node.ingress_address:
+                self.addresses_of.add(ingress.id, bare(node.ingress_address))
+
+    def drop_node(self, node_id: str) -> None:
+        """Forget a node; its tasks are the caller's."""
+        node = self.nodes.pop(node_id)
+        self._drop_name("node", node.description.hostname, node_id)
+        _flag(self.down, "node", node_id, on=False)
+        _flag(self.unallocated, "node", node_id, on=False)
+        ingress = self.ingress_network()
+        if ingress is not None and node.ingress_address:
+            self.addresses_of.discard(ingress.id, bare(node.ingress_address))
+
+    def put_network(self, network: Network) -> None:
+        """Store a network and keep its indexes."""
+        old = self.networks.get(network.id)
+        if old is not None:
+            self._drop_name("network", old.spec.name, network.id)
+        self.networks[network.id] = network
+        self.names[("network", network.spec.name)] = network.id
+        _flag(self.unallocated, "network", network.id, not network.subnet)
+        if network.spec.ingress:
+            self.names[("ingress", "")] = network.id
+            if network.subnet and (old is None or old.subnet != network.subnet):
+                for node in list(self.nodes.values()):
+                    if not node.ingress_address:
+                        self.unallocated.add("node", node.id)
+
+    def drop_network(self, network_id: str) -> None:
+        """Forget a network."""
+        network = self.networks.pop(network_id)
+        self._drop_name("network", network.spec.name, network_id)
+        self._drop_name("ingress", "", network_id)
+        _flag(self.unallocated, "network", network_id, on=False)
+
+    def put_service(self, service: Service) -> None:
+        """Store a service and keep its indexes."""
+        old = self.services.get(service.id)
+        if old is not None:
+            self._unindex_service(old)
+        self.services[service.id] = service
+        self.names[("service", service.spec.name)] = service.id
+        for port in service.endpoint.ports:
+            if port.publish_mode != "host" and port.published_port:
+                self.ports[(port.protocol or "tcp", port.published_port)] = service.id
+        for vip in service.endpoint.vips:
+            self.addresses_of.add(vip.network_id, bare(vip.address))
+        _flag(self.unallocated, "service", service.id, is_unallocated(service))
+        status = service.update_status
+        busy = status is not None and status.state in (
+            UpdateState.UPDATING,
+            UpdateState.ROLLBACK_STARTED,
+        )
+        _flag(self.services_in, "updating", service.id, busy)
+        _flag(self.services_in, "global", service.id, defaults.is_global(service.spec))
+
+    def drop_service(self, service_id: str) -> None:
+        """Forget a service; its tasks and specs are the caller's."""
+        self._unindex_service(self.services.pop(service_id))
+        for index, key in (
+            (self.unallocated, "service"),
+            (self.services_in, "updating"),
+            (self.services_in, "global"),
+        ):
+            _flag(index, key, service_id, on=False)
+
+    def put_spec(self, record: SpecVersion) -> None:
+        """Store a spec version."""
+        key = (record.service_id, record.version)
+        self.specs[key] = record
+        self.demands[key] = demand_of(record)
+        self.versions_of.add(record.service_id, str(record.version))
+
+    def drop_spec(self, key: SpecKey) -> None:
+        """Forget a spec version."""
+        del self.specs[key]
+        del self.demands[key]
+        self.versions_of.discard(key[0], str(key[1]))
+
+    def put_quarantined(self, record: Quarantined) -> None:
+        """Keep an address out of its pool."""
+        self.quarantined[record.id] = record
+        self.addresses_of.add(record.network_id, record.address)
+
+    def drop_quarantined(self, record_id: str) -> None:
+        """Give an address back to its pool."""
+        record = self.quarantined.pop(record_id)
+        self.addresses_of.discard(record.network_id, record.address)
+
+    def put_task(self, task: Task) -> None:
+        """Store a task and keep its indexes."""
+        old = self.tasks.get(task.id)
+        if old is None:
+            self.by_service.add(task.service_id, task.id)
+            self.tasks_of_spec.add((task.service_id, task.spec_version), task.id)
+        if old is None or old.node_id != task.node_id:
+            if old is not None and old.node_id:
+                self.by_node.discard(old.node_id, task.id)
+            if task.node_id:
+                self.by_node.add(task.node_id, task.id)
+        self._stage(old, task)
+        self._account(old, task)
+        self.tasks[task.id] = task
+
+    def drop_task(self, task_id: str) -> None:
+        """Forget a task."""
+        task = self.tasks.pop(task_id)
+        self.by_service.discard(task.service_id, task_id)
+        self.tasks_of_spec.discard((task.service_id, task.spec_version), task_id)
+        if task.node_id:
+            self.by_node.discard(task.node_id, task_id)
+        self._stage(task, None)
+        self._account(task, None)
+
+    # upkeep of the indexes ------------------------------------------------------------------
+
+    def _drop_name(self, kind: str, name: str, owner: str) -> None:
+        if self.names.get((kind, name)) == owner:
+            del self.names[(kind, name)]
+
+    def _unindex_service(self, service: Service) -> None:
+        self._drop_name("service", service.spec.name, service.id)
+        for port in service.endpoint.ports:
+            key = (port.protocol or "tcp", port.published_port)
+            if port.publish_mode != "host" and self.ports.get(key) == service.id:
+                del self.ports[key]
+        for vip in service.endpoint.vips:
+            self.addresses_of.discard(vip.network_id, bare(vip.address))
+
+    def _stage(self, old: Task | None, new: Task | None) -> None:
+        before = _stages(old) if old is not None else ()
+        after = _stages(new) if new is not None else ()
+        if before == after:
+            return
+        for stage in before:
+            self.by_stage.discard(stage, old.id if old else "")
+        for stage in after:
+            self.by_stage.add(stage, new.id if new else "")
+
+    def _account(self, old: Task | None, new: Task | None) -> None:
+        before = _account_of(old) if old is not None else None
+        after = _account_of(new) if new is not None else None
+        if before == after:
+            return
+        if old is not None:
+            self._count(old, -1)
+        if new is not None:
+            self._count(new, 1)
+
+    def _count(self, task: Task, sign: int) -> None:
+        if is_live(task):
+            for lease in task.addresses:
+                change = self.addresses_of.add if sign > 0 else self.addresses_of.discard
+                change(lease.network_id, bare(lease.address))
+        if not is_placed(task):
+            return
+        node_id = task.node_id
+        for lease in task.addresses:
+            key = (lease.network_id, node_id)
+            if _bump(self.members, key, sign):
+                _flag(self.members_of, lease.network_id, node_id, sign > 0)
+                _flag(self.networks_of, node_id, lease.network_id, sign > 0)
+        demand = self.demands.get((task.service_id, task.spec_version), Demand())
+        wanted = is_wanted(task)
+        load = self.loads.get(node_id, Load())
+        self.loads[node_id] = Load(
+            load.cpu_nanos + sign * demand.cpu_nanos,
+            load.memory_bytes + sign * demand.memory_bytes,
+            load.tasks + (sign if wanted else 0),
+        )
+        if wanted:
+            _bump(self.replicas_on, (task.service_id, node_id), sign)
+        for protocol, port in demand.host_ports:
+            _bump(self.host_ports_of, (node_id, protocol, port), sign)
+
+
+class Overlay(View):
+    """A View plus changes of its own; the View underneath is never written."""
+
+    def __init__(self, base: View) -> None:
+        super().__init__()
+        self.cluster = base.cluster
+        self.index = base.index
+        self.now_ns = base.now_ns
+        self.nodes = Layer(base.nodes)
+        self.services = Layer(base.services)
+        self.networks = Layer(base.networks)
+        self.specs = Layer(base.specs)
+        self.tasks = Layer(base.tasks)
+        self.quarantined = Layer(base.quarantined)
+        self.names = Layer(base.names)
+        self.demands = Layer(base.demands)
+        self.loads = Layer(base.loads)
+        self.replicas_on = Layer(base.replicas_on)
+        self.host_ports_of = Layer(base.host_ports_of)
+        self.ports = Layer(base.ports)
+        self.members = Layer(base.members)
+        self._index_fields(base)
+
+
+def bare(address: str) -> str:
+    """Return an address without its prefix length."""
+    return address.partition("/")[0]
+
+
+def _flag(index: Index[str], key: str, member: str, on: bool) -> None:
+    if on:
+        index.add(key, member)
+    else:
+        index.discard(key, member)
+
+
+def _bump(counts: MutableMapping[K, int], key: K, by: int) -> bool:
+    """Add to a counter; tell whether it began or ended to exist."""
+    before = counts.get(key, 0)
+    if before + by:
+        counts[key] = before + by
+    elif before:
+        del counts[key]
+    return not before or not before + by
+
+
+def _stages(task: Task) -> tuple[str, ...]:
+    if not is_live(task):
+        return ()
+    if task.desired > TaskState.RUNNING:
+        return ()
+    stages: tuple[str, ...] = ()
+    if task.status.state == TaskState.NEW:
+        stages = (NEW,)
+    elif task.status.state == TaskState.PENDING:
+        stages = (PENDING,)
+    if is_stopping(task):
+        return (STOPPING,)
+    if task.desired < TaskState.RUNNING:
+        return (*stages, PARKED)
+    return stages
+
+
+def _account_of(task: Task) -> tuple[object, ...]:
+    live = is_live(task)
+    return (live and task.addresses, is_placed(task) and (task.node_id, is_wanted(task)))
