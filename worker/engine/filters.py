@@ -2,7 +2,7 @@
 
 import fnmatch
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from swarmapi.errors import InvalidArgument
 from worker.engine.record import Record
@@ -28,7 +28,7 @@ def check_container_filters(filters: Filters) -> None:
 
 def matches(record: Record, filters: Filters, references: Mapping[str, Record]) -> bool:
     """Tell whether a container passes; `references` maps before/since values to containers."""
-    tests = {
+    tests: dict[str, Callable[[str], bool]] = {
         "id": lambda value: record.id.startswith(value),
         "name": lambda value: (
             re.search(value, f"/{record.name}") is not None

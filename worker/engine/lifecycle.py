@@ -1,0 +1,457 @@
+"""The life of containers: start, stop, end, restart, removal and readoption."""
+
+import asyncio
+import logging
+import shutil
+import signal as signals
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+
+from runtime.errors import NoSuchContainer, RuntimeFailure
+from swarmapi.errors import Conflict, InvalidArgument, NotFound, SwarmError
+from worker.engine import restart
+from worker.engine.events import EventBus
+from worker.engine.launcher import Launcher, Places
+from worker.engine.ports import Clock, ContainerState, Networking, Supervisor
+from worker.engine.record import Container, ExitStatus, Record
+from worker.engine.table import ContainerTable
+
+DEFAULT_STOP_TIMEOUT_S = 10
+KILL_WAIT_S = 10.0
+LOST_EXIT_CODE = 255
+"""The exit code of a container whose end nobody saw (as Docker has it after a reboot)."""
+
+log = logging.getLogger(__name__)
+LowerDirs = Callable[[str], Sequence[str]]
+
+
+class Lifecycle:
+    """Moves containers between states; every move is journalled and told to the event bus."""
+
+    def __init__(
+        self,
+        *,
+        table: ContainerTable,
+        places: Places,
+        supervisor: Supervisor,
+        networking: Networking,
+        launcher: Launcher,
+        lower_dirs: LowerDirs,
+        remove_volumes: Callable[[Record], None],
+        bus: EventBus,
+        clock: Clock,
+    ) -> None:
+        self._table = table
+        self._places = places
+        self._supervisor = supervisor
+        self._networking = networking
+        self._launcher = launcher
+        self._lower_dirs = lower_dirs
+        self._remove_volumes = remove_volumes
+        self._bus = bus
+        self._clock = clock
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Adopt what the supervisor holds, mark what is lost, and watch for ends."""
+        queue = self._supervisor.subscribe()
+        known = {state.container_id: state for state in await self._supervisor.list()}
+        for container in list(self._table):
+            state = known.pop(container.record.id, None)
+            await self._adopt(container, state)
+        for orphan in known.values():
+            if orphan.status != "exited":
+                log.warning("container %s of the supervisor has no record", orphan.container_id)
+        self._spawn(self._watch(queue))
+
+    async def close(self) -> None:
+        """Stop watching; containers go on."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def start(self, container: Container) -> bool:
+        """Start a container; False when it was running already.
+
+        Raises:
+            InvalidArgument: with runc's words when the program cannot be run.
+            Conflict: when the container is paused or being removed.
+        """
+        async with container.lock:
+            if container.record.status == "paused":
+                raise Conflict("cannot start a paused container, try unpause instead")
+            if container.record.running:
+                return False
+            self._refuse_if_leaving(container)
+            self._cancel_restart(container)
+            container.restart_delay_s = 0.0
+            container.record.restart_count = 0
+            await self._launch(container)
+            return True
+
+    async def stop(
+        self, container: Container, timeout_s: float | None = None, signal: str = ""
+    ) -> bool:
+        """Ask a container to end and kill it after the timeout (negative: never).
+
+        Returns False when it was not running.
+        """
+        record = container.record
+        if not record.running:
+            return await self._stop_waiting_one(container)
+        configured = record.config.stop_timeout
+        if timeout_s is None:
+            timeout_s = DEFAULT_STOP_TIMEOUT_S if configured is None else configured
+        container.stop_asked = True
+        number = signal_number(signal or stop_signal_of(record))
+        await self._signal(container, number)
+        if record.status == "paused":
+            await self.unpause(container)
+        try:
+            async with asyncio.timeout(timeout_s if timeout_s >= 0 else None):
+                await container.ended.wait()
+        except TimeoutError:
+            await self._signal(container, signals.SIGKILL)
+            await self._await_kill(container)
+        self._emit(container, "stop")
+        return True
+
+    async def kill(self, container: Container, signal: str = "KILL") -> None:
+        """Send a signal; KILL and the stop signal also end the restart policy's claim.
+
+        Raises:
+            Conflict: when the container is not running.
+        """
+        number = signal_number(signal or "KILL")
+        record = container.record
+        if not record.running:
+            raise Conflict(f"cannot kill container: {record.id}: container is not running")
+        if number in (signals.SIGKILL, signal_number(stop_signal_of(record))):
+            container.stop_asked = True
+        await self._signal(container, number)
+        self._emit(container, "kill", {"signal": str(int(number))})
+
+    async def pause(self, container: Container) -> None:
+        """Freeze every process of the container."""
+        async with container.lock:
+            if container.record.status != "running":
+                raise Conflict(f"container {container.record.id} is not running")
+            await self._supervisor.pause(container.record.id)
+            container.record.status = "paused"
+            await self._table.save(container)
+        self._emit(container, "pause")
+
+    async def unpause(self, container: Container) -> None:
+        """Thaw a paused container."""
+        async with container.lock:
+            if container.record.status != "paused":
+                raise Conflict(f"Container {container.record.id} is not paused")
+            await self._supervisor.resume(container.record.id)
+            container.record.status = "running"
+            await self._table.save(container)
+        self._emit(container, "unpause")
+
+    async def remove(
+        self, container: Container, *, force: bool = False, volumes: bool = False
+    ) -> None:
+        """Delete a container, its files and, when asked, its anonymous volumes.
+
+        Raises:
+            Conflict: when it runs and `force` is false.
+        """
+        record = container.record
+        if record.running or record.status == "restarting":
+            if not force:
+                raise Conflict(
+                    f'cannot remove container "/{record.name}": container is running: '
+                    "stop the container before removing or force remove"
+                )
+            container.stop_asked = True
+            if record.running:
+                await self._signal(container, signals.SIGKILL)
+                await self._await_kill(container)
+            else:
+                await self._stop_waiting_one(container)
+        async with container.lock:
+            if self._table.find(record.id) is not container:
+                return
+            record.status = "removing"
+            with suppress(NoSuchContainer):
+                await self._supervisor.delete(record.id)
+            await asyncio.to_thread(self._remove_files, record, volumes)
+            await self._table.remove(container)
+        container.announce_removal()
+        self._emit(container, "destroy")
+
+    async def wait(self, container: Container, condition: str = "not-running") -> ExitStatus:
+        """Return how the container ended; conditions: not-running, next-exit, removed."""
+        if condition == "removed":
+            waiter = _waiter(container.removal_waiters)
+            return await waiter
+        if condition == "next-exit":
+            return await _waiter(container.exit_waiters)
+        while container.record.running or container.record.status == "restarting":
+            await _waiter(container.exit_waiters)
+        return container.exit_status
+
+    async def _launch(self, container: Container) -> None:
+        record = container.record
+        record.error, record.oom_killed, record.stopped_by_user = "", False, False
+        container.stop_asked = False
+        try:
+            lower = await asyncio.to_thread(self._lower_dirs, record.image_id)
+            with suppress(NoSuchContainer):
+                await self._supervisor.delete(record.id)
+            state = await self._launcher.start(record, lower)
+        except (SwarmError, RuntimeFailure, OSError) as error:
+            await self._record_failed_start(container, str(error))
+            if isinstance(error, SwarmError):
+                raise
+            raise InvalidArgument(start_message(str(error))) from error
+        record.status = "running"
+        record.pid = state.pid
+        record.started_ns = state.started_ns or self._clock.now_ns()
+        record.finished_ns = 0
+        record.exit_code = 0
+        record.warnings = list(state.warnings)
+        container.ended.clear()
+        await self._table.save(container)
+        self._emit(container, "start")
+        if state.status == "exited":
+            self._spawn(self._ended(container, state))
+
+    async def _record_failed_start(self, container: Container, message: str) -> None:
+        record = container.record
+        record.error = start_message(message)
+        record.exit_code = exit_code_of_failure(message)
+        if record.status not in ("created", "exited"):
+            record.status = "exited"
+        record.joined, record.ports, record.pid = {}, [], 0
+        await self._table.save(container)
+        self._emit(container, "die", {"exitCode": str(record.exit_code)})
+        container.announce_exit()
+        if record.host.auto_remove:
+            self._spawn(self._remove_quietly(container))
+
+    async def _watch(self, queue: asyncio.Queue[ContainerState]) -> None:
+        while True:
+            state = await queue.get()
+            container = self._table.find(state.container_id)
+            if container is not None and state.status == "exited":
+                self._spawn(self._ended(container, state))
+
+    async def _ended(self, container: Container, state: ContainerState) -> None:
+        record = container.record
+        async with container.lock:
+            if not record.running or record.pid != state.pid:
+                return
+            await self._record_end(container, state)
+            again = restart.should_restart(
+                record.host.restart_policy,
+                record.exit_code,
+                record.restart_count,
+                stopped_by_user=record.stopped_by_user,
+            )
+            record.status = "restarting" if again else "exited"
+            await self._table.save(container)
+            await self._networking.leave(record.id)
+            with suppress(RuntimeFailure):
+                await self._supervisor.delete(record.id)
+        self._emit(container, "die", {"exitCode": str(record.exit_code)})
+        if record.oom_killed:
+            self._emit(container, "oom")
+        container.announce_exit()
+        if again:
+            self._schedule_restart(container)
+        elif record.host.auto_remove:
+            await self._remove_quietly(container)
+
+    async def _record_end(self, container: Container, state: ContainerState) -> None:
+        record = container.record
+        record.exit_code = LOST_EXIT_CODE if state.exit_code is None else state.exit_code
+        record.oom_killed = state.oom_killed
+        record.error = state.error
+        record.finished_ns = state.finished_ns or self._clock.now_ns()
+        record.stopped_by_user = container.stop_asked or record.stopped_by_user
+        record.pid = 0
+        record.joined, record.ports = {}, []
+
+    def _schedule_restart(self, container: Container) -> None:
+        record = container.record
+        ran_s = (record.finished_ns - record.started_ns) / 1e9
+        container.restart_delay_s = restart.next_delay_s(container.restart_delay_s, ran_s)
+        task = asyncio.create_task(self._restart_later(container, container.restart_delay_s))
+        container.restart_task = task
+        self._keep(task)
+
+    async def _restart_later(self, container: Container, delay_s: float) -> None:
+        await self._clock.sleep(delay_s)
+        async with container.lock:
+            container.restart_task = None
+            if container.record.status != "restarting":
+                return
+            container.record.restart_count += 1
+            try:
+                await self._launch(container)
+                return
+            except SwarmError as error:
+                log.warning("restart of container %s: %s", container.record.id, error)
+            policy = container.record.host.restart_policy
+            if not restart.should_restart(
+                policy,
+                container.record.exit_code,
+                container.record.restart_count,
+                stopped_by_user=False,
+            ):
+                return
+            container.record.status = "restarting"
+        self._schedule_restart(container)
+
+    async def _stop_waiting_one(self, container: Container) -> bool:
+        async with container.lock:
+            if container.record.status != "restarting":
+                return False
+            self._cancel_restart(container)
+            container.record.status = "exited"
+            container.record.stopped_by_user = True
+            await self._table.save(container)
+        container.announce_exit()
+        return True
+
+    async def _adopt(self, container: Container, state: ContainerState | None) -> None:
+        record = container.record
+        if record.running and state is not None and state.pid == record.pid:
+            if state.status == "exited":
+                self._spawn(self._ended(container, state))
+            else:
+                record.status = state.status if state.status == "paused" else "running"
+            return
+        if record.running:
+            record.exit_code, record.pid = LOST_EXIT_CODE, 0
+            record.finished_ns = self._clock.now_ns()
+            record.joined, record.ports = {}, []
+            record.status = "exited"
+            container.ended.set()
+            await self._networking.leave(record.id)
+            await self._table.save(container)
+        if record.status == "removing" or (record.host.auto_remove and record.status == "exited"):
+            self._spawn(self._remove_quietly(container))
+        elif record.status in ("exited", "restarting") and restart.should_start_at_boot(
+            record.host.restart_policy, record.exit_code, stopped_by_user=record.stopped_by_user
+        ):
+            record.status = "restarting"
+            self._schedule_restart(container)
+
+    async def _signal(self, container: Container, number: int) -> None:
+        try:
+            await self._supervisor.kill(container.record.id, number)
+        except NoSuchContainer:
+            return
+        except RuntimeFailure:
+            if container.record.running:
+                raise
+
+    async def _await_kill(self, container: Container) -> None:
+        try:
+            async with asyncio.timeout(KILL_WAIT_S):
+                await container.ended.wait()
+        except TimeoutError:
+            raise Conflict(
+                f"container {container.record.id} did not end {KILL_WAIT_S:.0f} s after SIGKILL"
+            ) from None
+
+    async def _remove_quietly(self, container: Container) -> None:
+        try:
+            await self.remove(container, volumes=True)
+        except (SwarmError, RuntimeFailure, OSError) as error:
+            log.warning("automatic removal of container %s: %s", container.record.id, error)
+
+    def _remove_files(self, record: Record, volumes: bool) -> None:
+        directory = self._places.directory(record.id)
+        if directory.exists():
+            shutil.rmtree(directory)
+        if volumes:
+            self._remove_volumes(record)
+
+    @staticmethod
+    def _refuse_if_leaving(container: Container) -> None:
+        if container.record.status in ("removing", "dead"):
+            raise Conflict("container is marked for removal and cannot be started")
+
+    @staticmethod
+    def _cancel_restart(container: Container) -> None:
+        if container.restart_task is not None:
+            container.restart_task.cancel()
+            container.restart_task = None
+
+    def _emit(
+        self, container: Container, action: str, extra: Mapping[str, str] | None = None
+    ) -> None:
+        record = container.record
+        attributes = {"image": record.config.image, "name": record.name, **record.config.labels}
+        self._bus.emit("container", action, record.id, attributes | dict(extra or {}))
+
+    def _spawn(self, coroutine: "asyncio._CoroutineLike[None]") -> None:
+        self._keep(asyncio.ensure_future(coroutine))
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a container's background work failed", exc_info=error)
+
+
+def signal_number(name: str) -> int:
+    """Return the number of TERM, SIGTERM, RTMIN+3 or 15.
+
+    Raises:
+        InvalidArgument: for what is no signal.
+    """
+    bare = name.upper().removeprefix("SIG")
+    if bare.isdigit() and 0 < int(bare) < signals.NSIG:
+        return int(bare)
+    for anchor, base in (("RTMIN", signals.SIGRTMIN), ("RTMAX", signals.SIGRTMAX)):
+        offset = bare.removeprefix(anchor)
+        if bare.startswith(anchor) and offset and offset.lstrip("+-").isdigit():
+            return int(base) + int(offset)
+    try:
+        return int(signals.Signals[f"SIG{bare}"])
+    except KeyError:
+        raise InvalidArgument(f"Invalid signal: {name}") from None
+
+
+def stop_signal_of(record: Record) -> str:
+    """Return the signal that asks this container to end."""
+    return record.config.stop_signal or str(record.image_config.get("StopSignal") or "TERM")
+
+
+def start_message(message: str) -> str:
+    """Word a failed start as clients expect: they read exit codes 126 and 127 from it."""
+    if message.startswith("failed to create task"):
+        return message
+    return f"failed to create task for container: {message}"
+
+
+def exit_code_of_failure(message: str) -> int:
+    """Return 127 for a program not found, 126 for one not executable, else 128."""
+    lowered = message.lower()
+    if "not found" in lowered or "no such file" in lowered:
+        return 127
+    if "permission denied" in lowered or "is a directory" in lowered:
+        return 126
+    return 128
+
+
+def _waiter(waiters: set[asyncio.Future[ExitStatus]]) -> asyncio.Future[ExitStatus]:
+    future: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
+    waiters.add(future)
+    future.add_done_callback(waiters.discard)
+    return future
+
+
+def no_such_container(reference: str) -> NotFound:
+    """Return Docker's error for a container that is not there."""
+    return NotFound(f"No such container: {reference}")
