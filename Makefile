@@ -1,0 +1,25 @@
+.PHONY: help check test demo clean bench bench-gate proto fmt
+.DEFAULT_GOAL := help
+python := .venv/bin/python
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
+check: ## linters, types, import rules; unit, property and simulation tests
+	deploy/setup
+	deploy/lint
+	$(python) -m pytest -q tests/unit tests/property tests/sim
+test: ## everything, with the privileged and the end-to-end tests (root)
+	deploy/test
+demo: ## the guided tour on a lab of five nodes (root)
+	deploy/demo
+clean: ## remove labs, .venv and caches
+	deploy/clean
+bench: ## measure, side by side with the peers of deploy/peers
+	$(python) -m tests.bench
+bench-gate: ## the same, and fail where a budget is missed
+	$(python) -m tests.bench --gate
+proto: ## generate proto/swarmapi/v1 anew
+	cd proto && ../$(python) -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. swarmapi/v1/*.proto
+fmt: ## format
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
