@@ -5,8 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 
 from runtime.errors import BadStatus, NoSuchContainer
-from worker.engine.ports import Attachment, Supervisor
-from worker.engine.record import Container
+from worker.engine.ports import Attachment
 
 
 class AttachSession:
@@ -15,9 +14,7 @@ class AttachSession:
     What the client writes before the container starts is kept in order.
     """
 
-    def __init__(self, supervisor: Supervisor, container: Container) -> None:
-        self._supervisor = supervisor
-        self._container = container
+    def __init__(self) -> None:
         self._attached: asyncio.Future[Attachment | None] = (
             asyncio.get_running_loop().create_future()
         )
@@ -26,6 +23,11 @@ class AttachSession:
         """Take over the streams; None when the container never started."""
         if not self._attached.done():
             self._attached.set_result(attachment)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the streams are still to be connected."""
+        return not self._attached.done()
 
     async def output(self) -> AsyncIterator[tuple[int, bytes]]:
         """Yield (1 stdout or 2 stderr, bytes) until the container's end."""

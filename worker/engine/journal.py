@@ -55,9 +55,9 @@ class Journal:
             os.close(self._fd)
             self._fd = -1
 
-    def items(self) -> Iterator[tuple[str, bytes]]:
-        """Yield every key and its encoded value."""
-        yield from self._table.items()
+    def values(self) -> Iterator[bytes]:
+        """Yield every record as it was put."""
+        yield from self._table.values()
 
     def put(self, key: str, value: bytes) -> None:
         """Append a record; it is durable once `commit` returns."""

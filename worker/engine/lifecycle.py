@@ -4,7 +4,7 @@ import asyncio
 import logging
 import shutil
 import signal as signals
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 
 from runtime.errors import NoSuchContainer, RuntimeFailure
@@ -391,8 +391,8 @@ class Lifecycle:
         attributes = {"image": record.config.image, "name": record.name, **record.config.labels}
         self._bus.emit("container", action, record.id, attributes | dict(extra or {}))
 
-    def _spawn(self, coroutine: "asyncio._CoroutineLike[None]") -> None:
-        self._keep(asyncio.ensure_future(coroutine))
+    def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
+        self._keep(asyncio.create_task(coroutine))
 
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)

@@ -1,14 +1,13 @@
-"""What the engine needs from the runtime, the image store and the network, as small Protocols.
+"""What the engine needs from the runtime and the network, as small Protocols.
 
-The real ones are `runtime.client.Supervisor`, `runtime.image` and `worker.network`; the fakes live
+The real ones are `runtime.client.Supervisor` and those of `worker.network`; the fakes live
 in `tests/fakes/engine.py`.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True)
@@ -100,45 +99,6 @@ class Supervisor(Protocol):
     async def processes(self, container_id: str) -> Sequence[int]: ...
     def subscribe(self) -> asyncio.Queue[ContainerState]: ...
     async def close(self) -> None: ...
-
-
-class Image(Protocol):
-    """One image; `config` is the OCI image configuration, names as users write them."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def config(self) -> Mapping[str, Any]: ...
-    @property
-    def repo_tags(self) -> Sequence[str]: ...
-    @property
-    def repo_digests(self) -> Sequence[str]: ...
-    @property
-    def size_bytes(self) -> int: ...
-    @property
-    def created_ns(self) -> int: ...
-    @property
-    def architecture(self) -> str: ...
-
-
-@dataclass(frozen=True)
-class ImageRemoval:
-    """What an image removal did, in order: (untagged or deleted, name or id)."""
-
-    steps: tuple[tuple[str, str], ...] = ()
-
-
-class Images(Protocol):
-    """The image store; blocking, called from worker threads."""
-
-    def resolve(self, ref: str) -> Image: ...
-    def list(self) -> Sequence[Image]: ...
-    def tag(self, ref: str, name: str) -> None: ...
-    def remove(self, ref: str, *, force: bool, in_use: frozenset[str]) -> ImageRemoval: ...
-    def lower_dirs(self, image: Image) -> Sequence[Path]: ...
-    def history(self, ref: str) -> Sequence[Mapping[str, Any]]: ...
-    def load(self, stream: BinaryIO) -> Sequence[str]: ...
-    def save(self, refs: Sequence[str], out: BinaryIO) -> None: ...
 
 
 @dataclass(frozen=True)

@@ -1,25 +1,31 @@
-"""Reading a container's files without running it: users and groups, never through a symlink."""
+"""Reading a container's files without running it: users, groups, home directories."""
 
 import os
 import stat
 from collections.abc import Sequence
+from pathlib import Path
 
+from runtime.image.errors import ImageError
+from runtime.image.view import LayeredView
 from swarmapi.errors import InvalidArgument
 
 _LARGEST_BYTES = 1 << 20
 
 
 def read_member(layers: Sequence[str], path: str) -> str:
-    """Return the text of `path` in the topmost layer that has it, else the empty string.
+    """Return the text of a file in the merged layers (topmost first), empty when absent.
 
-    A symlink at any step, a whiteout or a special file reads as absent: the host's files are never
-    followed into.
+    Symlinks are resolved inside the layers; the host's files are never followed into.
     """
-    for layer in layers:
-        text = _read(layer, path.strip("/").split("/"))
-        if text is not None:
-            return text
-    return ""
+    view = LayeredView(tuple(Path(layer) for layer in layers if os.path.isdir(layer)))
+    try:
+        _, entry = view.locate(path)
+        if entry is None or not stat.S_ISREG(entry.status.st_mode):
+            return ""
+        with entry.physical.open("rb") as file:
+            return file.read(_LARGEST_BYTES).decode("utf-8", "replace")
+    except (OSError, ImageError):
+        return ""
 
 
 def resolve_user(user: str, groups: Sequence[str], passwd: str, group: str) -> dict[str, object]:
@@ -69,24 +75,3 @@ def _group(name: str, teams: Sequence[Sequence[str]]) -> int:
     if name.isdigit():
         return int(name)
     raise InvalidArgument(f"unable to find group {name}: no matching entries in group file")
-
-
-def _read(layer: str, parts: Sequence[str]) -> str | None:
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-    try:
-        fd = os.open(layer, flags | os.O_DIRECTORY)
-    except OSError:
-        return None
-    try:
-        for index, part in enumerate(parts):
-            last = index == len(parts) - 1
-            below = os.open(part, flags | (0 if last else os.O_DIRECTORY), dir_fd=fd)
-            os.close(fd)
-            fd = below
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return None
-        return os.read(fd, _LARGEST_BYTES).decode("utf-8", "replace")
-    except OSError:
-        return None
-    finally:
-        os.close(fd)

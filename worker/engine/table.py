@@ -20,7 +20,7 @@ class ContainerTable:
     def open(self) -> None:
         """Read the journal."""
         self._journal.open()
-        for _, value in self._journal.items():
+        for value in self._journal.values():
             record = msgspec.msgpack.decode(value, type=Record)
             self._by_id[record.id] = Container(record)
             self._by_name[record.name] = record.id

@@ -1,0 +1,475 @@
+"""The container engine of one machine, as the API and the cluster's executor see it."""
+
+import asyncio
+import os
+import random
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from runtime.errors import NoSuchContainer, RuntimeFailure
+from runtime.image.errors import ImageNotFound
+from runtime.image.store import ImageStore
+from swarmapi.errors import Conflict, InvalidArgument, NotFound, Unsupported
+from worker.engine import bundle
+from worker.engine.attach import AttachSession
+from worker.engine.events import EventBus
+from worker.engine.execs import Exec, ExecConfig
+from worker.engine.filters import Filters, check_container_filters, matches
+from worker.engine.journal import Journal
+from worker.engine.launcher import Launcher, Places, parse_size, published_ports
+from worker.engine.lifecycle import Lifecycle, exit_code_of_failure, signal_number
+from worker.engine.logs import LogLine, LogQuery, read_log
+from worker.engine.mounts import resolve_mounts
+from worker.engine.names import check_name, fresh_name
+from worker.engine.ports import BaseConfig, Clock, Networking, Supervisor
+from worker.engine.record import Container, ExitStatus, Record
+from worker.engine.spec import ContainerCreate, HostConfig, decode_host
+from worker.engine.table import ContainerTable
+from worker.engine.volumes import Volumes
+
+_EXECS_REMEMBERED = 512
+Names = list[str]  # `Engine.list` hides the builtin inside the class
+
+
+@dataclass(frozen=True)
+class EngineParts:
+    """What an engine is built from."""
+
+    data_root: Path
+    cgroup_parent: str
+    supervisor: Supervisor
+    networking: Networking
+    images: ImageStore
+    base_config: BaseConfig
+    clock: Clock
+    random_bytes: Callable[[int], bytes] = os.urandom
+    swarm_info: Callable[[], Mapping[str, Any]] = field(
+        default=lambda: {"LocalNodeState": "inactive", "NodeID": "", "NodeAddr": ""}
+    )
+    """The Swarm block of /info; the cluster part replaces it."""
+
+
+class Engine:
+    """Containers, execs, logs, volumes and events of one machine; images by `images`."""
+
+    def __init__(self, parts: EngineParts) -> None:
+        self.parts = parts
+        self.images = parts.images
+        self.networking = parts.networking
+        self.supervisor = parts.supervisor
+        self.events = EventBus(parts.clock.now_ns)
+        self.volumes = Volumes(parts.data_root / "volumes")
+        self.places = Places(parts.data_root / "containers", parts.cgroup_parent)
+        self.swarm_info = parts.swarm_info
+        self._table = ContainerTable(Journal(parts.data_root / "containers.journal"))
+        self._launcher = Launcher(
+            self.places, parts.supervisor, parts.networking, parts.base_config, self._netns_pid
+        )
+        self._lifecycle = Lifecycle(
+            table=self._table,
+            places=self.places,
+            supervisor=parts.supervisor,
+            networking=parts.networking,
+            launcher=self._launcher,
+            lower_dirs=self.lower_dirs,
+            remove_volumes=self._remove_anonymous_volumes,
+            bus=self.events,
+            clock=parts.clock,
+        )
+        self._execs: dict[str, Exec] = {}
+        self._attaching: dict[str, set[AttachSession]] = {}
+        self._background: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Read the records, adopt running containers and start those that must run."""
+        self.places.containers.mkdir(parents=True, exist_ok=True)
+        self._table.open()
+        await self._lifecycle.open()
+
+    async def close(self) -> None:
+        """Let go of everything; containers go on running."""
+        await self._lifecycle.close()
+        for task in list(self._background):
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        self.events.close()
+        self._table.close()
+
+    # -- containers ------------------------------------------------------------------------
+
+    async def create(self, spec: ContainerCreate) -> str:
+        """Create a container and return its id.
+
+        Raises:
+            NotFound: when the image is not here.
+            AlreadyExists: when the name is taken.
+            InvalidArgument, Unsupported: when the spec cannot be served.
+        """
+        record = await asyncio.to_thread(self._record_of, spec)
+        self._check_network(record)
+        if not spec.name:
+            record.name = fresh_name(self._table.names, random.choice)
+        container = await self._table.add(record)
+        self.places.directory(record.id).mkdir(parents=True, exist_ok=True)
+        self._emit(container, "create")
+        return record.id
+
+    async def start(self, reference: str) -> bool:
+        """Start a container; False when it runs already."""
+        container = self._table.get(reference)
+        sessions = self._attaching.pop(container.record.id, set())
+        await self._attach_early(container, sessions)
+        try:
+            started = await self._lifecycle.start(container)
+        except BaseException:
+            for session in sessions:
+                session.connected(None)
+            raise
+        await self._attach_late(container, sessions)
+        if container.console_size is not None and container.record.config.tty:
+            with suppress(RuntimeFailure):
+                await self.supervisor.resize(container.record.id, *container.console_size)
+        return started
+
+    async def stop(self, reference: str, timeout_s: float | None = None, signal: str = "") -> bool:
+        """Stop a container; False when it was not running."""
+        return await self._lifecycle.stop(self._table.get(reference), timeout_s, signal)
+
+    async def restart(
+        self, reference: str, timeout_s: float | None = None, signal: str = ""
+    ) -> None:
+        """Stop, when running, and start again."""
+        container = self._table.get(reference)
+        await self._lifecycle.stop(container, timeout_s, signal)
+        await self.start(container.record.id)
+        self._emit(container, "restart")
+
+    async def kill(self, reference: str, signal: str = "KILL") -> None:
+        """Send a signal to the container's first process."""
+        await self._lifecycle.kill(self._table.get(reference), signal)
+
+    async def pause(self, reference: str) -> None:
+        """Freeze a running container."""
+        await self._lifecycle.pause(self._table.get(reference))
+
+    async def unpause(self, reference: str) -> None:
+        """Thaw a paused container."""
+        await self._lifecycle.unpause(self._table.get(reference))
+
+    async def wait(self, reference: str, condition: str = "not-running") -> ExitStatus:
+        """Return how the container ended; condition is not-running, next-exit or removed."""
+        return await self._lifecycle.wait(self._table.get(reference), condition)
+
+    async def remove(self, reference: str, *, force: bool = False, volumes: bool = False) -> None:
+        """Delete a container; `force` also when it runs."""
+        container = self._table.get(reference)
+        await self._lifecycle.remove(container, force=force, volumes=volumes)
+        for exec_id in container.exec_ids:
+            self._execs.pop(exec_id, None)
+        for session in self._attaching.pop(container.record.id, set()):
+            session.connected(None)
+
+    async def rename(self, reference: str, name: str) -> None:
+        """Give a container another name."""
+        name = name.removeprefix("/")
+        check_name(name)
+        container = self._table.get(reference)
+        before = container.record.name
+        await self._table.rename(container, name)
+        self._emit(container, "rename", {"oldName": f"/{before}"})
+
+    async def update(self, reference: str, changes: Mapping[str, Any]) -> None:
+        """Change limits and the restart policy (`changes` in HostConfig's JSON names)."""
+        container = self._table.get(reference)
+        record = container.record
+        merged = msgspec.to_builtins(record.host)
+        for key, value in changes.items():
+            if value or isinstance(value, bool):
+                merged[key] = value
+        fresh = decode_host(merged)
+        bundle.check_supported(fresh)
+        async with container.lock:
+            if record.running:
+                await self.supervisor.update(record.id, bundle.resources_of(fresh))
+            record.host = fresh
+            await self._table.save(container)
+        self._emit(container, "update")
+
+    def inspect(self, reference: str) -> Container:
+        """Return a container by id, prefix or name.
+
+        Raises:
+            NotFound: when there is none.
+        """
+        return self._table.get(reference)
+
+    def list(self, filters: Filters | None = None, *, everything: bool = False) -> list[Container]:
+        """Return containers, newest first; without `everything` and a status filter: running."""
+        filters = filters or {}
+        check_container_filters(filters)
+        references = {
+            value: self._table.get(value).record
+            for key in ("before", "since")
+            for value in filters.get(key, ())
+        }
+        shown = everything or any(filters.get(key) for key in ("status", "exited"))
+        found = [
+            container
+            for container in self._table
+            if (shown or container.record.running)
+            and matches(container.record, filters, references)
+        ]
+        return sorted(found, key=lambda container: -container.record.created_ns)
+
+    async def processes(self, reference: str) -> Sequence[int]:
+        """Return the host pids of a running container's processes."""
+        record = self._running(reference).record
+        return await self.supervisor.processes(record.id)
+
+    async def stats(self, reference: str) -> Mapping[str, Any]:
+        """Return the supervisor's counters of a running container."""
+        record = self._running(reference).record
+        return await self.supervisor.stats(record.id)
+
+    async def resize(self, reference: str, rows: int, columns: int) -> None:
+        """Set the terminal's size; remembered for a container that is still to start."""
+        container = self._table.get(reference)
+        container.console_size = (rows, columns)
+        if not container.record.running:
+            raise Conflict(f"container {container.record.id} is not running")
+        await self.supervisor.resize(container.record.id, rows, columns)
+
+    # -- streams ---------------------------------------------------------------------------
+
+    async def logs(self, reference: str, query: LogQuery) -> AsyncIterator[LogLine]:
+        """Yield log lines; with `follow` until the container ends.
+
+        Raises:
+            Unsupported: when the container's logging driver is none.
+        """
+        container = self._table.get(reference)
+        record = container.record
+        if record.host.log_config.type == "none":
+            raise Unsupported("configured logging driver does not support reading")
+        path = self.places.log(record.id)
+        async for line in read_log(path, query, lambda: record.running):
+            yield line
+
+    async def attach(self, reference: str) -> AttachSession:
+        """Connect to a container's streams, now or when it starts."""
+        container = self._table.get(reference)
+        record = container.record
+        if record.status == "paused":
+            raise Conflict(f"container {record.id} is paused, unpause the container before attach")
+        session = AttachSession()
+        if record.running:
+            session.connected(await self.supervisor.attach(record.id))
+        else:
+            self._attaching.setdefault(record.id, set()).add(session)
+        return session
+
+    def forget_session(self, reference: str, session: AttachSession) -> None:
+        """Drop a session whose client went away before the container started."""
+        self._attaching.get(reference, set()).discard(session)
+
+    async def _attach_early(self, container: Container, sessions: set[AttachSession]) -> None:
+        for session in sessions:
+            with suppress(RuntimeFailure):
+                session.connected(await self.supervisor.attach(container.record.id))
+
+    async def _attach_late(self, container: Container, sessions: set[AttachSession]) -> None:
+        for session in sessions:
+            if session.waiting:
+                try:
+                    session.connected(await self.supervisor.attach(container.record.id))
+                except NoSuchContainer:
+                    session.connected(None)
+
+    # -- execs -----------------------------------------------------------------------------
+
+    def create_exec(self, reference: str, config: ExecConfig) -> str:
+        """Prepare an exec in a running container and return its id."""
+        container = self._running(reference)
+        if container.record.status == "paused":
+            raise Conflict(f"Container {reference} is paused, unpause the container before exec")
+        if not config.cmd:
+            raise InvalidArgument("No exec command specified")
+        exec_id = self.parts.random_bytes(32).hex()
+        self._execs[exec_id] = Exec(exec_id, container.record.id, config)
+        container.exec_ids.append(exec_id)
+        self._forget_old_execs()
+        return exec_id
+
+    async def start_exec(self, exec_id: str) -> Exec:
+        """Run a prepared exec; its streams are the returned object's.
+
+        Raises:
+            InvalidArgument: with runc's words when the program cannot be run.
+        """
+        found = self.find_exec(exec_id)
+        record = self._running(found.container_id).record
+        process = await asyncio.to_thread(self._exec_process, record, found.config)
+        try:
+            await found.start(self.supervisor, process)
+        except RuntimeFailure as error:
+            found.exit_code = exit_code_of_failure(str(error))
+            raise InvalidArgument(f"OCI runtime exec failed: {error}") from error
+        return found
+
+    def run_detached(self, running: Exec) -> None:
+        """Drain a detached exec's output in the background until it ends."""
+        task = asyncio.create_task(running.discard_output())
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    def find_exec(self, exec_id: str) -> Exec:
+        """Return an exec by id.
+
+        Raises:
+            NotFound: when there is none.
+        """
+        try:
+            return self._execs[exec_id]
+        except KeyError:
+            raise NotFound(f"No such exec instance: {exec_id}") from None
+
+    # -- inside ----------------------------------------------------------------------------
+
+    def lower_dirs(self, image_id: str) -> Sequence[str]:
+        """Return the unpacked layers of an image, topmost first; blocking."""
+        return [str(path) for path in self.images.lower_dirs(self.images.resolve(image_id))]
+
+    def users_of_image(self, image_id: str) -> Names:
+        """Return the ids of the containers made from an image."""
+        return [c.record.id for c in self._table if c.record.image_id == image_id]
+
+    def user_of_volume(self, name: str) -> str:
+        """Return the id of a container that mounts the volume, else the empty string."""
+        for container in self._table:
+            if any(mount.name == name for mount in container.record.mounts):
+                return container.record.id
+        return ""
+
+    def _record_of(self, spec: ContainerCreate) -> Record:
+        if spec.name:
+            spec.name = spec.name.removeprefix("/")
+            check_name(spec.name)
+        bundle.check_supported(spec.host)
+        try:
+            image = self.images.resolve(spec.config.image)
+        except ImageNotFound:
+            raise NotFound(f"No such image: {spec.config.image}") from None
+        image_config = dict(image.config.get("config") or {})
+        path, args = bundle.command_of(image_config, spec.config)
+        if spec.config.stop_signal:
+            signal_number(spec.config.stop_signal)
+        self._check_log(spec.host)
+        now_ns = self.parts.clock.now_ns()
+        record = Record(
+            id=self.parts.random_bytes(32).hex(),
+            name=spec.name,
+            created_ns=now_ns,
+            image_id=image.id,
+            image_config=image_config,
+            config=spec.config,
+            host=spec.host,
+            endpoints=spec.endpoints,
+            path=path,
+            args=args,
+            env=bundle.merge_env(image_config.get("Env") or [], spec.config.env),
+        )
+        record.config.labels = {**(image_config.get("Labels") or {}), **record.config.labels}
+        published_ports(record)
+        record.mounts = resolve_mounts(
+            spec.config,
+            spec.host,
+            image_config.get("Volumes") or {},
+            self._open_volume,
+            lambda: self.parts.random_bytes(32).hex(),
+        )
+        return record
+
+    @staticmethod
+    def _check_log(host: HostConfig) -> None:
+        options = host.log_config.config
+        parse_size(options.get("max-size", "0"))
+        if not options.get("max-file", "1").isdigit():
+            raise InvalidArgument(f"invalid value for max-file: {options['max-file']!r}")
+
+    def _check_network(self, record: Record) -> None:
+        mode = record.host.network_mode
+        if mode in ("none", "host"):
+            if record.host.port_bindings and mode == "host":
+                record.warnings.append("Published ports are discarded when using host network mode")
+            return
+        if mode.startswith("container:"):
+            self._table.get(mode.removeprefix("container:"))
+            return
+        known = {
+            name for network in self.networking.networks() for name in (network.name, network.id)
+        }
+        for name in (mode, *record.endpoints):
+            if name not in ("", "default", "bridge") and name not in known:
+                raise NotFound(f"network {name} not found")
+
+    def _open_volume(self, name: str) -> str:
+        anonymous = len(name) == 64
+        self.volumes.create(name, self.parts.clock.now_ns(), anonymous=anonymous)
+        return self.volumes.path(name)
+
+    def _remove_anonymous_volumes(self, record: Record) -> None:
+        for mount in record.mounts:
+            if mount.anonymous:
+                with suppress(NotFound):
+                    self.volumes.remove(mount.name)
+
+    def _exec_process(self, record: Record, config: ExecConfig) -> dict[str, Any]:
+        user = self._launcher.exec_user(record, config.user, self.lower_dirs(record.image_id))
+        env = [f"HOSTNAME={bundle.hostname_of(record)}", *record.env]
+        if config.tty:
+            env.append("TERM=xterm")
+        if not any(entry.startswith("HOME=") for entry in (*env, *config.env)):
+            env.append("HOME=/root" if user["uid"] == 0 else "HOME=/")
+        return bundle.process_of(
+            record,
+            self.parts.base_config(),
+            args=config.cmd,
+            env=[*env, *config.env],
+            cwd=config.working_dir
+            or record.config.working_dir
+            or record.image_config.get("WorkingDir")
+            or "/",
+            user=user,
+            tty=config.tty,
+            privileged=config.privileged,
+        )
+
+    def _running(self, reference: str) -> Container:
+        container = self._table.get(reference)
+        if not container.record.running:
+            raise Conflict(f"container {container.record.id} is not running")
+        return container
+
+    def _netns_pid(self, reference: str) -> int:
+        return self._running(reference).record.pid
+
+    def _forget_old_execs(self) -> None:
+        for exec_id, known in list(self._execs.items()):
+            if len(self._execs) <= _EXECS_REMEMBERED:
+                return
+            if known.exit_code is not None:
+                del self._execs[exec_id]
+                with suppress(NotFound, ValueError):
+                    self._table.get(known.container_id).exec_ids.remove(exec_id)
+
+    def _emit(
+        self, container: Container, action: str, extra: Mapping[str, str] | None = None
+    ) -> None:
+        record = container.record
+        attributes = {"image": record.config.image, "name": record.name, **record.config.labels}
+        self.events.emit("container", action, record.id, attributes | dict(extra or {}))
