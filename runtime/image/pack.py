@@ -63,7 +63,7 @@ class _Bounded:
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int = 0, /) -> bytes:
         """Return exactly `size` bytes."""
         return self._file.read(size).ljust(size, b"\0")
 

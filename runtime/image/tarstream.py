@@ -6,7 +6,6 @@ tarfile is used to parse headers only; nothing here or elsewhere calls its extra
 from __future__ import annotations
 
 import gzip
-import io
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -97,7 +96,7 @@ class TarReader:
             stream = cast("IO[bytes]", _Exact(_Peeked(head, self._source)))
             self._tar = tarfile.open(fileobj=stream, mode="r|", errorlevel=2)  # noqa: SIM115 - ends with the stream
             while (member := self._tar.next()) is not None:
-                self._tar.members = []
+                vars(self._tar)["members"].clear()  # it would keep every header
                 yield member
         except (tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile) as error:
             raise BadArchive(f"damaged tar stream: {error}") from error
@@ -117,7 +116,7 @@ class TarReader:
             yield chunk
 
 
-class _Exact(io.RawIOBase):
+class _Exact:
     """Turns short reads into full ones: tarfile takes a short read for the end."""
 
     def __init__(self, source: Readable) -> None:
