@@ -1,0 +1,1 @@
+"""Tests of one subsystem on the real kernel; they need root."""

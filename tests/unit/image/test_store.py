@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from runtime.image import archive
+from runtime.image.errors import BadArchive, ImageConflict, ImageNotFound
+from runtime.image.store import ImageStore
+from tests.unit.image.tars import file_member, tar_of
+
+
+def nobody(_: str) -> list[str]:
+    return []
+
+
+def test_save_and_load_keep_the_image(tmp_path: Path) -> None:
+    first, second = ImageStore(tmp_path / "a"), ImageStore(tmp_path / "b")
+    image = archive.import_rootfs(first, tar_of(file_member("d/f", b"data")), "x:1")
+    out = io.BytesIO()
+    archive.save(first, ["x:1"], out)
+    assert archive.load(second, io.BytesIO(out.getvalue())) == ["x:1"]
+    loaded = second.resolve("x:1")
+    assert loaded.id == image.id
+    assert (second.lower_dirs(loaded)[0] / "d/f").read_bytes() == b"data"
+
+
+def test_images_survive_reopening_and_answer_to_id_prefixes(tmp_path: Path) -> None:
+    image = archive.import_rootfs(ImageStore(tmp_path), tar_of(file_member("f")), "x:1")
+    again = ImageStore(tmp_path)
+    assert again.resolve(image.short_id).repo_tags == ("x:1",)
+    with pytest.raises(ImageNotFound, match="No such image: nope:latest"):
+        again.resolve("nope")
+
+
+def test_removal_follows_dockers_rules(tmp_path: Path) -> None:
+    store = ImageStore(tmp_path)
+    image = archive.import_rootfs(store, tar_of(file_member("f")), "x:1")
+    store.lower_dirs(image)
+    store.tag("x:1", "y:1")
+    with pytest.raises(ImageConflict, match="must be forced"):
+        store.remove(image.id, in_use=nobody)
+    assert store.remove("x:1", in_use=nobody) == [{"Untagged": "x:1"}]
+    with pytest.raises(ImageConflict, match="container c1 is using"):
+        store.remove("y:1", in_use=lambda _: ["c1"])
+    assert store.remove("y:1", in_use=nobody) == [{"Untagged": "y:1"}, {"Deleted": image.id}]
+    assert list((tmp_path / "blobs/sha256").iterdir()) == []
+    assert list((tmp_path / "layers/sha256").iterdir()) == []
+
+
+def test_a_damaged_layer_or_archive_is_refused(tmp_path: Path) -> None:
+    store = ImageStore(tmp_path)
+    whole = tar_of(file_member("f", b"x" * 4096)).getvalue()
+    with pytest.raises(BadArchive):
+        store.put_layer(io.BytesIO(whole[:2000]))
+    with pytest.raises(BadArchive, match="expected"):
+        store.put_layer(io.BytesIO(whole), "sha256:" + "0" * 64)
+    with pytest.raises(BadArchive):
+        archive.load(store, tar_of(file_member("other")))
