@@ -1,0 +1,1 @@
+"""Whole daemons in the lab."""
