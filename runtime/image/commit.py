@@ -1,4 +1,4 @@
-"""New images from a container's changes, and many layers made one."""
+"""New images from a container's changes."""
 
 from __future__ import annotations
 

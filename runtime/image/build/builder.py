@@ -30,6 +30,7 @@ from runtime.image.commit import put_upper
 from runtime.image.errors import BuildError, ImageError, ImageNotFound
 from runtime.image.model import LayerInfo, format_time_ns, short_id
 from runtime.image.reference import parse
+from runtime.image.squash import squash
 from runtime.image.store import ImageStore
 from runtime.image.unpack import unpack
 from runtime.image.view import LayeredView
@@ -76,6 +77,7 @@ class BuildOptions:
     network_mode: str = "default"
     limits: Mapping[str, int] = field(default_factory=dict)
     platform: str = ""
+    squash: bool = False
 
 
 @dataclass
@@ -87,6 +89,7 @@ class _Stage:
     layers: list[LayerInfo] = field(default_factory=list)
     args: dict[str, str] = field(default_factory=dict)
     cmd_set: bool = False
+    base_layers: int = 0
 
 
 class Builder:
@@ -175,6 +178,9 @@ class _Build:
         unused -= {name.upper() for name in _PROXY_ARGS}
         if unused:
             self._say(f"[Warning] One or more build-args {sorted(unused)} were not consumed\n")
+        if self._options.squash:
+            built = self._store.resolve(stage.image_id)
+            stage.image_id = squash(self._store, built, stage.base_layers, self._now).id
         self._emit({"aux": {"ID": stage.image_id}})
         self._say(f"Successfully built {short_id(stage.image_id)}\n")
         for tag in self._options.tags:
@@ -227,6 +233,7 @@ class _Build:
         stage.config = json.loads(json.dumps(image.config.get("config") or {}))
         stage.history = list(image.config.get("history", []))
         stage.layers = list(image.layers)
+        stage.base_layers = len(image.layers)
 
     # -- steps -------------------------------------------------------------------------------
 
