@@ -26,17 +26,13 @@ print(json.dumps(answers))
 """
 
 
-class UnixConnection(http.client.HTTPConnection):
-    """HTTP over a unix socket."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__("swarm", timeout=COMMAND_TIMEOUT_S)
-        self.path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(COMMAND_TIMEOUT_S)
-        self.sock.connect(self.path)
+def connect(path: str) -> http.client.HTTPConnection:
+    """Open an HTTP connection over a unix socket."""
+    connection = http.client.HTTPConnection("swarm", timeout=COMMAND_TIMEOUT_S)
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.settimeout(COMMAND_TIMEOUT_S)
+    connection.sock.connect(path)
+    return connection
 
 
 @dataclass(frozen=True)
@@ -79,7 +75,7 @@ class LabHandle:
 
     def api(self, node: str, method: str, url: str, body: object = None) -> Answer:
         """Send one JSON request to a node's API socket."""
-        connection = UnixConnection(self.socket(node))
+        connection = connect(self.socket(node))
         try:
             payload = None if body is None else json.dumps(body)
             connection.request(method, url, payload, {"Content-Type": "application/json"})
