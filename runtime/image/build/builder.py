@@ -219,6 +219,7 @@ class _Build:
         else:
             self._start_from(stage, words[0])
         self._stages.append(stage)
+        self._cache = not self._options.no_cache  # each stage finds its own first miss
         self._say(f" ---> {short_id(stage.image_id)}\n")
         for trigger in stage.config.pop("OnBuild", None) or []:
             self._step(parse_instruction(trigger, step.line, step.escape))
