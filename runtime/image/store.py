@@ -75,6 +75,7 @@ class ImageStore:
         for leftover in self.blobs.temporary.iterdir():  # of a process that died
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         self._lock = threading.RLock()
+        self._putting = 0  # layers on their way in: no blob may be collected meanwhile
         self._fresh: set[str] = set()  # blobs put but not yet part of an image
         self._records = self._read_records()
         self._images: dict[str, Image] = {}
@@ -145,9 +146,15 @@ class ImageStore:
 
     def put_layer(self, stream: Readable, expected: str = "") -> LayerInfo:
         """Store a layer tar, plain or compressed; raises BadArchive where it is damaged."""
-        digest, size = self.blobs.put_stream(stream, expected)
         with self._lock:
-            self._fresh.add(digest)
+            self._putting += 1
+        try:
+            digest, size = self.blobs.put_stream(stream, expected)
+            with self._lock:
+                self._fresh.add(digest)
+        finally:
+            with self._lock:
+                self._putting -= 1
         with self.blobs.open(digest) as file:
             plain, compression = decompress(file)
             tee = _Hashing(plain)
@@ -292,6 +299,8 @@ class ImageStore:
 
     def _collect(self) -> None:
         """Delete blobs and unpacked layers no image needs any more."""
+        if self._putting:
+            return  # the next removal collects
         blobs = set(self._fresh)
         chains: set[str] = set()
         for record in self._records.values():
