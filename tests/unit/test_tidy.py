@@ -24,7 +24,6 @@ SYNONYMS = {
     "replica_set": "service",
     "desired_status": "desired_state",
     "heart_beat": "heartbeat",
-    "virtual_ip": "vip",
     "load_balancer_ip": "vip",
     "route_mesh": "routing_mesh",
     "lead_manager": "leader",
@@ -152,3 +151,51 @@ def test_generated_code_is_fresh(tmp_path: Path) -> None:
     kept = {path.name: path.read_text() for path in GENERATED.glob("*_pb2*.py*")}
     stale = sorted(name for name in made | kept if made.get(name) != kept.get(name))
     assert stale == [], "run `make proto`"
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The modules a file imports, also inside functions."""
+    for found in ast.walk(ast.parse(path.read_text())):
+        if isinstance(found, ast.Import):
+            yield from (alias.name for alias in found.names)
+        elif isinstance(found, ast.ImportFrom) and found.level == 0 and found.module:
+            yield found.module
+
+
+def test_the_supervisor_imports_the_standard_library_and_runtime_only() -> None:
+    files = sorted((ROOT / "runtime" / "supervisor").rglob("*.py"))
+    assert files
+    foreign = {
+        f"{relative(path)}: {module}"
+        for path in files
+        for module in imported(path)
+        if module.partition(".")[0] not in sys.stdlib_module_names | {"runtime"}
+    }
+    assert foreign == set()
+
+
+CORE = (
+    "manager/store",
+    "manager/orchestrator",
+    "manager/scheduler",
+    "manager/allocator",
+    "worker/taskmachine",
+    "worker/taskmachine.py",
+    "worker/network/plan",
+    "worker/network/plan.py",
+    "proto/swarmapi/model",
+)
+IMPURE = {"asyncio", "socket", "subprocess", "time", "random", "os", "grpc", "aiohttp", "logging"}
+
+
+def test_the_core_decides_without_io_clock_or_chance() -> None:
+    places = [ROOT / place for place in CORE if (ROOT / place).exists()]
+    files = [f for p in places for f in ([p] if p.is_file() else sorted(p.rglob("*.py")))]
+    assert len(files) >= 5
+    impure = {
+        f"{relative(path)}: {module}"
+        for path in files
+        for module in imported(path)
+        if module.partition(".")[0] in IMPURE
+    }
+    assert impure == set()
