@@ -1,0 +1,47 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable
+from typing import ClassVar as _ClassVar, Optional as _Optional
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class GetRootRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetRootReply(_message.Message):
+    __slots__ = ("root_pem",)
+    ROOT_PEM_FIELD_NUMBER: _ClassVar[int]
+    root_pem: bytes
+    def __init__(self, root_pem: _Optional[bytes] = ...) -> None: ...
+
+class IssueRequest(_message.Message):
+    __slots__ = ("csr_pem", "join_token", "node_id", "address", "availability", "hostname")
+    CSR_PEM_FIELD_NUMBER: _ClassVar[int]
+    JOIN_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    AVAILABILITY_FIELD_NUMBER: _ClassVar[int]
+    HOSTNAME_FIELD_NUMBER: _ClassVar[int]
+    csr_pem: bytes
+    join_token: str
+    node_id: str
+    address: str
+    availability: str
+    hostname: str
+    def __init__(self, csr_pem: _Optional[bytes] = ..., join_token: _Optional[str] = ..., node_id: _Optional[str] = ..., address: _Optional[str] = ..., availability: _Optional[str] = ..., hostname: _Optional[str] = ...) -> None: ...
+
+class IssueReply(_message.Message):
+    __slots__ = ("node_id", "cluster_id", "role", "certificate_pem", "managers")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_PEM_FIELD_NUMBER: _ClassVar[int]
+    MANAGERS_FIELD_NUMBER: _ClassVar[int]
+    node_id: str
+    cluster_id: str
+    role: str
+    certificate_pem: bytes
+    managers: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, node_id: _Optional[str] = ..., cluster_id: _Optional[str] = ..., role: _Optional[str] = ..., certificate_pem: _Optional[bytes] = ..., managers: _Optional[_Iterable[str]] = ...) -> None: ...
