@@ -46,6 +46,11 @@ class EventBus:
         self._past: deque[Event] = deque(maxlen=_REMEMBERED)
         self._queues: set[asyncio.Queue[Event | None]] = set()
 
+    @property
+    def listeners(self) -> int:
+        """How many subscribers there are."""
+        return len(self._queues)
+
     def emit(self, kind: str, action: str, actor_id: str, attributes: Mapping[str, str]) -> None:
         """Record an event and hand it to every subscriber."""
         event = Event(kind, action, actor_id, dict(attributes), self._now_ns())

@@ -1,0 +1,123 @@
+"""The aiohttp application: versions, headers, errors and the table of routes."""
+
+import asyncio
+import logging
+import re
+from collections.abc import Awaitable, Callable, Sequence
+
+from aiohttp import web
+
+from runtime.errors import BadStatus, NoSuchContainer, RuntimeFailure
+from runtime.errors import Unsupported as RuntimeUnsupported
+from runtime.image.errors import BadArchive, BadReference, ImageConflict, ImageError, ImageNotFound
+from swarmapi.errors import SwarmError
+from worker.api import containers, execs, images, networks, streams, system, volumes
+from worker.api.keys import ENGINE, SWARM_STATE
+from worker.api.responses import failure
+from worker.api.version import API_VERSION, MIN_API_VERSION, SERVER, minor
+from worker.engine.engine import Engine
+
+log = logging.getLogger(__name__)
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_VERSION_PREFIX = r"/v{version:1\.\d+}"
+_BODY_LIMIT_BYTES = 16 << 20
+_STATUS: Sequence[tuple[type[RuntimeFailure], int]] = (
+    (ImageNotFound, 404),
+    (ImageConflict, 409),
+    (BadReference, 400),
+    (BadArchive, 400),
+    (ImageError, 500),
+    (NoSuchContainer, 404),
+    (BadStatus, 409),
+    (RuntimeUnsupported, 501),
+    (RuntimeFailure, 500),
+)
+
+
+def build_app(
+    engine: Engine,
+    *,
+    swarm_state: Callable[[], str] = lambda: "inactive",
+    cluster_routes: Callable[[web.Application], None] | None = None,
+) -> web.Application:
+    """Return the application over one engine.
+
+    `swarm_state` is the ping's Swarm header. `cluster_routes` may add routes with `add_routes`;
+    they are looked up before the engine's, which answer for a node outside a cluster.
+    """
+    app = web.Application(middlewares=[_errors, _version], client_max_size=_BODY_LIMIT_BYTES)
+    app[ENGINE] = engine
+    app[SWARM_STATE] = swarm_state
+    app.on_response_prepare.append(_headers)
+    if cluster_routes is not None:
+        cluster_routes(app)
+    for module in (system, containers, streams, execs, images, volumes, networks):
+        add_routes(app, module.ROUTES)
+    app.router.add_route("*", "/{tail:.*}", _not_found)
+    return app
+
+
+def add_routes(app: web.Application, routes: Sequence[tuple[str, str, Handler]]) -> None:
+    """Serve (method, path, handler) with and without the version prefix."""
+    for method, path, handler in routes:
+        for prefix in ("", _VERSION_PREFIX):
+            app.router.add_route(method, prefix + path, handler)
+
+
+def status_of(error: RuntimeFailure) -> int:
+    """Return the HTTP status of a runtime's error."""
+    return next(status for kind, status in _STATUS if isinstance(error, kind))
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except SwarmError as error:
+        return failure(error.http_status, error.message)
+    except RuntimeFailure as error:
+        return failure(status_of(error), str(error))
+    except web.HTTPMethodNotAllowed:
+        return failure(405, "method not allowed")
+    except web.HTTPRequestEntityTooLarge:
+        return failure(413, "request body too large")
+    except web.HTTPException as error:
+        return failure(error.status, error.reason)
+    except (asyncio.CancelledError, ConnectionError):
+        raise
+    except Exception as error:  # noqa: BLE001 - the edge: a bug must become an answer, and a log
+        log.exception("%s %s failed", request.method, request.path)
+        return failure(500, f"internal error: {type(error).__name__}: {error}")
+
+
+@web.middleware
+async def _version(request: web.Request, handler: Handler) -> web.StreamResponse:
+    version = request.match_info.get("version")
+    if version is None:
+        prefix = re.match(r"/v(\d+\.\d+)/", request.path)
+        version = prefix.group(1) if prefix else None
+    if version is not None:
+        if not version.startswith("1.") or minor(version) > minor(API_VERSION):
+            return failure(
+                400,
+                f"client version {version} is too new. "
+                f"Maximum supported API version is {API_VERSION}",
+            )
+        if minor(version) < minor(MIN_API_VERSION):
+            return failure(
+                400,
+                f"client version {version} is too old. Minimum supported API version is "
+                f"{MIN_API_VERSION}, please upgrade your client to a newer version",
+            )
+    return await handler(request)
+
+
+async def _headers(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Api-Version"] = API_VERSION
+    response.headers["Ostype"] = "linux"
+    response.headers["Docker-Experimental"] = "false"
+    response.headers["Server"] = SERVER
+
+
+async def _not_found(request: web.Request) -> web.StreamResponse:
+    return failure(404, "page not found")

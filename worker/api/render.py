@@ -1,0 +1,302 @@
+"""Containers, images and networks in Docker's JSON."""
+
+import shlex
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from runtime.image.model import Image
+from worker.engine.engine import Engine
+from worker.engine.launcher import parse_port
+from worker.engine.record import EndpointState, MountPoint, Record
+from worker.engine.rfc3339 import format_ns
+
+_HOST_DEFAULTS: dict[str, Any] = {
+    "ContainerIDFile": "", "VolumeDriver": "", "VolumesFrom": None, "CgroupnsMode": "private",
+    "Cgroup": "", "Links": None, "UsernsMode": "", "Runtime": "swarm", "Isolation": "",
+    "CgroupParent": "", "BlkioWeight": 0, "BlkioWeightDevice": [], "BlkioDeviceReadBps": [],
+    "BlkioDeviceWriteBps": [], "BlkioDeviceReadIOps": [], "BlkioDeviceWriteIOps": [],
+    "CpuRealtimePeriod": 0, "CpuRealtimeRuntime": 0, "DeviceCgroupRules": None,
+    "DeviceRequests": None, "MemorySwappiness": None, "OomKillDisable": False, "CpuCount": 0,
+    "CpuPercent": 0, "IOMaximumIOps": 0, "IOMaximumBandwidth": 0,
+}  # fmt: skip
+
+
+def container_details(engine: Engine, record: Record, exec_ids: list[str]) -> dict[str, Any]:
+    """Render `GET /containers/{id}/json`."""
+    directory = engine.places.directory(record.id)
+    host = msgspec.to_builtins(record.host)
+    return {
+        "Id": record.id,
+        "Created": format_ns(record.created_ns),
+        "Path": record.path,
+        "Args": record.args,
+        "State": _state(record),
+        "Image": record.image_id,
+        "ResolvConfPath": str(directory / "resolv.conf"),
+        "HostnamePath": str(directory / "hostname"),
+        "HostsPath": str(directory / "hosts"),
+        "LogPath": str(engine.places.log(record.id)),
+        "Name": f"/{record.name}",
+        "RestartCount": record.restart_count,
+        "Driver": "overlay2",
+        "Platform": "linux",
+        "MountLabel": "",
+        "ProcessLabel": "",
+        "AppArmorProfile": "",
+        "ExecIDs": exec_ids or None,
+        "HostConfig": {**_HOST_DEFAULTS, **host},
+        "GraphDriver": {
+            "Name": "overlay2",
+            "Data": {
+                "MergedDir": str(directory / "merged"),
+                "UpperDir": str(directory / "upper"),
+                "WorkDir": str(directory / "work"),
+            },
+        },
+        "Mounts": [_mount(mount) for mount in record.mounts],
+        "Config": _config(record),
+        "NetworkSettings": _network_settings(record),
+    }
+
+
+def container_summary(record: Record) -> dict[str, Any]:
+    """Render one entry of `GET /containers/json`."""
+    return {
+        "Id": record.id,
+        "Names": [f"/{record.name}"],
+        "Image": record.config.image,
+        "ImageID": record.image_id,
+        "Command": command_line(record),
+        "Created": record.created_ns // 1_000_000_000,
+        "Ports": _port_list(record),
+        "Labels": record.config.labels,
+        "State": record.status,
+        "Status": status_text(record, time.time_ns()),
+        "HostConfig": {"NetworkMode": record.host.network_mode},
+        "NetworkSettings": {"Networks": _networks(record)},
+        "Mounts": [_mount(mount) for mount in record.mounts],
+    }
+
+
+def command_line(record: Record) -> str:
+    """Render the command as `docker ps` shows it."""
+    return " ".join([record.path, *(shlex.quote(word) for word in record.args)])
+
+
+def status_text(record: Record, now_ns: int) -> str:
+    """Render `Up 3 minutes`, `Exited (0) 2 hours ago` and their kin."""
+    if record.status == "created":
+        return "Created"
+    if record.status == "removing":
+        return "Removal In Progress"
+    if record.running:
+        up = f"Up {human_duration(now_ns - record.started_ns)}"
+        return f"{up} (Paused)" if record.status == "paused" else up
+    ago = human_duration(now_ns - record.finished_ns)
+    if record.status == "restarting":
+        return f"Restarting ({record.exit_code}) {ago} ago"
+    return f"Exited ({record.exit_code}) {ago} ago"
+
+
+def human_duration(span_ns: int) -> str:
+    """Render a span in go-units' words."""
+    seconds = span_ns // 1_000_000_000
+    if seconds < 1:
+        return "Less than a second"
+    if seconds == 1:
+        return "1 second"
+    for limit, unit, name in (
+        (60, 1, "second"), (120, 0, "About a minute"), (3600, 60, "minute"),
+        (5400, 0, "About an hour"), (172_800, 3600, "hour"), (1_209_600, 86_400, "day"),
+        (5_184_000, 604_800, "week"), (63_072_000, 2_592_000, "month"),
+    ):  # fmt: skip
+        if seconds < limit:
+            return name if unit == 0 else f"{seconds // unit} {name}s"
+    return f"{seconds // 31_536_000} years"
+
+
+def image_summary(image: Image, containers: int) -> dict[str, Any]:
+    """Render one entry of `GET /images/json`."""
+    return {
+        "Containers": containers,
+        "Created": image.created_ns // 1_000_000_000,
+        "Id": image.id,
+        "Labels": (image.config.get("config") or {}).get("Labels"),
+        "ParentId": image.parent,
+        "RepoDigests": list(image.repo_digests),
+        "RepoTags": list(image.repo_tags),
+        "SharedSize": -1,
+        "Size": image.size_bytes,
+    }
+
+
+def image_details(image: Image) -> dict[str, Any]:
+    """Render `GET /images/{name}/json`."""
+    config = image.config
+    return {
+        "Id": image.id,
+        "RepoTags": list(image.repo_tags),
+        "RepoDigests": list(image.repo_digests),
+        "Parent": image.parent,
+        "Comment": next((h.get("comment", "") for h in reversed(config.get("history") or [])), ""),
+        "Created": format_ns(image.created_ns),
+        "DockerVersion": "",
+        "Author": config.get("author", ""),
+        "Config": config.get("config") or {},
+        "Architecture": image.architecture,
+        "Os": config.get("os", "linux"),
+        "Size": image.size_bytes,
+        "GraphDriver": {"Name": "overlay2", "Data": {}},
+        "RootFS": {"Type": "layers", "Layers": [layer.diff_id for layer in image.layers]},
+        "Metadata": {"LastTagTime": format_ns(0)},
+    }
+
+
+def _state(record: Record) -> dict[str, Any]:
+    return {
+        "Status": record.status,
+        "Running": record.running or record.status == "restarting",
+        "Paused": record.status == "paused",
+        "Restarting": record.status == "restarting",
+        "OOMKilled": record.oom_killed,
+        "Dead": record.status == "dead",
+        "Pid": record.pid,
+        "ExitCode": record.exit_code,
+        "Error": record.error,
+        "StartedAt": format_ns(record.started_ns),
+        "FinishedAt": format_ns(record.finished_ns),
+    }
+
+
+def _config(record: Record) -> dict[str, Any]:
+    image = record.image_config
+    rendered: dict[str, Any] = msgspec.to_builtins(record.config)
+    entrypoint = record.config.entrypoint
+    rendered |= {
+        "Hostname": record.config.hostname or record.id[:12],
+        "Env": record.env,
+        "Cmd": record.args if entrypoint is None and not image.get("Entrypoint") else None,
+        "Entrypoint": image.get("Entrypoint") if entrypoint is None else entrypoint,
+        "User": record.config.user or image.get("User") or "",
+        "WorkingDir": record.config.working_dir or image.get("WorkingDir") or "",
+        "ExposedPorts": {**(image.get("ExposedPorts") or {}), **record.config.exposed_ports},
+        "Volumes": record.config.volumes or image.get("Volumes"),
+        "OnBuild": None,
+    }
+    if rendered["Cmd"] is None:
+        rendered["Cmd"] = record.config.cmd or (image.get("Cmd") if entrypoint is None else None)
+    else:
+        rendered["Cmd"] = [record.path, *record.args]
+    for key in ("StopTimeout", "Healthcheck"):
+        if rendered.get(key) is None:
+            rendered.pop(key, None)
+    if not rendered.get("StopSignal"):
+        rendered.pop("StopSignal", None)
+    return rendered
+
+
+def _mount(mount: MountPoint) -> dict[str, Any]:
+    rendered: dict[str, Any] = {
+        "Type": mount.kind,
+        "Source": "" if mount.kind == "tmpfs" else mount.source,
+        "Destination": mount.target,
+        "Mode": mount.mode,
+        "RW": not mount.read_only,
+        "Propagation": mount.propagation,
+    }
+    if mount.kind == "volume":
+        rendered |= {"Name": mount.name, "Driver": "local"}
+    return rendered
+
+
+def _networks(record: Record) -> dict[str, Any]:
+    mode = record.host.network_mode
+    if mode in ("none", "host"):
+        return {mode: _endpoint(EMPTY_ENDPOINT, record, mode)}
+    if record.joined:
+        return {name: _endpoint(state, record, name) for name, state in record.joined.items()}
+    if mode.startswith("container:"):
+        return {}
+    names = list(record.endpoints) or [mode]
+    return {
+        ("bridge" if name in ("", "default") else name): _endpoint(EMPTY_ENDPOINT, record, name)
+        for name in names
+    }
+
+
+EMPTY_ENDPOINT = EndpointState(
+    network_id="", endpoint_id="", address="", prefix_length=0, gateway="", mac=""
+)
+
+
+def _endpoint(state: EndpointState, record: Record, name: str) -> dict[str, Any]:
+    asked = record.endpoints.get(name)
+    return {
+        "IPAMConfig": None,
+        "Links": None,
+        "Aliases": asked.aliases if asked and asked.aliases else None,
+        "MacAddress": state.mac,
+        "DriverOpts": None,
+        "GwPriority": 0,
+        "NetworkID": state.network_id,
+        "EndpointID": state.endpoint_id,
+        "Gateway": state.gateway,
+        "IPAddress": state.address,
+        "IPPrefixLen": state.prefix_length,
+        "IPv6Gateway": "",
+        "GlobalIPv6Address": "",
+        "GlobalIPv6PrefixLen": 0,
+        "DNSNames": None,
+    }
+
+
+def _network_settings(record: Record) -> dict[str, Any]:
+    networks = _networks(record)
+    bridge: Mapping[str, Any] = networks.get("bridge") or {}
+    ports: dict[str, Any] = {}
+    if record.running:
+        exposed = [*record.config.exposed_ports, *(record.image_config.get("ExposedPorts") or {})]
+        ports = dict.fromkeys(exposed)
+        for port, protocol, address, host_port in record.ports:
+            bound = ports.setdefault(f"{port}/{protocol}", None) or []
+            bound.append({"HostIp": address, "HostPort": str(host_port)})
+            ports[f"{port}/{protocol}"] = bound
+    return {
+        "Bridge": "",
+        "SandboxID": record.id if record.running else "",
+        "SandboxKey": f"/proc/{record.pid}/ns/net" if record.pid else "",
+        "Ports": ports,
+        "HairpinMode": False,
+        "LinkLocalIPv6Address": "",
+        "LinkLocalIPv6PrefixLen": 0,
+        "SecondaryIPAddresses": None,
+        "SecondaryIPv6Addresses": None,
+        "EndpointID": bridge.get("EndpointID", ""),
+        "Gateway": bridge.get("Gateway", ""),
+        "GlobalIPv6Address": "",
+        "GlobalIPv6PrefixLen": 0,
+        "IPAddress": bridge.get("IPAddress", ""),
+        "IPPrefixLen": bridge.get("IPPrefixLen", 0),
+        "IPv6Gateway": "",
+        "MacAddress": bridge.get("MacAddress", ""),
+        "Networks": networks,
+    }
+
+
+def _port_list(record: Record) -> list[dict[str, Any]]:
+    if not record.running:
+        return []
+    rendered: list[dict[str, Any]] = [
+        {"IP": address, "PrivatePort": port, "PublicPort": host_port, "Type": protocol}
+        for port, protocol, address, host_port in record.ports
+    ]
+    bound = {(port, protocol) for port, protocol, _, _ in record.ports}
+    exposed = {*record.config.exposed_ports, *(record.image_config.get("ExposedPorts") or {})}
+    for port in sorted(exposed):
+        number, protocol = parse_port(port)
+        if (number, protocol) not in bound:
+            rendered.append({"PrivatePort": number, "Type": protocol})
+    return rendered

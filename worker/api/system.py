@@ -1,0 +1,298 @@
+"""Ping, version, info, events and disk usage."""
+
+import asyncio
+import os
+import platform
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from swarmapi.errors import InvalidArgument
+from worker.api import query
+from worker.api.keys import SWARM_STATE, engine_of
+from worker.api.render import container_summary, image_summary
+from worker.api.responses import JsonLines, answer
+from worker.api.version import API_VERSION, MIN_API_VERSION, PRODUCT_VERSION, SWARM_VERSION
+from worker.engine.engine import Engine
+from worker.engine.events import Event
+from worker.engine.filters import label_matches
+from worker.engine.rfc3339 import format_ns
+
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+_EVENT_FILTERS = {
+    "config", "container", "daemon", "event", "image", "label", "network", "node", "plugin",
+    "scope", "secret", "service", "type", "volume",
+}  # fmt: skip
+
+
+async def ping(request: web.Request) -> web.StreamResponse:
+    """Tell the API version and that the daemon lives."""
+    return web.Response(
+        body=b"" if request.method == "HEAD" else b"OK",
+        headers={
+            "Content-Type": "text/plain; charset=utf-8",
+            "Cache-Control": "no-cache, no-store, must-revalidate",
+            "Pragma": "no-cache",
+            "Builder-Version": "1",
+            "Swarm": request.app[SWARM_STATE](),
+        },
+    )
+
+
+async def version(request: web.Request) -> web.StreamResponse:
+    """Tell the versions of what runs here."""
+    arch = architecture()
+    details = {
+        "ApiVersion": API_VERSION,
+        "Arch": arch,
+        "Experimental": "false",
+        "KernelVersion": platform.release(),
+        "MinAPIVersion": MIN_API_VERSION,
+        "Os": "linux",
+    }
+    return answer(
+        {
+            "Platform": {"Name": f"swarm {SWARM_VERSION}"},
+            "Components": [
+                {"Name": "Engine", "Version": PRODUCT_VERSION, "Details": details},
+                {
+                    "Name": "swarmd",
+                    "Version": SWARM_VERSION,
+                    "Details": {"Python": platform.python_version()},
+                },
+            ],
+            "Version": PRODUCT_VERSION,
+            "ApiVersion": API_VERSION,
+            "MinAPIVersion": MIN_API_VERSION,
+            "GitCommit": "",
+            "GoVersion": "",
+            "Os": "linux",
+            "Arch": arch,
+            "KernelVersion": platform.release(),
+            "BuildTime": "",
+        }
+    )
+
+
+async def info(request: web.Request) -> web.StreamResponse:
+    """Describe the machine, its engine and its place in a cluster."""
+    engine = engine_of(request)
+    return answer(await asyncio.to_thread(describe, engine))
+
+
+def describe(engine: Engine) -> dict[str, Any]:
+    """Collect the document of `GET /info`; blocking."""
+    records = [container.record for container in engine.list(everything=True)]
+    states = Counter(record.status for record in records)
+    version_two = Path("/sys/fs/cgroup/cgroup.controllers").exists()
+    return {
+        "ID": _machine_id(),
+        "Containers": len(records),
+        "ContainersRunning": states["running"],
+        "ContainersPaused": states["paused"],
+        "ContainersStopped": len(records) - states["running"] - states["paused"],
+        "Images": sum(1 for image in engine.images.list() if image.repo_tags),
+        "Driver": "overlay2",
+        "DriverStatus": [["Backing Filesystem", _filesystem(engine.parts.data_root)]],
+        "Plugins": {
+            "Volume": ["local"],
+            "Network": ["bridge", "host", "none", "overlay"],
+            "Authorization": None,
+            "Log": ["json-file", "none"],
+        },
+        "MemoryLimit": True,
+        "SwapLimit": True,
+        "CpuCfsPeriod": True,
+        "CpuCfsQuota": True,
+        "CPUShares": True,
+        "CPUSet": True,
+        "PidsLimit": True,
+        "IPv4Forwarding": _forwarding(),
+        "OomKillDisable": False,
+        "Debug": False,
+        "NFd": len(os.listdir("/proc/self/fd")),
+        "NGoroutines": 0,
+        "SystemTime": format_ns(engine.parts.clock.now_ns()),
+        "LoggingDriver": "json-file",
+        "CgroupDriver": "cgroupfs",
+        "CgroupVersion": "2" if version_two else "1",
+        "NEventsListener": engine.events.listeners,
+        "KernelVersion": platform.release(),
+        "OperatingSystem": _os_release().get("PRETTY_NAME", "Linux"),
+        "OSVersion": _os_release().get("VERSION_ID", ""),
+        "OSType": "linux",
+        "Architecture": platform.machine(),
+        "IndexServerAddress": "https://index.docker.io/v1/",
+        "RegistryConfig": {
+            "AllowNondistributableArtifactsCIDRs": None,
+            "AllowNondistributableArtifactsHostnames": None,
+            "InsecureRegistryCIDRs": ["127.0.0.0/8", "::1/128"],
+            "IndexConfigs": {
+                "docker.io": {"Name": "docker.io", "Mirrors": [], "Secure": True, "Official": True}
+            },
+            "Mirrors": [],
+        },
+        "NCPU": os.cpu_count() or 1,
+        "MemTotal": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        "GenericResources": None,
+        "DockerRootDir": str(engine.parts.data_root),
+        "HttpProxy": "",
+        "HttpsProxy": "",
+        "NoProxy": "",
+        "Name": platform.node(),
+        "Labels": [],
+        "ExperimentalBuild": False,
+        "ServerVersion": PRODUCT_VERSION,
+        "Runtimes": {"swarm": {"path": "swarm-supervisor"}},
+        "DefaultRuntime": "swarm",
+        "Swarm": dict(engine.swarm_info()),
+        "LiveRestoreEnabled": True,
+        "Isolation": "",
+        "InitBinary": "",
+        "ContainerdCommit": {"ID": "", "Expected": ""},
+        "RuncCommit": {"ID": "", "Expected": ""},
+        "InitCommit": {"ID": "", "Expected": ""},
+        "SecurityOptions": ["name=seccomp,profile=builtin"],
+        "Warnings": None,
+    }
+
+
+async def events(request: web.Request) -> web.StreamResponse:
+    """Stream events, one JSON document a line."""
+    engine = engine_of(request)
+    wanted = query.filters(request)
+    for key in wanted:
+        if key not in _EVENT_FILTERS:
+            raise InvalidArgument(f"invalid filter '{key}'")
+    since_ns, until_ns = query.time_ns(request, "since"), query.time_ns(request, "until")
+    lines = JsonLines(request, end=b"\n")
+    await lines.begin()
+    async for event in engine.events.stream(since_ns or None, until_ns or None):
+        if event_matches(event, wanted):
+            await lines.send(event.to_json())
+    return await lines.finish()
+
+
+def event_matches(event: Event, wanted: Mapping[str, Sequence[str]]) -> bool:
+    """Tell whether an event passes the filters: all keys, any value of each."""
+    for key, values in wanted.items():
+        if not values:
+            continue
+        if key == "label":
+            passed = all(label_matches(event.attributes, value) for value in values)
+        elif key == "type":
+            passed = event.kind in values
+        elif key == "event":
+            passed = event.action in values or event.action.partition(":")[0] in values
+        elif key == "scope":
+            passed = "local" in values
+        else:
+            name = event.attributes.get("name", "")
+            passed = event.kind == key and any(
+                value in (name, event.actor_id)
+                or (len(value) >= 12 and event.actor_id.removeprefix("sha256:").startswith(value))
+                for value in values
+            )
+            if key == "image" and event.kind == "container":
+                passed = event.attributes.get("image") in values
+        if not passed:
+            return False
+    return True
+
+
+async def disk_usage(request: web.Request) -> web.StreamResponse:
+    """Sum up what images, containers and volumes take."""
+    engine = engine_of(request)
+    kinds = set(request.query.getall("type", [])) or {"image", "container", "volume"}
+    usage = await asyncio.to_thread(engine.images.usage)
+    body: dict[str, Any] = {"LayersSize": usage.unpacked_bytes, "BuildCache": []}
+    if "image" in kinds:
+        body["Images"] = [
+            {**image_summary(image, len(engine.users_of_image(image.id))), "SharedSize": 0}
+            for image in await asyncio.to_thread(engine.images.list)
+        ]
+    if "container" in kinds:
+        body["Containers"] = [
+            {
+                **container_summary(container.record),
+                "SizeRw": await asyncio.to_thread(
+                    tree_bytes, engine.places.directory(container.record.id) / "upper"
+                ),
+            }
+            for container in engine.list(everything=True)
+        ]
+    if "volume" in kinds:
+        body["Volumes"] = [
+            {
+                **engine.volumes.to_json(volume),
+                "UsageData": {
+                    "Size": await asyncio.to_thread(
+                        tree_bytes, Path(engine.volumes.path(volume.name))
+                    ),
+                    "RefCount": int(bool(engine.user_of_volume(volume.name))),
+                },
+            }
+            for volume in engine.volumes.list()
+        ]
+    return answer(body)
+
+
+def tree_bytes(root: Path) -> int:
+    """Sum the sizes of the regular files below a directory; blocking."""
+    total = 0
+    for directory, _, names in os.walk(root):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(directory, name)).st_size
+            except FileNotFoundError:
+                continue
+    return total
+
+
+def architecture() -> str:
+    """Return the machine's architecture in Go's words."""
+    return _ARCHITECTURES.get(platform.machine(), platform.machine())
+
+
+def _machine_id() -> str:
+    try:
+        return Path("/etc/machine-id").read_text().strip()
+    except OSError:
+        return platform.node()
+
+
+def _os_release() -> dict[str, str]:
+    try:
+        return platform.freedesktop_os_release()
+    except OSError:
+        return {}
+
+
+def _forwarding() -> bool:
+    try:
+        return Path("/proc/sys/net/ipv4/ip_forward").read_text().strip() == "1"
+    except OSError:
+        return False
+
+
+def _filesystem(path: Path) -> str:
+    best, kind = "", "unknown"
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        point, found = line.split()[1:3]
+        inside = str(path).startswith(point.rstrip("/") + "/") or str(path) == point
+        if inside and len(point) >= len(best):
+            best, kind = point, found
+    return kind
+
+
+ROUTES = (
+    ("GET", "/_ping", ping),
+    ("HEAD", "/_ping", ping),
+    ("GET", "/version", version),
+    ("GET", "/info", info),
+    ("GET", "/events", events),
+    ("GET", "/system/df", disk_usage),
+)

@@ -1,0 +1,13 @@
+"""The API versions served, and the product's own."""
+
+API_VERSION = "1.50"
+MIN_API_VERSION = "1.24"
+PRODUCT_VERSION = "28.2.2"
+"""What clients compare with to guess features: the Engine release whose API we serve."""
+SWARM_VERSION = "0.1.0"
+SERVER = f"Docker/{PRODUCT_VERSION} (linux) swarm/{SWARM_VERSION}"
+
+
+def minor(version: str) -> int:
+    """Return 47 of `1.47`."""
+    return int(version.partition(".")[2])
