@@ -66,6 +66,8 @@ def down(options: argparse.Namespace) -> int:
             take_down(layout.load(name))
     elif layout.check_name(options.name) in layout.existing():
         take_down(layout.load(options.name))
+    else:
+        layout.forget(options.name)
     return 0
 
 

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -107,6 +108,14 @@ def load(name: str) -> Lab:
 def existing() -> list[str]:
     """List the names of all labs of this machine that have a description."""
     return sorted(path.parent.name for path in STATE_ROOT.glob("*/lab.json"))
+
+
+def forget(name: str) -> None:
+    """Remove the state directory of a lab that was interrupted before its description was kept."""
+    if (STATE_ROOT / name).exists():
+        shutil.rmtree(STATE_ROOT / name)
+    if STATE_ROOT.exists() and not any(STATE_ROOT.iterdir()):
+        STATE_ROOT.rmdir()
 
 
 def create(name: str, managers: int, workers: int, bin_dir: str) -> Lab:

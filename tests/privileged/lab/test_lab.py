@@ -232,6 +232,13 @@ def test_a_lab_whose_daemon_cannot_start_leaves_nothing(names: list[str], tmp_pa
     assert traces(names[0]) == []
 
 
+def test_down_mends_what_an_interrupted_up_left(names: list[str]) -> None:
+    Path("/var/lib/swarm-lab", names[0]).mkdir(parents=True)
+    assert lab(names[0], "down").returncode == 0
+    assert traces(names[0]) == []
+    up(names[0], workers=0)
+
+
 def test_the_root_network_namespace_is_left_alone(names: list[str]) -> None:
     def links() -> set[str]:
         return set(os.listdir("/sys/class/net"))
