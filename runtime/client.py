@@ -1,0 +1,472 @@
+"""The engine's view of the supervisor: launch or adopt it, and drive containers through it."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import socket
+import struct
+import subprocess
+import termios
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from runtime import errors
+from runtime.oci import ContainerState, Launch
+from runtime.supervisor import bundle, wire
+
+_FRAME = struct.Struct(">BI")
+_RECONNECT_TRIES, _RECONNECT_PAUSE_S = 200, 0.05
+_LAUNCH_TIMEOUT_S = 20
+
+
+class Attachment:
+    """Live output and input of one container; iterate for (stream, bytes)."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    async def __aiter__(self) -> AsyncIterator[tuple[str, bytes]]:
+        while True:
+            try:
+                stream, length = _FRAME.unpack(await self._reader.readexactly(_FRAME.size))
+                data = await self._reader.readexactly(length)
+            except (asyncio.IncompleteReadError, ConnectionError):
+                return
+            yield "stderr" if stream == 2 else "stdout", data
+
+    async def write(self, data: bytes) -> None:
+        """Send input to the container's stdin."""
+        self._writer.write(_FRAME.pack(0, len(data)) + data)
+        await self._writer.drain()
+
+    async def close_stdin(self) -> None:
+        """Close the container's stdin once all input is written."""
+        self._writer.write(_FRAME.pack(1, 0))
+        await self._writer.drain()
+
+    async def close(self) -> None:
+        """Detach; the container goes on."""
+        self._writer.close()
+        with contextlib.suppress(ConnectionError):
+            await self._writer.wait_closed()
+
+
+class ExecProcess:
+    """A process started in a running container; `master_fd` is -1 without a terminal."""
+
+    def __init__(self, pid: int, pidfd: int, master_fd: int, ended: asyncio.Future[int]) -> None:
+        self.pid, self.pidfd, self.master_fd = pid, pidfd, master_fd
+        self._ended = ended
+
+    async def wait(self) -> int:
+        """Return the exit code; raises SupervisorGone when it can no longer be known."""
+        return await asyncio.shield(self._ended)
+
+    async def resize(self, rows: int, cols: int) -> None:
+        """Set the terminal's size."""
+        if self.master_fd < 0:
+            raise errors.BadStatus("without a terminal", "started with one")
+        termios.tcsetwinsize(self.master_fd, (rows, cols))
+
+    def close(self) -> None:
+        """Close the descriptors; the process goes on."""
+        wire.close_all([self.pidfd, self.master_fd])
+        self.pidfd = self.master_fd = -1
+
+
+class Supervisor:
+    """A connection to the machine's supervisor; it reconnects when the fork server restarts."""
+
+    def __init__(self, sock: socket.socket, run_dir: Path) -> None:
+        self._sock, self._run_dir = sock, run_dir
+        self._loop = asyncio.get_running_loop()
+        self._next = 0
+        self._pending: dict[int, asyncio.Future[tuple[Any, list[int]]]] = {}
+        self._parts: dict[int, list[Any]] = {}
+        self._states: dict[str, ContainerState] = {}
+        self._waiters: dict[str, list[asyncio.Future[ContainerState]]] = {}
+        self._execs: dict[int, asyncio.Future[int]] = {}
+        self._early_exits: dict[int, int] = {}
+        self._queues: list[asyncio.Queue[ContainerState]] = []
+        self._profiles: dict[int, tuple[dict[str, Any], str]] = {}
+        self._sent: set[str] = set()
+        self._connected = asyncio.Event()
+        self._closing = False
+        self._reconnecting: asyncio.Task[None] | None = None
+        self._send_lock = asyncio.Lock()
+        self._watch()
+
+    # ---- connection ------------------------------------------------------------------------
+
+    @classmethod
+    async def connect(cls, state_dir: Path, run_dir: Path, cgroup_parent: str) -> Supervisor:
+        """Adopt the running supervisor of these directories or launch one, detached.
+
+        Its program is replaced, without touching containers, when it is of another version.
+        """
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        run_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
+        program = await asyncio.to_thread(bundle.build, state_dir)
+        sock = _dial(run_dir)
+        launched = sock is None
+        if sock is None:
+            await asyncio.to_thread(_launch, program, state_dir, run_dir, cgroup_parent)
+            sock = _dial(run_dir)
+            if sock is None:
+                raise errors.SupervisorGone(f"the supervisor does not listen in {run_dir}")
+        self = cls(sock, run_dir)
+        if not launched:
+            hello = await self._ask("hello")
+            if hello["program"] != str(program):
+                await self._ask("program", path=str(program))
+        await self._refresh()
+        return self
+
+    def _watch(self) -> None:
+        self._sock.setblocking(False)
+        self._loop.add_reader(self._sock.fileno(), self._readable)
+        self._connected.set()
+
+    def _readable(self) -> None:
+        for _ in range(64):
+            try:
+                message, fds = wire.receive(self._sock)
+            except BlockingIOError:
+                return
+            except OSError:
+                message, fds = None, []
+            if message is None:
+                self._lost()
+                return
+            self._dispatch(message, fds)
+
+    def _lost(self) -> None:
+        self._loop.remove_reader(self._sock.fileno())
+        self._sock.close()
+        self._connected.clear()
+        gone = errors.SupervisorGone("the supervisor restarted: the outcome is unknown")
+        for future in [*self._pending.values(), *self._execs.values()]:
+            if not future.done():
+                future.set_exception(gone)
+                future.exception()  # a future nobody awaits must not warn
+        self._pending.clear()
+        self._execs.clear()
+        self._parts.clear()
+        self._sent.clear()
+        if not self._closing:
+            self._reconnecting = self._loop.create_task(self._reconnect())
+
+    async def _reconnect(self) -> None:
+        for _ in range(_RECONNECT_TRIES):
+            sock = _dial(self._run_dir)
+            if sock is not None:
+                self._sock = sock
+                self._watch()
+                with contextlib.suppress(errors.SupervisorGone):
+                    await self._refresh()
+                return
+            await asyncio.sleep(_RECONNECT_PAUSE_S)
+        gone = errors.SupervisorGone(f"no supervisor answers in {self._run_dir}")
+        for waiters in self._waiters.values():
+            for future in waiters:
+                if not future.done():
+                    future.set_exception(gone)
+
+    async def _refresh(self) -> None:
+        known = {state.container_id: state for state in await self.list()}
+        for container_id in [c for c in self._states if c not in known]:
+            self._states.pop(container_id)
+        for state in known.values():
+            if self._states.get(state.container_id) != state:
+                self._changed(state)
+
+    def _dispatch(self, message: dict[str, Any], fds: list[int]) -> None:
+        event = message.get("ev")
+        if event == "state":
+            self._changed(_state(message["state"]))
+        elif event == "exec":
+            future = self._execs.pop(message["pid"], None)
+            if future is None:
+                self._early_exits[message["pid"]] = message["code"]
+            elif not future.done():
+                future.set_result(message["code"])
+        elif "part" in message:
+            self._parts.setdefault(message["id"], []).append(message["part"])
+        else:
+            pending = self._pending.pop(message["id"], None)
+            if pending is None or pending.done():
+                wire.close_all(fds)
+            elif "err" in message:
+                pending.set_exception(_failure(message["err"]))
+            else:
+                pending.set_result((message["ok"], fds))
+
+    def _changed(self, state: ContainerState) -> None:
+        self._states[state.container_id] = state
+        for queue in self._queues:
+            queue.put_nowait(state)
+        if state.status == "stopped":
+            for future in self._waiters.pop(state.container_id, []):
+                if not future.done():
+                    future.set_result(state)
+
+    async def _call(
+        self, op: str, fds: list[int] | None = None, **fields: Any
+    ) -> tuple[Any, list[int], list[Any]]:
+        await asyncio.wait_for(self._connected.wait(), _LAUNCH_TIMEOUT_S)
+        self._next += 1
+        number = self._next
+        future: asyncio.Future[tuple[Any, list[int]]] = self._loop.create_future()
+        self._pending[number] = future
+        raw = json.dumps({"id": number, "op": op, **fields}, separators=(",", ":")).encode()
+        if len(raw) > wire.MAX_MESSAGE // 2:
+            self._pending.pop(number)
+            raise errors.Unsupported(f"{op} of {len(raw)} bytes is too large for the supervisor")
+        async with self._send_lock:
+            await self._send(raw, fds or [])
+        try:
+            value, out = await future
+        finally:
+            self._pending.pop(number, None)
+        return value, out, self._parts.pop(number, [])
+
+    async def _send(self, raw: bytes, fds: list[int]) -> None:
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        while True:
+            try:
+                self._sock.sendmsg([raw], rights)
+                return
+            except BlockingIOError:
+                room = self._loop.create_future()
+                fd = self._sock.fileno()
+                self._loop.add_writer(fd, room.set_result, None)
+                try:
+                    await room
+                finally:
+                    self._loop.remove_writer(fd)
+            except OSError as error:
+                raise errors.SupervisorGone("the supervisor is not connected") from error
+
+    async def _ask(self, op: str, **fields: Any) -> Any:
+        value, fds, _ = await self._call(op, **fields)
+        wire.close_all(fds)
+        return value
+
+    # ---- containers ------------------------------------------------------------------------
+
+    async def start(self, launch: Launch, *, netns_fd: int | None = None) -> ContainerState:
+        """Start a container and return once its program runs.
+
+        Raises StartFailed in runc's words, ContainerExists, Unsupported, or SysError.
+        """
+        if (launch.netns == "fd") != (netns_fd is not None):
+            raise errors.Unsupported("netns fd and netns_fd belong together")
+        if launch.log.driver not in ("json-file", "none"):
+            raise errors.Unsupported(f"log driver {launch.log.driver} is not json-file or none")
+        config, key = await self._seccomp(launch.config)
+        value = await self._call(
+            "start",
+            [] if netns_fd is None else [netns_fd],
+            container=launch.container_id,
+            config=config,
+            seccomp=key,
+            overlay=None if launch.overlay is None else asdict(launch.overlay),
+            log=asdict(launch.log),
+            stdin_open=launch.stdin_open,
+            netns=launch.netns,
+        )
+        state = _state(value[0])
+        self._states.setdefault(state.container_id, state)
+        return state
+
+    async def _seccomp(self, config: dict[str, Any]) -> tuple[dict[str, Any], str]:
+        """Send a profile once per connection; the config then goes without it."""
+        linux = config.get("linux") or {}
+        profile = linux.get("seccomp")
+        if not profile:
+            return config, ""
+        found = self._profiles.get(id(profile))
+        if found is None or found[0] is not profile:
+            raw = json.dumps(profile, sort_keys=True).encode()
+            if len(self._profiles) >= 256:
+                self._profiles.clear()
+            found = self._profiles[id(profile)] = (profile, hashlib.sha256(raw).hexdigest())
+        key = found[1]
+        if key not in self._sent:
+            await self._ask("seccomp", key=key, profile=profile)
+            self._sent.add(key)
+        slim = {name: value for name, value in linux.items() if name != "seccomp"}
+        return {**config, "linux": slim}, key
+
+    async def exec(
+        self, container_id: str, process: dict[str, Any], stdio: tuple[int, int, int] | None
+    ) -> ExecProcess:
+        """Start an OCI process in a running container on these descriptors.
+
+        With `terminal` the descriptors are ignored and `master_fd` of the result is the terminal.
+        """
+        value, fds, _ = await self._call(
+            "exec", list(stdio or ()), container=container_id, process=process
+        )
+        pid = value["pid"]
+        ended: asyncio.Future[int] = self._loop.create_future()
+        if pid in self._early_exits:
+            ended.set_result(self._early_exits.pop(pid))
+        else:
+            self._execs[pid] = ended
+        master = fds[1] if len(fds) > 1 else -1
+        return ExecProcess(pid, fds[0], master, ended)
+
+    async def kill(self, container_id: str, signal: int, *, everyone: bool = False) -> None:
+        """Signal the first process, or every process of the container."""
+        await self._ask("kill", container=container_id, signal=int(signal), everyone=everyone)
+
+    async def pause(self, container_id: str) -> None:
+        """Freeze all processes."""
+        await self._ask("pause", container=container_id)
+
+    async def resume(self, container_id: str) -> None:
+        """Let frozen processes go on."""
+        await self._ask("resume", container=container_id)
+
+    async def update(self, container_id: str, resources: dict[str, Any]) -> None:
+        """Change limits: OCI `linux.resources`, only the given ones."""
+        await self._ask("update", container=container_id, resources=resources)
+
+    async def wait(self, container_id: str) -> ContainerState:
+        """Return the state once the container is stopped and its log is written."""
+        state = self._states.get(container_id) or await self.state(container_id)
+        if state.status == "stopped":
+            return state
+        future: asyncio.Future[ContainerState] = self._loop.create_future()
+        self._waiters.setdefault(container_id, []).append(future)
+        return await future
+
+    async def delete(self, container_id: str, *, force: bool = False) -> None:
+        """Forget a stopped container; `force` kills it first."""
+        if force and (await self.state(container_id)).status != "stopped":
+            with contextlib.suppress(errors.BadStatus):
+                await self.kill(container_id, 9, everyone=True)
+            await self.wait(container_id)
+        await self._ask("delete", container=container_id)
+        self._states.pop(container_id, None)
+
+    async def state(self, container_id: str) -> ContainerState:
+        """Return the present state; raises NoSuchContainer."""
+        for state in await self.list():
+            if state.container_id == container_id:
+                return state
+        raise errors.NoSuchContainer(container_id)
+
+    async def list(self) -> list[ContainerState]:
+        """Return the states of all known containers, stopped ones included."""
+        _, fds, parts = await self._call("list")
+        wire.close_all(fds)
+        return [_state(part) for part in parts]
+
+    async def resize(self, container_id: str, rows: int, cols: int) -> None:
+        """Set the size of the container's terminal."""
+        await self._ask("resize", container=container_id, rows=rows, cols=cols)
+
+    async def attach(self, container_id: str) -> Attachment:
+        """Attach to live output and stdin; before a start, nothing of it is missed."""
+        _, fds, _ = await self._call("attach", container=container_id)
+        reader, writer = await asyncio.open_unix_connection(sock=socket.socket(fileno=fds[0]))
+        return Attachment(reader, writer)
+
+    async def stats(self, container_id: str) -> dict[str, Any]:
+        """Return cpu, memory, pids and blkio counters (`runtime.supervisor.counters.collect`)."""
+        value: dict[str, Any] = await self._ask("stats", container=container_id)
+        return value
+
+    async def processes(self, container_id: str) -> list[int]:
+        """Return the host pids of all processes."""
+        value: list[int] = await self._ask("processes", container=container_id)
+        return value
+
+    def subscribe(self) -> asyncio.Queue[ContainerState]:
+        """Return a queue that receives every change of status from now on."""
+        queue: asyncio.Queue[ContainerState] = asyncio.Queue()
+        self._queues.append(queue)
+        return queue
+
+    async def shutdown(self, *, force: bool = False) -> None:
+        """End the supervisor; raises BadStatus while containers run, unless forced."""
+        _, fds, _ = await self._call("shutdown", force=force)
+        wire.close_all(fds)
+        self._closing = True
+        while self._connected.is_set():
+            await asyncio.sleep(0.002)
+        await asyncio.to_thread(_await_unlock, self._run_dir)
+
+    async def close(self) -> None:
+        """Disconnect; supervisor and containers go on."""
+        self._closing = True
+        if self._reconnecting is not None:
+            self._reconnecting.cancel()
+        if self._connected.is_set():
+            self._lost()
+
+
+def _dial(run_dir: Path) -> socket.socket | None:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        sock.connect(str(run_dir / "supervisor.sock"))
+    except OSError:
+        sock.close()
+        return None
+    return wire.tune(sock)
+
+
+def _launch(program: Path, state_dir: Path, run_dir: Path, cgroup_parent: str) -> None:
+    reader, writer = os.pipe()
+    command = [bundle.interpreter(), "-I", "-S", "-E", str(program), "holder"]
+    command += [str(state_dir), str(run_dir), cgroup_parent, str(writer)]
+    with open(state_dir / "supervisor.err", "ab") as log:
+        child = subprocess.Popen(
+            command, pass_fds=[writer], start_new_session=True, cwd="/",
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log,
+        )  # fmt: skip
+    os.close(writer)
+    try:
+        ready = os.read(reader, 1)
+    finally:
+        os.close(reader)
+    if not ready:
+        child.wait()
+        text = (state_dir / "supervisor.err").read_text(errors="replace").strip().splitlines()
+        reason = text[-1] if text else f"exit status {child.returncode}"
+        raise errors.SupervisorGone(f"the supervisor did not start: {reason}")
+    child.returncode = 0  # it outlives us on purpose
+
+
+def _await_unlock(run_dir: Path) -> None:
+    """Block until the holder has let go of its lock beside the socket."""
+    with open(run_dir / "supervisor.lock", "rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+
+def _state(fields: dict[str, Any]) -> ContainerState:
+    return ContainerState(**{**fields, "warnings": tuple(fields["warnings"])})
+
+
+def _failure(error: dict[str, Any]) -> errors.RuntimeFailure:
+    kind = getattr(errors, error["kind"], errors.RuntimeFailure)
+    fields = error["fields"]
+    if kind in (errors.ContainerExists, errors.NoSuchContainer):
+        return kind(fields["container_id"])  # type: ignore[no-any-return]  # checked above
+    if kind is errors.BadStatus:
+        return errors.BadStatus(fields["have"], fields["need"])
+    if kind is errors.SysError:
+        return errors.SysError(fields["call"], fields["errno"], fields["path"])
+    if isinstance(kind, type) and issubclass(kind, errors.RuntimeFailure):
+        return kind(error["text"])
+    return errors.RuntimeFailure(error["text"])

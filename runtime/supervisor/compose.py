@@ -1,0 +1,404 @@
+"""From an OCI configuration to the plan of a container's first process.
+
+The overlay is mounted in the container's own mount namespace: mounts of the host stay flat however
+many containers run. A running container's merged tree is seen through /proc/PID/root.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass, field
+from typing import Any
+
+from runtime.errors import StartFailed, Unsupported
+from runtime.supervisor import kernel, process
+from runtime.supervisor.kernel import AT_FDCWD
+from runtime.supervisor.plan import EXISTS_OK, MISSING_OK, Plan, Slot
+from runtime.supervisor.process import _ROOT_SLOT as ROOT
+
+_MOUNT_SLOT, _OLD_SLOT, _FILE_SLOT = 4, 5, 6
+_MAX_OVERLAY_OPTIONS = 4000  # mount(2) copies one page
+_FLAGS = {
+    "ro": kernel.MS_RDONLY,
+    "nosuid": kernel.MS_NOSUID,
+    "nodev": kernel.MS_NODEV,
+    "noexec": kernel.MS_NOEXEC,
+    "sync": kernel.MS_SYNCHRONOUS,
+    "noatime": kernel.MS_NOATIME,
+    "nodiratime": kernel.MS_NODIRATIME,
+    "relatime": kernel.MS_RELATIME,
+    "strictatime": kernel.MS_STRICTATIME,
+}
+_NEUTRAL = {"rw", "suid", "dev", "exec", "async", "atime", "defaults", "bind", "rbind"}
+_PROPAGATION = {
+    "private": kernel.MS_PRIVATE,
+    "rprivate": kernel.MS_PRIVATE,
+    "slave": kernel.MS_SLAVE,
+    "rslave": kernel.MS_SLAVE,
+    "shared": kernel.MS_SHARED,
+    "rshared": kernel.MS_SHARED,
+}
+_ATTRIBUTES = {
+    "ro": kernel.MOUNT_ATTR_RDONLY,
+    "nosuid": kernel.MOUNT_ATTR_NOSUID,
+    "nodev": kernel.MOUNT_ATTR_NODEV,
+    "noexec": kernel.MOUNT_ATTR_NOEXEC,
+}
+_NAMESPACES = {
+    "pid": kernel.CLONE_NEWPID,
+    "ipc": kernel.CLONE_NEWIPC,
+    "uts": kernel.CLONE_NEWUTS,
+    "mount": kernel.CLONE_NEWNS,
+    "network": kernel.CLONE_NEWNET,
+    "cgroup": kernel.CLONE_NEWCGROUP,
+}
+_FRESH = {"proc", "sysfs", "tmpfs", "devpts", "mqueue"}
+_DEVICES = (("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9))
+_LINKS = (
+    ("/proc/self/fd", "fd"),
+    ("/proc/self/fd/0", "stdin"),
+    ("/proc/self/fd/1", "stdout"),
+    ("/proc/self/fd/2", "stderr"),
+    ("pts/ptmx", "ptmx"),
+)
+
+
+@dataclass
+class Site:
+    """What the supervisor prepared for one container; descriptors are its to close."""
+
+    stdio: tuple[int, int, int]
+    tasks: list[str]
+    bpf: bytes
+    v1_groups: list[str] = field(default_factory=list)  # co-mounted v1 controllers, "cpu,cpuacct"
+    has_v2: bool = True
+    overlay: dict[str, Any] | None = None
+    netns: str = "new"
+    netns_fd: int = -1
+    devpts_fd: int = -1
+    warnings: list[str] = field(default_factory=list)
+    fds: list[int] = field(default_factory=list)  # opened while composing, closed after clone
+
+
+@dataclass
+class Composed:
+    """A plan with the flags and the pid namespace (or -1) its clone needs."""
+
+    plan: Plan
+    flags: int
+    pid_ns_fd: int
+
+
+def compose(config: dict[str, Any], site: Site) -> Composed:
+    """Build the plan; raises StartFailed, Unsupported or SysError."""
+    linux, root = config.get("linux") or {}, config.get("root") or {}
+    _refuse(config, linux)
+    plan = Plan()
+    plan.call("setsid")
+    for path in site.tasks:
+        plan.call("openat", AT_FDCWD, path, os.O_WRONLY | os.O_CLOEXEC, 0, slot=_FILE_SLOT)
+        plan.call("write", Slot(_FILE_SLOT), "0", 1, label=f"enter cgroup {path}")
+        plan.call("close", Slot(_FILE_SLOT))
+    flags, pid_ns_fd, late = _namespaces(plan, linux, site)
+    adjust = (config.get("process") or {}).get("oomScoreAdj")
+    if adjust is not None:
+        _write_file(plan, "/proc/self/oom_score_adj", str(adjust), frozenset({13, 1}))
+    if late:
+        plan.call("unshare", late, label="cgroup namespace")
+    _enter_root(plan, root, site)
+    fresh = _mounts(plan, config, site)
+    _devices(plan, config, linux, fresh)
+    if site.devpts_fd >= 0:
+        _console(plan, site)
+    _proc_rules(plan, linux)
+    hostname = config.get("hostname") or ""
+    if hostname and flags & kernel.CLONE_NEWUTS:
+        plan.call("sethostname", hostname, len(hostname.encode()))
+    if config.get("domainname"):
+        plan.call("setdomainname", config["domainname"], len(config["domainname"].encode()))
+    settings = config.get("process") or {}
+    if root.get("readonly"):
+        cwd = settings.get("cwd") or "/"
+        process.make_directories(plan, cwd, ROOT)
+        bits = kernel.MS_BIND | kernel.MS_REMOUNT | kernel.MS_RDONLY
+        plan.call("mount", 0, "/", 0, bits, 0, label="read-only root")
+    process.finish(plan, settings, site.stdio, site.bpf, site.warnings)
+    return Composed(plan, flags, pid_ns_fd)
+
+
+def _refuse(config: dict[str, Any], linux: dict[str, Any]) -> None:
+    for name in ("hooks", "vm", "solaris", "windows", "zos"):
+        if config.get(name):
+            raise Unsupported(f"{name} is not supported")
+    for name in ("uidMappings", "gidMappings", "mountLabel", "intelRdt", "personality"):
+        if linux.get(name):
+            raise Unsupported(f"linux.{name} is not supported")
+    for namespace in linux.get("namespaces") or []:
+        if namespace["type"] in ("user", "time"):
+            raise Unsupported(f"a {namespace['type']} namespace is not supported")
+
+
+def _write_file(plan: Plan, path: str, value: str, allow: frozenset[int] | None = None) -> None:
+    plan.call("openat", AT_FDCWD, path, os.O_WRONLY | os.O_CLOEXEC, 0, slot=_FILE_SLOT, label=path)
+    plan.call("write", Slot(_FILE_SLOT), value, len(value.encode()), allow=allow, label=path)
+    plan.call("close", Slot(_FILE_SLOT))
+
+
+def _namespaces(plan: Plan, linux: dict[str, Any], site: Site) -> tuple[int, int, int]:
+    """Return (clone flags, pid namespace to enter before clone, flags to unshare later)."""
+    flags, pid_ns_fd, late = 0, -1, 0
+    for namespace in linux.get("namespaces") or []:
+        kind, path = namespace["type"], namespace.get("path")
+        if kind == "network":
+            continue  # Launch.netns decides
+        bit = _NAMESPACES[kind]
+        if path:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            site.fds.append(fd)
+            if kind == "pid":
+                pid_ns_fd = fd
+            elif kind == "mount":
+                raise Unsupported("joining a mount namespace by path is not supported")
+            else:
+                plan.call("setns", fd, bit, label=f"join {kind} namespace")
+        elif kind == "cgroup":
+            late = bit  # after the child has entered its v1 cgroups
+        else:
+            flags |= bit
+    if not flags & kernel.CLONE_NEWNS:
+        raise Unsupported("a container without its own mount namespace is not supported")
+    if site.netns == "new":
+        flags |= kernel.CLONE_NEWNET
+        plan.call("socket", 2, 2 | os.O_CLOEXEC, 0, slot=_FILE_SLOT)
+        request = plan.buffer(struct.pack("<16sh22x", b"lo", 0x41))  # IFF_UP | IFF_RUNNING
+        plan.call("ioctl", Slot(_FILE_SLOT), 0x8914, request, label="bring up lo")
+        plan.call("close", Slot(_FILE_SLOT))
+    elif site.netns == "fd" or site.netns.startswith("container:"):
+        fd = site.netns_fd
+        if fd < 0:
+            pid = site.netns.partition(":")[2]
+            fd = os.open(f"/proc/{int(pid)}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            site.fds.append(fd)
+        plan.call("setns", fd, kernel.CLONE_NEWNET, label="join network namespace")
+    elif site.netns != "host":
+        raise Unsupported(f"netns {site.netns} is not one of new, host, fd, container:PID")
+    return flags, pid_ns_fd, late
+
+
+def _enter_root(plan: Plan, root: dict[str, Any], site: Site) -> None:
+    plan.call("mount", 0, "/", 0, kernel.MS_REC | kernel.MS_PRIVATE, 0, label="private mounts")
+    if site.overlay:
+        target = site.overlay["merged"]
+        os.makedirs(target, exist_ok=True)
+        _overlay(plan, site)
+    else:
+        target = root.get("path") or ""
+        if not os.path.isdir(target):
+            raise StartFailed(f"rootfs {target}: no such directory")
+        bits = kernel.MS_BIND | kernel.MS_REC
+        plan.call("mount", target, target, 0, bits, 0, label=f"mount rootfs {target}")
+    plan.call("openat", AT_FDCWD, "/", os.O_DIRECTORY | os.O_CLOEXEC, 0, slot=_OLD_SLOT)
+    plan.call("chdir", target, label=f"enter rootfs {target}")
+    plan.call("pivot_root", ".", ".")
+    # the old root lies over the new one: drop it before anything of the image is resolved
+    plan.call("fchdir", Slot(_OLD_SLOT))
+    plan.call("umount2", ".", kernel.MNT_DETACH, label="drop old root")
+    plan.call("close", Slot(_OLD_SLOT))
+    plan.call("chdir", "/")
+    plan.call("umask", 0)
+    process.open_root(plan)
+
+
+def _overlay(plan: Plan, site: Site) -> None:
+    overlay = site.overlay or {}
+    lower, upper, work = overlay["lower"], overlay["upper"], overlay["work"]
+    for path in (*lower, upper, work):
+        if any(letter in path for letter in ":,\\"):
+            raise Unsupported(f"overlay path {path} holds one of : , \\")
+    options = f"lowerdir={':'.join(lower)},upperdir={upper},workdir={work}"
+    merged = overlay["merged"]
+    if len(options) < _MAX_OVERLAY_OPTIONS:
+        plan.call("mount", "overlay", merged, "overlay", 0, options, label="mount overlay")
+        return
+    context = kernel.syscall("fsopen", b"overlay", 1)
+    try:
+        values = [("lowerdir+", path) for path in lower] + [("upperdir", upper), ("workdir", work)]
+        for key, value in values:
+            kernel.syscall("fsconfig", context, 1, key.encode(), value.encode(), 0, path=value)
+        kernel.syscall("fsconfig", context, 6, None, None, 0, path=merged)
+        fd = kernel.syscall("fsmount", context, 1, 0)
+    finally:
+        os.close(context)
+    site.fds.append(fd)
+    empty = kernel.MOVE_MOUNT_F_EMPTY_PATH
+    plan.call("move_mount", fd, "", AT_FDCWD, merged, empty, label="mount overlay")
+
+
+def _mounts(plan: Plan, config: dict[str, Any], site: Site) -> set[str]:
+    """Append all mounts in their order; returns the destinations that are fresh and ours."""
+    fresh: set[str] = set()
+    for mount in config.get("mounts") or []:
+        kind = mount.get("type") or "bind"
+        destination = os.path.normpath("/" + mount["destination"].lstrip("/"))
+        options = mount.get("options") or []
+        if kind == "bind" or "bind" in options or "rbind" in options:
+            _bind(plan, mount, destination, options, site)
+            continue
+        if kind == "cgroup" or kind == "cgroup2":
+            _cgroup_mount(plan, destination, options, site)
+            continue
+        if kind not in _FRESH:
+            raise Unsupported(f"mount type {kind} at {destination} is not supported")
+        flags, data = _flags_and_data(options)
+        _mount_point(plan, destination, fresh)
+        if kind == "devpts" and site.devpts_fd >= 0:
+            bits = kernel.MOVE_MOUNT_F_EMPTY_PATH
+            plan.call("move_mount", site.devpts_fd, "", AT_FDCWD, ".", bits, label=destination)
+        else:
+            source = mount.get("source") or kind
+            label = f"mount {kind} at {destination}"
+            plan.call("mount", source, ".", kind, flags, data or 0, label=label)
+        if "tmpcopyup" in options:
+            raise Unsupported(f"tmpcopyup at {destination} is not supported")
+        fresh.add(destination)
+    plan.call("chdir", "/")
+    return fresh
+
+
+def _mount_point(plan: Plan, destination: str, fresh: set[str]) -> None:
+    """Make the destination and change into it."""
+    if os.path.dirname(destination) in fresh:
+        # directly below a file system we have just mounted: no link of the image is on the way
+        plan.call("mkdirat", AT_FDCWD, destination, 0o755, allow=EXISTS_OK | {1, 2}, label=destination)
+        plan.call("chdir", destination, label=f"mount point {destination}")
+        return
+    if destination.count("/") > 1:
+        process.make_directories(plan, destination, ROOT)
+    else:
+        plan.call("mkdirat", Slot(ROOT), destination[1:], 0o755, allow=frozenset({17, 30}))
+    if destination in ("/proc", "/sys", "/dev"):
+        # an image that ships one of these as a link is refused
+        flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        plan.call("openat", Slot(ROOT), destination[1:], flags, 0, slot=_MOUNT_SLOT)
+    else:
+        process.resolve_directory(plan, destination, ROOT, _MOUNT_SLOT)
+    plan.labels[-1] = f"mount point {destination}"
+    plan.call("fchdir", Slot(_MOUNT_SLOT))
+    plan.call("close", Slot(_MOUNT_SLOT))
+
+
+def _flags_and_data(options: list[str]) -> tuple[int, str]:
+    flags, data = 0, []
+    for option in options:
+        if option in _FLAGS:
+            flags |= _FLAGS[option]
+        elif option not in _NEUTRAL and option not in _PROPAGATION and option != "tmpcopyup":
+            data.append(option)
+    return flags, ",".join(data)
+
+
+def _bind(
+    plan: Plan, mount: dict[str, Any], destination: str, options: list[str], site: Site
+) -> None:
+    known = set(_ATTRIBUTES) | _NEUTRAL | set(_PROPAGATION)
+    for option in options:
+        if option not in known:
+            raise Unsupported(f"bind option {option} at {destination} is not supported")
+    source = mount.get("source") or ""
+    recursive = "bind" not in options or "rbind" in options
+    if not os.path.lexists(source):
+        raise StartFailed(f"bind source {source}: no such file or directory")
+    fd = kernel.open_tree(source, recursive)
+    site.fds.append(fd)
+    attributes = sum(_ATTRIBUTES[o] for o in set(options) if o in _ATTRIBUTES)
+    propagation = next((_PROPAGATION[o] for o in options if o in _PROPAGATION), kernel.MS_PRIVATE)
+    kernel.mount_setattr(fd, 0, True, propagation)
+    if attributes:
+        kernel.mount_setattr(fd, attributes, recursive)
+    is_file = not os.path.isdir(source)
+    process.make_directories(plan, destination, ROOT, leaf_is_file=is_file)
+    process.resolve_any(plan, destination, ROOT, _MOUNT_SLOT)
+    plan.labels[-1] = f"mount point {destination}"
+    bits = kernel.MOVE_MOUNT_F_EMPTY_PATH | kernel.MOVE_MOUNT_T_EMPTY_PATH
+    plan.call("move_mount", fd, "", Slot(_MOUNT_SLOT), "", bits, label=f"bind {destination}")
+    plan.call("close", Slot(_MOUNT_SLOT))
+
+
+def _cgroup_mount(plan: Plan, destination: str, options: list[str], site: Site) -> None:
+    """Show the container its own cgroups: v2 alone, or one directory per v1 hierarchy."""
+    flags, _ = _flags_and_data(options)
+    _mount_point(plan, destination, set())
+    if not site.v1_groups:
+        plan.call("mount", "cgroup", ".", "cgroup2", flags, 0, label=f"cgroup at {destination}")
+        return
+    plain = flags & ~kernel.MS_RDONLY
+    plan.call("mount", "tmpfs", ".", "tmpfs", plain, "mode=755", label=destination)
+    plan.call("chdir", destination)
+    for group in site.v1_groups:
+        plan.call("mkdirat", AT_FDCWD, group, 0o755)
+        plan.call("mount", "cgroup", group, "cgroup", flags, group, label=f"cgroup {group}")
+    if flags & kernel.MS_RDONLY:
+        bits = kernel.MS_REMOUNT | kernel.MS_BIND | flags
+        plan.call("mount", 0, ".", 0, bits, 0, label=destination)
+
+
+def _devices(
+    plan: Plan, config: dict[str, Any], linux: dict[str, Any], fresh: set[str]
+) -> None:
+    if "/dev" in fresh:
+        for name, minor in _DEVICES:
+            plan.call("mknodat", AT_FDCWD, f"/dev/{name}", 0o20666, os.makedev(1, minor))
+        plan.call("mknodat", AT_FDCWD, "/dev/tty", 0o20666, os.makedev(5, 0))
+        for target, name in _LINKS:
+            plan.call("symlinkat", target, AT_FDCWD, f"/dev/{name}")
+    kinds = {"c": 0o20000, "u": 0o20000, "b": 0o60000, "p": 0o10000}
+    for device in linux.get("devices") or []:
+        path = device["path"]
+        if not path.startswith("/dev/") or "/dev" not in fresh:
+            raise Unsupported(f"device {path} must lie in the container's own /dev")
+        if os.path.dirname(path) != "/dev":
+            process.make_directories(plan, os.path.dirname(path), ROOT)
+        mode = kinds[device["type"]] | (device.get("fileMode") or 0o666)
+        number = os.makedev(device.get("major") or 0, device.get("minor") or 0)
+        plan.call("mknodat", AT_FDCWD, path, mode, number, allow=EXISTS_OK, label=path)
+        if device.get("uid") or device.get("gid"):
+            owner = (device.get("uid") or 0, device.get("gid") or 0)
+            plan.call("fchownat", AT_FDCWD, path, *owner, 0, label=path)
+
+
+def _console(plan: Plan, site: Site) -> None:
+    """Bind the terminal on /dev/console, by descriptor and never by path."""
+    plan.call("mknodat", AT_FDCWD, "/dev/console", 0o100600, 0, allow=EXISTS_OK)
+    bits = kernel.OPEN_TREE_CLONE | kernel.OPEN_TREE_CLOEXEC | kernel.AT_EMPTY_PATH
+    plan.call("open_tree", site.stdio[0], "", bits, slot=_FILE_SLOT, label="console")
+    empty = kernel.MOVE_MOUNT_F_EMPTY_PATH
+    plan.call("move_mount", Slot(_FILE_SLOT), "", AT_FDCWD, "/dev/console", empty, label="console")
+    plan.call("close", Slot(_FILE_SLOT))
+
+
+def _proc_rules(plan: Plan, linux: dict[str, Any]) -> None:
+    for key, value in (linux.get("sysctl") or {}).items():
+        if ".." in key or key.startswith("/"):
+            raise Unsupported(f"sysctl {key} is not a valid name")
+        _write_file(plan, "/proc/sys/" + key.replace(".", "/"), str(value))
+        plan.labels[-2] = f"sysctl {key}"
+    for path in linux.get("maskedPaths") or []:
+        if os.path.isdir(path):
+            plan.call(
+                "mount", "tmpfs", path, "tmpfs", kernel.MS_RDONLY, "size=0k",
+                allow=MISSING_OK, label=f"mask {path}",
+            )  # fmt: skip
+        elif os.path.exists(path) or not path.startswith(("/proc/", "/sys/")):
+            plan.call(
+                "mount", "/dev/null", path, 0, kernel.MS_BIND, 0,
+                allow=MISSING_OK, label=f"mask {path}",
+            )  # fmt: skip
+    keep = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
+    for path in linux.get("readonlyPaths") or []:
+        if not os.path.exists(path):
+            continue  # the kernel's /proc is the same inside
+        bits = kernel.MS_BIND | kernel.MS_REC
+        plan.call("mount", path, path, 0, bits, 0, allow=MISSING_OK, label=f"read-only {path}")
+        bits = kernel.MS_BIND | kernel.MS_REMOUNT | kernel.MS_RDONLY | keep
+        plan.call("mount", 0, path, 0, bits, 0, allow=MISSING_OK, label=f"read-only {path}")

@@ -1,0 +1,213 @@
+"""The holder: the parent that outlives the fork server and the pump, restarts and feeds them.
+
+Containers are its children (CLONE_PARENT), so it alone reaps; it keeps exit statuses until the
+fork server has acknowledged them, and a copy of every descriptor that must not die with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from typing import Any
+
+from runtime.errors import SysError
+from runtime.supervisor import cgroups, devices, kernel, wire
+
+_RESTART_PAUSE_S = 0.2
+
+
+class Holder:
+    """Owns the listening socket, both children and the kept descriptors."""
+
+    def __init__(self, state_dir: str, run_dir: str, parent: str, ready_fd: int) -> None:
+        self.state_dir, self.run_dir, self.ready_fd = state_dir, run_dir, ready_fd
+        self.program = sys.argv[0]
+        self.lock = os.open(f"{state_dir}/supervisor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+        fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self.run_lock = os.open(f"{run_dir}/supervisor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+        fcntl.flock(self.run_lock, fcntl.LOCK_EX)
+        kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+        self.home = cgroups.detect(".", False)
+        self.layout = cgroups.detect(parent, devices.available())
+        self.own = cgroups.Group(self.layout, "supervisor")
+        self._enter_cgroup()
+        self.listener = self._listen()
+        self.server_end, self.server_far = wire.pair()
+        self.pump_near, self.pump_far = wire.pair()
+        self.kept: dict[str, tuple[dict[str, Any], list[int]]] = {}
+        self.exits: dict[int, int] = {}
+        self.pids = {"server": 0, "pump": 0}
+        self.born = {"server": 0.0, "pump": 0.0}
+        self.quitting = False
+
+    def _enter_cgroup(self) -> None:
+        for directory in {self.own.v1(name) for name in self.layout.v1} | {self.own.v2}:
+            if directory:
+                os.makedirs(directory, exist_ok=True)
+                if "cpuset" in self.layout.v1 and directory == self.own.v1("cpuset"):
+                    continue
+                cgroups.write(f"{directory}/cgroup.procs", "0")
+
+    def _leave_cgroup(self) -> None:
+        for directory in {*self.home.v1.values(), self.home.v2}:
+            if directory:
+                with contextlib.suppress(SysError):
+                    cgroups.write(f"{directory}/cgroup.procs", "0")
+
+    def _listen(self) -> socket.socket:
+        path = f"{self.run_dir}/supervisor.sock"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        listener.bind(path)
+        os.chmod(path, 0o600)
+        listener.listen(128)
+        return wire.tune(listener)
+
+    # ---- children --------------------------------------------------------------------------
+
+    def _spawn(self, role: str, fds: list[int], *words: str) -> None:
+        """Start a child from a read-only view of the interpreter, so no container can change it."""
+        arguments = [sys.executable, "-I", "-S", "-E", self.program, role, *map(str, fds), *words]
+        pid = os.fork()
+        if pid == 0:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for fd in fds:
+                os.set_inheritable(fd, True)
+            if role == "server" and self.ready_fd >= 0:
+                os.set_inheritable(self.ready_fd, True)
+            with contextlib.suppress(SysError):
+                tree = kernel.open_tree(sys.executable, False)
+                kernel.mount_setattr(tree, kernel.MOUNT_ATTR_RDONLY, False)
+                _execveat(tree, arguments)
+            os.execv(sys.executable, arguments)
+        self.pids[role], self.born[role] = pid, time.monotonic()
+
+    def _start_server(self) -> None:
+        fds = [self.server_far.fileno(), self.listener.fileno(), self.pump_near.fileno()]
+        words = (str(self.ready_fd), self.state_dir, json.dumps(self.layout.as_dict()))
+        self._spawn("server", fds, *words)
+        if self.ready_fd >= 0:
+            os.close(self.ready_fd)
+            self.ready_fd = -1
+        for meta, kept in self.kept.values():
+            wire.send(self.server_end, meta | {"op": "restore"}, kept)
+        for pid, status in self.exits.items():
+            wire.send(self.server_end, {"op": "exit", "pid": pid, "status": status})
+        wire.send(self.server_end, {"op": "go"})
+
+    def _start_pump(self) -> None:
+        self._spawn("pump", [self.pump_far.fileno()])
+        for meta, kept in self.kept.values():
+            streams = [name for name in meta["streams"] if name != "pidfd"]
+            fds = [fd for name, fd in zip(meta["streams"], kept, strict=True) if name != "pidfd"]
+            message = {"op": "add", "id": meta["id"], "log": meta["log"], "streams": streams}
+            wire.send(self.pump_near, message, fds)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            for role in ("server", "pump"):
+                if pid == self.pids[role] and not self.quitting:
+                    # a child that dies at once must not turn this into a busy loop
+                    if time.monotonic() - self.born[role] < _RESTART_PAUSE_S:
+                        time.sleep(_RESTART_PAUSE_S)
+                    if role == "server":
+                        self._start_server()
+                    else:
+                        self._start_pump()
+                    break
+            else:
+                self.exits[pid] = status
+                message = {"op": "exit", "pid": pid, "status": status}
+                with contextlib.suppress(OSError):
+                    wire.send(self.server_end, message)
+
+    # ---- loop ------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until told to quit."""
+        wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        poll = select.epoll()
+        poll.register(wake_read, select.EPOLLIN)
+        poll.register(self.server_end.fileno(), select.EPOLLIN)
+        self._start_server()
+        self._start_pump()
+        while not self.quitting:
+            for fd, _ in poll.poll():
+                if fd == wake_read:
+                    os.read(wake_read, 4096)
+                    self._reap()
+                elif not self._command():
+                    return
+        self._quit()
+
+    def _command(self) -> bool:
+        message, fds = wire.receive(self.server_end)
+        if message is None:
+            return False
+        op = message["op"]
+        if op == "keep":
+            self.kept[message["id"]] = (message, fds)
+        elif op == "drop":
+            _, kept = self.kept.pop(message["id"], (None, []))
+            wire.close_all(kept)
+        elif op == "drop-stdin" and message["id"] in self.kept:
+            meta, kept = self.kept[message["id"]]
+            if "in" in meta["streams"]:
+                at = meta["streams"].index("in")
+                os.close(kept.pop(at))
+                meta["streams"].pop(at)
+        elif op == "ack":
+            self.exits.pop(message["pid"], None)
+        elif op == "program":
+            self.program = message["path"]
+        elif op == "quit":
+            self.quitting = True
+        return True
+
+    def _quit(self) -> None:
+        for pid in self.pids.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{self.run_dir}/supervisor.sock")
+        self._leave_cgroup()
+        self.own.remove()
+        for directory in {*self.layout.v1.values(), self.layout.v2}:
+            if directory:
+                with contextlib.suppress(OSError):
+                    os.rmdir(directory)
+
+
+def _execveat(fd: int, arguments: list[str]) -> None:
+    import ctypes
+
+    vector = (ctypes.c_char_p * (len(arguments) + 1))(*[a.encode() for a in arguments], None)
+    environment = (ctypes.c_char_p * 1)(None)
+    flags = ctypes.c_long(kernel.AT_EMPTY_PATH)
+    number = kernel.NR["execveat"]
+    kernel.raw_syscall(number, fd, b"", vector, environment, flags)
+
+
+def main(state_dir: str, run_dir: str, parent: str, ready_fd: int) -> None:
+    """Run the holder in the foreground."""
+    Holder(state_dir, run_dir, parent, ready_fd).run()

@@ -1,0 +1,216 @@
+"""Cloning: turn a request into a running child, with everything prepared before it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from dataclasses import dataclass
+from typing import Any
+
+from runtime.errors import StartFailed, Unsupported
+from runtime.supervisor import compose, kernel, process, wire
+from runtime.supervisor.cgroups import Group
+from runtime.supervisor.plan import Plan, Slot
+
+_CHILD_NAMESPACES = (
+    kernel.CLONE_NEWNS
+    | kernel.CLONE_NEWUTS
+    | kernel.CLONE_NEWIPC
+    | kernel.CLONE_NEWNET
+    | kernel.CLONE_NEWCGROUP
+)
+
+
+@dataclass
+class Child:
+    """A cloned child that has not reported yet."""
+
+    pid: int
+    pidfd: int
+    report_fd: int
+    labels: list[str]
+    streams: list[str]
+    stream_fds: list[int]
+    master: int = -1
+
+
+class Launcher:
+    """Knows this process's own pid namespace and makes children from plans."""
+
+    def __init__(self) -> None:
+        self.own_pid_ns = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        while self.null < 3:
+            self.null = os.dup(self.null)
+
+    def clone(self, plan: Plan, flags: int, cgroup: str, pid_ns: int) -> tuple[int, int, int]:
+        """Run the plan in a child; returns (pid, pidfd, descriptor of its report)."""
+        block = plan.link()
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        cgroup_fd = os.open(cgroup, os.O_RDONLY | os.O_CLOEXEC) if cgroup else -1
+        joined = False
+        try:
+            if pid_ns >= 0:
+                kernel.syscall("setns", pid_ns, kernel.CLONE_NEWPID)
+                joined = True
+            pid, pidfd = kernel.clone3(flags, cgroup_fd)
+            if pid == 0:
+                plan.run(writer)
+        except BaseException:
+            os.close(reader)
+            raise
+        finally:
+            if joined:
+                kernel.syscall("setns", self.own_pid_ns, kernel.CLONE_NEWPID)
+            os.close(writer)
+            if cgroup_fd >= 0:
+                os.close(cgroup_fd)
+            del block
+        return pid, pidfd, reader
+
+    def start(
+        self, request: dict[str, Any], group: Group, bpf: bytes, netns_fd: int, warnings: list[str]
+    ) -> tuple[Child, list[str]]:
+        """Start a container's first process; returns the child and its v1 `tasks` files."""
+        config = request["config"]
+        linux = config.get("linux") or {}
+        resources = dict(linux.get("resources") or {})
+        tasks = group.create(resources, resources.get("devices") or [])
+        terminal = bool((config.get("process") or {}).get("terminal"))
+        theirs: list[int] = []
+        ours: list[int] = []
+        site = compose.Site((-1, -1, -1), tasks, bpf, warnings=warnings)
+        try:
+            if terminal:
+                streams = self._terminal(config, site, theirs, ours)
+            else:
+                streams = self._pipes(request, site, theirs, ours)
+            site.overlay, site.netns, site.netns_fd = request["overlay"], request["netns"], netns_fd
+            site.v1_groups = _co_mounted(group, tasks)
+            composed = compose.compose(config, site)
+            pid, pidfd, report = self.clone(
+                composed.plan, composed.flags, group.v2, composed.pid_ns_fd
+            )
+        except BaseException:
+            wire.close_all(ours)
+            raise
+        finally:
+            wire.close_all(theirs + site.fds)
+        child = Child(pid, pidfd, report, composed.plan.labels, streams, ours)
+        if terminal:
+            child.master = ours[0]
+        return child, tasks
+
+    def _pipes(
+        self, request: dict[str, Any], site: compose.Site, theirs: list[int], ours: list[int]
+    ) -> list[str]:
+        streams = ["out", "err"]
+        stdin = self.null
+        ends = []
+        for _ in streams:
+            reader, writer = os.pipe2(os.O_CLOEXEC)
+            ours.append(reader)
+            theirs.append(writer)
+            ends.append(writer)
+        if request["stdin_open"]:
+            stdin, writer = os.pipe2(os.O_CLOEXEC)
+            theirs.append(stdin)
+            ours.append(writer)
+            streams.append("in")
+        site.stdio = (stdin, ends[0], ends[1])
+        return streams
+
+    def _terminal(
+        self, config: dict[str, Any], site: compose.Site, theirs: list[int], ours: list[int]
+    ) -> list[str]:
+        options = {"ptmxmode": "0666", "mode": "0620", "gid": "5"}
+        site.devpts_fd = kernel.new_devpts(options)
+        theirs.append(site.devpts_fd)
+        master, slave = kernel.open_pty(site.devpts_fd)
+        ours.append(master)
+        theirs.append(slave)
+        set_size(master, (config["process"].get("consoleSize") or {}))
+        site.stdio = (slave, slave, slave)
+        return ["tty"]
+
+    def execute(
+        self,
+        settings: dict[str, Any],
+        target: tuple[int, int],
+        group: Group,
+        tasks: list[str],
+        bpf: bytes,
+        stdio: list[int],
+    ) -> tuple[Child, list[str]]:
+        """Start another process in the container whose (pid, pidfd) is `target`."""
+        pid, pidfd = target
+        warnings: list[str] = []
+        fds: list[int] = []
+        master = -1
+        try:
+            if settings.get("terminal"):
+                master, slave = _terminal_of(pid)
+                fds.append(slave)
+                set_size(master, settings.get("consoleSize") or {})
+                stdio = [slave, slave, slave]
+            elif len(stdio) != 3:
+                stdio = [self.null, self.null, self.null]
+            plan = Plan()
+            plan.call("setsid")
+            for path in tasks:
+                plan.call("openat", kernel.AT_FDCWD, path, os.O_WRONLY | os.O_CLOEXEC, 0, slot=6)
+                plan.call("write", Slot(6), "0", 1, label=f"enter cgroup {path}")
+                plan.call("close", Slot(6))
+            plan.call("setns", pidfd, _CHILD_NAMESPACES, label="join namespaces")
+            plan.call("umask", 0)
+            process.open_root(plan)
+            process.finish(plan, settings, (stdio[0], stdio[1], stdio[2]), bpf, warnings)
+            pid_ns = os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+            fds.append(pid_ns)
+            child_pid, child_pidfd, report = self.clone(plan, 0, group.v2, pid_ns)
+        except BaseException:
+            wire.close_all([master])
+            raise
+        finally:
+            wire.close_all(fds)
+        return Child(child_pid, child_pidfd, report, plan.labels, [], [], master), warnings
+
+
+def set_size(master: int, size: dict[str, int]) -> None:
+    """Set a terminal's rows and columns from an OCI consoleSize object."""
+    import termios
+
+    if size.get("height") and size.get("width"):
+        termios.tcsetwinsize(master, (size["height"], size["width"]))
+
+
+def _co_mounted(group: Group, tasks: list[str]) -> list[str]:
+    """Return v1 hierarchies the child joined, as mount options (`cpu,cpuacct`)."""
+    joined = {os.path.dirname(path) for path in tasks}
+    by_directory: dict[str, list[str]] = {}
+    for name in group.layout.v1:
+        if group.v1(name) in joined:
+            by_directory.setdefault(group.v1(name), []).append(name)
+    return [",".join(sorted(names)) for names in by_directory.values()]
+
+
+def _terminal_of(pid: int) -> tuple[int, int]:
+    """Open a new terminal in a running container's own devpts."""
+    root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    devpts = -1
+    try:
+        rules = kernel.RESOLVE_IN_ROOT | kernel.RESOLVE_NO_SYMLINKS | kernel.RESOLVE_NO_MAGICLINKS
+        devpts = kernel.openat2(root, "dev/pts", os.O_PATH | os.O_DIRECTORY, rules)
+        if kernel.filesystem_magic(devpts) != kernel.DEVPTS_SUPER_MAGIC:
+            raise StartFailed("/dev/pts of the container is not a devpts: no terminal to give")
+        master, slave = kernel.open_pty(devpts)
+    finally:
+        with contextlib.suppress(OSError):
+            os.close(root)
+            if devpts >= 0:
+                os.close(devpts)
+    if not stat.S_ISCHR(os.fstat(slave).st_mode):
+        wire.close_all([master, slave])
+        raise Unsupported("terminal of the container is not a character device")
+    return master, slave

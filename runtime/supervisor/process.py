@@ -1,0 +1,220 @@
+"""The last part of every plan: limits, identity, capabilities, seccomp and execve."""
+
+from __future__ import annotations
+
+import resource
+import struct
+from typing import Any
+
+from runtime.errors import StartFailed, Unsupported
+from runtime.supervisor import kernel
+from runtime.supervisor.plan import EXISTS_OK, IGNORE, SEARCH, Plan, Slot
+
+CAPABILITIES = (
+    "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE "
+    "NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO "
+    "SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME "
+    "SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG "
+    "WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE"
+).split()
+_BIT = {f"CAP_{name}": bit for bit, name in enumerate(CAPABILITIES)}
+_SYS_RESOURCE = 1 << 24
+_RLIMITS = (
+    "CPU FSIZE DATA STACK CORE RSS NPROC NOFILE MEMLOCK AS LOCKS SIGPENDING MSGQUEUE NICE RTPRIO "
+    "RTTIME"
+).split()
+_CAPSET_VERSION_3 = 0x20080522
+_CLOSE_RANGE_CLOEXEC = 4
+_RESET_SIGNALS = (13, 25)  # SIGPIPE and SIGXFSZ, which Python ignores
+_ROOT_SLOT, _WORK_SLOT, _PARENT_SLOT = 1, 2, 3
+
+with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as _file:
+    LAST_CAPABILITY = int(_file.read())
+PERMITTED = kernel.permitted_capabilities()
+
+
+def mask_of(names: list[str], warnings: list[str]) -> int:
+    """Return the bit mask of capabilities, clamped to what this host grants."""
+    mask = 0
+    for name in names:
+        bit = _BIT.get(name)
+        if bit is None:
+            raise Unsupported(f"unknown capability {name}")
+        if bit > LAST_CAPABILITY or not PERMITTED >> bit & 1:
+            warnings.append(f"capability {name} is not available on this host: dropped")
+        else:
+            mask |= 1 << bit
+    return mask
+
+
+def make_directories(plan: Plan, path: str, root_slot: int, leaf_is_file: bool = False) -> None:
+    """Create `path` below the root, resolving nothing outside of it; what exists stays."""
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    for i, part in enumerate(parts):
+        parent = "/".join(parts[:i]) or "."
+        resolve_directory(plan, parent, root_slot, _PARENT_SLOT)
+        if leaf_is_file and i == len(parts) - 1:
+            mode = 0o100644
+            plan.call("mknodat", Slot(_PARENT_SLOT), part, mode, 0, allow=EXISTS_OK, label=path)
+        else:
+            plan.call("mkdirat", Slot(_PARENT_SLOT), part, 0o755, allow=_MKDIR_OK, label=path)
+        plan.call("close", Slot(_PARENT_SLOT))
+
+
+_MKDIR_OK = frozenset({17, 30})  # EEXIST; EROFS shows again when the directory is opened
+_O_PATH, _O_DIRECTORY, _O_CLOEXEC = 0o10000000, 0o200000, 0o2000000
+if kernel.MACHINE == "aarch64":
+    _O_DIRECTORY = 0o40000
+
+
+def resolve_directory(plan: Plan, path: str, root_slot: int, slot: int) -> None:
+    """Open a directory by path inside the root; magic links do not resolve."""
+    resolve_any(plan, path, root_slot, slot, _O_DIRECTORY)
+
+
+def resolve_any(plan: Plan, path: str, root_slot: int, slot: int, flags: int = 0) -> None:
+    """Open anything by path inside the root as O_PATH."""
+    how = struct.pack(
+        "<QQQ",
+        _O_PATH | _O_CLOEXEC | flags,
+        0,
+        kernel.RESOLVE_IN_ROOT | kernel.RESOLVE_NO_MAGICLINKS,
+    )
+    plan.call("openat2", Slot(root_slot), path or ".", plan.buffer(how), 24, slot=slot, label=path)
+
+
+def open_root(plan: Plan, slot: int = _ROOT_SLOT) -> int:
+    """Open the current root; returns the slot."""
+    plan.call("openat", kernel.AT_FDCWD, "/", _O_PATH | _O_DIRECTORY | _O_CLOEXEC, 0, slot=slot)
+    return slot
+
+
+def finish(
+    plan: Plan,
+    process: dict[str, Any],
+    stdio: tuple[int, int, int],
+    bpf: bytes,
+    warnings: list[str],
+) -> None:
+    """Append everything from the working directory to execve."""
+    _unsupported(process)
+    cwd = process.get("cwd") or "/"
+    if not cwd.startswith("/"):
+        raise StartFailed(f"cwd {cwd} must be an absolute path")
+    if cwd != "/":
+        make_directories(plan, cwd, _ROOT_SLOT)
+    resolve_directory(plan, cwd, _ROOT_SLOT, _WORK_SLOT)
+    plan.labels[-1] = f"chdir to cwd ({cwd!r})"
+    for target, fd in enumerate(stdio):
+        plan.call("dup3", fd, target, 0)
+    if process.get("terminal"):
+        plan.call("ioctl", 0, kernel.TIOCSCTTY, 0, label="controlling terminal")
+    _limits(plan, process, warnings)
+    user = process.get("user") or {}
+    uid, gid = int(user.get("uid", 0)), int(user.get("gid", 0))
+    if uid:
+        for fd in range(3):  # so that /dev/stdout can be opened by the user, as runc does
+            plan.call("fchown", fd, uid, -1, allow=IGNORE)
+    plan.call("fchdir", Slot(_WORK_SLOT), label=f"chdir to cwd ({cwd!r})")
+    plan.call("close_range", 3, 0xFFFFFFFF, _CLOSE_RANGE_CLOEXEC)
+    no_new_privs = bool(process.get("noNewPrivileges"))
+    if bpf and not no_new_privs:
+        _seccomp(plan, bpf)  # needs CAP_SYS_ADMIN, which the next lines give away
+    _identity(plan, process, uid, gid, warnings)
+    action = plan.buffer(b"\0" * 32)
+    for number in _RESET_SIGNALS:
+        plan.call("rt_sigaction", number, action, 0, 8)
+    plan.call("rt_sigprocmask", 2, plan.buffer(b"\0" * 8), 0, 8)
+    umask = user.get("umask")
+    plan.call("umask", 0o22 if umask is None else int(umask))
+    if no_new_privs:
+        plan.call("prctl", kernel.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, label="no_new_privs")
+        if bpf:
+            _seccomp(plan, bpf)
+    _execve(plan, process)
+
+
+def _unsupported(process: dict[str, Any]) -> None:
+    for name in ("apparmorProfile", "selinuxLabel", "scheduler", "ioPriority"):
+        if process.get(name):
+            raise Unsupported(f"process.{name} is not supported")
+    if not process.get("args"):
+        raise StartFailed("process.args is empty: nothing to run")
+
+
+def _limits(plan: Plan, process: dict[str, Any], warnings: list[str]) -> None:
+    for entry in process.get("rlimits") or []:
+        name = str(entry["type"]).removeprefix("RLIMIT_")
+        if name not in _RLIMITS:
+            raise Unsupported(f"unknown rlimit {entry['type']}")
+        number = _RLIMITS.index(name)
+        soft, hard = int(entry["soft"]), int(entry["hard"])
+        host = resource.getrlimit(number)[1]
+        unlimited = host == resource.RLIM_INFINITY
+        if not PERMITTED & _SYS_RESOURCE and not unlimited and not 0 <= hard <= host:
+            warnings.append(f"rlimit {name} {hard} is above this host's {host}: clamped")
+            hard = host
+            soft = soft if 0 <= soft <= hard else hard
+        values = struct.pack("<QQ", soft & (1 << 64) - 1, hard & (1 << 64) - 1)
+        plan.call("prlimit64", 0, number, plan.buffer(values), 0, label=f"rlimit {name}")
+
+
+def _identity(
+    plan: Plan, process: dict[str, Any], uid: int, gid: int, warnings: list[str]
+) -> None:
+    sets = process.get("capabilities") or {}
+    bounding = mask_of(sets.get("bounding") or [], warnings)
+    muted: list[str] = []
+    permitted = mask_of(sets.get("permitted") or [], muted) & bounding
+    effective = mask_of(sets.get("effective") or [], muted) & permitted
+    inheritable = mask_of(sets.get("inheritable") or [], muted) & bounding
+    ambient = mask_of(sets.get("ambient") or [], muted) & permitted & inheritable
+    for bit in range(LAST_CAPABILITY + 1):
+        if not bounding >> bit & 1:
+            plan.call("prctl", kernel.PR_CAPBSET_DROP, bit, 0, 0, 0, label="drop capability")
+    plan.call("prctl", kernel.PR_SET_KEEPCAPS, 1, 0, 0, 0)
+    groups = [int(g) for g in (process.get("user") or {}).get("additionalGids") or []]
+    packed = struct.pack(f"<{len(groups)}I", *groups)
+    plan.call("setgroups", len(groups), plan.buffer(packed) if groups else 0)
+    plan.call("setresgid", gid, gid, gid)
+    plan.call("setresuid", uid, uid, uid)
+    header = plan.buffer(struct.pack("<Ii", _CAPSET_VERSION_3, 0))
+    low = [mask & 0xFFFFFFFF for mask in (effective, permitted, inheritable)]
+    high = [mask >> 32 for mask in (effective, permitted, inheritable)]
+    plan.call("capset", header, plan.buffer(struct.pack("<6I", *low, *high)))
+    for bit in range(LAST_CAPABILITY + 1):
+        if ambient >> bit & 1:
+            plan.call("prctl", kernel.PR_CAP_AMBIENT, kernel.PR_CAP_AMBIENT_RAISE, bit, 0, 0)
+
+
+def _seccomp(plan: Plan, bpf: bytes) -> None:
+    program = plan.buffer(bpf)
+    header = plan.pointing(struct.pack("<HxxxxxxQ", len(bpf) // 8, 0), 8, program)
+    plan.call("seccomp", 1, 0, header, label="seccomp")
+
+
+def _execve(plan: Plan, process: dict[str, Any]) -> None:
+    args, env = process["args"], process.get("env") or []
+    vector, environment = plan.strings(args), plan.strings(env)
+    if "/" in args[0]:
+        plan.call("execve", args[0], vector, environment, label="execve")
+        return
+    path = next((item[5:] for item in env if item.startswith("PATH=")), "")
+    for directory in path.split(":") if path else ["/usr/local/bin", "/usr/bin", "/bin"]:
+        candidate = f"{directory or '.'}/{args[0]}"
+        plan.call("execve", candidate, vector, environment, allow=SEARCH, label="execve")
+
+
+def failure_words(label: str, code: int, args: list[str]) -> str:
+    """Say a failed plan in runc's words, which Docker clients map to 126 and 127."""
+    import os
+
+    reason = os.strerror(code).lower()
+    if label != "execve":
+        return f"{label}: {reason}"
+    name = args[0]
+    if code in (2, 20):
+        if "/" not in name:
+            return f'exec: "{name}": executable file not found in $PATH'
+        return f'exec: "{name}": stat {name}: no such file or directory'
+    return f'exec: "{name}": {reason}'
