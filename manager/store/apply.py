@@ -305,8 +305,6 @@ def _task_moved(fx: Effects, old: Task | None, new: Task | None) -> None:
     if task is None:
         return
     fx.dirty.add(("service", task.service_id))
-    if task.node_id:
-        fx.dirty.add(("node", task.node_id))
     if _row(old) != _row(new):
         for version in (old, new):
             fx.tables.update(a.network_id for a in (version.addresses if version else ()))

@@ -521,10 +521,10 @@ def _bump(counts: MutableMapping[K, int], key: K, by: int) -> bool:
 
 
 def _stages(task: Task) -> tuple[str, ...]:
-    if not is_live(task):
-        return ()
     if task.desired > TaskState.RUNNING:
         return ()
+    if not is_live(task):
+        return (PARKED,) if task.desired < TaskState.RUNNING else ()
     stages: tuple[str, ...] = ()
     if task.status.state == TaskState.NEW:
         stages = (NEW,)

@@ -1,0 +1,234 @@
+"""The allocator: subnets, mesh shares, endpoints and addresses, once per turn.
+
+What is in use is an index of the View, kept by apply; a released address stays in it through
+its quarantine record until no node's table can name it any more.
+"""
+
+from typing import Final
+
+from manager.allocator.pools import AddressPool, free_subnet, overlapping
+from manager.allocator.ports import allocate_ports, needs_ingress
+from manager.orchestrator.turn import Turn
+from manager.store.changes import (
+    Delete,
+    SetAddresses,
+    SetNetworkAllocation,
+    SetNodeMesh,
+    SetServiceEndpoint,
+)
+from manager.store.view import NEW, View, bare, is_unallocated
+from swarmapi.model import defaults
+from swarmapi.model.objects import (
+    Network,
+    NetworkAddress,
+    Service,
+    ServiceEndpoint,
+    Task,
+    VirtualIP,
+)
+from swarmapi.model.spec import ServiceSpec
+
+MAX_VNI: Final = (1 << 24) - 1
+
+
+def networks_of_spec(view: View, spec: ServiceSpec) -> tuple[str, ...]:
+    """Return ids for `SpecVersion.networks`: the attached ones, ingress last where needed.
+
+    Targets that name no cluster network (host, none, bridge) are passed over.
+    """
+    ids: list[str] = []
+    for attachment in spec.task_template.networks or spec.networks or ():
+        target = attachment.target
+        network_id = target if target in view.networks else view.by_name("network", target)
+        if network_id is not None and network_id not in ids:
+            ids.append(network_id)
+    ingress = view.ingress_network()
+    if ingress is not None and needs_ingress(spec) and ingress.id not in ids:
+        ids.append(ingress.id)
+    return tuple(ids)
+
+
+def allocate(turn: Turn) -> None:
+    """Give out whatever is owed and free."""
+    work = _Allocation(turn)
+    work.release()
+    for network_id in sorted(turn.view.unallocated.of("network")):
+        work.network(turn.view.networks[network_id])
+    for node_id in sorted(turn.view.unallocated.of("node")):
+        work.node(node_id)
+    for service_id in sorted(turn.view.unallocated.of("service")):
+        work.service(turn.view.services[service_id])
+    for task in turn.view.tasks_in(NEW):
+        if turn.is_full():
+            turn.wake_at(turn.now_ns)
+            return
+        work.task(task)
+
+
+class _Allocation:
+    """The allocator's work of one turn, with its pools."""
+
+    def __init__(self, turn: Turn) -> None:
+        self._turn = turn
+        self._pools: dict[str, AddressPool] = {}
+
+    def release(self) -> None:
+        """End the quarantine of addresses that no node's table names any more."""
+        view = self._turn.view
+        for record_id in sorted(view.quarantined):
+            if self._turn.is_full():
+                self._turn.wake_at(self._turn.now_ns)
+                return
+            record = view.quarantined[record_id]
+            network = view.networks.get(record.network_id)
+            if network is None or self._is_forgotten(network, record.index):
+                reason = "no node's table names it any more"
+                self._turn.emit(Delete(object="quarantined", id=record_id, reason=reason))
+
+    def _is_forgotten(self, network: Network, index: int) -> bool:
+        holders = set(self._turn.view.participants(network))
+        holders |= {n for n, known in self._turn.acks.items() if network.id in known}
+        return all(
+            self._turn.acks.get(node_id, {}).get(network.id, 0) >= index
+            for node_id in holders
+            if node_id in self._turn.view.nodes
+        )
+
+    def network(self, network: Network) -> None:
+        """Give a network its subnet, gateway and VXLAN id."""
+        if self._turn.is_full():
+            self._turn.wake_at(self._turn.now_ns)
+            return
+        view = self._turn.view
+        used = [n.subnet for n in view.networks.values() if n.subnet]
+        pools = view.cluster.address_pools if view.cluster is not None else ("10.0.0.0/8",)
+        size = view.cluster.subnet_size if view.cluster is not None else 24
+        asked = next(iter((network.spec.ipam and network.spec.ipam.config) or ()), None)
+        subnet, error = (asked.subnet if asked is not None else ""), ""
+        if subnet:
+            other = overlapping(subnet, used)
+            error = f"subnet {subnet} overlaps {other}: choose another one" if other else ""
+        else:
+            subnet = free_subnet(pools, size, used) or ""
+            if not subnet:
+                error = f"no free /{size} in the address pools {', '.join(pools)}"
+        vni = (view.cluster.last_vni if view.cluster is not None else 4096) + 1
+        if vni > MAX_VNI:
+            error = "no VXLAN id is left"
+        if error:
+            if error != network.error:
+                self._turn.emit(
+                    SetNetworkAllocation(network_id=network.id, error=error, reason=error)
+                )
+            return
+        gateway = asked.gateway if asked is not None else ""
+        if not gateway:
+            gateway = bare(AddressPool(subnet, "", ()).take() or "")
+        self._turn.emit(
+            SetNetworkAllocation(
+                network_id=network.id,
+                subnet=subnet,
+                gateway=bare(gateway),
+                vni=vni,
+                reason="allocated",
+            )
+        )
+
+    def node(self, node_id: str) -> None:
+        """Give a node its share of mesh ports and its address on the ingress network."""
+        view = self._turn.view
+        node, ingress = view.nodes[node_id], view.ingress_network()
+        slot, address = node.mesh_slot, node.ingress_address
+        if slot < 0:
+            used = {n.mesh_slot for n in view.nodes.values()}
+            slot = next(i for i in range(len(used) + 1) if i not in used)
+        if not address and ingress is not None and ingress.subnet:
+            address = self._take(ingress) or ""
+        if (slot, address) != (node.mesh_slot, node.ingress_address):
+            self._turn.emit(
+                SetNodeMesh(
+                    node_id=node_id,
+                    ingress_address=address,
+                    mesh_slot=slot,
+                    reason="part of the routing mesh",
+                )
+            )
+
+    def service(self, service: Service) -> None:
+        """Give a service its ports and VIPs; what it had and still needs is kept."""
+        if self._turn.is_full():
+            self._turn.wake_at(self._turn.now_ns)
+            return
+        endpoint = self._endpoint(service)
+        if endpoint is not None and endpoint != service.endpoint:
+            reason = endpoint.error or "allocated"
+            self._turn.emit(
+                SetServiceEndpoint(service_id=service.id, endpoint=endpoint, reason=reason)
+            )
+
+    def _endpoint(self, service: Service) -> ServiceEndpoint | None:
+        view, old = self._turn.view, service.endpoint
+        record = view.specs.get((service.id, service.spec_version))
+        networks = [view.networks.get(i) for i in (record.networks if record else ())]
+        ports, error = allocate_ports(view, service)
+        mode = defaults.endpoint_mode(service.spec)
+        vips: list[VirtualIP] = []
+        for network in networks if mode == "vip" and not error else ():
+            if network is None or network.error:
+                error = network.error if network is not None else "a network of it is gone"
+                break
+            if not network.subnet:
+                return None
+            kept = next((v for v in old.vips if v.network_id == network.id), None)
+            address = kept.address if kept is not None else self._take(network)
+            if address is None:
+                error = f"network {network.spec.name} has no free address in {network.subnet}"
+                break
+            vips.append(VirtualIP(network_id=network.id, address=address))
+        if error:
+            # Until the new one fits, the old allocation goes on serving the running tasks.
+            spec_version = old.spec_version if old.spec_version != service.spec_version else 0
+            return ServiceEndpoint(
+                mode=old.mode,
+                ports=old.ports,
+                vips=old.vips,
+                error=error,
+                spec_version=spec_version,
+            )
+        return ServiceEndpoint(
+            mode=mode, ports=ports, vips=tuple(vips), spec_version=service.spec_version
+        )
+
+    def task(self, task: Task) -> None:
+        """Give a NEW task its addresses; it waits for its service and all its networks."""
+        view = self._turn.view
+        service, record = view.services.get(task.service_id), view.spec_of(task)
+        if service is None or record is None or is_unallocated(service):
+            return
+        networks = [view.networks.get(i) for i in record.networks]
+        leases: list[NetworkAddress] = []
+        for network in networks:
+            if network is None or not network.subnet:
+                return
+            address = self._take(network)
+            if address is None:
+                return
+            aliases = _aliases(record.spec, network)
+            leases.append(NetworkAddress(network_id=network.id, address=address, aliases=aliases))
+        self._turn.emit(
+            SetAddresses(task_id=task.id, addresses=tuple(leases), reason="pending task scheduling")
+        )
+
+    def _take(self, network: Network) -> str | None:
+        pool = self._pools.get(network.id)
+        if pool is None:
+            used = self._turn.view.addresses_of.of(network.id)
+            pool = self._pools[network.id] = AddressPool(network.subnet, network.gateway, used)
+        return pool.take()
+
+
+def _aliases(spec: ServiceSpec, network: Network) -> tuple[str, ...]:
+    for attachment in spec.task_template.networks or spec.networks or ():
+        if attachment.target in (network.id, network.spec.name):
+            return attachment.aliases or ()
+    return ()

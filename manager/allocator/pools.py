@@ -1,0 +1,60 @@
+"""Address pools: which subnet, address or port is free."""
+
+from collections.abc import Collection, Iterable
+from ipaddress import IPv4Address, IPv4Network
+
+from manager.store.view import bare
+
+
+class AddressPool:
+    """The host addresses of one subnet, given out upwards and reused as late as possible."""
+
+    def __init__(self, subnet: str, gateway: str, used: Collection[str]) -> None:
+        network = IPv4Network(subnet)
+        self._prefix = network.prefixlen
+        self._first = int(network.network_address) + 1
+        self._last = int(network.broadcast_address) - 1
+        self._used = {int(IPv4Address(a)) for a in used}
+        if gateway:
+            self._used.add(int(IPv4Address(bare(gateway))))
+        in_range = [a for a in self._used if self._first <= a <= self._last]
+        self._next = max(in_range, default=self._first - 1) + 1
+
+    def take(self) -> str | None:
+        """Return a free address with prefix length, or None when there is none."""
+        size = self._last - self._first + 1
+        if size <= 0:
+            return None
+        for step in range(size):
+            candidate = self._first + (self._next - self._first + step) % size
+            if candidate not in self._used:
+                self._used.add(candidate)
+                self._next = candidate + 1
+                return f"{IPv4Address(candidate)}/{self._prefix}"
+        return None
+
+
+def free_subnet(pools: Iterable[str], prefix: int, used: Iterable[str]) -> str | None:
+    """Return the lowest subnet of the pools that overlaps no used one."""
+    taken = sorted(
+        (int(n.network_address), int(n.broadcast_address)) for n in map(IPv4Network, used)
+    )
+    for pool in map(IPv4Network, pools):
+        length = max(prefix, pool.prefixlen)
+        size = 1 << (32 - length)
+        start = int(pool.network_address)
+        for low, high in taken:
+            if high < start:
+                continue
+            if low >= start + size:
+                break
+            start = (high // size + 1) * size
+        if start + size - 1 <= int(pool.broadcast_address):
+            return f"{IPv4Address(start)}/{length}"
+    return None
+
+
+def overlapping(subnet: str, used: Iterable[str]) -> str | None:
+    """Return a used subnet that overlaps `subnet`."""
+    wanted = IPv4Network(subnet)
+    return next((u for u in used if wanted.overlaps(IPv4Network(u))), None)

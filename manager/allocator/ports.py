@@ -1,0 +1,90 @@
+"""Published ports: cluster-wide in ingress mode, dynamic when none is named."""
+
+from msgspec.structs import replace
+
+from manager.store.view import View
+from swarmapi.model import defaults
+from swarmapi.model.objects import Service
+from swarmapi.model.spec import PortConfig, ServiceSpec
+
+
+def is_ingress(port: PortConfig) -> bool:
+    """Tell whether a port is published by the routing mesh (the default)."""
+    return port.publish_mode != "host"
+
+
+def ports_of(spec: ServiceSpec) -> tuple[PortConfig, ...]:
+    """Return the ports a spec publishes, as given."""
+    return (spec.endpoint_spec.ports or ()) if spec.endpoint_spec is not None else ()
+
+
+def needs_ingress(spec: ServiceSpec) -> bool:
+    """Tell whether tasks of a spec need the ingress network."""
+    return any(is_ingress(p) for p in ports_of(spec))
+
+
+def port_conflict(view: View, spec: ServiceSpec, service_id: str = "") -> str:
+    """Return why a spec's ports cannot be published, naming the owner; empty when they can."""
+    seen: set[tuple[str, int]] = set()
+    for port in ports_of(spec):
+        if not is_ingress(port) or not port.published_port:
+            continue
+        key = (port.protocol or "tcp", port.published_port)
+        owner = view.ports.get(key)
+        if owner is not None and owner != service_id:
+            name = view.services[owner].spec.name if owner in view.services else owner
+            return (
+                f"port {key[1]}/{key[0]} is already published by service {name!r} (id {owner}): "
+                "choose another port or remove it there"
+            )
+        if key in seen:
+            return f"port {key[1]}/{key[0]} is published twice by the service"
+        seen.add(key)
+    return ""
+
+
+def allocate_ports(view: View, service: Service) -> tuple[tuple[PortConfig, ...], str]:
+    """Return the effective ports, or the ports so far and why not.
+
+    A dynamic port given before to the same target is kept over updates.
+    """
+    error = port_conflict(view, service.spec, service.id)
+    if error:
+        return (), error
+    wanted = ports_of(service.spec)
+    mine = {
+        (p.protocol or "tcp", p.published_port)
+        for p in wanted
+        if is_ingress(p) and p.published_port
+    }
+    before = [p for p in service.endpoint.ports if is_ingress(p)]
+    ports: list[PortConfig] = []
+    for port in wanted:
+        protocol = port.protocol or "tcp"
+        if port.published_port or not is_ingress(port):
+            ports.append(replace(port, protocol=protocol))
+            continue
+        number = _kept(before, port, mine) or _dynamic(view, service.id, protocol, mine)
+        if not number:
+            return (), f"no free {protocol} port in 30000-32767: publish a port by number"
+        mine.add((protocol, number))
+        ports.append(replace(port, protocol=protocol, published_port=number))
+    return tuple(ports), ""
+
+
+def _kept(before: list[PortConfig], port: PortConfig, mine: set[tuple[str, int]]) -> int:
+    protocol = port.protocol or "tcp"
+    for old in before:
+        same = (old.protocol or "tcp") == protocol and old.target_port == port.target_port
+        if same and (protocol, old.published_port) not in mine:
+            return old.published_port
+    return 0
+
+
+def _dynamic(view: View, service_id: str, protocol: str, mine: set[tuple[str, int]]) -> int:
+    first, last = defaults.DYNAMIC_PORTS
+    for number in range(first, last + 1):
+        key = (protocol, number)
+        if key not in mine and view.ports.get(key, service_id) == service_id:
+            return number
+    return 0

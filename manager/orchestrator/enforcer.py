@@ -1,0 +1,52 @@
+"""The enforcer: rejects tasks that their node no longer suits."""
+
+from msgspec.structs import replace
+
+from manager.orchestrator.turn import Turn
+from manager.scheduler.constraints import matches_all
+from manager.store.changes import SetTaskStatus
+from manager.store.view import Demand, is_placed, is_wanted
+from swarmapi.model.objects import Node, Task, TaskState
+from swarmapi.model.spec import Availability
+
+
+def enforce(turn: Turn, node: Node) -> None:
+    """Reject wanted tasks of an active node whose constraints or reservations fail by now.
+
+    When resources shrank, the newest tasks go first. A task of an older spec version is
+    judged by its own: what its service asks for by now is the rolling update's business.
+    """
+    if node.spec.availability != Availability.ACTIVE:
+        return
+    cpu_nanos = node.description.cpu_nanos
+    memory_bytes = node.description.memory_bytes
+    for task in turn.view.tasks_of_node(node.id):
+        if not is_placed(task):
+            continue
+        key = (task.service_id, task.spec_version)
+        demand = turn.view.demands.get(key, Demand())
+        record = turn.view.specs.get(key)
+        placement = record.spec.task_template.placement if record is not None else None
+        constraints = (placement.constraints or ()) if placement is not None else ()
+        if is_wanted(task) and not matches_all(constraints, node):
+            _reject(turn, task, "node no longer meets its constraints")
+            continue
+        short = (demand.cpu_nanos and demand.cpu_nanos > cpu_nanos) or (
+            demand.memory_bytes and demand.memory_bytes > memory_bytes
+        )
+        if is_wanted(task) and short:
+            _reject(turn, task, "node no longer has the resources it reserves")
+            continue
+        cpu_nanos -= demand.cpu_nanos
+        memory_bytes -= demand.memory_bytes
+
+
+def _reject(turn: Turn, task: Task, reason: str) -> None:
+    status = replace(
+        task.status,
+        state=TaskState.REJECTED,
+        timestamp_ns=turn.now_ns,
+        message="rejected",
+        error=reason,
+    )
+    turn.emit(SetTaskStatus(task_id=task.id, status=status, reason=reason))

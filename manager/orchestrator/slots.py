@@ -1,0 +1,127 @@
+"""Slots: all attempts at one replica of a service, or at one node of a global service."""
+
+from typing import NamedTuple
+
+from manager.orchestrator.turn import Turn
+from manager.store.changes import PutTask
+from manager.store.view import View, is_live, is_wanted
+from swarmapi.model import defaults
+from swarmapi.model.objects import Service, Task, TaskState, UpdateState
+
+SlotKey = tuple[int, str]
+"""(slot number, "") of replicated services, (0, node id) of global ones."""
+
+
+class Slot(NamedTuple):
+    """Its key and its tasks, oldest first, never empty."""
+
+    key: SlotKey
+    tasks: list[Task]
+
+    @property
+    def newest(self) -> Task:
+        """The latest attempt."""
+        return self.tasks[-1]
+
+    @property
+    def wanted(self) -> list[Task]:
+        """Attempts that shall run."""
+        return [t for t in self.tasks if is_wanted(t)]
+
+    @property
+    def is_running(self) -> bool:
+        """True when a wanted attempt is observed RUNNING."""
+        return any(is_wanted(t) and t.status.state == TaskState.RUNNING for t in self.tasks)
+
+
+def slot_key(task: Task) -> SlotKey:
+    """Return the key of the slot a task belongs to."""
+    return (task.slot, "" if task.slot else task.node_id)
+
+
+def slots_of(view: View, service_id: str) -> dict[SlotKey, Slot]:
+    """Return the slots of a service by key, in key order."""
+    slots: dict[SlotKey, Slot] = {}
+    for task in view.tasks_of_service(service_id):
+        key = slot_key(task)
+        slot = slots.get(key)
+        if slot is None:
+            slots[key] = Slot(key, [task])
+        else:
+            slot.tasks.append(task)
+    return dict(sorted(slots.items()))
+
+
+def create_task(
+    turn: Turn,
+    service: Service,
+    key: SlotKey,
+    reason: str,
+    *,
+    desired: TaskState = TaskState.RUNNING,
+    not_before_ns: int = 0,
+    waits_for: str = "",
+    by_update: bool = False,
+) -> Task:
+    """Emit a new attempt at a slot, of the service's current spec version."""
+    task = Task(
+        id=turn.new_id(),
+        service_id=service.id,
+        spec_version=service.spec_version,
+        slot=key[0],
+        node_id=key[1],
+        desired=desired,
+        service_name=service.spec.name,
+        not_before_ns=not_before_ns,
+        waits_for=waits_for,
+        by_update=by_update,
+    )
+    turn.emit(PutTask(task=task, reason=reason))
+    return task
+
+
+def ended_by_itself(task: Task) -> bool:
+    """Tell whether the attempt ended without being asked to."""
+    return task.status.state in (TaskState.COMPLETE, TaskState.FAILED, TaskState.REJECTED)
+
+
+def is_filled(view: View, service: Service, slot: Slot) -> bool:
+    """Tell whether a slot needs no new task: one is wanted, or policy forbids a restart.
+
+    During a rollback a slot that ended is not filled, so a rollback restores the count.
+    """
+    if slot.wanted:
+        return True
+    status = service.update_status
+    if status is not None and status.state == UpdateState.ROLLBACK_STARTED:
+        return False
+    newest = slot.newest
+    if newest.desired != TaskState.SHUTDOWN or is_live(newest):
+        return False
+    return ended_by_itself(newest) and not may_restart(view, service, slot, newest)
+
+
+def may_restart(view: View, service: Service, slot: Slot, ended: Task) -> bool:
+    """Tell whether the restart policy allows another attempt after `ended`.
+
+    The attempts are the slot's stored records of the same spec version, so that a new leader
+    counts the same. Attempts moved off a node do not count.
+    """
+    record = view.spec_of(ended)
+    policy = defaults.restart_policy(record.spec if record is not None else service.spec)
+    if policy.condition == "none":
+        return False
+    if policy.condition == "on-failure" and ended.status.state == TaskState.COMPLETE:
+        return False
+    if not policy.max_attempts or ended.spec_version != service.spec_version:
+        return True
+    since_ns = ended.status.applied_ns - policy.window if policy.window else -1
+    used = sum(
+        1
+        for t in slot.tasks
+        if t.id != ended.id
+        and t.spec_version == ended.spec_version
+        and ended_by_itself(t)
+        and t.status.applied_ns > since_ns
+    )
+    return used < policy.max_attempts

@@ -1,0 +1,315 @@
+"""Rolling updates. All progress is in the store: the update status and the tasks' records.
+
+A slot is *dirty* when it holds a wanted task of an outdated spec, or ended there. An update
+takes at most `parallelism` slots at once; a slot stays taken until its new task runs or ended,
+and for `delay` afterwards. The end is judged once more for `monitor` after the last slot.
+"""
+
+from typing import Final
+
+from msgspec.structs import replace
+
+from manager.orchestrator.drain import DRAIN_NS, stop
+from manager.orchestrator.slots import Slot, SlotKey, create_task, ended_by_itself
+from manager.orchestrator.turn import NOT_COMMITTED, Turn
+from manager.scheduler.constraints import matches_all
+from manager.store.changes import PutService, SetUpdateStatus
+from manager.store.view import View, is_live, is_wanted
+from swarmapi.model import defaults
+from swarmapi.model.objects import Service, Task, TaskState, UpdateState, UpdateStatus
+from swarmapi.model.spec import Placement, ServiceSpec, UpdateConfig
+from swarmapi.model.tables import EndpointState
+
+Slots = dict[SlotKey, Slot]
+_PAUSED: Final = (UpdateState.PAUSED, UpdateState.ROLLBACK_PAUSED)
+_BUSY: Final = (UpdateState.UPDATING, UpdateState.ROLLBACK_STARTED)
+
+
+class Outdated:
+    """Tells which tasks of a service run an outdated spec; remembers answers per version."""
+
+    def __init__(self, view: View, service: Service) -> None:
+        self._view = view
+        self._service = service
+        self._differs: dict[int, str] = {}
+
+    def __call__(self, task: Task) -> bool:
+        """Tell whether a task must be replaced to follow the service's spec.
+
+        A placement that its node satisfies anyway and changes of service-level fields
+        (labels, count, update settings) replace nothing.
+        """
+        if task.spec_version == self._service.spec_version:
+            return False
+        differs = self._differs.get(task.spec_version)
+        if differs is None:
+            record = self._view.spec_of(task)
+            differs = "all" if record is None else _difference(record.spec, self._service.spec)
+            self._differs[task.spec_version] = differs
+        if differs == "placement":
+            node = self._view.nodes.get(task.node_id)
+            placement = self._service.spec.task_template.placement or Placement()
+            return node is None or not matches_all(placement.constraints or (), node)
+        return differs == "all"
+
+
+def _difference(old: ServiceSpec, new: ServiceSpec) -> str:
+    if old.endpoint_spec != new.endpoint_spec or old.networks != new.networks:
+        return "all"
+    if old.task_template == new.task_template:
+        return "none"
+    same_place = replace(old.task_template, placement=new.task_template.placement)
+    return "placement" if same_place == new.task_template else "all"
+
+
+def update(turn: Turn, service: Service, slots: Slots) -> None:
+    """Take the service's update one step further, if it has one."""
+    status = service.update_status
+    if status is not None and status.state in _PAUSED:
+        return
+    outdated = Outdated(turn.view, service)
+    dirty = [s for s in slots.values() if _is_dirty(s, outdated)]
+    if status is None or status.state not in _BUSY:
+        if not any(outdated(t) for s in dirty for t in s.tasks):
+            _drop_extras(turn, dirty)
+            return
+        status = UpdateStatus(
+            state=UpdateState.UPDATING,
+            started_ns=turn.now_ns,
+            message="update in progress",
+            dirty_slots=len(dirty),
+        )
+        _store(turn, service, status, "the spec changed")
+    elif not status.dirty_slots and dirty:
+        started_ns = status.started_ns or turn.now_ns
+        status = replace(status, dirty_slots=len(dirty), started_ns=started_ns)
+        _store(turn, service, status, "the rollback begins")
+    rolling_back = status.state == UpdateState.ROLLBACK_STARTED
+    config = defaults.update_config(
+        service.spec.rollback_config if rolling_back else service.spec.update_config
+    )
+    judged = _judge(turn, service, slots, status, config)
+    if judged is None:
+        return
+    _Step(turn, service, outdated, config, judged).run(slots, dirty)
+
+
+def _is_dirty(slot: Slot, outdated: Outdated) -> bool:
+    wanted = slot.wanted
+    if not wanted:
+        return not is_live(slot.newest) and outdated(slot.newest)
+    return len(wanted) > 1 or any(outdated(t) for t in wanted)
+
+
+def _drop_extras(turn: Turn, dirty: list[Slot]) -> None:
+    """Keep one task of slots that hold several: the one that is furthest."""
+    for slot in dirty:
+        kept = max(slot.wanted, key=lambda t: (is_live(t), t.status.state, t.id), default=None)
+        for task in slot.wanted:
+            if kept is not None and task.id != kept.id:
+                stop(turn, task, TaskState.SHUTDOWN, f"slot is held by {kept.id}")
+
+
+def _store(turn: Turn, service: Service, status: UpdateStatus, reason: str) -> None:
+    turn.emit(
+        SetUpdateStatus(
+            service_id=service.id,
+            spec_version=service.spec_version,
+            status=status,
+            reason=reason,
+        )
+    )
+
+
+def _made_now(task: Task, service: Service, status: UpdateStatus) -> bool:
+    """Tell whether this update made the task."""
+    return (
+        task.by_update
+        and task.spec_version == service.spec_version
+        and task.meta.created_ns >= status.started_ns
+    )
+
+
+def _judge(
+    turn: Turn, service: Service, slots: Slots, status: UpdateStatus, config: UpdateConfig
+) -> UpdateStatus | None:
+    """Count new failures; return the status to go on with, None when the update stopped."""
+    if config.failure_action == "continue":
+        return status
+    failed = list(status.failed_tasks)
+    for slot in slots.values():
+        for task in slot.tasks:
+            if not _made_now(task, service, status) or not ended_by_itself(task):
+                continue
+            early = not task.running_ns or (
+                task.status.applied_ns - task.running_ns <= config.monitor
+            )
+            if early and task.id not in failed:
+                failed.append(task.id)
+    if len(failed) == len(status.failed_tasks):
+        return status
+    status = replace(status, failed_tasks=tuple(failed))
+    if len(failed) / max(status.dirty_slots, 1) <= config.max_failure_ratio:
+        _store(turn, service, status, "a new task failed")
+        return status
+    _act_on_failure(turn, service, status, config)
+    return None
+
+
+def _act_on_failure(
+    turn: Turn, service: Service, status: UpdateStatus, config: UpdateConfig
+) -> None:
+    cause = f"due to failure or early termination of task {status.failed_tasks[-1]}"
+    if status.state == UpdateState.ROLLBACK_STARTED:
+        paused = replace(
+            status, state=UpdateState.ROLLBACK_PAUSED, message=f"rollback paused {cause}"
+        )
+        _store(turn, service, paused, paused.message)
+        return
+    previous = turn.view.specs.get((service.id, service.previous_spec_version))
+    if config.failure_action != "rollback" or previous is None:
+        message = f"update paused {cause}"
+        if config.failure_action == "rollback":
+            message += "; there is no previous spec to roll back to"
+        paused = replace(status, state=UpdateState.PAUSED, message=message)
+        _store(turn, service, paused, message)
+        return
+    message = f"update rolled back {cause}"
+    back = UpdateStatus(state=UpdateState.ROLLBACK_STARTED, started_ns=turn.now_ns, message=message)
+    restored = replace(
+        service,
+        spec=previous.spec,
+        spec_version=previous.version,
+        previous_spec_version=0,
+        update_status=back,
+    )
+    turn.again.add(("service", service.id))
+    if service.meta.version < NOT_COMMITTED:  # else this turn wrote it: the next one goes on
+        turn.emit(PutService(service=restored, expect_version=service.meta.version, reason=message))
+
+
+class _Step:
+    """One look at all slots of an update under way."""
+
+    def __init__(
+        self,
+        turn: Turn,
+        service: Service,
+        outdated: Outdated,
+        config: UpdateConfig,
+        status: UpdateStatus,
+    ) -> None:
+        self.turn = turn
+        self.service = service
+        self.outdated = outdated
+        self.config = config
+        self.status = status
+
+    def run(self, slots: Slots, dirty: list[Slot]) -> None:
+        """Finish slots whose new task runs, take new slots, or end the update."""
+        busy = sum(self._is_busy(slot) for slot in slots.values())
+        todo: list[Slot] = []
+        for slot in dirty:
+            clean = [t for t in slot.wanted if not self.outdated(t)]
+            if clean:
+                self._finish(slot, clean)
+            elif not any(_made_now(t, self.service, self.status) for t in slot.tasks):
+                todo.append(slot)
+        limit = self.config.parallelism or len(slots)
+        for slot in todo[: max(limit - busy, 0)]:
+            if self.turn.is_full():
+                self.turn.again.add(("service", self.service.id))
+                return
+            self._begin(slot)
+        if not todo and not any(self._is_moving(slot) for slot in slots.values()):
+            self._conclude()
+
+    def _is_moving(self, slot: Slot) -> bool:
+        return any(
+            _made_now(t, self.service, self.status)
+            and is_wanted(t)
+            and t.status.state < TaskState.RUNNING
+            for t in slot.tasks
+        )
+
+    def _is_busy(self, slot: Slot) -> bool:
+        """Tell whether a slot takes a share of the parallelism."""
+        for task in slot.tasks:
+            if not _made_now(task, self.service, self.status):
+                continue
+            if task.status.state < TaskState.RUNNING:
+                if is_wanted(task):
+                    return True
+                continue
+            free_ns = (task.running_ns or task.status.applied_ns) + self.config.delay
+            if self.config.delay and self.turn.now_ns < free_ns:
+                self.turn.wake_at(free_ns)
+                return True
+        return False
+
+    def _begin(self, slot: Slot) -> None:
+        old = slot.wanted
+        start_first = self.config.order == "start-first"
+        live = [t for t in old if is_live(t)]
+        parked = bool(live) and not start_first
+        create_task(
+            self.turn,
+            self.service,
+            slot.key,
+            f"update to spec version {self.service.spec_version}",
+            desired=TaskState.READY if parked else TaskState.RUNNING,
+            waits_for=live[-1].id if parked else "",
+            by_update=True,
+        )
+        if not start_first:
+            self._stop(old)
+
+    def _finish(self, slot: Slot, clean: list[Task]) -> None:
+        """Stop outdated and surplus tasks of a slot that has a task of the new spec."""
+        kept = max(clean, key=lambda t: (is_live(t), t.status.state, t.id))
+        others = [t for t in slot.wanted if t.id != kept.id]
+        surplus = [t for t in others if not self.outdated(t)]
+        self._stop(surplus)
+        old = [t for t in others if self.outdated(t)]
+        running = kept.status.state == TaskState.RUNNING
+        if self.config.order != "start-first" or (running and self._is_known(kept)):
+            self._stop(old)
+
+    def _is_known(self, task: Task) -> bool:
+        """Tell whether the new endpoint takes connections everywhere, or had time enough."""
+        if not task.addresses:
+            return True
+        limit_ns = task.running_ns + DRAIN_NS
+        if self.turn.now_ns >= limit_ns:
+            return True
+        if task.endpoint.state is EndpointState.SERVING and self.turn.is_acknowledged(task):
+            return True
+        self.turn.wake_at(limit_ns)
+        return False
+
+    def _stop(self, tasks: list[Task]) -> None:
+        for task in tasks:
+            reason = f"replaced by spec version {self.service.spec_version}"
+            stop(self.turn, task, TaskState.SHUTDOWN, reason)
+
+    def _conclude(self) -> None:
+        """All slots are done: watch for `monitor` (longer than `delay`), then complete."""
+        status, config = self.status, self.config
+        if not status.done_ns:
+            status = replace(status, done_ns=self.turn.now_ns)
+            _store(self.turn, self.service, status, "all slots are replaced")
+        watch_ns = config.monitor
+        if config.delay >= watch_ns:
+            watch_ns = config.delay + defaults.SECOND_NS
+        end_ns = status.done_ns + watch_ns
+        if self.turn.now_ns < end_ns:
+            self.turn.wake_at(end_ns)
+            return
+        rolled = status.state == UpdateState.ROLLBACK_STARTED
+        done = replace(
+            status,
+            state=UpdateState.ROLLBACK_COMPLETED if rolled else UpdateState.COMPLETED,
+            completed_ns=self.turn.now_ns,
+            message="rollback completed" if rolled else "update completed",
+        )
+        _store(self.turn, self.service, done, done.message)

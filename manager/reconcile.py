@@ -1,0 +1,79 @@
+"""One turn of the control plane: from a View and dirty keys to a bounded list of changes.
+
+Pure and level-triggered: the same View gives the same changes, and once all of them are
+committed a further turn gives none. A new leader calls it with every key.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from manager.allocator.allocate import allocate
+from manager.orchestrator import drain, nodes, restart
+from manager.orchestrator.global_ import reconcile_global
+from manager.orchestrator.replicated import reconcile_replicated, remove_all
+from manager.orchestrator.turn import MAX_CHANGES, Acks, Env, Turn
+from manager.scheduler.schedule import schedule
+from manager.store.apply import Key
+from manager.store.changes import Change
+from manager.store.view import View
+from swarmapi.model import defaults
+
+__all__ = ["MAX_CHANGES", "Acks", "Env", "Key", "TurnResult", "all_keys", "turn"]
+
+
+class TurnResult(NamedTuple):
+    """What to propose, and when to come again."""
+
+    changes: tuple[Change, ...]
+    next_deadline_ns: int | None
+    """Cluster time of the next thing that happens by itself; None when nothing does."""
+    still_dirty: frozenset[Key]
+    """Keys not finished: run another turn once the changes are committed."""
+
+
+def all_keys(view: View) -> frozenset[Key]:
+    """Return every key, as a new leader needs them."""
+    keys = {("node", i) for i in view.nodes} | {("network", i) for i in view.networks}
+    keys |= {("service", i) for i in view.services}
+    # Tasks and specs outlive their service: they name services that must still be cleaned up.
+    keys |= {("service", t.service_id) for t in view.tasks.values()}
+    return frozenset(keys)
+
+
+def turn(view: View, dirty: Iterable[Key], env: Env, acks: Acks) -> TurnResult:
+    """Reconcile the dirty keys and whatever is due by now.
+
+    Nodes come first, then services, each in id order, then what is parked or draining, then
+    the allocator and the scheduler once over all pending work. At most about 200 changes
+    (one slot's changes are never torn apart).
+    """
+    run = Turn(view, env, acks)
+    dirty = set(dirty)
+    services = {i for kind, i in dirty if kind == "service"} | restart.due_services(run)
+    services |= view.services_in.of("updating")
+    for node_id in sorted(i for kind, i in dirty if kind == "node"):
+        if run.is_full():
+            run.again.add(("node", node_id))
+            continue
+        services |= nodes.reconcile_node(run, node_id)
+    nodes.orphan_lost(run)
+    drain.advance(run)
+    restart.release_parked(run)
+    for service_id in sorted(services):
+        if run.is_full():
+            run.again.add(("service", service_id))
+        else:
+            _reconcile_service(run, service_id)
+    allocate(run)
+    schedule(run)
+    return TurnResult(tuple(run.changes), run.next_deadline_ns, frozenset(run.again))
+
+
+def _reconcile_service(run: Turn, service_id: str) -> None:
+    service = run.view.services.get(service_id)
+    if service is None:
+        remove_all(run, service_id)
+    elif defaults.is_global(service.spec):
+        reconcile_global(run, service)
+    else:
+        reconcile_replicated(run, service)

@@ -1,0 +1,199 @@
+"""The scheduler: pending tasks to nodes, in groups of equal tasks."""
+
+from collections import Counter
+from typing import Final
+
+import msgspec
+
+from manager.orchestrator.turn import Turn
+from manager.scheduler import filters, tree
+from manager.scheduler.constraints import first_failing
+from manager.scheduler.filters import Candidate, Needs
+from manager.store.changes import AssignTask, SetExplanation
+from manager.store.view import PENDING, Load, View
+from swarmapi.model.objects import Explanation, Task, TaskState
+from swarmapi.model.spec import Platform
+
+FAULTY_AFTER: Final = 5
+FAULTY_WITHIN_NS: Final = 5 * 60_000_000_000
+_StaticKey = tuple[tuple[str, ...], tuple[Platform, ...]]
+
+
+def schedule(turn: Turn) -> None:
+    """Assign pending tasks; store every filter's refusals for those that fit nowhere."""
+    pending = [t for t in turn.view.tasks_in(PENDING) if t.desired <= TaskState.RUNNING]
+    if not pending:
+        return
+    placer = Placer(turn.view, turn.now_ns)
+    groups: dict[tuple[str, int], list[Task]] = {}
+    for task in pending:
+        if task.node_id:  # a global task: its node is only confirmed
+            if turn.is_full():
+                turn.wake_at(turn.now_ns)
+                return
+            _confirm(turn, placer, task)
+        else:
+            groups.setdefault((task.service_id, task.spec_version), []).append(task)
+    for tasks in groups.values():
+        if turn.is_full():
+            turn.wake_at(turn.now_ns)
+            return
+        _place_group(turn, placer, tasks)
+
+
+def explain(view: View, task: Task) -> Explanation:
+    """Return, for every filter, how many nodes it refuses for `task` as things are now."""
+    placer = Placer(view, view.now_ns)
+    needs = placer.needs(task)
+    return placer.explain(needs, task.node_id) if needs is not None else Explanation(nodes=0)
+
+
+class Placer:
+    """All nodes with what is free on them, shared by the groups of one turn."""
+
+    def __init__(self, view: View, now_ns: int) -> None:
+        self.view = view
+        self.now_ns = now_ns
+        self.candidates = {
+            node_id: Candidate(view.nodes[node_id], view.loads.get(node_id, Load()))
+            for node_id in sorted(view.nodes)
+        }
+        self._static: dict[_StaticKey, list[Candidate]] = {}
+        self._replicas: dict[str, Counter[str]] = {}
+        self._failures: dict[tuple[str, int], Counter[str]] = {}
+
+    def needs(self, task: Task) -> Needs | None:
+        """Return what a task asks of a node, None when its spec is gone."""
+        key = (task.service_id, task.spec_version)
+        record = self.view.specs.get(key)
+        return filters.needs_of(record, self.view.demands[key]) if record is not None else None
+
+    def suitable(self, needs: Needs) -> list[Candidate]:
+        """Return nodes that pass the filters which placing does not change."""
+        key = (needs.constraints, needs.platforms)
+        found = self._static.get(key)
+        if found is None:
+            found = [c for c in self.candidates.values() if self.is_suitable(needs, c)]
+            self._static[key] = found
+        return found
+
+    def is_suitable(self, needs: Needs, candidate: Candidate) -> bool:
+        """Tell whether a node passes the filters which placing does not change."""
+        return (
+            filters.is_available(candidate.node)
+            and filters.has_platform(needs.platforms, candidate.node)
+            and first_failing(needs.constraints, candidate.node) is None
+        )
+
+    def fits(self, needs: Needs, candidate: Candidate) -> bool:
+        """Tell whether a node passes the filters which placing does change."""
+        if not filters.has_resources(needs.demand, candidate):
+            return False
+        if needs.demand.host_ports and filters.taken_port(self.view, needs.demand, candidate):
+            return False
+        if not needs.max_replicas:
+            return True
+        return self.replicas(needs.service_id)[candidate.node.id] < needs.max_replicas
+
+    def replicas(self, service_id: str) -> Counter[str]:
+        """Return how many wanted tasks of a service each node has, this turn's included."""
+        counts = self._replicas.get(service_id)
+        if counts is None:
+            counts = self._replicas[service_id] = Counter()
+            for task_id in self.view.by_service.of(service_id):
+                node_id = self.view.tasks[task_id].node_id
+                if node_id and node_id not in counts:
+                    counts[node_id] = self.view.replicas_on.get((service_id, node_id), 0)
+        return counts
+
+    def failures(self, service_id: str, spec_version: int) -> Counter[str]:
+        """Return recent failures of a spec version by node, where they reach the threshold."""
+        key = (service_id, spec_version)
+        found = self._failures.get(key)
+        if found is None:
+            counts: Counter[str] = Counter()
+            for task_id in self.view.tasks_of_spec.of(key):
+                task = self.view.tasks[task_id]
+                failed = task.status.state in (TaskState.FAILED, TaskState.REJECTED)
+                if failed and task.status.applied_ns > self.now_ns - FAULTY_WITHIN_NS:
+                    counts[task.node_id] += 1
+            found = Counter({n: c for n, c in counts.items() if c >= FAULTY_AFTER})
+            self._failures[key] = found
+        return found
+
+    def take(self, needs: Needs, candidate: Candidate) -> None:
+        """Count one more task of the service on a node."""
+        candidate.take(needs.demand)
+        self.replicas(needs.service_id)[candidate.node.id] += 1
+
+    def explain(self, needs: Needs, node_id: str = "") -> Explanation:
+        """Return every filter's refusals, over all nodes or one."""
+        every = self.candidates.values()
+        asked = [c for c in every if not node_id or c.node.id == node_id]
+        replicas = self.replicas(needs.service_id)
+        return filters.explain_refusals(self.view, needs, asked, replicas)
+
+
+def _confirm(turn: Turn, placer: Placer, task: Task) -> None:
+    needs, candidate = placer.needs(task), placer.candidates.get(task.node_id)
+    if needs is None or candidate is None:
+        return
+    if placer.is_suitable(needs, candidate) and placer.fits(needs, candidate):
+        placer.take(needs, candidate)
+        turn.emit(AssignTask(task_id=task.id, node_id=task.node_id, reason="node confirmed"))
+    else:
+        _refuse(turn, [task], placer.explain(needs, task.node_id))
+
+
+def _place_group(turn: Turn, placer: Placer, tasks: list[Task]) -> None:
+    first = tasks[0]
+    needs = placer.needs(first)
+    if needs is None:
+        return
+    replicas = placer.replicas(needs.service_id)
+    failures = placer.failures(first.service_id, first.spec_version)
+
+    def rank(candidate: Candidate) -> tree.Rank:
+        node_id = candidate.node.id
+        return (failures[node_id], replicas[node_id], candidate.tasks, node_id)
+
+    def try_place(candidate: Candidate) -> bool:
+        if not placer.fits(needs, candidate):
+            return False
+        placer.take(needs, candidate)
+        return True
+
+    branches = tree.build(placer.suitable(needs), needs.spread, rank, try_place)
+    for position, task in enumerate(tasks):
+        if turn.is_full():
+            turn.wake_at(turn.now_ns)
+            return
+        chosen = branches.place()
+        if chosen is None:
+            _refuse(turn, tasks[position:], placer.explain(needs))
+            return
+        reason = f"assigned to {chosen.node.description.hostname or chosen.node.id}"
+        turn.emit(AssignTask(task_id=task.id, node_id=chosen.node.id, reason=reason))
+
+
+def _refuse(turn: Turn, tasks: list[Task], explanation: Explanation) -> None:
+    """Store the explanation where its kind is new; figures alone do not write again."""
+    packed = msgspec.msgpack.encode(explanation)
+    known: dict[bytes, bool] = {}
+    for task in tasks:
+        if task.explanation not in known:
+            known[task.explanation] = _kind_of(task.explanation) == _kind(explanation)
+        if known[task.explanation]:
+            continue
+        if turn.is_full():
+            turn.wake_at(turn.now_ns)
+            return
+        turn.emit(SetExplanation(task_id=task.id, explanation=packed, reason=explanation.text()))
+
+
+def _kind_of(packed: bytes) -> object:
+    return _kind(msgspec.msgpack.decode(packed, type=Explanation)) if packed else None
+
+
+def _kind(explanation: Explanation) -> object:
+    return (explanation.nodes, [(r.filter, r.count) for r in explanation.refusals])
