@@ -28,7 +28,8 @@ def create(*names: str) -> dict[str, Path]:
     for name, mounted in hierarchies().items():
         directory = mounted
         for part in (PARENT, *names):
-            enable_controllers(directory)
+            if name == "":
+                enable_controllers(directory)
             directory = directory / part
             directory.mkdir(exist_ok=True)
             _fill_cpuset(directory)
@@ -37,10 +38,8 @@ def create(*names: str) -> dict[str, Path]:
 
 
 def enable_controllers(directory: Path) -> None:
-    """Hand all v2 controllers on to the children; no effect on v1."""
+    """Hand all controllers on to the children. For v2 alone: beside v1, it has none we need."""
     control = directory / "cgroup.subtree_control"
-    if not control.exists():
-        return
     wanted = (directory / "cgroup.controllers").read_text().split()
     for controller in set(wanted) - set(control.read_text().split()):
         control.write_text(f"+{controller}")

@@ -89,6 +89,10 @@ def _launch(lab: Lab, node: str, leaves: dict[str, Path], writer: int) -> NoRetu
     netns = os.open(kernel.NETNS_DIR / lab.netns(node), os.O_RDONLY | os.O_CLOEXEC)
     kernel.setns(netns, kernel.CLONE_NEWNET)
     kernel.unshare(ALL_NAMESPACES & ~kernel.CLONE_NEWNET)
+    if "" in leaves:  # in v2 a cgroup with processes hands no controllers on: leave its root
+        init = leaves[""] / "init"
+        init.mkdir()
+        cgroups.join(init)
     pid = os.fork()
     if pid != 0:
         os.write(writer, str(pid).encode())
@@ -131,7 +135,8 @@ def _mount_everything(lab: Lab, node: str, leaves: dict[str, Path]) -> None:
         target.mkdir(exist_ok=True)
         kernel.mount(f"/proc/self/fd/{fd}", str(target), flags=kernel.MS_BIND)
         os.close(fd)
-    _leave_v2_root()
+    if "" in leaves:
+        cgroups.enable_controllers(cgroups.ROOT)
     for part, inside in NODE_DIRS.items():
         kernel.mount(str(lab.disk(node, part)), inside, flags=kernel.MS_BIND)
     kernel.mount(str(lab.state_dir / node / "hosts"), "/etc/hosts", flags=kernel.MS_BIND)
@@ -145,15 +150,6 @@ def _forget_foreign_namespaces() -> None:
         before, _, after = line.partition(" - ")
         if after.split()[0] == "nsfs":
             kernel.unmount(before.split()[4])
-
-
-def _leave_v2_root() -> None:
-    """Move pid 1 into a leaf: in v2 a cgroup with processes hands no controllers on."""
-    for mounted in (cgroups.ROOT, cgroups.ROOT / "unified"):
-        if (mounted / "cgroup.subtree_control").exists():
-            (mounted / "init").mkdir(exist_ok=True)
-            cgroups.join(mounted / "init")
-            cgroups.enable_controllers(mounted)
 
 
 def start_time(pid: int) -> str:
@@ -251,7 +247,7 @@ def enter(lab: Lab, node: str, command: list[str]) -> int:
     init = os.pidfd_open(require_running(lab, node))
     for name, mounted in cgroups.hierarchies().items():
         leaf = mounted / cgroups.PARENT / lab.name / node
-        cgroups.join(leaf / "init" if name in ("", "unified") else leaf)
+        cgroups.join(leaf / "init" if name == "" else leaf)
     kernel.setns(init, ALL_NAMESPACES)
     os.close(init)
     return run_child(command, environment(lab))
