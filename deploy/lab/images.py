@@ -26,6 +26,11 @@ def _busybox_context() -> Path:
     if binary is None:
         raise LabError("busybox is missing: run deploy/setup, which installs busybox-static")
     context = CACHE / "busybox"
+    dockerfile = SOURCES / "busybox" / "Dockerfile"
+    made = context / "Dockerfile"  # written last: it dates the context
+    newest_s = max(path.stat().st_mtime for path in (binary, dockerfile, Path(__file__)))
+    if made.exists() and made.stat().st_mtime >= newest_s:
+        return context  # another lab may be reading it
     shutil.rmtree(context, ignore_errors=True)
     rootfs = context / "rootfs"
     for directory in ("bin", "etc", "root", "tmp", "var"):
@@ -42,5 +47,5 @@ def _busybox_context() -> Path:
         "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"
     )
     (rootfs / "etc" / "group").write_text("root:x:0:\nnobody:x:65534:\n")
-    shutil.copyfile(SOURCES / "busybox" / "Dockerfile", context / "Dockerfile")
+    shutil.copyfile(dockerfile, made)
     return context
