@@ -1,0 +1,1 @@
+"""Fakes of our ports, shared by the test packages."""
