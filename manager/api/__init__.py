@@ -1,0 +1,1 @@
+"""REST adapters and forwarding."""

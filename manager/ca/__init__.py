@@ -1,0 +1,1 @@
+"""The certificate authority: root, tokens, certificates, and who is calling."""

@@ -1,0 +1,1 @@
+"""Use cases: validate, make changes, propose."""

@@ -1,0 +1,189 @@
+"""The state machine behind the Raft log, and the one way for this process to change it."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final, NamedTuple, Protocol
+
+import msgspec
+
+from manager.store import snapshot
+from manager.store.apply import Applied, Conflict, apply
+from manager.store.changes import Change, Transaction, decode, encode
+from manager.store.view import View
+from swarmapi import errors
+
+OUT_OF_SEQUENCE: Final = "rpc error: code = Unknown desc = update out of sequence"
+"""What Docker's clients look for after a stale version."""
+_ENTRY_FORMAT: Final = 1
+
+
+class LogEntry(Protocol):
+    """What a log hands to the state machine."""
+
+    @property
+    def index(self) -> int:
+        """Place in the log."""
+
+    @property
+    def payload(self) -> bytes:
+        """What was proposed."""
+
+
+class LogStatus(NamedTuple):
+    """How this member stands; `leader_address` is `host:port`, empty when not known."""
+
+    is_leader: bool
+    ready: bool
+    leader_id: str = ""
+    leader_address: str = ""
+
+
+class Log(Protocol):
+    """The port to Raft, as this process uses it."""
+
+    @property
+    def status(self) -> LogStatus:
+        """The present status."""
+
+    def on_status(self, callback: Callable[[LogStatus], None]) -> None:
+        """Call back in the API loop whenever the status changes."""
+
+    async def propose(self, payload: bytes) -> int:
+        """Return the entry's index after it was applied here.
+
+        Raises:
+            NotLeader, OutcomeUnknown, Unavailable.
+        """
+
+    async def read_index(self) -> int:
+        """Return once this leader is known to be up to date; raises NotLeader."""
+
+    def members(self) -> dict[str, str]:
+        """Return the members' addresses by node id."""
+
+    async def add_member(self, node_id: str, address: str) -> None:
+        """Add a member; nothing to do when it is one."""
+
+    async def remove_member(self, node_id: str) -> None:
+        """Remove a member; nothing to do when it is none."""
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One log entry: the leader's clock at the proposal and the encoded transaction."""
+
+    format: int = _ENTRY_FORMAT
+    now_ns: int = 0
+    transaction: bytes = b""
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Entry)
+Listener = Callable[[Applied], None]
+
+
+class Replica:
+    """Applies committed entries to the View and tells listeners; lives in the API loop."""
+
+    def __init__(self) -> None:
+        self.view = View()
+        self._listeners: list[Listener] = []
+        self._reset_listeners: list[Callable[[], None]] = []
+        self._awaited: dict[str, Applied | None] = {}
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Call `listener` after each applied entry; returns what ends it."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def on_restore(self, listener: Callable[[], None]) -> None:
+        """Call `listener` when the whole View was replaced by a snapshot."""
+        self._reset_listeners.append(listener)
+
+    def apply(self, batch: Sequence[LogEntry]) -> None:
+        """Apply committed entries in order."""
+        for item in batch:
+            if not item.payload:
+                continue
+            entry = _decoder.decode(item.payload)
+            transaction = decode(entry.transaction)
+            applied = apply(self.view, item.index, entry.now_ns, transaction)
+            if transaction.request_id in self._awaited:
+                self._awaited[transaction.request_id] = applied
+            for listener in tuple(self._listeners):
+                listener(applied)
+
+    def freeze(self) -> Iterator[bytes]:
+        """Return the View as snapshot chunks, taken now."""
+        return iter(tuple(snapshot.dump(self.view)))
+
+    def restore(self, chunks: Iterable[bytes]) -> None:
+        """Replace the View by a snapshot's."""
+        self.view = snapshot.restore(chunks)
+        for listener in tuple(self._reset_listeners):
+            listener()
+
+    def expect(self, request_id: str) -> None:
+        """Keep the outcome of `request_id` until `outcome` takes it."""
+        self._awaited[request_id] = None
+
+    def outcome(self, request_id: str) -> Applied | None:
+        """Return and forget the outcome kept for `request_id`."""
+        return self._awaited.pop(request_id, None)
+
+
+class Store:
+    """Reads the View and proposes transactions."""
+
+    def __init__(
+        self,
+        replica: Replica,
+        log: Log,
+        new_id: Callable[[], str],
+        now_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.replica = replica
+        self.log = log
+        self.new_id = new_id
+        self._wall_ns = now_ns
+
+    @property
+    def view(self) -> View:
+        """The state as applied so far."""
+        return self.replica.view
+
+    def now_ns(self) -> int:
+        """Return cluster time: this clock, never before the last applied entry's."""
+        return max(self._wall_ns(), self.view.now_ns)
+
+    async def propose(self, changes: Iterable[Change], request_id: str = "") -> Applied:
+        """Commit one transaction and return what it did.
+
+        Raises:
+            SwarmError: the conflict it met, or why it could not be committed.
+        """
+        request_id = request_id or self.new_id()
+        transaction = Transaction(request_id=request_id, changes=tuple(changes))
+        payload = _encoder.encode(Entry(now_ns=self.now_ns(), transaction=encode(transaction)))
+        self.replica.expect(request_id)
+        try:
+            await self.log.propose(payload)
+        finally:
+            applied = self.replica.outcome(request_id)
+        if applied is None:
+            raise errors.OutcomeUnknown("the change was committed elsewhere: read again")
+        if applied.conflict is not None:
+            raise error_of(applied.conflict)
+        return applied
+
+
+def error_of(conflict: Conflict) -> errors.SwarmError:
+    """Return the error a client sees for a conflict."""
+    match conflict.code:
+        case "version":
+            return errors.Internal(OUT_OF_SEQUENCE)
+        case "name" | "exists":
+            return errors.AlreadyExists(conflict.message)
+        case "missing":
+            return errors.NotFound(conflict.message)
+        case _:
+            return errors.Conflict(conflict.message)

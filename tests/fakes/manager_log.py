@@ -1,0 +1,60 @@
+"""A log of a single copy: what is proposed is committed and applied at once."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from manager.replica import LogStatus, Replica
+from swarmapi.errors import NotLeader
+
+
+@dataclass(frozen=True)
+class FakeEntry:
+    index: int
+    payload: bytes
+
+
+class SingleCopyLog:
+    """Stands in for Raft with one member that leads until told otherwise."""
+
+    def __init__(self, replica: Replica, node_id: str = "m1") -> None:
+        self._replica = replica
+        self._index = 0
+        self._status = LogStatus(True, True, node_id, "127.0.0.1:2377")
+        self._callbacks: list[Callable[[LogStatus], None]] = []
+        self._members = {node_id: "127.0.0.1:2377"}
+
+    @property
+    def status(self) -> LogStatus:
+        return self._status
+
+    def on_status(self, callback: Callable[[LogStatus], None]) -> None:
+        self._callbacks.append(callback)
+
+    def become(self, status: LogStatus) -> None:
+        self._status = status
+        for callback in self._callbacks:
+            callback(status)
+
+    async def propose(self, payload: bytes) -> int:
+        if not self._status.is_leader:
+            raise NotLeader(leader=self._status.leader_address)
+        await asyncio.sleep(0)
+        self._index += 1
+        index = self._index
+        self._replica.apply([FakeEntry(index, payload)])
+        return index
+
+    async def read_index(self) -> int:
+        if not self._status.is_leader:
+            raise NotLeader(leader=self._status.leader_address)
+        return self._index
+
+    def members(self) -> dict[str, str]:
+        return dict(self._members)
+
+    async def add_member(self, node_id: str, address: str) -> None:
+        self._members[node_id] = address
+
+    async def remove_member(self, node_id: str) -> None:
+        self._members.pop(node_id, None)
