@@ -22,6 +22,7 @@ from runtime import errors
 from runtime.oci import ContainerState, Launch
 from runtime.supervisor import bundle, wire
 
+Pids = list[int]  # the class below has a method named list
 _FRAME = struct.Struct(">BI")
 _RECONNECT_TRIES, _RECONNECT_PAUSE_S = 200, 0.05
 _LAUNCH_TIMEOUT_S = 20
@@ -98,7 +99,7 @@ class Supervisor:
         self._queues: list[asyncio.Queue[ContainerState]] = []
         self._profiles: dict[int, tuple[dict[str, Any], str]] = {}
         self._sent: set[str] = set()
-        self._connected = asyncio.Event()
+        self._connected, self._disconnected = asyncio.Event(), asyncio.Event()
         self._closing = False
         self._reconnecting: asyncio.Task[None] | None = None
         self._send_lock = asyncio.Lock()
@@ -134,6 +135,7 @@ class Supervisor:
         self._sock.setblocking(False)
         self._loop.add_reader(self._sock.fileno(), self._readable)
         self._connected.set()
+        self._disconnected.clear()
 
     def _readable(self) -> None:
         for _ in range(64):
@@ -152,11 +154,12 @@ class Supervisor:
         self._loop.remove_reader(self._sock.fileno())
         self._sock.close()
         self._connected.clear()
+        self._disconnected.set()
         gone = errors.SupervisorGone("the supervisor restarted: the outcome is unknown")
-        for future in [*self._pending.values(), *self._execs.values()]:
-            if not future.done():
-                future.set_exception(gone)
-                future.exception()  # a future nobody awaits must not warn
+        for future in self._pending.values():
+            _abandon(future, gone)
+        for ended in self._execs.values():
+            _abandon(ended, gone)
         self._pending.clear()
         self._execs.clear()
         self._parts.clear()
@@ -387,9 +390,9 @@ class Supervisor:
         value: dict[str, Any] = await self._ask("stats", container=container_id)
         return value
 
-    async def processes(self, container_id: str) -> list[int]:
+    async def processes(self, container_id: str) -> Pids:
         """Return the host pids of all processes."""
-        value: list[int] = await self._ask("processes", container=container_id)
+        value: Pids = await self._ask("processes", container=container_id)
         return value
 
     def subscribe(self) -> asyncio.Queue[ContainerState]:
@@ -403,8 +406,7 @@ class Supervisor:
         _, fds, _ = await self._call("shutdown", force=force)
         wire.close_all(fds)
         self._closing = True
-        while self._connected.is_set():
-            await asyncio.sleep(0.002)
+        await self._disconnected.wait()
         await asyncio.to_thread(_await_unlock, self._run_dir)
 
     async def close(self) -> None:
@@ -414,6 +416,12 @@ class Supervisor:
             self._reconnecting.cancel()
         if self._connected.is_set():
             self._lost()
+
+
+def _abandon(future: asyncio.Future[Any], gone: errors.SupervisorGone) -> None:
+    if not future.done():
+        future.set_exception(gone)
+        future.exception()  # a future nobody awaits must not warn
 
 
 def _dial(run_dir: Path) -> socket.socket | None:
@@ -462,7 +470,7 @@ def _failure(error: dict[str, Any]) -> errors.RuntimeFailure:
     kind = getattr(errors, error["kind"], errors.RuntimeFailure)
     fields = error["fields"]
     if kind in (errors.ContainerExists, errors.NoSuchContainer):
-        return kind(fields["container_id"])  # type: ignore[no-any-return]  # checked above
+        return kind(fields["container_id"])
     if kind is errors.BadStatus:
         return errors.BadStatus(fields["have"], fields["need"])
     if kind is errors.SysError:

@@ -12,6 +12,10 @@ from runtime.errors import Unsupported
 from runtime.seccomp import default_profile
 
 
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
 @dataclass(frozen=True)
 class Overlay:
     """An overlayfs root: lower layers topmost first, and the directories of the writable layer."""
@@ -78,14 +82,49 @@ DEFAULT_CAPABILITIES = (
 )
 ALL_CAPABILITIES = tuple(
     f"CAP_{name}"
-    for name in (
-        "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP "
-        "LINUX_IMMUTABLE NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER "
-        "SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE "
-        "SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP "
-        "MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF "
-        "CHECKPOINT_RESTORE"
-    ).split()
+    for name in [
+        "CHOWN",
+        "DAC_OVERRIDE",
+        "DAC_READ_SEARCH",
+        "FOWNER",
+        "FSETID",
+        "KILL",
+        "SETGID",
+        "SETUID",
+        "SETPCAP",
+        "LINUX_IMMUTABLE",
+        "NET_BIND_SERVICE",
+        "NET_BROADCAST",
+        "NET_ADMIN",
+        "NET_RAW",
+        "IPC_LOCK",
+        "IPC_OWNER",
+        "SYS_MODULE",
+        "SYS_RAWIO",
+        "SYS_CHROOT",
+        "SYS_PTRACE",
+        "SYS_PACCT",
+        "SYS_ADMIN",
+        "SYS_BOOT",
+        "SYS_NICE",
+        "SYS_RESOURCE",
+        "SYS_TIME",
+        "SYS_TTY_CONFIG",
+        "MKNOD",
+        "LEASE",
+        "AUDIT_WRITE",
+        "AUDIT_CONTROL",
+        "SETFCAP",
+        "MAC_OVERRIDE",
+        "MAC_ADMIN",
+        "SYSLOG",
+        "WAKE_ALARM",
+        "BLOCK_SUSPEND",
+        "AUDIT_READ",
+        "PERFMON",
+        "BPF",
+        "CHECKPOINT_RESTORE",
+    ]
 )
 MASKED_PATHS = (
     "/proc/asound",
@@ -271,9 +310,7 @@ def default_config(
     }
 
 
-def _device_rules(
-    devices: Sequence[Mapping[str, Any]], privileged: bool
-) -> list[dict[str, Any]]:
+def _device_rules(devices: Sequence[Mapping[str, Any]], privileged: bool) -> list[dict[str, Any]]:
     if privileged:
         return [{"allow": True, "access": "rwm"}]
     rules: list[dict[str, Any]] = [{"allow": False, "access": "rwm"}]
@@ -284,14 +321,14 @@ def _device_rules(
         if minor is not None:
             rule["minor"] = minor
         rules.append(rule)
-    for device in devices:
-        rules.append(
-            {
-                "allow": True,
-                "type": "b" if device["type"] == "b" else "c",
-                "major": device["major"],
-                "minor": device["minor"],
-                "access": device.get("access", "rwm"),
-            }
-        )
+    rules += [
+        {
+            "allow": True,
+            "type": "b" if device["type"] == "b" else "c",
+            "major": device["major"],
+            "minor": device["minor"],
+            "access": device.get("access", "rwm"),
+        }
+        for device in devices
+    ]
     return rules

@@ -31,9 +31,10 @@ def build(state_dir: Path) -> Path:
             bundle.writestr("__main__.py", _MAIN)
             for file in files:
                 name = str(file.relative_to(runtime.parent))
-                compiled = py_compile.compile(
+                compiled = f"{scratch}/module.pyc"
+                py_compile.compile(
                     str(file),
-                    cfile=f"{scratch}/module.pyc",
+                    cfile=compiled,
                     dfile=name,
                     doraise=True,
                     optimize=0,

@@ -17,6 +17,11 @@ from typing import Any
 
 from runtime.errors import StartFailed, SysError, Unsupported
 
+_REFUSED = (
+    ("", "", ("hugepageLimits", "network", "rdma")),
+    ("memory.", "memory", ("kernel", "kernelTCP")),
+    ("cpu.", "cpu", ("realtimeRuntime", "realtimePeriod")),
+)
 _V1_USED = ("cpu", "cpuacct", "memory", "pids", "blkio")
 
 
@@ -213,17 +218,12 @@ class Group:
 
     def update(self, resources: dict[str, Any]) -> None:
         """Apply OCI `linux.resources`; raises Unsupported for what cannot be limited here."""
-        for name in ("hugepageLimits", "network", "rdma"):
-            if resources.get(name):
-                raise Unsupported(f"linux.resources.{name} is not supported")
         memory, cpu = resources.get("memory") or {}, resources.get("cpu") or {}
         pids, block = resources.get("pids") or {}, resources.get("blockIO") or {}
-        for name in ("kernel", "kernelTCP"):
-            if memory.get(name):
-                raise Unsupported(f"linux.resources.memory.{name} is not supported")
-        for name in ("realtimeRuntime", "realtimePeriod"):
-            if cpu.get(name):
-                raise Unsupported(f"linux.resources.cpu.{name} is not supported")
+        for place, group, names in _REFUSED:
+            for name in names:
+                if (resources.get(group) or {} if group else resources).get(name):
+                    raise Unsupported(f"linux.resources.{place}{name} is not supported")
         if memory:
             self._memory(memory)
         if cpu:
@@ -246,34 +246,37 @@ class Group:
         raise Unsupported(f"cgroup controller {controller} is not available for containers here")
 
     def _memory(self, memory: dict[str, Any]) -> None:
-        limit, swap = memory.get("limit"), memory.get("swap")
         directory = self._need("memory")
         if self.v1("memory"):
-            todo = []
-            if limit is not None:
-                todo.append(("limit_in_bytes", limit))
-            if swap is not None:
-                todo.append(("memsw.limit_in_bytes", swap))
-            if len(todo) == 2:
-                now = int(read(f"{directory}/memory.memsw.limit_in_bytes") or 0)
-                if limit > now > 0:
-                    todo.reverse()  # the sum may never be below the memory limit
-            if memory.get("reservation"):
-                todo.append(("soft_limit_in_bytes", memory["reservation"]))
-            if memory.get("swappiness") is not None:
-                todo.append(("swappiness", memory["swappiness"]))
-            if memory.get("disableOOMKiller"):
-                todo.append(("oom_control", 1))
-            for file, value in todo:
+            self._memory_v1(memory, directory)
+        else:
+            self._memory_v2(memory, directory)
+
+    @staticmethod
+    def _memory_v1(memory: dict[str, Any], directory: str) -> None:
+        limit, swap = memory.get("limit"), memory.get("swap")
+        todo = [("limit_in_bytes", limit), ("memsw.limit_in_bytes", swap)]
+        if limit is not None and swap is not None:
+            now = int(read(f"{directory}/memory.memsw.limit_in_bytes") or 0)
+            if limit > now > 0 or limit < 0:
+                todo.reverse()  # the sum may never be below the memory limit
+        todo.append(("soft_limit_in_bytes", memory.get("reservation") or None))
+        todo.append(("swappiness", memory.get("swappiness")))
+        todo.append(("oom_control", 1 if memory.get("disableOOMKiller") else None))
+        for file, value in todo:
+            if value is not None:
                 write(f"{directory}/memory.{file}", str(value))
-            return
+
+    @staticmethod
+    def _memory_v2(memory: dict[str, Any], directory: str) -> None:
+        limit, swap = memory.get("limit"), memory.get("swap")
         if memory.get("disableOOMKiller"):
             raise Unsupported("disabling the oom killer needs cgroup v1")
         if limit is not None:
             write(f"{directory}/memory.max", _limit(limit))
         if swap is not None:
-            above = None if swap < 0 else swap - (limit or 0)
-            write(f"{directory}/memory.swap.max", "max" if above is None else str(max(above, 0)))
+            above = "max" if swap < 0 else str(max(swap - (limit or 0), 0))
+            write(f"{directory}/memory.swap.max", above)
         if memory.get("reservation"):
             write(f"{directory}/memory.low", _limit(memory["reservation"]))
 

@@ -270,7 +270,9 @@ def _mount_point(plan: Plan, destination: str, fresh: set[str]) -> None:
     """Make the destination and change into it."""
     if os.path.dirname(destination) in fresh:
         # directly below a file system we have just mounted: no link of the image is on the way
-        plan.call("mkdirat", AT_FDCWD, destination, 0o755, allow=EXISTS_OK | {1, 2}, label=destination)
+        plan.call(
+            "mkdirat", AT_FDCWD, destination, 0o755, allow=EXISTS_OK | {1, 2}, label=destination
+        )
         plan.call("chdir", destination, label=f"mount point {destination}")
         return
     if destination.count("/") > 1:
@@ -343,9 +345,7 @@ def _cgroup_mount(plan: Plan, destination: str, options: list[str], site: Site) 
         plan.call("mount", 0, ".", 0, bits, 0, label=destination)
 
 
-def _devices(
-    plan: Plan, config: dict[str, Any], linux: dict[str, Any], fresh: set[str]
-) -> None:
+def _devices(plan: Plan, config: dict[str, Any], linux: dict[str, Any], fresh: set[str]) -> None:
     if "/dev" in fresh:
         for name, minor in _DEVICES:
             plan.call("mknodat", AT_FDCWD, f"/dev/{name}", 0o20666, os.makedev(1, minor))

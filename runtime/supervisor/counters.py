@@ -104,6 +104,12 @@ def _blkio(group: Group) -> list[dict[str, Any]]:
                     "ios": int(values.get(f"{letter}ios", 0)),
                 }
     return [
-        {"major": major, "minor": minor, "op": op, "bytes": v.get("bytes", 0), "ios": v.get("ios", 0)}
+        {
+            "major": major,
+            "minor": minor,
+            "op": op,
+            "bytes": v.get("bytes", 0),
+            "ios": v.get("ios", 0),
+        }
         for (major, minor, op), v in sorted(found.items())
     ]

@@ -10,7 +10,8 @@ import os
 import struct
 from typing import Any
 
-from runtime.supervisor.kernel import SysError, syscall
+from runtime.errors import SysError
+from runtime.supervisor.kernel import syscall
 
 _PROG_LOAD, _PROG_ATTACH = 5, 8
 _TYPE_CGROUP_DEVICE, _ATTACH_CGROUP_DEVICE = 15, 6

@@ -10,19 +10,74 @@ from runtime.errors import StartFailed, Unsupported
 from runtime.supervisor import kernel
 from runtime.supervisor.plan import EXISTS_OK, IGNORE, SEARCH, Plan, Slot
 
-CAPABILITIES = (
-    "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE "
-    "NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO "
-    "SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME "
-    "SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG "
-    "WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE"
-).split()
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
+CAPABILITIES = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+]
 _BIT = {f"CAP_{name}": bit for bit, name in enumerate(CAPABILITIES)}
 _SYS_RESOURCE = 1 << 24
-_RLIMITS = (
-    "CPU FSIZE DATA STACK CORE RSS NPROC NOFILE MEMLOCK AS LOCKS SIGPENDING MSGQUEUE NICE RTPRIO "
-    "RTTIME"
-).split()
+_RLIMITS = [
+    "CPU",
+    "FSIZE",
+    "DATA",
+    "STACK",
+    "CORE",
+    "RSS",
+    "NPROC",
+    "NOFILE",
+    "MEMLOCK",
+    "AS",
+    "LOCKS",
+    "SIGPENDING",
+    "MSGQUEUE",
+    "NICE",
+    "RTPRIO",
+    "RTTIME",
+]
 _CAPSET_VERSION_3 = 0x20080522
 _CLOSE_RANGE_CLOEXEC = 4
 _RESET_SIGNALS = (13, 25)  # SIGPIPE and SIGXFSZ, which Python ignores
@@ -159,9 +214,7 @@ def _limits(plan: Plan, process: dict[str, Any], warnings: list[str]) -> None:
         plan.call("prlimit64", 0, number, plan.buffer(values), 0, label=f"rlimit {name}")
 
 
-def _identity(
-    plan: Plan, process: dict[str, Any], uid: int, gid: int, warnings: list[str]
-) -> None:
+def _identity(plan: Plan, process: dict[str, Any], uid: int, gid: int, warnings: list[str]) -> None:
     sets = process.get("capabilities") or {}
     bounding = mask_of(sets.get("bounding") or [], warnings)
     muted: list[str] = []

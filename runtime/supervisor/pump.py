@@ -13,7 +13,7 @@ import select
 import socket
 import struct
 import time
-from json.encoder import encode_basestring  # type: ignore[attr-defined]  # typeshed omits it
+from json.encoder import encode_basestring
 from typing import Any
 
 from runtime.supervisor import wire

@@ -115,25 +115,31 @@ class Server:
             for fd, _ in self.poll.poll(_REMOVE_RETRY_S if self.unremoved else -1):
                 if fd in gone:
                     continue  # the number may already be another file's (epoll(7))
-                if fd == self.listener.fileno():
-                    self._accept()
-                elif fd == self.holder.fileno():
-                    message, fds = wire.receive(self.holder)
-                    wire.close_all(fds)
-                    if message is None:
-                        return
-                    self._exited(message)
-                elif fd == self.pump.fileno():
-                    self._pump_said()
-                elif fd in self.reported:
-                    gone.add(fd)
-                    self.reported[fd]()
-                elif fd in self.clients and not self._request(self.clients[fd]):
-                    gone.add(fd)
-                    self._forget_client(fd)
+                if not self._event(fd, gone):
+                    return
             for name in list(self.unremoved):
                 if Group(self.layout, name).remove():
                     self.unremoved.discard(name)
+
+    def _event(self, fd: int, gone: set[int]) -> bool:
+        """Handle one ready descriptor; false when the holder is gone."""
+        if fd == self.listener.fileno():
+            self._accept()
+        elif fd == self.holder.fileno():
+            message, fds = wire.receive(self.holder)
+            wire.close_all(fds)
+            if message is None:
+                return False
+            self._exited(message)
+        elif fd == self.pump.fileno():
+            self._pump_said()
+        elif fd in self.reported:
+            gone.add(fd)
+            self.reported[fd]()
+        elif fd in self.clients and not self._request(self.clients[fd]):
+            gone.add(fd)
+            self._forget_client(fd)
+        return True
 
     def _accept(self) -> None:
         client, _ = self.listener.accept()
@@ -483,10 +489,10 @@ def main(
     """Run the fork server on inherited descriptors."""
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    sockets = [socket.socket(fileno=fd) for fd in (holder_fd, listener_fd, pump_fd)]
-    for sock in sockets:
+    holder, listener, pump = (socket.socket(fileno=fd) for fd in (holder_fd, listener_fd, pump_fd))
+    for sock in (holder, listener, pump):
         sock.set_inheritable(False)
-    server = Server(*sockets, state_dir, Layout.from_dict(json.loads(layout)))
+    server = Server(holder, listener, pump, state_dir, Layout.from_dict(json.loads(layout)))
     server.adopt()
     if ready_fd >= 0:
         os.write(ready_fd, b"1")
