@@ -1,0 +1,115 @@
+"""Overlay networks between two nodes, and the VIP in front of their tasks."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from swarmapi.model.tables import (
+    EndpointState,
+    NetworkTable,
+    NodeEntry,
+    ServiceEntry,
+    TaskEndpoint,
+)
+from tests.privileged.network.lab import Lab, Server, ask
+from worker.network.attachments import Attached, Attachment, DnsConfig
+from worker.network.network import Network
+
+NODES = {"n1": "192.168.77.1", "n2": "192.168.77.2"}
+VIP = "10.0.1.2"
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    made = Lab(tmp_path)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@asynccontextmanager
+async def nodes(lab: Lab, base: Path) -> AsyncIterator[dict[str, Network]]:
+    made = {}
+    try:
+        for name, address in NODES.items():
+            made[name] = Network(
+                node_id=name,
+                run_dir=base / f"run-{name}",
+                state_dir=base / f"state-{name}",
+                data_path_addr=address,
+                upstream_dns=(),
+                bridge_pool="172.16.0.0/12",
+                node_netns=lab.host(name, address),
+            )
+            await made[name].start()
+        yield made
+    finally:
+        for network in made.values():
+            await network.stop(remove=True)
+
+
+def overlay(*endpoints: TaskEndpoint, revision: int = 1) -> NetworkTable:
+    return NetworkTable(
+        network_id="net1",
+        name="app",
+        revision=revision,
+        subnet="10.0.1.0/24",
+        gateway="10.0.1.1",
+        vni=4097,
+        services={"s1": ServiceEntry(service_id="s1", name="web", vip=VIP)},
+        endpoints={e.task_id: e for e in endpoints},
+        nodes={n: NodeEntry(node_id=n, data_path=a) for n, a in NODES.items()},
+    )
+
+
+def task(number: int, node: str, state: EndpointState = EndpointState.SERVING) -> TaskEndpoint:
+    return TaskEndpoint(
+        task_id=f"t{number}",
+        service_id="s1",
+        node_id=node,
+        name=f"web.{number}.t{number}",
+        address=f"10.0.1.{10 + number}",
+        state=state,
+    )
+
+
+async def join(network: Network, number: int) -> Attached:
+    return await network.attach(
+        f"c{number}",
+        [Attachment("net1", "overlay", f"10.0.1.{10 + number}")],
+        host_ports=[],
+        dns=DnsConfig(),
+        hostname=f"c{number}",
+    )
+
+
+def test_vip_reaches_tasks_on_both_nodes(lab: Lab, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with nodes(lab, tmp_path) as made:
+            table = overlay(task(1, "n1"), task(2, "n2"))
+            for network in made.values():
+                assert await network.set_tables({"net1": table}) == {"net1": 1}
+            first, second = await join(made["n1"], 1), await join(made["n2"], 2)
+            servers = [Server(first.netns_fd, "one", 80), Server(second.netns_fd, "two", 80)]
+            try:
+                assert ask(first.netns_fd, "10.0.1.12", 80)[:2] == ["two", "10.0.1.11"]
+                seen = Counter(ask(first.netns_fd, VIP, 80)[0] for _ in range(100))
+                assert set(seen) == {"one", "two"}
+                assert min(seen.values()) > 20
+                await made["n1"].set_tables(
+                    {"net1": overlay(task(1, "n1", EndpointState.WITHDRAWN), task(2, "n2"))}
+                )
+                assert {ask(first.netns_fd, VIP, 80)[0] for _ in range(30)} == {"two"}
+                await made["n1"].set_tables({"net1": overlay()})
+                with pytest.raises(ConnectionRefusedError):
+                    ask(first.netns_fd, VIP, 80)
+            finally:
+                for server in servers:
+                    server.close()
+
+    asyncio.run(scenario())

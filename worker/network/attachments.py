@@ -1,0 +1,94 @@
+"""What the engine and the agent ask of the network, and what they get back."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+NetworkKind = Literal["bridge", "overlay", "ingress"]
+PortProtocol = Literal["tcp", "udp"]
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """A container's wish to be on a network."""
+
+    network_id: str
+    kind: NetworkKind
+    address: str | None = None
+    """Dotted IPv4; None lets a bridge network choose. Overlays always bring one."""
+    aliases: tuple[str, ...] = ()
+    """Names the address answers to on this network; the first is the one PTR gives."""
+
+
+@dataclass(frozen=True)
+class BridgeNetwork:
+    """A network of this machine alone."""
+
+    network_id: str
+    name: str
+    bridge: str
+    """Interface name, at most 15 bytes."""
+    subnet: str = ""
+    """IPv4 prefix; empty takes the next free one of the pool."""
+    gateway: str = ""
+    """Empty takes the subnet's first address."""
+    ip_range: str = ""
+    """Part of the subnet that addresses are chosen from; empty means all of it."""
+    internal: bool = False
+    masquerade: bool = True
+    default: bool = False
+    """The default bridge: no name service, the host's resolvers in resolv.conf."""
+    mtu: int = 1500
+
+
+@dataclass(frozen=True)
+class PortBinding:
+    """One published port of this node."""
+
+    protocol: PortProtocol
+    container_port: int
+    host_port: int = 0
+    """0 takes a free port of the node."""
+    host_ip: str = ""
+    """Empty or 0.0.0.0: every address of the node."""
+
+
+@dataclass(frozen=True)
+class DnsConfig:
+    """Resolver wishes of a container."""
+
+    servers: tuple[str, ...] = ()
+    search: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class AttachedEndpoint:
+    """A container's place on one network, as made."""
+
+    network_id: str
+    interface: str
+    address: str
+    prefix: int
+    mac: str
+    gateway: str
+
+
+@dataclass(frozen=True)
+class Attached:
+    """A configured network namespace."""
+
+    netns_fd: int
+    """Belongs to the network: duplicate it to keep it."""
+    endpoints: tuple[AttachedEndpoint, ...]
+    ports: tuple[PortBinding, ...]
+    """Bindings with the host port actually taken."""
+    resolv_conf: str
+
+
+class NetworkError(Exception):
+    """A request the network cannot meet; the message says why and the way out."""
+
+
+def mac_of(address: str) -> str:
+    """Return the MAC derived from an IPv4 address: 02:42 and the four bytes."""
+    return "02:42:" + ":".join(f"{int(part):02x}" for part in address.split("."))

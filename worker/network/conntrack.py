@@ -1,0 +1,63 @@
+"""Connection tracking entries of a backend: found by reply source, deleted by reply tuple and id.
+
+Deleting by the original tuple races with reuse of the client's port for another backend;
+the reply tuple together with CTA_ID names exactly one entry.
+"""
+
+import errno
+import socket
+import struct
+from collections.abc import Iterable
+
+from worker.network.netlink import NLM_DUMP, NetlinkSocket, attributes
+from worker.network.nftexpr import attribute, nested
+
+_GET, _DELETE, _STATS = 0x101, 0x102, 0x105
+_HEAD = struct.pack("=BBH", socket.AF_INET, 0, 0)
+_CTA_TUPLE_REPLY, _CTA_ID, _CTA_FILTER = 2, 12, 25
+
+
+class ConntrackSocket(NetlinkSocket):
+    """The connection table of the namespace the socket was opened in."""
+
+    def __init__(self) -> None:
+        super().__init__(12)
+
+    def count(self) -> int:
+        """Return how many entries the namespace has, without walking the table."""
+        for raw in self.dump(_STATS, _HEAD, flags=0):
+            entries = attributes(raw, 4).get(1)
+            return 0 if entries is None else int(struct.unpack(">I", entries)[0])
+        return 0
+
+    def of_backend(self, address: str) -> list[dict[int, bytes]]:
+        """Return the entries whose replies come from `address`, as raw attributes."""
+        source = nested(_CTA_TUPLE_REPLY, nested(1, attribute(1, socket.inet_aton(address))))
+        # CTA_FILTER_REPLY_FLAGS: compare the reply's source address only.
+        wanted = nested(_CTA_FILTER, attribute(2, struct.pack("=I", 1)))
+        body = _HEAD + source + wanted
+        return [attributes(raw, 4) for raw in self.dump(_GET, body, flags=NLM_DUMP)]
+
+    def forget(self, address: str, protocols: Iterable[int] = ()) -> int:
+        """Delete a backend's entries and return how many; only `protocols` if any are given."""
+        only = set(protocols)
+        found = [e for e in self.of_backend(address) if not only or _protocol(e) in only]
+        self.batch(
+            [
+                (
+                    _DELETE,
+                    0,
+                    _HEAD
+                    + nested(_CTA_TUPLE_REPLY, e[_CTA_TUPLE_REPLY])
+                    + (attribute(_CTA_ID, e[_CTA_ID]) if _CTA_ID in e else b""),
+                )
+                for e in found
+            ],
+            ignore=(errno.ENOENT,),
+        )
+        return len(found)
+
+
+def _protocol(entry: dict[int, bytes]) -> int:
+    transport = attributes(attributes(entry[_CTA_TUPLE_REPLY])[2])
+    return transport[1][0]

@@ -1,0 +1,257 @@
+"""The kernel side of one machine's network. Every method runs on one thread of its own."""
+
+import contextlib
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network
+from pathlib import Path
+
+from swarmapi.model.tables import NetworkTable
+from worker.network import netlink as nl
+from worker.network import netns
+from worker.network import nftexpr as nx
+from worker.network.apply import TableKeeper
+from worker.network.attachments import AttachedEndpoint, BridgeNetwork, NetworkError, mac_of
+from worker.network.conntrack import ConntrackSocket
+from worker.network.dns import open_listeners
+from worker.network.nft import NftSocket
+from worker.network.overlay import Overlay, short_name
+from worker.network.plan import TABLE, DesiredState
+
+VXLAN_PORT = 4789
+
+
+@dataclass
+class ContainerNamespace:
+    """A container's namespace and the handles open in it."""
+
+    fd: int
+    route: nl.RouteSocket
+    nft: NftSocket
+    conntrack: ConntrackSocket
+    rules: TableKeeper
+    returns: TableKeeper
+    interfaces: dict[str, str] = field(default_factory=dict)
+    """Network id to interface name."""
+
+    def close(self) -> None:
+        """Close every handle; with the last one the kernel drops the namespace and its veths."""
+        for handle in (self.route, self.nft, self.conntrack):
+            handle.close()
+        os.close(self.fd)
+
+
+def open_namespace(fd: int) -> ContainerNamespace:
+    """Open the handles of a namespace, which is then owned."""
+    route, nft, conntrack = netns.inside(
+        fd, lambda: (nl.RouteSocket(), NftSocket(), ConntrackSocket())
+    )
+    return ContainerNamespace(
+        fd,
+        route,
+        nft,
+        conntrack,
+        TableKeeper(nft, nx.FAMILY_IPV4, TABLE),
+        TableKeeper(nft, nx.FAMILY_NETDEV, TABLE),
+    )
+
+
+class Host:
+    """Links, namespaces and tables of the node whose namespace is `node_fd`."""
+
+    def __init__(self, node_fd: int, run_dir: Path, data_path_addr: str, vxlan_port: int) -> None:
+        self._fd = node_fd
+        self._pins = run_dir / "netns"
+        self._data_path = data_path_addr
+        self._vxlan_port = vxlan_port
+        self._node = open_namespace(node_fd)
+        self.overlays: dict[str, Overlay] = {}
+        self.containers: dict[str, ContainerNamespace] = {}
+        self.bridges: dict[str, BridgeNetwork] = {}
+        netns.inside(node_fd, lambda: netns.write_sysctl("ipv4/ip_forward", 1))
+
+    # Networks
+
+    def add_bridge(self, spec: BridgeNetwork) -> None:
+        """Create a bridge, or adopt the one that is there."""
+        existing = self._node.route.link(spec.bridge)
+        if existing is None:
+            # A fixed MAC: a bridge without one changes it with its members.
+            message = nl.add_bridge(spec.bridge, spec.mtu, mac_of(spec.gateway))
+            self._node.route.batch([message])
+        elif existing.kind != "bridge":
+            raise NetworkError(f"interface {spec.bridge} exists and is not a bridge: rename it")
+        index = self._node.route.index(spec.bridge)
+        prefix = IPv4Network(spec.subnet).prefixlen
+        self._node.route.batch(
+            [nl.set_link(index, up=True), nl.add_address(index, spec.gateway, prefix)]
+        )
+        # 127.0.0.1:PORT of a published port leads into the bridge.
+        netns.inside(
+            self._fd,
+            lambda: netns.write_sysctl(f"ipv4/conf/{spec.bridge}/route_localnet", 1),
+        )
+        self.bridges[spec.network_id] = spec
+
+    def remove_bridge(self, network_id: str) -> None:
+        """Delete a bridge network's link."""
+        spec = self.bridges.pop(network_id)
+        link = self._node.route.link(spec.bridge)
+        if link is not None:
+            self._node.route.batch([nl.remove_link(link.index)])
+
+    def ensure_overlay(self, table: NetworkTable, node_id: str) -> None:
+        """Open an overlay; one whose subnet, VNI or MTU changed is refused."""
+        known = self.overlays.get(table.network_id)
+        if known is not None:
+            known.table = table
+            return
+        overlay = Overlay(table, self._pins / table.network_id)
+        node = table.nodes.get(node_id)
+        if table.ingress:
+            if node is None or not node.gateway:
+                raise NetworkError(f"network {table.name}: this node has no gateway address yet")
+            overlay.ingress_gateway = node.gateway
+        overlay.open(self._node.route, self._fd, self._data_path, self._vxlan_port)
+        self.overlays[table.network_id] = overlay
+
+    def remove_overlay(self, network_id: str) -> None:
+        """Take an overlay down."""
+        self.overlays.pop(network_id).close(remove=True)
+
+    # Containers
+
+    def make_container(self, container_id: str) -> None:
+        """Create a namespace with loopback up."""
+        space = open_namespace(netns.create())
+        space.route.batch([nl.set_link(1, up=True)])
+        self.containers[container_id] = space
+
+    def adopt_container(self, container_id: str, path: Path, interfaces: Mapping[str, str]) -> None:
+        """Take over a namespace that outlived its former owner."""
+        space = open_namespace(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        space.interfaces.update(interfaces)
+        self.containers[container_id] = space
+
+    def connect(
+        self, container_id: str, network_id: str, interface: str, address: str, *, default: bool
+    ) -> AttachedEndpoint:
+        """Plug a container into a network; `default` routes everything else through it."""
+        space = self.containers[container_id]
+        bridge = self.bridges.get(network_id)
+        if bridge is not None:
+            socket_of, master = self._node.route, self._node.route.index(bridge.bridge)
+            prefix, gateway = IPv4Network(bridge.subnet).prefixlen, bridge.gateway
+            mtu, internal = bridge.mtu, bridge.internal
+        else:
+            overlay = self.overlays.get(network_id)
+            if overlay is None:
+                raise NetworkError(f"network {network_id} is not known on this node")
+            socket_of, master = overlay.socket, overlay.socket.index("br0")
+            prefix = IPv4Network(overlay.table.subnet).prefixlen
+            gateway, mtu = overlay.ingress_gateway, overlay.table.mtu
+            internal = not overlay.table.ingress
+        name, mac = short_name("sv", container_id, network_id), mac_of(address)
+        stale = socket_of.link(name)
+        if stale is not None:
+            # Left by a namespace the kernel is still taking apart.
+            socket_of.batch([nl.remove_link(stale.index)], ignore=(19,))
+        socket_of.batch(
+            [nl.add_veth(name, interface, space.fd, mtu=mtu, master=master, peer_mac=mac)]
+        )
+        index = space.route.index(interface)
+        messages = [nl.set_link(index, up=True), nl.add_address(index, address, prefix)]
+        if default and not internal:
+            messages.append(nl.default_route(gateway, index))
+        space.route.batch(messages)
+        space.interfaces[network_id] = interface
+        return AttachedEndpoint(network_id, interface, address, prefix, mac, gateway)
+
+    def disconnect(self, container_id: str, network_id: str) -> None:
+        """Unplug a container from one network."""
+        space = self.containers[container_id]
+        link = space.route.link(space.interfaces.pop(network_id))
+        if link is not None:
+            space.route.batch([nl.remove_link(link.index)])
+
+    def drop_container(self, container_id: str) -> None:
+        """Let go of a container's namespace."""
+        space = self.containers.pop(container_id, None)
+        if space is not None:
+            space.close()
+
+    def listeners(self, container_id: str) -> tuple[socket.socket, socket.socket]:
+        """Open the resolver's sockets in a container's namespace."""
+        return netns.inside(self.containers[container_id].fd, open_listeners)
+
+    def upstream_socket(self, kind: socket.SocketKind) -> socket.socket:
+        """Open a non-blocking IPv4 socket in the node's namespace."""
+        return netns.inside(
+            self._fd, lambda: socket.socket(socket.AF_INET, kind | socket.SOCK_NONBLOCK)
+        )
+
+    def reserve(self, protocol: str, host_ip: str, port: int) -> socket.socket:
+        """Hold a port of the node so that no other program takes it; 0 chooses one.
+
+        Nothing listens on it: packets are rewritten before they would reach it. Raises
+        NetworkError naming the port when it is in use.
+        """
+        kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
+        holder = netns.inside(self._fd, lambda: socket.socket(socket.AF_INET, kind))
+        try:
+            holder.bind((host_ip or "0.0.0.0", port))
+        except OSError as error:
+            holder.close()
+            where = f"{host_ip or '0.0.0.0'}:{port}/{protocol}"
+            raise NetworkError(f"port {where} cannot be published: {error.strerror}") from error
+        return holder
+
+    # The plan
+
+    def settle(self, desired: DesiredState) -> int:
+        """Make every table, fdb and neighbour list as planned; return the number of changes."""
+        changed = 0
+        for network_id, state in desired.overlays.items():
+            if network_id in self.overlays:
+                changed += self.overlays[network_id].apply(state)
+        for container_id, (rules, returns) in desired.containers.items():
+            space = self.containers.get(container_id)
+            if space is not None:
+                changed += space.rules.settle(rules) + space.returns.settle(returns)
+        return changed + self._node.rules.settle(desired.node)
+
+    def verify(self, desired: DesiredState) -> int:
+        """Read the kernel back, repair, and return how many things had drifted."""
+        repaired = sum(
+            self.overlays[key].apply(state)
+            for key, state in desired.overlays.items()
+            if key in self.overlays
+        )
+        for space in [*self.containers.values(), self._node]:
+            repaired += space.rules.verify() + space.returns.verify()
+        return repaired
+
+    def forget(self, address: str, protocols: tuple[int, ...] = ()) -> int:
+        """Delete the connection entries of a backend everywhere on this node."""
+        spaces = [*self.containers.values(), self._node]
+        # Counting first: a dump walks the whole machine's table even for an empty namespace.
+        return sum(s.conntrack.forget(address, protocols) for s in spaces if s.conntrack.count())
+
+    def close(self, *, remove: bool) -> None:
+        """Close all handles; with `remove` take links, tables and pins away too."""
+        for container_id in list(self.containers):
+            self.drop_container(container_id)
+        for overlay in self.overlays.values():
+            overlay.close(remove=remove)
+        self.overlays.clear()
+        if remove:
+            with contextlib.suppress(OSError):
+                self._node.rules.settle(None)
+            for network_id in list(self.bridges):
+                self.remove_bridge(network_id)
+            leg = self._node.route.link("swarm-ingress")
+            if leg is not None:
+                self._node.route.batch([nl.remove_link(leg.index)], ignore=(19,))
+        self._node.close()

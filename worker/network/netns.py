@@ -1,0 +1,100 @@
+"""Network namespaces by file descriptor: made, pinned, and entered by a thread of their own."""
+
+import ctypes
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+CLONE_NEWNET = 0x40000000
+MS_BIND = 4096
+MNT_DETACH = 2
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _check(result: int, what: str) -> None:
+    if result:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{what}: {os.strerror(code)}")
+
+
+def current() -> int:
+    """Return a descriptor of the calling thread's namespace."""
+    return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def enter(fd: int) -> None:
+    """Move the calling thread into the namespace (setns(2))."""
+    _check(_libc.setns(fd, CLONE_NEWNET), "setns")
+
+
+def inside(fd: int, action: Callable[[], T]) -> T:
+    """Run `action` in the namespace of `fd` and return to the thread's own.
+
+    Only for threads nothing else runs on: for its duration every call of the thread sees
+    the other namespace.
+    """
+    home = current()
+    try:
+        enter(fd)
+        try:
+            return action()
+        finally:
+            enter(home)
+    finally:
+        os.close(home)
+
+
+def create() -> int:
+    """Return a descriptor of a new namespace; it lives as long as something refers to it."""
+    home = current()
+    try:
+        _check(_libc.unshare(CLONE_NEWNET), "unshare")
+        try:
+            return current()
+        finally:
+            enter(home)
+    finally:
+        os.close(home)
+
+
+def pin(fd: int, path: Path) -> None:
+    """Keep a namespace alive at `path` beyond this process (a bind mount)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o600)
+    source = f"/proc/thread-self/fd/{fd}".encode()
+    _check(_libc.mount(source, os.fsencode(path), None, MS_BIND, None), f"pin {path}")
+
+
+def unpin(path: Path) -> None:
+    """Undo `pin`; a path that is not there or not pinned is fine."""
+    if not path.exists():
+        return
+    while path.is_file() and _libc.umount2(os.fsencode(path), MNT_DETACH) == 0:
+        continue
+    path.unlink(missing_ok=True)
+
+
+def open_pinned(path: Path) -> int | None:
+    """Return a descriptor of the namespace pinned at `path`, or None."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    # An unpinned leftover is an empty file on the disk, not an nsfs inode.
+    if not _is_namespace(fd):
+        os.close(fd)
+        return None
+    return fd
+
+
+def _is_namespace(fd: int) -> bool:
+    return _libc.ioctl(fd, 0xB703) == CLONE_NEWNET  # NS_GET_NSTYPE
+
+
+def write_sysctl(name: str, value: int) -> None:
+    """Write `net/…` of the calling thread's namespace."""
+    Path("/proc/sys/net", name).write_text(str(value), encoding="ascii")

@@ -1,0 +1,529 @@
+"""The network as the engine and the agent use it."""
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+from swarmapi.model.tables import EndpointState, NetworkTable
+from worker.network.attachments import (
+    Attached,
+    AttachedEndpoint,
+    Attachment,
+    BridgeNetwork,
+    DnsConfig,
+    NetworkError,
+    PortBinding,
+)
+from worker.network.dns import Resolver
+from worker.network.host import VXLAN_PORT, Host
+from worker.network.ipam import AddressPool, check_subnet, choose_subnet
+from worker.network.plan import (
+    DNS_ADDRESS,
+    DesiredState,
+    LocalBridge,
+    LocalContainer,
+    Names,
+    plan,
+)
+
+T = TypeVar("T")
+
+EGRESS_NETWORK = "swarm-egress"
+"""The bridge that gives tasks on internal-free overlays a way out of the node."""
+VERIFY_INTERVAL_S = 30.0
+_UDP = 17
+
+
+@dataclass
+class _Container:
+    attachments: dict[str, Attachment]
+    endpoints: dict[str, AttachedEndpoint]
+    dns: DnsConfig
+    ports: tuple[PortBinding, ...] = ()
+    holders: list[socket.socket] = field(default_factory=list)
+    next_interface: int = 0
+
+    @property
+    def named(self) -> bool:
+        return any(key != EGRESS_NETWORK for key in self.attachments)
+
+
+class Network:
+    """All networks of one machine. Methods are not reentrant per container; the engine orders them."""
+
+    def __init__(
+        self,
+        *,
+        node_id: str,
+        run_dir: Path,
+        state_dir: Path,
+        data_path_addr: str,
+        upstream_dns: tuple[str, ...],
+        bridge_pool: str,
+        node_netns: Path = Path("/proc/self/ns/net"),
+        vxlan_port: int = VXLAN_PORT,
+    ) -> None:
+        self._node_id = node_id
+        self._run_dir = run_dir
+        self._state_dir = state_dir
+        self._data_path_addr = data_path_addr
+        self._upstream = upstream_dns
+        self._pool = bridge_pool
+        self._node_netns = node_netns
+        self._vxlan_port = vxlan_port
+        # One thread: setns(2) is per thread, and the kernel's own locks serialise anyway.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="network")
+        self._lock = asyncio.Lock()
+        self._host: Host | None = None
+        self._resolver: Resolver | None = None
+        self._tables: dict[str, NetworkTable] = {}
+        self._containers: dict[str, _Container] = {}
+        self._pools: dict[str, AddressPool] = {}
+        self._bridges: dict[str, BridgeNetwork] = {}
+        self._desired: DesiredState | None = None
+        self._drift_repaired = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Open the node's namespace and begin to read the kernel back."""
+
+        def open_host() -> Host:
+            fd = os.open(self._node_netns, os.O_RDONLY | os.O_CLOEXEC)
+            return Host(fd, self._run_dir, self._data_path_addr, self._vxlan_port)
+
+        self._run_dir.mkdir(parents=True, exist_ok=True)
+        self._host = await self._on_thread(open_host)
+        self._resolver = Resolver(self._host.upstream_socket)
+        self._spawn(self._verify_forever())
+
+    async def stop(self, *, remove: bool) -> None:
+        """Close everything; with `remove` also take every link, table and pin away."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._resolver is not None:
+            await self._resolver.stop()
+        for container in self._containers.values():
+            _close_all(container.holders)
+        self._containers.clear()
+        if self._host is not None:
+            host = self._host
+            await self._on_thread(lambda: host.close(remove=remove))
+            self._host = None
+        self._thread.shutdown()
+
+    # Bridge networks of the standalone engine
+
+    async def create_bridge_network(self, spec: BridgeNetwork) -> BridgeNetwork:
+        """Create a bridge network and return it with subnet and gateway filled in.
+
+        Raises NetworkError when the subnet overlaps another network's or none is free.
+        """
+        async with self._lock:
+            return await self._create_bridge(spec)
+
+    async def _create_bridge(self, spec: BridgeNetwork) -> BridgeNetwork:
+        if spec.network_id in self._bridges:
+            raise NetworkError(f"network {spec.name} exists already")
+        taken = [b.subnet for b in self._bridges.values()]
+        taken += [t.subnet for t in self._tables.values()]
+        subnet = spec.subnet or choose_subnet(self._pool, taken)
+        check_subnet(subnet, taken)
+        pool = AddressPool(subnet, spec.gateway, spec.ip_range)
+        whole = replace(spec, subnet=subnet, gateway=str(pool.gateway))
+        await self._on_thread(lambda: self._kernel.add_bridge(whole))
+        self._bridges[spec.network_id], self._pools[spec.network_id] = whole, pool
+        await self._settle()
+        return whole
+
+    async def remove_bridge_network(self, network_id: str) -> None:
+        """Remove a bridge network; NetworkError while containers are on it."""
+        async with self._lock:
+            if network_id not in self._bridges:
+                raise NetworkError(f"network {network_id} is not known on this node")
+            users = [k for k, c in self._containers.items() if network_id in c.endpoints]
+            if users:
+                raise NetworkError(
+                    f"network {self._bridges[network_id].name} has containers: remove {users[0]}"
+                )
+            await self._on_thread(lambda: self._kernel.remove_bridge(network_id))
+            del self._bridges[network_id], self._pools[network_id]
+            await self._settle()
+
+    # Containers
+
+    async def attach(
+        self,
+        container_id: str,
+        attachments: list[Attachment],
+        *,
+        host_ports: list[PortBinding],
+        dns: DnsConfig,
+        hostname: str,
+    ) -> Attached:
+        """Make and configure a namespace. On any failure nothing of it remains.
+
+        Raises NetworkError for an unknown network, an address or a port in use.
+        """
+        async with self._lock:
+            if container_id in self._containers:
+                raise NetworkError(f"container {container_id} is attached already")
+            container = _Container({}, {}, dns)
+            await self._on_thread(lambda: self._kernel.make_container(container_id))
+            self._containers[container_id] = container
+            try:
+                await self._plug_all(container_id, attachments)
+                container.ports = await self._reserve(container, host_ports)
+                await self._settle()
+                await self._serve_names(container_id)
+            except BaseException:
+                await self._drop(container_id)
+                raise
+            return self._attached(container_id, hostname)
+
+    def _attached(self, container_id: str, hostname: str) -> Attached:
+        container = self._containers[container_id]
+        return Attached(
+            self._kernel.containers[container_id].fd,
+            tuple(container.endpoints.values()),
+            container.ports,
+            self._resolv_conf(container),
+        )
+
+    async def _plug_all(self, container_id: str, attachments: list[Attachment]) -> None:
+        wanted = list(attachments)
+        kinds = {a.kind for a in wanted}
+        if kinds == {"overlay"} and any(self._leads_out(a.network_id) for a in wanted):
+            if EGRESS_NETWORK not in self._bridges:
+                await self._create_bridge(
+                    BridgeNetwork(EGRESS_NETWORK, EGRESS_NETWORK, bridge="swarm-egress")
+                )
+            wanted.append(Attachment(EGRESS_NETWORK, "bridge"))
+        # The first bridge is the way out; else the ingress network, whose gateway is this node.
+        leading = next((a for a in wanted if a.kind == "bridge"), None)
+        leading = leading or next((a for a in wanted if a.kind == "ingress"), None)
+        for attachment in wanted:
+            await self._plug(container_id, attachment, default=attachment is leading)
+
+    def _leads_out(self, network_id: str) -> bool:
+        table = self._tables.get(network_id)
+        return table is not None and not table.internal
+
+    async def _plug(self, container_id: str, attachment: Attachment, *, default: bool) -> None:
+        container, network_id = self._containers[container_id], attachment.network_id
+        pool = self._pools.get(network_id)
+        if pool is not None:
+            address = pool.take(attachment.address)
+        elif attachment.address is None:
+            raise NetworkError(f"network {network_id}: an overlay address comes from a manager")
+        else:
+            table = self._tables.get(network_id)
+            if table is None:
+                raise NetworkError(f"network {network_id} is not known on this node yet")
+            address = attachment.address
+            await self._on_thread(lambda: self._kernel.ensure_overlay(table, self._node_id))
+        interface = f"eth{container.next_interface}"
+        try:
+            endpoint = await self._on_thread(
+                lambda: self._kernel.connect(
+                    container_id, network_id, interface, address, default=default
+                )
+            )
+        except BaseException:
+            if pool is not None:
+                pool.release(address)
+            raise
+        container.next_interface += 1
+        container.attachments[network_id] = attachment
+        container.endpoints[network_id] = endpoint
+
+    async def connect(self, container_id: str, attachment: Attachment) -> AttachedEndpoint:
+        """Plug a running container into one more network."""
+        async with self._lock:
+            container = self._known(container_id)
+            if attachment.network_id in container.endpoints:
+                raise NetworkError(
+                    f"container {container_id} is on {attachment.network_id} already"
+                )
+            default = attachment.kind == "bridge" and not any(
+                a.kind == "bridge" for a in container.attachments.values()
+            )
+            await self._plug(container_id, attachment, default=default)
+            await self._settle()
+            return container.endpoints[attachment.network_id]
+
+    async def disconnect(self, container_id: str, network_id: str) -> None:
+        """Unplug a running container from a network."""
+        async with self._lock:
+            container = self._known(container_id)
+            if network_id not in container.endpoints:
+                raise NetworkError(f"container {container_id} is not on network {network_id}")
+            endpoint = container.endpoints.pop(network_id)
+            del container.attachments[network_id]
+            if network_id in self._pools:
+                self._pools[network_id].release(endpoint.address)
+            # Rules first: a netdev chain disappears with its device.
+            await self._settle()
+            await self._on_thread(lambda: self._kernel.disconnect(container_id, network_id))
+
+    async def detach(self, container_id: str) -> None:
+        """Let a container's namespace go; the kernel drops it. Unknown ids are fine."""
+        async with self._lock:
+            if container_id in self._containers:
+                await self._drop(container_id)
+                await self._settle()
+
+    async def _drop(self, container_id: str) -> None:
+        container = self._containers.pop(container_id)
+        _close_all(container.holders)
+        if self._resolver is not None:
+            self._resolver.detach(container_id)
+        for network_id, endpoint in container.endpoints.items():
+            if network_id in self._pools:
+                self._pools[network_id].release(endpoint.address)
+        await self._on_thread(lambda: self._kernel.drop_container(container_id))
+
+    async def readopt(
+        self,
+        container_id: str,
+        netns_path_or_pid: Path | int,
+        endpoints: list[AttachedEndpoint],
+        *,
+        attachments: list[Attachment],
+        host_ports: list[PortBinding],
+        dns: DnsConfig,
+        hostname: str,
+    ) -> Attached:
+        """Take over a container that outlived a restart: its handles, resolver and ports.
+
+        `endpoints` and `host_ports` are what `attach` returned; overlays need their table first.
+        """
+        path = (
+            Path(f"/proc/{netns_path_or_pid}/ns/net")
+            if isinstance(netns_path_or_pid, int)
+            else netns_path_or_pid
+        )
+        async with self._lock:
+            interfaces = {e.network_id: e.interface for e in endpoints}
+            container = _Container(
+                {a.network_id: a for a in attachments},
+                {e.network_id: e for e in endpoints},
+                dns,
+                next_interface=1 + max((int(e.interface[3:]) for e in endpoints), default=-1),
+            )
+            await self._on_thread(
+                lambda: self._kernel.adopt_container(container_id, path, interfaces)
+            )
+            self._containers[container_id] = container
+            try:
+                for endpoint in endpoints:
+                    await self._readopt_network(endpoint)
+                container.ports = await self._reserve(container, host_ports)
+                await self._settle()
+                await self._serve_names(container_id)
+            except BaseException:
+                await self._drop(container_id)
+                raise
+            return self._attached(container_id, hostname)
+
+    async def _readopt_network(self, endpoint: AttachedEndpoint) -> None:
+        pool = self._pools.get(endpoint.network_id)
+        table = self._tables.get(endpoint.network_id)
+        if pool is not None:
+            pool.take(endpoint.address)
+        elif table is not None:
+            await self._on_thread(lambda: self._kernel.ensure_overlay(table, self._node_id))
+
+    async def _reserve(
+        self, container: _Container, wanted: list[PortBinding]
+    ) -> tuple[PortBinding, ...]:
+        if wanted and not container.endpoints:
+            raise NetworkError("a container without a network cannot publish ports")
+        bound = []
+        for binding in wanted:
+            _check_binding(binding)
+            holder = await self._on_thread(
+                lambda b=binding: self._kernel.reserve(b.protocol, b.host_ip, b.host_port)
+            )
+            container.holders.append(holder)
+            bound.append(replace(binding, host_port=holder.getsockname()[1]))
+        return tuple(bound)
+
+    async def _serve_names(self, container_id: str) -> None:
+        container = self._containers[container_id]
+        if not self._uses_resolver(container) or self._resolver is None or self._desired is None:
+            return
+        listeners = await self._on_thread(lambda: self._kernel.listeners(container_id))
+        upstream = container.dns.servers or self._upstream
+        names = self._desired.names.get(container_id, Names())
+        await self._resolver.attach(container_id, listeners, names, upstream)
+
+    def _uses_resolver(self, container: _Container) -> bool:
+        return any(
+            not (key in self._bridges and self._bridges[key].default) for key in container.endpoints
+        )
+
+    def _resolv_conf(self, container: _Container) -> str:
+        servers = container.dns.servers or self._upstream
+        if self._uses_resolver(container):
+            servers = (DNS_ADDRESS,)
+        lines = [f"nameserver {server}" for server in servers]
+        if container.dns.search:
+            lines.append("search " + " ".join(container.dns.search))
+        options = container.dns.options
+        if self._uses_resolver(container) and not any(o.startswith("ndots") for o in options):
+            options = (*options, "ndots:0")
+        if options:
+            lines.append("options " + " ".join(options))
+        return "\n".join(lines) + "\n"
+
+    # Cluster
+
+    async def set_tables(self, tables: Mapping[str, NetworkTable]) -> dict[str, int]:
+        """Replace the endpoint tables and return {network id: revision} now in effect.
+
+        Returns only once nft, DNS and fdb hold them for every local container. Connections of
+        removed backends, and UDP flows of withdrawn ones, are deleted afterwards.
+        """
+        async with self._lock:
+            before, self._tables = self._tables, dict(tables)
+            for table in tables.values():
+                if table.ingress and self._node_id in table.nodes:
+                    await self._on_thread(
+                        lambda t=table: self._kernel.ensure_overlay(t, self._node_id)
+                    )
+            await self._settle()
+            await self._close_unused_overlays()
+            self._spawn(self._forget(before, self._tables))
+            return {key: table.revision for key, table in self._tables.items()}
+
+    async def _close_unused_overlays(self) -> None:
+        used = {key for c in self._containers.values() for key in c.endpoints}
+        for network_id in set(self._kernel.overlays) - set(self._tables) - used:
+            await self._on_thread(lambda n=network_id: self._kernel.remove_overlay(n))
+
+    async def _forget(
+        self, before: Mapping[str, NetworkTable], after: Mapping[str, NetworkTable]
+    ) -> None:
+        for address, protocols in _vanished(before, after):
+            await self._on_thread(lambda a=address, p=protocols: self._kernel.forget(a, p))
+
+    async def _settle(self) -> None:
+        desired = plan(
+            self._node_id,
+            self._tables,
+            [self._local(key, c) for key, c in self._containers.items()],
+            {
+                key: LocalBridge(b.bridge, b.subnet, b.internal, b.masquerade)
+                for key, b in self._bridges.items()
+            },
+        )
+        await self._on_thread(lambda: self._kernel.settle(desired))
+        self._desired = desired
+        if self._resolver is not None:
+            for container_id, names in desired.names.items():
+                self._resolver.update(container_id, names)
+
+    def _local(self, container_id: str, container: _Container) -> LocalContainer:
+        endpoints = container.endpoints
+        leading = next((key for key in endpoints if key in self._bridges), None)
+        if leading is None:
+            leading = next(
+                (k for k in endpoints if self._is_ingress(k)), next(iter(endpoints), None)
+            )
+        return LocalContainer(
+            container_id,
+            {key: (e.interface, e.address) for key, e in endpoints.items()},
+            names={
+                key: a.aliases
+                for key, a in container.attachments.items()
+                if not (key in self._bridges and self._bridges[key].default)
+            },
+            ports=container.ports,
+            port_address=endpoints[leading].address if leading is not None else "",
+        )
+
+    def _is_ingress(self, network_id: str) -> bool:
+        table = self._tables.get(network_id)
+        return table is not None and table.ingress
+
+    # Drift
+
+    def drift_repaired_total(self) -> int:
+        """Return how many things had drifted from the plan and were repaired."""
+        return self._drift_repaired
+
+    async def verify(self) -> int:
+        """Read the kernel back now, repair drift and return how much there was."""
+        async with self._lock:
+            desired = self._desired
+            if desired is None:
+                return 0
+            repaired = await self._on_thread(lambda: self._kernel.verify(desired))
+            self._drift_repaired += repaired
+            return repaired
+
+    async def _verify_forever(self) -> None:
+        while True:
+            await asyncio.sleep(VERIFY_INTERVAL_S)
+            # The next round tries again; a kernel that refuses now is no reason to stop looking.
+            with contextlib.suppress(OSError):
+                await self.verify()
+
+    # The thread
+
+    @property
+    def _kernel(self) -> Host:
+        if self._host is None:
+            raise NetworkError("the network is not started")
+        return self._host
+
+    def _known(self, container_id: str) -> _Container:
+        container = self._containers.get(container_id)
+        if container is None:
+            raise NetworkError(f"container {container_id} is not attached")
+        return container
+
+    async def _on_thread(self, action: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, action)
+
+    def _spawn(self, work: "asyncio._CoroutineLike[None]") -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _close_all(holders: list[socket.socket]) -> None:
+    for holder in holders:
+        holder.close()
+    holders.clear()
+
+
+def _check_binding(binding: PortBinding) -> None:
+    if binding.protocol not in ("tcp", "udp"):
+        raise NetworkError(f"protocol {binding.protocol} cannot be published: use tcp or udp")
+    if ":" in binding.host_ip:
+        raise NetworkError(f"host address {binding.host_ip} is IPv6: only IPv4 can be published")
+
+
+def _vanished(
+    before: Mapping[str, NetworkTable], after: Mapping[str, NetworkTable]
+) -> list[tuple[str, tuple[int, ...]]]:
+    """Return (address, protocols) whose connections must go; no protocols means all."""
+    gone: list[tuple[str, tuple[int, ...]]] = []
+    for key, old in before.items():
+        new = after.get(key)
+        present = {} if new is None else {e.address: e.state for e in new.endpoints.values()}
+        for endpoint in old.endpoints.values():
+            state = present.get(endpoint.address)
+            if state is None:
+                gone.append((endpoint.address, ()))
+            elif state == EndpointState.WITHDRAWN and endpoint.state == EndpointState.SERVING:
+                gone.append((endpoint.address, (_UDP,)))
+    return gone

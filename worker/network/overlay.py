@@ -1,0 +1,160 @@
+"""One overlay network on this node: a namespace of its own with a bridge and a VXLAN.
+
+The VXLAN is made in the node's namespace, where its underlay socket stays, and moved: node
+firewall rules and br_netfilter never see bridged overlay traffic.
+"""
+
+import contextlib
+import hashlib
+import os
+from pathlib import Path
+
+from swarmapi.model.tables import NetworkTable
+from worker.network import netlink as nl
+from worker.network import netns
+from worker.network.attachments import NetworkError, mac_of
+from worker.network.plan import INGRESS_LINK, OverlayState
+
+BRIDGE, VXLAN = "br0", "vxlan0"
+
+
+def short_name(prefix: str, *parts: str) -> str:
+    """Return an interface name of at most 15 bytes derived from `parts`."""
+    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    return (prefix + digest)[:15]
+
+
+class Overlay:
+    """The kernel objects of one overlay. All methods run on the network thread."""
+
+    def __init__(self, table: NetworkTable, pin: Path) -> None:
+        self.table = table
+        self._pin = pin
+        self.netns_fd = -1
+        self.ingress_gateway = ""
+        self.route: nl.RouteSocket | None = None
+
+    def open(self, node: nl.RouteSocket, node_fd: int, data_path: str, port: int) -> None:
+        """Adopt the pinned namespace or make a new one.
+
+        Raises NetworkError when the VXLAN cannot be made.
+        """
+        fd = netns.open_pinned(self._pin)
+        if fd is not None:
+            self._use(fd)
+            if self._is_whole():
+                return
+            self.close(remove=True)
+        self._use(netns.create())
+        try:
+            self._make(node, node_fd, data_path, port)
+            netns.pin(self.netns_fd, self._pin)
+        except OSError as error:
+            self.close(remove=True)
+            raise NetworkError(f"network {self.table.name}: {error}") from error
+
+    def _use(self, fd: int) -> None:
+        self.netns_fd = fd
+        self.route = netns.inside(fd, nl.RouteSocket)
+
+    def _is_whole(self) -> bool:
+        links = self.socket.links()
+        vxlan, bridge = links.get(VXLAN), links.get(BRIDGE)
+        return (
+            vxlan is not None
+            and bridge is not None
+            and vxlan.master == bridge.index
+            and vxlan.mtu == self.table.mtu
+        )
+
+    @property
+    def socket(self) -> nl.RouteSocket:
+        """The rtnetlink socket inside the overlay's namespace."""
+        if self.route is None:
+            raise NetworkError(f"network {self.table.name} is not open on this node")
+        return self.route
+
+    def _make(self, node: nl.RouteSocket, node_fd: int, data_path: str, port: int) -> None:
+        table = self.table
+
+        def prepare() -> None:
+            for family in ("iptables", "ip6tables", "arptables"):
+                # Absent where br_netfilter is not loaded.
+                with contextlib.suppress(FileNotFoundError):
+                    netns.write_sysctl(f"bridge/bridge-nf-call-{family}", 0)
+
+        netns.inside(self.netns_fd, prepare)
+        self.socket.batch([nl.set_link(1, up=True), nl.add_bridge(BRIDGE, table.mtu)])
+        bridge = self.socket.index(BRIDGE)
+        temporary = short_name("swx", table.network_id, str(table.vni))
+        stale = node.link(temporary)
+        if stale is not None:
+            node.batch([nl.remove_link(stale.index)])
+        node.batch([nl.add_vxlan(temporary, table.vni, data_path, port, table.mtu)])
+        made = node.index(temporary)
+        try:
+            node.batch([nl.move_link(made, self.netns_fd)])
+        except OSError:
+            node.batch([nl.remove_link(made)])
+            raise
+        moved = self.socket.index(temporary)
+        self.socket.batch(
+            [nl.rename_link(moved, VXLAN), nl.set_link(moved, up=True, master=bridge)]
+        )
+        if table.ingress:
+            self._make_ingress_leg(node, node_fd, bridge)
+
+    def _make_ingress_leg(self, node: nl.RouteSocket, node_fd: int, bridge: int) -> None:
+        gateway = self.ingress_gateway
+        stale = node.link(INGRESS_LINK)
+        if stale is not None:
+            node.batch([nl.remove_link(stale.index)])
+        self.socket.batch(
+            [
+                nl.add_veth(
+                    "gateway",
+                    INGRESS_LINK,
+                    node_fd,
+                    mtu=self.table.mtu,
+                    master=bridge,
+                    peer_mac=mac_of(gateway),
+                )
+            ]
+        )
+        leg = node.index(INGRESS_LINK)
+        prefix = int(self.table.subnet.partition("/")[2])
+        node.batch([nl.set_link(leg, up=True), nl.add_address(leg, gateway, prefix)])
+
+        def permit() -> None:
+            # 127.0.0.1:PORT of the node itself leads into the overlay.
+            netns.write_sysctl(f"ipv4/conf/{INGRESS_LINK}/route_localnet", 1)
+            # Clients' addresses come back this way: loose reverse path check.
+            netns.write_sysctl(f"ipv4/conf/{INGRESS_LINK}/rp_filter", 2)
+            netns.write_sysctl(f"ipv4/conf/{INGRESS_LINK}/send_redirects", 0)
+
+        netns.inside(node_fd, permit)
+
+    def apply(self, desired: OverlayState) -> int:
+        """Make fdb and neighbours equal to `desired` and return how many entries changed."""
+        vxlan = self.socket.index(VXLAN)
+        fdb, neighbours = self.socket.fdb(vxlan), self.socket.neighbours(vxlan)
+        messages = [nl.fdb_entry(vxlan, mac, node, remove=True) for mac, node in fdb - desired.fdb]
+        messages += [
+            nl.neighbour(vxlan, address, mac, remove=True)
+            for address, mac in neighbours - desired.neighbours
+        ]
+        messages += [nl.fdb_entry(vxlan, mac, node) for mac, node in desired.fdb - fdb]
+        messages += [nl.neighbour(vxlan, a, mac) for a, mac in desired.neighbours - neighbours]
+        self.socket.batch(messages)
+        return len(messages)
+
+    def close(self, *, remove: bool) -> None:
+        """Let go; with `remove` the namespace and all in it disappear."""
+        if self.route is not None:
+            self.route.close()
+            self.route = None
+        if self.netns_fd >= 0:
+            os.close(self.netns_fd)
+            self.netns_fd = -1
+        if remove:
+            netns.unpin(self._pin)

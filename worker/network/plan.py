@@ -1,0 +1,573 @@
+"""What this node's kernel and name service must hold, from endpoint tables alone. Pure.
+
+A container's namespace has the table `swarm`: VIPs are rewritten in its own output hook by
+one chain per replica count and a shared map (vip . slot), so a service costs elements only.
+"""
+
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network
+
+from swarmapi.model.tables import EndpointState, NetworkTable, ServiceEntry, TaskEndpoint
+from worker.network import nftexpr as nx
+from worker.network.attachments import PortBinding, mac_of
+
+TABLE = "swarm"
+DNS_ADDRESS, DNS_PORT = "127.0.0.11", 40053
+INGRESS_LINK = "swarm-ingress"
+PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
+_TCP = bytes([6])
+_LOCAL = struct.pack("=I", nx.RTN_LOCAL)
+
+
+@dataclass(frozen=True)
+class LocalBridge:
+    """A bridge network of this node as its ruleset needs it."""
+
+    bridge: str
+    subnet: str
+    internal: bool
+    masquerade: bool
+
+
+@dataclass(frozen=True)
+class LocalContainer:
+    """A container of this node: interface and address per network, published host ports."""
+
+    container_id: str
+    networks: Mapping[str, tuple[str, str]]
+    """Network id to (interface, address)."""
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Network id to the names it answers to on a bridge network."""
+    ports: tuple[PortBinding, ...] = ()
+    port_address: str = ""
+    """Address published host ports lead to."""
+    resolver: bool = True
+    """Whether the name service listens in its namespace."""
+
+
+@dataclass(frozen=True)
+class OverlayState:
+    """One overlay's forwarding on this node."""
+
+    fdb: frozenset[tuple[str, str]]
+    """(MAC, underlay address of its node)."""
+    neighbours: frozenset[tuple[str, str]]
+    """(address, MAC)."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """What one container may ask: names and addresses are lower case, without a final dot."""
+
+    forward: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    reverse: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DesiredState:
+    """All this node must hold."""
+
+    overlays: Mapping[str, OverlayState]
+    containers: Mapping[str, tuple[nx.TableState, nx.TableState | None]]
+    """Container id to its `ip` table and, on the ingress network, its `netdev` table."""
+    node: nx.TableState
+    names: Mapping[str, Names]
+
+
+def plan(
+    node_id: str,
+    tables: Mapping[str, NetworkTable],
+    containers: Iterable[LocalContainer],
+    bridges: Mapping[str, LocalBridge],
+) -> DesiredState:
+    """Return the desired state; tables of networks without a local container still count."""
+    local = list(containers)
+    return DesiredState(
+        overlays={key: overlay_state(node_id, table) for key, table in tables.items()},
+        containers={
+            c.container_id: (container_table(tables, c), return_table(tables, c)) for c in local
+        },
+        node=node_table(node_id, tables, local, bridges),
+        names={c.container_id: container_names(tables, c, local) for c in local},
+    )
+
+
+def serving(table: NetworkTable, service_id: str) -> tuple[str, ...]:
+    """Return the addresses that take new connections, in task id order."""
+    found = [
+        e
+        for e in table.endpoints.values()
+        if e.service_id == service_id and e.state == EndpointState.SERVING
+    ]
+    return tuple(e.address for e in sorted(found, key=lambda e: e.task_id))
+
+
+def _serving_by_service(table: NetworkTable) -> dict[str, tuple[str, ...]]:
+    groups: dict[str, list[TaskEndpoint]] = {}
+    for endpoint in table.endpoints.values():
+        if endpoint.state == EndpointState.SERVING:
+            groups.setdefault(endpoint.service_id, []).append(endpoint)
+    return {
+        key: tuple(e.address for e in sorted(group, key=lambda e: e.task_id))
+        for key, group in groups.items()
+    }
+
+
+def overlay_state(node_id: str, table: NetworkTable) -> OverlayState:
+    """Return where the overlay's remote addresses are; withdrawn ones still have flows."""
+    fdb, neighbours = set(), set()
+    remote = [(e.address, e.node_id) for e in table.endpoints.values()]
+    remote += [(n.gateway, n.node_id) for n in table.nodes.values() if n.gateway]
+    for address, owner in remote:
+        node = table.nodes.get(owner)
+        if owner == node_id or node is None or not address:
+            continue
+        fdb.add((mac_of(address), node.data_path))
+        neighbours.add((address, mac_of(address)))
+    return OverlayState(frozenset(fdb), frozenset(neighbours))
+
+
+def container_table(tables: Mapping[str, NetworkTable], container: LocalContainer) -> nx.TableState:
+    """Return the `ip swarm` table of a container's namespace."""
+    vips: dict[bytes, nx.Value] = {}
+    backends: dict[bytes, nx.Value] = {}
+    silent: dict[bytes, nx.Value] = {}
+    counts: set[int] = set()
+    for network_id in container.networks:
+        table = tables.get(network_id)
+        if table is None or table.ingress:
+            continue
+        groups = _serving_by_service(table)
+        for service in table.services.values():
+            if not service.vip:
+                continue
+            addresses = groups.get(service.service_id, ())
+            vip = IPv4Address(service.vip).packed
+            if not addresses:
+                silent[vip] = None
+                continue
+            counts.add(len(addresses))
+            vips[vip] = f"lb-{len(addresses)}"
+            for slot, address in enumerate(addresses):
+                backends[vip + struct.pack("=I", slot)] = IPv4Address(address).packed
+    chains, gateways = _vip_chains(counts), _gateways(tables, container)
+    chains |= _return_chains(tables, container)
+    marks: dict[bytes, nx.Value] = {
+        bytes.fromhex(mac_of(g).replace(":", "")): _mark(g) for g in gateways
+    }
+    shapes = {
+        "vips": nx.SetShape((4,), verdicts=True),
+        "backends": nx.SetShape((4, 4), data_size=4, key_type=nx.TYPE_IPV4 << 6 | nx.TYPE_MARK),
+        "silent": nx.SetShape((4,)),
+        "gateways": nx.SetShape((6,), data_size=4, key_type=nx.TYPE_ETHER, data_type=nx.TYPE_MARK),
+    }
+    elements = {"vips": vips, "backends": backends, "silent": silent, "gateways": marks}
+    return nx.table(nx.FAMILY_IPV4, TABLE, chains, shapes, elements)
+
+
+def _vip_chains(counts: Iterable[int]) -> dict[str, nx.Chain]:
+    resolver = IPv4Address(DNS_ADDRESS).packed
+    balance = {
+        f"lb-{count}": nx.Chain(
+            (
+                nx.rule(
+                    nx.load_destination(nx.REG32_00),
+                    nx.random_slot(nx.REG32_01, count),
+                    nx.lookup("backends", nx.REG32_00, nx.REG_1),
+                    nx.dnat(nx.REG_1),
+                ),
+            )
+        )
+        for count in sorted(counts)
+    }
+    redirect = [
+        nx.rule(
+            nx.load_destination(),
+            nx.equal(nx.REG_1, resolver),
+            nx.load_meta(nx.REG_1, nx.META_L4PROTO),
+            nx.equal(nx.REG_1, bytes([protocol])),
+            nx.load_port(nx.REG_1),
+            nx.equal(nx.REG_1, struct.pack(">H", 53)),
+            nx.immediate(nx.REG_1, resolver),
+            nx.immediate(2, struct.pack(">H", DNS_PORT)),
+            nx.dnat(nx.REG_1, 2),
+        )
+        for protocol in (6, 17)
+    ]
+    pick = nx.rule(nx.load_destination(), nx.lookup("vips", nx.REG_1, nx.REG_VERDICT))
+    is_silent = nx.load_destination() + nx.lookup("silent", nx.REG_1)
+    refuse = (
+        nx.rule(
+            is_silent,
+            nx.load_meta(nx.REG_1, nx.META_L4PROTO),
+            nx.equal(nx.REG_1, _TCP),
+            nx.reject_with_reset(),
+        ),
+        nx.rule(is_silent, nx.reject_unreachable()),
+    )
+    return balance | {
+        "output": nx.Chain((*redirect, pick), "nat", nx.HOOK_OUTPUT, -100),
+        "refuse": nx.Chain(refuse, "filter", nx.HOOK_OUTPUT, 0),
+    }
+
+
+def _ingress(
+    tables: Mapping[str, NetworkTable], container: LocalContainer
+) -> tuple[NetworkTable, str] | None:
+    for network_id, (interface, _) in container.networks.items():
+        table = tables.get(network_id)
+        if table is not None and table.ingress:
+            return table, interface
+    return None
+
+
+def _gateways(tables: Mapping[str, NetworkTable], container: LocalContainer) -> list[str]:
+    found = _ingress(tables, container)
+    return [] if found is None else sorted(n.gateway for n in found[0].nodes.values() if n.gateway)
+
+
+def _mark(gateway: str) -> bytes:
+    # The gateway's own number: unique without an allocation.
+    return struct.pack("=I", int(IPv4Address(gateway)))
+
+
+def _return_chains(
+    tables: Mapping[str, NetworkTable], container: LocalContainer
+) -> dict[str, nx.Chain]:
+    """Return the chains that remember which ingress node delivered a flow."""
+    found = _ingress(tables, container)
+    if found is None:
+        return {}
+    arrive = nx.rule(
+        nx.load_meta(nx.REG_1, nx.META_IIFNAME),
+        nx.equal(nx.REG_1, nx.interface_name(found[1])),
+        nx.load_ct(nx.REG_1, nx.CT_DIRECTION),
+        nx.equal(nx.REG_1, b"\0"),
+        nx.load_ct(nx.REG_1, nx.CT_STATE),
+        nx.masked(nx.REG_1, struct.pack("=I", nx.CT_STATE_NEW)),
+        nx.differs(nx.REG_1, b"\0\0\0\0"),
+        nx.load_payload(nx.REG_1, 0, 6, 6),
+        nx.lookup("gateways", nx.REG_1, nx.REG_1),
+        nx.store_ct(nx.REG_1, nx.CT_MARK),
+    )
+    leave = nx.rule(
+        nx.load_ct(nx.REG_1, nx.CT_DIRECTION),
+        nx.equal(nx.REG_1, b"\1"),
+        nx.load_ct(nx.REG_1, nx.CT_MARK),
+        nx.store_meta(nx.REG_1, nx.META_MARK),
+    )
+    return {
+        "arrive": nx.Chain((arrive,), "filter", nx.HOOK_PREROUTING, -150),
+        "leave": nx.Chain((leave,), "filter", nx.HOOK_OUTPUT, -150),
+    }
+
+
+def return_table(
+    tables: Mapping[str, NetworkTable], container: LocalContainer
+) -> nx.TableState | None:
+    """Return the `netdev swarm` table that sends replies to the MAC their flow came from."""
+    found = _ingress(tables, container)
+    if found is None:
+        return None
+    elements: dict[bytes, nx.Value] = {
+        _mark(g): bytes.fromhex(mac_of(g).replace(":", "")) for g in _gateways(tables, container)
+    }
+    answer = nx.rule(
+        nx.load_meta(nx.REG_1, nx.META_MARK),
+        nx.lookup("macs", nx.REG_1, nx.REG_1),
+        nx.store_payload(nx.REG_1, 0, 0, 6),
+    )
+    return nx.table(
+        nx.FAMILY_NETDEV,
+        TABLE,
+        {"answer": nx.Chain((answer,), "filter", nx.HOOK_NETDEV_EGRESS, 0, found[1])},
+        {"macs": nx.SetShape((4,), data_size=6, key_type=nx.TYPE_MARK, data_type=nx.TYPE_ETHER)},
+        {"macs": elements},
+    )
+
+
+def node_table(
+    node_id: str,
+    tables: Mapping[str, NetworkTable],
+    containers: Iterable[LocalContainer],
+    bridges: Mapping[str, LocalBridge],
+) -> nx.TableState:
+    """Return the node's own `ip swarm` table: mesh, published host ports, bridges."""
+    mesh, targets, counts = _mesh_elements(tables)
+    anywhere, at_address = _host_ports(containers)
+    ingress = next((t for t in tables.values() if t.ingress), None)
+    service_type = nx.TYPE_PROTO << 6 | nx.TYPE_SERVICE
+    shapes = {
+        "mesh": nx.SetShape((1, 2), verdicts=True, key_type=service_type),
+        "targets": nx.SetShape(
+            (1, 2, 4),
+            data_size=8,
+            key_type=service_type << 6 | nx.TYPE_MARK,
+            data_type=nx.TYPE_IPV4 << 6 | nx.TYPE_SERVICE,
+        ),
+        "ports": nx.SetShape(
+            (1, 2),
+            data_size=8,
+            key_type=service_type,
+            data_type=nx.TYPE_IPV4 << 6 | nx.TYPE_SERVICE,
+        ),
+        "address-ports": nx.SetShape(
+            (4, 1, 2),
+            data_size=8,
+            key_type=nx.TYPE_IPV4 << 12 | service_type,
+            data_type=nx.TYPE_IPV4 << 6 | nx.TYPE_SERVICE,
+        ),
+    }
+    entry = _entry_rules()
+    chains = {
+        f"mesh-{count}": nx.Chain(
+            (
+                nx.rule(
+                    nx.load_meta(nx.REG32_00, nx.META_L4PROTO),
+                    nx.load_port(nx.REG32_01),
+                    nx.random_slot(nx.REG32_02, count),
+                    nx.lookup("targets", nx.REG32_00, nx.REG32_00),
+                    nx.dnat(nx.REG32_00, nx.REG32_01),
+                ),
+            )
+        )
+        for count in sorted(counts)
+    }
+    chains |= {
+        # 5 before dstnat and srcnat: ahead of other programs' tables on the same hooks.
+        "prerouting": nx.Chain(entry, "nat", nx.HOOK_PREROUTING, -105),
+        "output": nx.Chain(entry, "nat", nx.HOOK_OUTPUT, -105),
+        "postrouting": nx.Chain(
+            _leaving_rules(node_id, ingress, bridges), "nat", nx.HOOK_POSTROUTING, 95
+        ),
+        "forward": nx.Chain(_forward_rules(bridges), "filter", nx.HOOK_FORWARD, -10),
+    }
+    elements = {"mesh": mesh, "targets": targets, "ports": anywhere, "address-ports": at_address}
+    return nx.table(nx.FAMILY_IPV4, TABLE, chains, shapes, elements)
+
+
+def _port_key(protocol: str, port: int) -> bytes:
+    return bytes([PROTOCOLS[protocol], 0, 0, 0]) + struct.pack(">H", port) + b"\0\0"
+
+
+def _target(address: str, port: int) -> bytes:
+    return IPv4Address(address).packed + struct.pack(">H", port) + b"\0\0"
+
+
+def _mesh_elements(
+    tables: Mapping[str, NetworkTable],
+) -> tuple[dict[bytes, nx.Value], dict[bytes, nx.Value], set[int]]:
+    mesh: dict[bytes, nx.Value] = {}
+    targets: dict[bytes, nx.Value] = {}
+    counts: set[int] = set()
+    for table in tables.values():
+        if not table.ingress:
+            continue
+        groups = _serving_by_service(table)
+        for service in table.services.values():
+            addresses = groups.get(service.service_id, ())
+            if not addresses:
+                continue
+            for port in service.ports:
+                key = _port_key(port.protocol, port.published)
+                mesh[key] = f"mesh-{len(addresses)}"
+                counts.add(len(addresses))
+                for slot, address in enumerate(addresses):
+                    targets[key + struct.pack("=I", slot)] = _target(address, port.target)
+    return mesh, targets, counts
+
+
+def _host_ports(
+    containers: Iterable[LocalContainer],
+) -> tuple[dict[bytes, nx.Value], dict[bytes, nx.Value]]:
+    anywhere: dict[bytes, nx.Value] = {}
+    at_address: dict[bytes, nx.Value] = {}
+    for container in containers:
+        for port in container.ports:
+            key = _port_key(port.protocol, port.host_port)
+            value = _target(container.port_address, port.container_port)
+            if port.host_ip in ("", "0.0.0.0"):
+                anywhere[key] = value
+            else:
+                at_address[IPv4Address(port.host_ip).packed + key] = value
+    return anywhere, at_address
+
+
+def _entry_rules() -> tuple[nx.Rule, ...]:
+    local = nx.load_address_type(nx.REG_1, nx.FIB_DADDR) + nx.equal(nx.REG_1, _LOCAL)
+    ports = nx.load_meta(nx.REG32_00, nx.META_L4PROTO) + nx.load_port(nx.REG32_01)
+    rewrite = nx.dnat(nx.REG32_00, nx.REG32_01)
+    return (
+        nx.rule(
+            local,
+            nx.load_destination(nx.REG32_00),
+            nx.load_meta(nx.REG32_01, nx.META_L4PROTO),
+            nx.load_port(nx.REG32_02),
+            nx.lookup("address-ports", nx.REG32_00, nx.REG32_00),
+            rewrite,
+        ),
+        nx.rule(local, ports, nx.lookup("ports", nx.REG32_00, nx.REG32_00), rewrite),
+        nx.rule(local, ports, nx.lookup("mesh", nx.REG32_00, nx.REG_VERDICT)),
+    )
+
+
+def _translated() -> bytes:
+    return (
+        nx.load_ct(nx.REG_1, nx.CT_STATUS)
+        + nx.masked(nx.REG_1, struct.pack("=I", nx.CT_STATUS_DNAT))
+        + nx.differs(nx.REG_1, b"\0\0\0\0")
+    )
+
+
+def _from_subnet(subnet: str) -> bytes:
+    network = IPv4Network(subnet)
+    return (
+        nx.load_source()
+        + nx.masked(nx.REG_1, network.netmask.packed)
+        + nx.equal(nx.REG_1, network.network_address.packed)
+    )
+
+
+def _into(name: str) -> bytes:
+    return nx.load_meta(nx.REG_1, nx.META_OIFNAME) + nx.equal(nx.REG_1, nx.interface_name(name))
+
+
+def _not_into(name: str) -> bytes:
+    return nx.load_meta(nx.REG_1, nx.META_OIFNAME) + nx.differs(nx.REG_1, nx.interface_name(name))
+
+
+def _out_of(name: str) -> bytes:
+    return nx.load_meta(nx.REG_1, nx.META_IIFNAME) + nx.equal(nx.REG_1, nx.interface_name(name))
+
+
+def _not_out_of(name: str) -> bytes:
+    return nx.load_meta(nx.REG_1, nx.META_IIFNAME) + nx.differs(nx.REG_1, nx.interface_name(name))
+
+
+def _from_this_node() -> bytes:
+    return nx.load_address_type(nx.REG_1, nx.FIB_SADDR) + nx.equal(nx.REG_1, _LOCAL)
+
+
+def _leaving_rules(
+    node_id: str, ingress: NetworkTable | None, bridges: Mapping[str, LocalBridge]
+) -> tuple[nx.Rule, ...]:
+    rules: list[nx.Rule] = []
+    for bridge in sorted(bridges.values(), key=lambda b: b.bridge):
+        # A neighbour's answer would bypass the node, and 127.0.0.1 cannot be answered at all.
+        rules.append(
+            nx.rule(_translated(), _into(bridge.bridge), _from_this_node(), nx.masquerade())
+        )
+        rules.append(
+            nx.rule(
+                _translated(), _into(bridge.bridge), _from_subnet(bridge.subnet), nx.masquerade()
+            )
+        )
+        if bridge.masquerade and not bridge.internal:
+            rules.append(
+                nx.rule(_from_subnet(bridge.subnet), _not_into(bridge.bridge), nx.masquerade())
+            )
+    if ingress is not None:
+        rules.append(
+            nx.rule(_translated(), _into(INGRESS_LINK), _from_this_node(), nx.masquerade())
+        )
+        node = ingress.nodes.get(node_id)
+        if node is not None and node.mesh_ports != (0, 0):
+            low, high = (struct.pack(">H", port) for port in node.mesh_ports)
+            rules.append(
+                # The address stays; disjoint port ranges keep two ingress nodes' flows apart.
+                nx.rule(
+                    _translated(),
+                    _into(INGRESS_LINK),
+                    nx.load_source(),
+                    nx.immediate(2, low),
+                    nx.immediate(3, high),
+                    nx.snat(nx.REG_1, 2, 3),
+                )
+            )
+        rules.append(
+            nx.rule(_from_subnet(ingress.subnet), _not_into(INGRESS_LINK), nx.masquerade())
+        )
+    return tuple(rules)
+
+
+def _forward_rules(bridges: Mapping[str, LocalBridge]) -> tuple[nx.Rule, ...]:
+    ordered = sorted(bridges.values(), key=lambda b: b.bridge)
+    drop, accept = nx.decide(nx.VERDICT_DROP), nx.decide(nx.VERDICT_ACCEPT)
+    rules: list[nx.Rule] = []
+    for bridge in ordered:
+        if bridge.internal:
+            rules.append(nx.rule(_out_of(bridge.bridge), _not_into(bridge.bridge), drop))
+            rules.append(nx.rule(_into(bridge.bridge), _not_out_of(bridge.bridge), drop))
+    known = (
+        nx.load_ct(nx.REG_1, nx.CT_STATE)
+        + nx.masked(nx.REG_1, struct.pack("=I", nx.CT_STATE_ESTABLISHED_RELATED))
+        + nx.differs(nx.REG_1, b"\0\0\0\0")
+    )
+    rules += [nx.rule(known, accept), nx.rule(_translated(), accept)]
+    # Only its own members and published ports reach a bridge.
+    rules += [nx.rule(_into(b.bridge), _not_out_of(b.bridge), drop) for b in ordered]
+    return tuple(rules)
+
+
+def container_names(
+    tables: Mapping[str, NetworkTable],
+    container: LocalContainer,
+    containers: Iterable[LocalContainer],
+) -> Names:
+    """Return the names one container may resolve; VIPs and addresses as its nft maps have them."""
+    forward: dict[str, tuple[str, ...]] = {}
+    reverse: dict[str, str] = {}
+    everyone = list(containers)
+    for network_id in container.networks:
+        table = tables.get(network_id)
+        if table is not None and not table.ingress:
+            _overlay_names(table, forward, reverse)
+        for other in everyone:
+            if network_id in other.networks:
+                _member_names(network_id, other, forward, reverse)
+    return Names(forward, reverse)
+
+
+def _member_names(
+    network_id: str,
+    member: LocalContainer,
+    forward: dict[str, tuple[str, ...]],
+    reverse: dict[str, str],
+) -> None:
+    address = member.networks[network_id][1]
+    names = member.names.get(network_id, ())
+    for name in names:
+        have = forward.get(name.lower(), ())
+        if address not in have:
+            forward[name.lower()] = (*have, address)
+    if names:
+        reverse.setdefault(address, names[0])
+
+
+def _overlay_names(
+    table: NetworkTable, forward: dict[str, tuple[str, ...]], reverse: dict[str, str]
+) -> None:
+    groups = _serving_by_service(table)
+
+    def add(name: str, addresses: tuple[str, ...]) -> None:
+        for full in (name.lower(), f"{name}.{table.name}".lower()):
+            have = forward.get(full, ())
+            forward[full] = have + tuple(a for a in addresses if a not in have)
+
+    for service in sorted(table.services.values(), key=lambda s: s.service_id):
+        addresses = groups.get(service.service_id, ())
+        for name in _service_names(service):
+            add(name, (service.vip,) if service.vip else addresses)
+            add(f"tasks.{name}", addresses)
+        if service.vip:
+            reverse[service.vip] = f"{service.name}.{table.name}"
+    for endpoint in table.endpoints.values():
+        if endpoint.name:
+            add(endpoint.name, (endpoint.address,))
+            reverse[endpoint.address] = f"{endpoint.name}.{table.name}"
+
+
+def _service_names(service: ServiceEntry) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((service.name, *service.aliases)))
