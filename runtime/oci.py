@@ -300,7 +300,7 @@ def default_config(
     if oom_score_adj is not None:
         process["oomScoreAdj"] = oom_score_adj
     return {
-        "ociVersion": "1.2.0",
+        "ociVersion": "1.0.2",
         "process": process,
         "root": {"path": rootfs, "readonly": read_only},
         "hostname": hostname,

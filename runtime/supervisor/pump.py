@@ -222,11 +222,9 @@ class Pump:
         if source.paused:
             return  # a slow client holds it; the drained backlog comes back here
         for fd in list(source.outputs):
-            while fd in source.outputs and not source.paused:
-                if not self._output(container_id, fd):
-                    break
-        if source.paused:
-            return
+            while fd in source.outputs and self._output(container_id, fd):
+                if self._held(source):
+                    return
         for fd in list(source.outputs):
             self._drop_output(source, fd)
         self._close_stdin(source)
@@ -234,6 +232,10 @@ class Pump:
         del self.sources[container_id]
         self._end_clients(container_id)
         wire.send(self.control, {"op": "finished", "id": container_id})
+
+    @staticmethod
+    def _held(source: Source) -> bool:
+        return source.paused
 
     def _end_clients(self, container_id: str) -> None:
         for client in self._clients(container_id):
