@@ -2,6 +2,7 @@
 
 from msgspec.structs import replace
 
+from manager.orchestrator.drain import stop
 from manager.orchestrator.turn import Turn
 from manager.scheduler.constraints import matches_all
 from manager.store.changes import SetTaskStatus
@@ -42,6 +43,10 @@ def enforce(turn: Turn, node: Node) -> None:
 
 
 def _reject(turn: Turn, task: Task, reason: str) -> None:
+    if task.addresses:
+        # An observed end would free addresses that a container still holds: drain it instead.
+        stop(turn, task, TaskState.SHUTDOWN, reason)
+        return
     status = replace(
         task.status,
         state=TaskState.REJECTED,

@@ -1,0 +1,405 @@
+"""A cluster in one thread on a virtual clock: real store and turn, fake nodes, seeded faults."""
+
+import random
+from collections import Counter
+
+from manager import reconcile
+from manager.store import changes as c
+from manager.store.snapshot import dump, restore
+from manager.store.tables import network_table, tables_of_node
+from manager.store.view import View, bare, is_live, is_placed, is_wanted
+from swarmapi.model import defaults
+from swarmapi.model.objects import NodeState, Task, TaskState, TaskStatus, UpdateState
+from swarmapi.model.spec import Availability, ServiceSpec, UpdateConfig
+from swarmapi.model.tables import EndpointState, NetworkTable
+from tests.builders import MIB, SECOND, World, node, port, spec
+
+NEXT = {
+    TaskState.ASSIGNED: TaskState.ACCEPTED,
+    TaskState.ACCEPTED: TaskState.PREPARING,
+    TaskState.PREPARING: TaskState.READY,
+    TaskState.READY: TaskState.STARTING,
+    TaskState.STARTING: TaskState.RUNNING,
+}
+
+
+class FakeNode:
+    """An agent: what it was told, what it runs, which tables it holds."""
+
+    def __init__(self, node_id: str) -> None:
+        self.id = node_id
+        self.reachable = True
+        self.alive = True
+        self.last_beat_ns = 0
+        self.desired: dict[str, TaskState] = {}
+        self.local: dict[str, TaskState] = {}
+        self.unsent: dict[str, TaskState] = {}
+        self.tables: dict[str, NetworkTable] = {}
+
+    def observe(self, task_id: str, state: TaskState) -> None:
+        """Record a local state to be reported."""
+        self.local[task_id] = state
+        self.unsent[task_id] = state
+
+    def work(self, rng: random.Random, failure_rate: float) -> None:
+        """Bring every local task one step towards its desired state."""
+        for task_id, state in list(self.local.items()):
+            desired = self.desired.get(task_id, TaskState.REMOVE)
+            if state > TaskState.RUNNING:
+                continue
+            if desired > TaskState.RUNNING:
+                self.observe(task_id, TaskState.SHUTDOWN)
+            elif rng.random() < failure_rate:
+                early = state < TaskState.STARTING
+                self.observe(task_id, TaskState.REJECTED if early else TaskState.FAILED)
+            elif state < desired:
+                self.observe(task_id, NEXT[state])
+
+    def crash(self) -> None:
+        """Lose power: containers and tables are gone, the task list survives."""
+        self.alive = False
+        self.tables.clear()
+        for task_id, state in self.local.items():
+            if state <= TaskState.RUNNING:
+                self.observe(task_id, TaskState.FAILED)
+
+
+class Simulation:
+    """One seeded run."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.rng = random.Random(seed)
+        self.world = World(history=self.rng.choice((1, 2, 5)))
+        self.nodes = {f"n{i}": FakeNode(f"n{i}") for i in range(self.rng.randint(2, 5))}
+        self.failure_rate = self.rng.choice((0.0, 0.02, 0.1))
+        self.created = 0
+        self._seen: dict[str, Task] = {}
+        self.world.add_network("ingress", ingress=True)
+        self.world.add_network("net")
+        for fake in self.nodes.values():
+            fake.last_beat_ns = self.world.now_ns
+            self.world.add_nodes(node(fake.id, labels={"rack": self.rng.choice("ab")}))
+
+    @property
+    def view(self) -> View:
+        """The state now."""
+        return self.world.view
+
+    # steps ----------------------------------------------------------------------------------
+
+    def step(self) -> None:
+        """Do one random thing, then check that nothing is broken."""
+        actions = (
+            (30, self.manage),
+            (40, self.serve_node),
+            (10, self.pass_time),
+            (4, self.change_service),
+            (2, self.change_node),
+            (2, self.fault),
+            (1, self.change_leader),
+        )
+        weights = [weight for weight, _ in actions]
+        self.rng.choices([action for _, action in actions], weights)[0]()
+        self.check()
+
+    def manage(self) -> None:
+        """Run one turn; sometimes the proposal is lost, or delivered twice."""
+        result = self.world.propose()
+        fate = self.rng.random()
+        if fate < 0.05 or not result.changes:
+            if not result.changes:
+                self.world.dirty = set(result.still_dirty)
+            return
+        self.check_stops(result)
+        request = f"r{self.view.index}"
+        applied = self.world.commit(*result.changes, request_id=request)
+        if applied.conflict is None:
+            self.world.dirty = set(result.still_dirty) | set(applied.dirty)
+        if fate < 0.10:
+            again = self.world.commit(*result.changes, request_id=request)
+            assert again.duplicate
+
+    def serve_node(self) -> None:
+        """One node talks to the manager and works."""
+        fake = self.nodes[self.rng.choice(sorted(self.nodes))]
+        if not fake.alive:
+            return
+        if fake.reachable:
+            self.talk(fake)
+        fake.work(self.rng, self.failure_rate)
+
+    def talk(self, fake: FakeNode) -> None:
+        """Heartbeat, reports, full assignment, tables, acknowledgements."""
+        stored = self.view.nodes[fake.id]
+        fake.last_beat_ns = self.world.now_ns
+        if stored.state != NodeState.READY:
+            self.world.commit(c.SetNodeStatus(node_id=fake.id, state=NodeState.READY))
+        for task_id, state in fake.unsent.items():
+            task = self.view.tasks.get(task_id)
+            if task is not None and task.node_id == fake.id:
+                status = TaskStatus(state=state, timestamp_ns=self.world.now_ns)
+                self.world.commit(c.SetTaskStatus(task_id=task_id, status=status))
+        fake.unsent.clear()
+        assigned = [t for t in self.view.tasks_of_node(fake.id) if is_placed(t)]
+        fake.desired = {t.id: t.desired for t in assigned}
+        for task in assigned:
+            fake.local.setdefault(task.id, task.status.state)
+        ended = [i for i in fake.local if i not in fake.desired]
+        for task_id in ended:
+            del fake.local[task_id]
+        wanted = tables_of_node(self.view, fake.id)
+        fake.tables = {i: t for i in wanted if (t := network_table(self.view, i)) is not None}
+        self.world.acks[fake.id] = {i: t.revision for i, t in fake.tables.items()}
+
+    def pass_time(self) -> None:
+        """Move the clock; nodes not heard of for 3 s are down."""
+        self.world.now_ns += self.rng.choice((1, 10, 200, 1000, 2500)) * SECOND // 1000
+        for fake in self.nodes.values():
+            late = self.world.now_ns - fake.last_beat_ns > 3 * SECOND
+            if fake.alive and fake.reachable:
+                fake.last_beat_ns = self.world.now_ns
+            elif late and self.view.nodes[fake.id].state == NodeState.READY:
+                self.world.acks.pop(fake.id, None)
+                self.world.commit(c.SetNodeStatus(node_id=fake.id, state=NodeState.DOWN))
+
+    def change_service(self) -> None:
+        """Create, scale, update or delete a service."""
+        ids = sorted(self.view.services)
+        choice = self.rng.random()
+        if len(ids) < 4 and (choice < 0.4 or not ids):
+            self.created += 1
+            self.world.put_service(f"s{self.created}", self.random_spec(f"s{self.created}"))
+            return
+        if not ids:
+            return
+        service_id = self.rng.choice(ids)
+        if choice < 0.5:
+            self.world.commit(c.Delete(object="service", id=service_id, reason="asked"))
+        else:
+            self.world.put_service(service_id, self.random_spec(service_id))
+
+    def random_spec(self, name: str) -> ServiceSpec:
+        """Return a spec; a name always gives the same mode."""
+        rng = self.rng
+        number = int(name[1:])
+        config = UpdateConfig(
+            parallelism=rng.choice((0, 1, 2)),
+            failure_action=rng.choice(("pause", "continue", "rollback")),
+            order=rng.choice(("stop-first", "start-first")),
+            delay=rng.choice((0, SECOND)),
+            monitor=SECOND,
+        )
+        return spec(
+            name,
+            replicas=None if number % 3 == 0 else rng.randint(0, 6),
+            image=f"image:{rng.randint(1, 3)}",
+            networks=rng.choice(((), ("net",))),
+            ports=rng.choice(((), (port(80),), (port(80, 8000 + number % 2),))),
+            memory_bytes=rng.choice((0, 100 * MIB)),
+            constraints=rng.choice(((), (), ("node.labels.rack==a",))),
+            spread=rng.choice(((), ("node.labels.rack",))),
+            delay=rng.choice((0, SECOND)),
+            update=config,
+            rollback=config,
+        )
+
+    def change_node(self) -> None:
+        """Drain, pause or activate a node."""
+        stored = self.view.nodes[self.rng.choice(sorted(self.nodes))]
+        changed = node(
+            stored.id,
+            labels={"rack": self.rng.choice("ab")},
+            availability=self.rng.choice(list(Availability)),
+            state=stored.state,
+        )
+        self.world.commit(c.PutNode(node=changed, expect_version=stored.meta.version))
+
+    def fault(self) -> None:
+        """Crash, partition or heal a node."""
+        fake = self.nodes[self.rng.choice(sorted(self.nodes))]
+        choice = self.rng.random()
+        if choice < 0.3:
+            fake.crash()
+        elif choice < 0.6:
+            fake.reachable = False
+        else:
+            fake.alive = fake.reachable = True
+
+    def change_leader(self) -> None:
+        """Start over from a snapshot, without any soft state."""
+        self.world.view = restore(list(dump(self.view)))
+        self.world.acks = {}
+        self.world.dirty = set(reconcile.all_keys(self.view))
+
+    # safety ---------------------------------------------------------------------------------
+
+    def check_stops(self, result: reconcile.TurnResult) -> None:
+        """No reachable serving task is told to stop before all know, or the deadline passed."""
+        for change in result.changes:
+            if not isinstance(change, c.SetDesired) or change.desired <= TaskState.RUNNING:
+                continue
+            task = self.view.tasks.get(change.task_id)
+            if task is None or not is_live(task) or task.desired > TaskState.RUNNING:
+                continue
+            if self.view.nodes[task.node_id].state == NodeState.DOWN if task.node_id else True:
+                continue
+            if task.status.state < TaskState.RUNNING or not task.addresses:
+                continue
+            if not task.endpoint.index:
+                continue  # never served
+            assert task.endpoint.state is EndpointState.WITHDRAWN, f"{task.id} serves"
+            if self.world.now_ns >= task.endpoint.deadline_ns:
+                continue
+            for lease in task.addresses:
+                network = self.view.networks[lease.network_id]
+                for node_id in self.view.participants(network):
+                    if self.view.nodes[node_id].state != NodeState.DOWN:
+                        known = self.world.acks[node_id][network.id]
+                        assert known >= task.endpoint.index, f"{node_id} sends to {task.id}"
+
+    def check(self) -> None:
+        """Check everything that must hold at any time."""
+        self._check_tasks()
+        self._check_addresses()
+        self._check_capacity()
+
+    def _check_tasks(self) -> None:
+        slots: Counter[tuple[str, int, str]] = Counter()
+        for task in self.view.tasks.values():
+            old = self._seen.get(task.id)
+            if old is not None:
+                assert task.status.state >= old.status.state, f"{task.id} went back"
+                assert task.desired >= old.desired, f"{task.id} is wanted again"
+                assert old.node_id in ("", task.node_id), f"{task.id} moved"
+                assert task.spec_version == old.spec_version
+            if is_wanted(task) and is_live(task):
+                slots[(task.service_id, task.slot, "" if task.slot else task.node_id)] += 1
+        self._seen = dict(self.view.tasks)
+        for key, count in slots.items():
+            service = self.view.services.get(key[0])
+            orders = {
+                (r.spec.update_config or UpdateConfig()).order
+                for r in self.view.specs.values()
+                if r.service_id == key[0]
+            }
+            if service is not None and "start-first" not in orders:
+                assert count <= 1, f"slot {key} holds {count} wanted tasks"
+
+    def _check_addresses(self) -> None:
+        owners: dict[tuple[str, str], str] = {}
+
+        def claim(network_id: str, address: str, owner: str) -> None:
+            key = (network_id, bare(address))
+            assert owners.setdefault(key, owner) == owner, f"{key}: {owners[key]} and {owner}"
+
+        for network in self.view.networks.values():
+            claim(network.id, network.gateway, "gateway")
+        for record in self.view.quarantined.values():
+            claim(record.network_id, record.address, f"quarantine {record.id}")
+        for stored in self.view.nodes.values():
+            if stored.ingress_address:
+                claim("ingress", stored.ingress_address, stored.id)
+        ports: dict[tuple[str, int], str] = {}
+        for service in self.view.services.values():
+            for vip in service.endpoint.vips:
+                claim(vip.network_id, vip.address, service.id)
+            for published in service.endpoint.ports:
+                key = (published.protocol, published.published_port)
+                assert ports.setdefault(key, service.id) == service.id, f"port {key}"
+        for task in self.view.tasks.values():
+            for lease in task.addresses if is_live(task) else ():
+                claim(lease.network_id, lease.address, task.id)
+        self._check_tables(owners)
+
+    def _check_tables(self, owners: dict[tuple[str, str], str]) -> None:
+        """No node that takes part sends an address's traffic to another task than its owner."""
+        for fake in self.nodes.values():
+            for network_id in tables_of_node(self.view, fake.id):
+                table = fake.tables.get(network_id)
+                for endpoint in table.endpoints.values() if table is not None else ():
+                    owner = owners.get((network_id, endpoint.address))
+                    if owner is not None and owner in self.view.tasks:
+                        assert owner == endpoint.task_id, f"{fake.id} has a stale address"
+
+    def _check_capacity(self) -> None:
+        for stored in self.view.nodes.values():
+            reserved = sum(
+                self.view.demands[(t.service_id, t.spec_version)].memory_bytes
+                for t in self.view.tasks_of_node(stored.id)
+                if is_placed(t)
+            )
+            assert reserved <= stored.description.memory_bytes, f"{stored.id} is overcommitted"
+            load = self.view.loads.get(stored.id)
+            assert reserved == (load.memory_bytes if load is not None else 0)
+
+    # liveness -------------------------------------------------------------------------------
+
+    def heal(self) -> None:
+        """Stop all faults and let everything settle."""
+        self.failure_rate = 0.0
+        for fake in self.nodes.values():
+            fake.alive = fake.reachable = True
+            stored = self.view.nodes[fake.id]
+            self.world.commit(
+                c.PutNode(node=node(fake.id, labels={"rack": "a"}, state=stored.state))
+            )
+        idle = 0
+        for _ in range(600):
+            before = self.view.index
+            for fake in self.nodes.values():
+                self.talk(fake)
+                fake.work(self.rng, 0.0)
+            self.manage()
+            self.check()
+            self.world.now_ns += SECOND // 2
+            idle = idle + 1 if self.view.index == before else 0
+            if idle > 140:  # longer than the minute an old task is waited for
+                break
+
+    def check_converged(self) -> None:
+        """Check that every service runs as asked, and that a turn has nothing to say."""
+        self.world.dirty = set(reconcile.all_keys(self.view))
+        left = self.world.propose()
+        assert not left.changes, f"still wants {left.changes[:3]}"
+        assert not self.view.quarantined, "addresses stay in quarantine"
+        for task in self.view.tasks.values():
+            if is_live(task):
+                assert task.service_id in self.view.services, f"{task.id} outlives its service"
+        for service in self.view.services.values():
+            if service.endpoint.error:
+                continue
+            running = self.world.running(service.id)
+            count = defaults.replicas(service.spec)
+            if defaults.is_global(service.spec):
+                count = len(self.nodes)
+            status = service.update_status
+            paused = status is not None and status.state in (
+                UpdateState.PAUSED,
+                UpdateState.ROLLBACK_PAUSED,
+            )
+            slots = {(t.slot, "" if t.slot else t.node_id) for t in running}
+            assert len(slots) == count, f"{service.id}: {len(slots)} of {count} run"
+            # A start-first update that was paused leaves old and new side by side.
+            assert paused or len(running) == count, f"{service.id}: {len(running)} > {count}"
+            assert status is None or paused or status.completed_ns, f"{service.id}: {status}"
+            image = defaults.container(service.spec).image
+            for task in running:
+                record = self.view.spec_of(task)
+                assert record is not None
+                assert paused or defaults.container(record.spec).image == image
+
+
+def run(seed: int, steps: int = 600) -> None:
+    """Run one seed; the message of a failure says how to replay it."""
+    simulation = Simulation(seed)
+    done = 0
+    try:
+        while done < steps:
+            simulation.step()
+            done += 1
+        simulation.heal()
+        simulation.check_converged()
+    except Exception as error:
+        replay = f"python -m tests.sim.cluster --seed {seed} --steps {steps}"
+        raise AssertionError(f"seed {seed}, step {done}: {error!r}\nreplay: {replay}") from error
