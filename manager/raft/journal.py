@@ -63,6 +63,7 @@ class Journal:
         self._segments: dict[str, int] = {}
         self._size_bytes = 0
         self._pending_max = 0
+        self._unchanged = 0  # entries up to here are as the frame in flight has them
         self.entries: list[Entry] = []
         self.term = 0
         self.vote: str | None = None
@@ -90,6 +91,7 @@ class Journal:
         """Drop the entries from `index` on."""
         self._truncate(index)
         self.synced_index = min(self.synced_index, index - 1)
+        self._unchanged = min(self._unchanged, index - 1)
         self._record(_R_TRUNCATE, _INDEX.pack(index))
 
     def set_hard_state(self, term: int, vote: str | None) -> None:
@@ -120,6 +122,7 @@ class Journal:
         self._size_bytes += len(data)
         self._pending_max = 0
         self._buffer.clear()
+        self._unchanged = self.last_index
         return Write(segment, data, self.last_index)
 
     def write(self, write: Write) -> None:
@@ -129,7 +132,7 @@ class Journal:
 
     def synced(self, write: Write) -> None:
         """Note that a frame is durable: its entries may be acknowledged."""
-        self.synced_index = min(write.last_index, self.last_index)
+        self.synced_index = min(write.last_index, self._unchanged)
 
     def sync(self) -> None:
         """Write what is buffered and wait for the disk."""

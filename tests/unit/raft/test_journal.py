@@ -130,3 +130,16 @@ def test_unsynced_entries_do_not_count(tmp_path: Path) -> None:
     journal.write(write)
     journal.synced(write)
     assert (journal.dirty, journal.synced_index) == (True, 1)
+
+
+def test_entries_replaced_while_their_frame_was_in_flight_are_not_synced(tmp_path: Path) -> None:
+    journal = reopen(tmp_path)
+    journal.add(b"old", 1, 1)
+    write = journal.take()
+    journal.truncate(1)
+    journal.add(b"new", 1, 2)
+    journal.write(write)
+    journal.synced(write)
+    assert journal.synced_index == 0
+    journal.sync()
+    assert (journal.synced_index, reopen(tmp_path).entries) == (1, [(b"new", 1, 2)])

@@ -1,0 +1,90 @@
+"""Snapshot files: a header and parts, each with a CRC, replaced atomically.
+
+file    magic(8) part* end
+part    length(u32) crc32(u32) bytes; the first one is the header in msgpack
+end     0xffffffff crc32(u32) of all the parts' CRCs, so that no part can be missing
+"""
+
+import os
+import struct
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from manager.raft.journal import Corrupt
+
+MAGIC: Final = b"SWSNAP1\n"
+_PART: Final = struct.Struct("<II")
+_END: Final = 0xFFFFFFFF
+
+
+@dataclass(frozen=True)
+class SnapshotHeader:
+    """What a snapshot covers: the last entry in it, and the members as of that entry."""
+
+    index: int
+    term: int
+    members: tuple[tuple[str, str], ...]
+    """(node id, address), sorted."""
+
+
+def write_snapshot(path: Path, header: SnapshotHeader, parts: Iterable[bytes]) -> None:
+    """Replace the snapshot at `path`; it is durable on return. Raises OSError.
+
+    Meant for a worker thread: `parts` is drawn one at a time.
+    """
+    temporary = path.with_name(path.name + ".new")
+    total = 0
+    with temporary.open("wb") as file:
+        file.write(MAGIC)
+        for part in chain([_pack_header(header)], parts):
+            crc = zlib.crc32(part)
+            total = zlib.crc32(struct.pack("<I", crc), total)
+            file.write(_PART.pack(len(part), crc) + part)
+        file.write(_PART.pack(_END, total))
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_snapshot(data: bytes) -> tuple[SnapshotHeader, list[bytes]]:
+    """Return the header and the parts of a snapshot file's bytes.
+
+    Raises Corrupt unless every byte is as written: a node never starts from half a state.
+    """
+    if not data.startswith(MAGIC):
+        raise Corrupt("snapshot has a damaged start; restore this member")
+    parts: list[bytes] = []
+    offset, total = len(MAGIC), 0
+    while True:
+        if offset + _PART.size > len(data):
+            raise Corrupt(f"snapshot ends early at byte {offset}; restore this member")
+        length, crc = _PART.unpack_from(data, offset)
+        offset += _PART.size
+        if length == _END:
+            break
+        part = data[offset : offset + length]
+        if len(part) != length or zlib.crc32(part) != crc:
+            raise Corrupt(f"snapshot is damaged at byte {offset}; restore this member")
+        total = zlib.crc32(struct.pack("<I", crc), total)
+        parts.append(part)
+        offset += length
+    if crc != total or offset != len(data) or not parts:
+        raise Corrupt("snapshot has a damaged end; restore this member")
+    shape = tuple[int, int, tuple[tuple[str, str], ...]]
+    index, term, members = msgspec.msgpack.decode(parts[0], type=shape)
+    return SnapshotHeader(index, term, members), parts[1:]
+
+
+def _pack_header(header: SnapshotHeader) -> bytes:
+    return msgspec.msgpack.encode((header.index, header.term, header.members))
