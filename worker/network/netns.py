@@ -92,7 +92,7 @@ def open_pinned(path: Path) -> int | None:
 
 
 def _is_namespace(fd: int) -> bool:
-    return _libc.ioctl(fd, 0xB703) == CLONE_NEWNET  # NS_GET_NSTYPE
+    return bool(_libc.ioctl(fd, 0xB703) == CLONE_NEWNET)  # NS_GET_NSTYPE
 
 
 def write_sysctl(name: str, value: int) -> None:

@@ -4,11 +4,12 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from swarmapi.model.tables import EndpointState, NetworkTable
 from worker.network.attachments import (
@@ -55,7 +56,7 @@ class _Container:
 
 
 class Network:
-    """All networks of one machine. Methods are not reentrant per container; the engine orders them."""
+    """All networks of one machine. Calls are served one after the other."""
 
     def __init__(
         self,
@@ -349,7 +350,7 @@ class Network:
         for binding in wanted:
             _check_binding(binding)
             holder = await self._on_thread(
-                lambda b=binding: self._kernel.reserve(b.protocol, b.host_ip, b.host_port)
+                partial(self._kernel.reserve, binding.protocol, binding.host_ip, binding.host_port)
             )
             container.holders.append(holder)
             bound.append(replace(binding, host_port=holder.getsockname()[1]))
@@ -396,7 +397,7 @@ class Network:
             for table in tables.values():
                 if table.ingress and self._node_id in table.nodes:
                     await self._on_thread(
-                        lambda t=table: self._kernel.ensure_overlay(t, self._node_id)
+                        partial(self._kernel.ensure_overlay, table, self._node_id)
                     )
             await self._settle()
             await self._close_unused_overlays()
@@ -406,13 +407,13 @@ class Network:
     async def _close_unused_overlays(self) -> None:
         used = {key for c in self._containers.values() for key in c.endpoints}
         for network_id in set(self._kernel.overlays) - set(self._tables) - used:
-            await self._on_thread(lambda n=network_id: self._kernel.remove_overlay(n))
+            await self._on_thread(partial(self._kernel.remove_overlay, network_id))
 
     async def _forget(
         self, before: Mapping[str, NetworkTable], after: Mapping[str, NetworkTable]
     ) -> None:
         for address, protocols in _vanished(before, after):
-            await self._on_thread(lambda a=address, p=protocols: self._kernel.forget(a, p))
+            await self._on_thread(partial(self._kernel.forget, address, protocols))
 
     async def _settle(self) -> None:
         desired = plan(
@@ -493,7 +494,7 @@ class Network:
     async def _on_thread(self, action: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, action)
 
-    def _spawn(self, work: "asyncio._CoroutineLike[None]") -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -137,7 +137,7 @@ class NftSocket(NetlinkSocket):
         return found
 
 
-_KINDS: Mapping[str, "nx.Literal['nat', 'filter', 'route']"] = {
+_KINDS: Mapping[str, nx.ChainKind] = {
     "nat": "nat",
     "filter": "filter",
     "route": "route",

@@ -37,6 +37,7 @@ FIB_SADDR, FIB_DADDR = 1, 2
 RTN_LOCAL = 2
 
 _HEADER = struct.Struct("=HH")
+ChainKind = Literal["", "nat", "filter", "route"]
 Value = bytes | str | None
 """What a set element holds: bytes of data, the name of a chain to go to, or nothing."""
 
@@ -239,7 +240,7 @@ class Chain:
     """A chain; `hook` None for one that is only gone to. Rules run in order."""
 
     rules: tuple[Rule, ...]
-    kind: Literal["", "nat", "filter", "route"] = ""
+    kind: ChainKind = ""
     hook: int | None = None
     priority: int = 0
     device: str = ""
@@ -394,7 +395,7 @@ def difference(present: TableState | None, desired: TableState | None) -> list[O
     return operations
 
 
-def _hooks(state: TableState) -> dict[str, tuple[str, int | None, int, str]]:
+def _hooks(state: TableState) -> dict[str, tuple[ChainKind, int | None, int, str]]:
     return {
         name: (chain.kind, chain.hook, chain.priority, chain.device)
         for name, chain in state.chains.items()

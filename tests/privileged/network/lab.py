@@ -1,4 +1,4 @@
-"""Nodes as network namespaces joined by a bridge in a namespace of its own; nothing in the root's."""
+"""Nodes as network namespaces, joined by a bridge in a namespace of its own."""
 
 import os
 import socket
