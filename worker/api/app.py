@@ -85,7 +85,7 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return failure(error.status, error.reason)
     except (asyncio.CancelledError, ConnectionError):
         raise
-    except Exception as error:  # noqa: BLE001 - the edge: a bug must become an answer, and a log
+    except Exception as error:
         log.exception("%s %s failed", request.method, request.path)
         return failure(500, f"internal error: {type(error).__name__}: {error}")
 

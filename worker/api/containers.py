@@ -124,7 +124,9 @@ async def remove(request: web.Request) -> web.StreamResponse:
     if query.flag(request, "link"):
         raise InvalidArgument("links are not supported: remove without link")
     await engine_of(request).remove(
-        request.match_info["id"], force=query.flag(request, "force"), volumes=query.flag(request, "v")
+        request.match_info["id"],
+        force=query.flag(request, "force"),
+        volumes=query.flag(request, "v"),
     )
     return nothing()
 

@@ -7,7 +7,7 @@ behind the request's head are taken from the parser, and the transport gets a pr
 import asyncio
 import struct
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Protocol
 
@@ -152,6 +152,11 @@ def take_over(request: web.Request, kind: str) -> Hijacked:
     return hijacked
 
 
+def taken(request: web.Request) -> asyncio.CancelledError:
+    """Return what a handler raises at its end: the connection is no longer aiohttp's."""
+    return asyncio.CancelledError(f"{request.path} was hijacked")
+
+
 async def serve(
     connection: Hijacked,
     streams: Streams,
@@ -160,15 +165,23 @@ async def serve(
     stdin: bool,
     shown: tuple[int, ...],
     detach_keys: bytes,
-    replay: Callable[[], Awaitable[None]] | None = None,
+    keep_stdin: bool,
 ) -> None:
-    """Carry bytes both ways until the output ends, the client leaves or types the detach keys."""
-    if replay is not None:
-        await replay()
+    """Carry bytes both ways until the output ends, the client leaves or types the detach keys.
+
+    `keep_stdin` leaves the container's stdin open for the next client when this one's input ends.
+    """
     detached = asyncio.Event()
     out = asyncio.create_task(_send_output(connection, streams, tty=tty, shown=shown))
     into = asyncio.create_task(
-        _send_input(connection, streams, detached, stdin=stdin, keys=detach_keys if tty else b"")
+        _send_input(
+            connection,
+            streams,
+            detached,
+            stdin=stdin,
+            keys=detach_keys if tty else b"",
+            keep_stdin=keep_stdin,
+        )
     )
     leave = asyncio.create_task(connection.gone.wait())
     detach = asyncio.create_task(detached.wait())
@@ -198,6 +211,7 @@ async def _send_input(
     *,
     stdin: bool,
     keys: bytes,
+    keep_stdin: bool,
 ) -> None:
     tail = b""
     while (data := await connection.read()) is not None:
@@ -208,5 +222,5 @@ async def _send_input(
             return
         tail = (tail + data)[-(len(keys) - 1) :] if len(keys) > 1 else b""
         await streams.write(data)
-    if stdin and not connection.gone.is_set():
+    if stdin and not keep_stdin:
         await streams.close_stdin()

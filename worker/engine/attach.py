@@ -35,7 +35,7 @@ class AttachSession:
         if attachment is None:
             return
         async for stream, data in attachment:
-            yield stream, data
+            yield (2 if stream == "stderr" else 1), data
 
     async def write(self, data: bytes) -> None:
         """Write to the container's stdin; what comes after its end is dropped."""

@@ -7,22 +7,15 @@ from typing import Any
 
 import msgspec
 
+from runtime.errors import Unsupported as RuntimeUnsupported
+from runtime.oci import capability_set, default_config
 from swarmapi.errors import InvalidArgument, Unsupported
 from worker.engine.mounts import to_oci
 from worker.engine.record import Record
-from worker.engine.spec import Device, HostConfig
+from worker.engine.spec import ContainerConfig, Device, HostConfig
 
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_SHM_BYTES = 64 << 20
-_CAPABILITY_NAMES = (
-    "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP "
-    "LINUX_IMMUTABLE NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER "
-    "SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE "
-    "SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP "
-    "MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF "
-    "CHECKPOINT_RESTORE"
-)
-ALL_CAPABILITIES = tuple(f"CAP_{name}" for name in _CAPABILITY_NAMES.split())
 _CPU_PERIOD_US = 100_000
 
 
@@ -35,17 +28,17 @@ def merge_env(image_env: Sequence[str], own: Sequence[str]) -> list[str]:
     return [f"{name}={value}" for name, value in merged.items() if value is not None]
 
 
-def command_of(config_cmd: Mapping[str, Any], record_config: Any) -> tuple[str, list[str]]:
+def command_of(image_config: Mapping[str, Any], config: ContainerConfig) -> tuple[str, list[str]]:
     """Return (path, arguments): a given entrypoint drops the image's command.
 
     Raises:
         InvalidArgument: when neither names a program.
     """
-    entrypoint, cmd = record_config.entrypoint, record_config.cmd
+    entrypoint, cmd = config.entrypoint, config.cmd
     if entrypoint is None:
-        entrypoint = list(config_cmd.get("Entrypoint") or [])
+        entrypoint = list(image_config.get("Entrypoint") or [])
         if not cmd:
-            cmd = list(config_cmd.get("Cmd") or [])
+            cmd = list(image_config.get("Cmd") or [])
     words = [*(entrypoint or []), *(cmd or [])]
     if not words:
         raise InvalidArgument("no command specified")
@@ -53,56 +46,63 @@ def command_of(config_cmd: Mapping[str, Any], record_config: Any) -> tuple[str, 
 
 
 def build_config(
-    base: dict[str, Any],
     record: Record,
     *,
-    user: Mapping[str, object],
+    user: Mapping[str, Any],
     home: str,
     files: Mapping[str, str],
     rootfs: str,
     cgroups_path: str,
 ) -> dict[str, Any]:
-    """Return the config.json of a start.
-
-    `base` is changed and returned; `files` maps a target like /etc/hosts to the host file bound
-    there.
-    """
+    """Return the config.json of a start; `files` maps a target like /etc/hosts to a host file."""
     host = record.host
-    tty = record.config.tty
-    process = base["process"]
-    env = [f"HOSTNAME={hostname_of(record)}", *record.env]
-    if tty and not any(entry.startswith("TERM=") for entry in env):
-        env.append("TERM=xterm")
-    if not any(entry.startswith("HOME=") for entry in env):
-        env.append(f"HOME={home}")
-    process.update(
-        args=[record.path, *record.args],
-        env=env,
-        cwd=record.config.working_dir or record.image_config.get("WorkingDir") or "/",
-        user=dict(user),
-        terminal=tty,
-        noNewPrivileges=_security(host)["no-new-privileges"],
-        oomScoreAdj=host.oom_score_adj,
+    security = _security(host)
+    own = {point.target for point in record.mounts}
+    binds = [_bind(source, target) for target, source in files.items() if target not in own]
+    if host.ipc_mode == "host":
+        binds.append(_bind("/dev/shm", "/dev/shm"))
+    config = default_config(
+        [record.path, *record.args],
+        _environment(record, home),
+        working_dir_of(record),
+        hostname_of(record),
+        rootfs,
+        terminal=record.config.tty,
+        uid=user["uid"],
+        gid=user["gid"],
+        additional_gids=user.get("additionalGids", ()),
+        privileged=host.privileged,
+        cap_add=host.cap_add,
+        cap_drop=host.cap_drop,
+        read_only=host.readonly_rootfs,
+        mounts=binds + to_oci(record.mounts),
+        shm_bytes=host.shm_size or DEFAULT_SHM_BYTES,
+        resources=resources_of(host),
+        devices=[_device(device) for device in host.devices],
+        sysctls=host.sysctls,
+        rlimits=_rlimits(host),
+        no_new_privileges=security["no-new-privileges"],
+        seccomp=security["seccomp"],
+        oom_score_adj=host.oom_score_adj,
+        shared_namespaces=_shared_namespaces(host),
+        domainname=record.config.domainname,
     )
-    process["capabilities"] = _capabilities(process.get("capabilities") or {}, host)
-    if host.ulimits:
-        process["rlimits"] = [
-            {
-                "type": f"RLIMIT_{limit.name.upper()}",
-                "soft": _limit(limit.soft),
-                "hard": _limit(limit.hard),
-            }
-            for limit in host.ulimits
-        ]
-    base["hostname"] = hostname_of(record)
-    if record.config.domainname:
-        base["domainname"] = record.config.domainname
-    base["root"] = {"path": rootfs, "readonly": host.readonly_rootfs}
-    base["mounts"] = _mounts(base.get("mounts") or [], record, files)
+    linux = config["linux"]
+    linux["cgroupsPath"] = cgroups_path
+    if host.masked_paths is not None:
+        linux["maskedPaths"] = host.masked_paths
+    if host.readonly_paths is not None:
+        linux["readonlyPaths"] = host.readonly_paths
+    if security["systempaths"] == "unconfined":
+        linux["maskedPaths"], linux["readonlyPaths"] = [], []
     if host.annotations:
-        base["annotations"] = {**(base.get("annotations") or {}), **host.annotations}
-    _linux(base["linux"], host, cgroups_path)
-    return base
+        config["annotations"] = dict(host.annotations)
+    return config
+
+
+def working_dir_of(record: Record) -> str:
+    """Return the directory a process starts in: the container's, the image's, or /."""
+    return record.config.working_dir or str(record.image_config.get("WorkingDir") or "/")
 
 
 def hostname_of(record: Record) -> str:
@@ -112,30 +112,32 @@ def hostname_of(record: Record) -> str:
 
 def process_of(
     record: Record,
-    base: Mapping[str, Any],
     *,
     args: Sequence[str],
     env: Sequence[str],
     cwd: str,
-    user: Mapping[str, object],
+    user: Mapping[str, Any],
     tty: bool,
     privileged: bool,
 ) -> dict[str, Any]:
     """Return OCI's process of an exec."""
     host = record.host
-    if privileged:
-        host = msgspec.structs.replace(host, privileged=True)
-    return {
-        "args": list(args),
-        "env": list(env),
-        "cwd": cwd,
-        "user": dict(user),
-        "terminal": tty,
-        "noNewPrivileges": _security(host)["no-new-privileges"],
-        "oomScoreAdj": host.oom_score_adj,
-        "rlimits": base["process"].get("rlimits") or [],
-        "capabilities": _capabilities(base["process"].get("capabilities") or {}, host),
-    }
+    process: dict[str, Any] = default_config(
+        args,
+        env,
+        cwd,
+        terminal=tty,
+        uid=user["uid"],
+        gid=user["gid"],
+        additional_gids=user.get("additionalGids", ()),
+        privileged=privileged or host.privileged,
+        cap_add=host.cap_add,
+        cap_drop=host.cap_drop,
+        rlimits=_rlimits(host),
+        no_new_privileges=_security(host)["no-new-privileges"],
+        oom_score_adj=host.oom_score_adj,
+    )["process"]
+    return process
 
 
 def resources_of(host: HostConfig) -> dict[str, Any]:
@@ -177,45 +179,18 @@ def resources_of(host: HostConfig) -> dict[str, Any]:
     return found
 
 
-def _linux(linux: dict[str, Any], host: HostConfig, cgroups_path: str) -> None:
-    linux["cgroupsPath"] = cgroups_path
-    resources = linux.setdefault("resources", {})
-    resources.update(resources_of(host))
-    shared = {
-        kind
-        for kind, mode in (("ipc", host.ipc_mode), ("uts", host.uts_mode), ("pid", host.pid_mode))
-        if mode == "host"
-    }
-    linux["namespaces"] = [ns for ns in linux["namespaces"] if ns["type"] not in shared]
-    if host.sysctls:
-        linux["sysctl"] = {**(linux.get("sysctl") or {}), **host.sysctls}
-    devices = [_device(device) for device in host.devices]
-    if devices:
-        linux["devices"] = [*(linux.get("devices") or []), *(node for node, _ in devices)]
-        resources["devices"] = [*(resources.get("devices") or []), *(rule for _, rule in devices)]
-    security = _security(host)
-    if security["seccomp"] == "unconfined" or host.privileged:
-        linux.pop("seccomp", None)
-    elif security["seccomp"]:
-        linux["seccomp"] = msgspec.json.decode(str(security["seccomp"]))
-    if host.masked_paths is not None:
-        linux["maskedPaths"] = host.masked_paths
-    if host.readonly_paths is not None:
-        linux["readonlyPaths"] = host.readonly_paths
-    if host.privileged or security["systempaths"] == "unconfined":
-        linux["maskedPaths"], linux["readonlyPaths"] = [], []
-    if host.privileged:
-        resources["devices"] = [{"allow": True, "access": "rwm"}]
-
-
 def _security(host: HostConfig) -> dict[str, Any]:
-    found: dict[str, Any] = {"no-new-privileges": False, "seccomp": "", "systempaths": ""}
+    found: dict[str, Any] = {
+        "no-new-privileges": False,
+        "seccomp": "default",
+        "systempaths": "",
+    }
     for option in host.security_opt:
         key, separator, value = option.replace(":", "=", 1).partition("=")
         if key == "no-new-privileges":
             found[key] = value != "false"
         elif key == "seccomp" and separator:
-            found[key] = option.split("=" if "=" in option else ":", 1)[1]
+            found[key] = _seccomp(option[len("seccomp") + 1 :])
         elif key == "systempaths" and value == "unconfined":
             found[key] = value
         elif option in ("label=disable", "label:disable", "apparmor=unconfined"):
@@ -223,6 +198,18 @@ def _security(host: HostConfig) -> dict[str, Any]:
         else:
             raise Unsupported(f"security option {option!r} is not supported")
     return found
+
+
+def _seccomp(value: str) -> Any:
+    if value in ("unconfined", "builtin"):
+        return "unconfined" if value == "unconfined" else "default"
+    try:
+        profile = msgspec.json.decode(value)
+    except msgspec.DecodeError as error:
+        raise InvalidArgument(f"seccomp profile is not JSON: {error}") from error
+    if not isinstance(profile, dict):
+        raise InvalidArgument("seccomp profile is no JSON object")
+    return profile
 
 
 def check_supported(host: HostConfig) -> None:
@@ -234,56 +221,37 @@ def check_supported(host: HostConfig) -> None:
     """
     _security(host)
     resources_of(host)
-    _capabilities({}, host)
+    for device in host.devices:
+        _device(device)
+    try:
+        capability_set(host.cap_add, host.cap_drop)
+    except RuntimeUnsupported as error:
+        raise InvalidArgument(str(error)) from error
 
 
-def _capabilities(base: Mapping[str, Sequence[str]], host: HostConfig) -> dict[str, list[str]]:
-    if host.privileged:
-        granted = list(ALL_CAPABILITIES)
-    else:
-        add = [_capability(name) for name in host.cap_add]
-        drop = {_capability(name) for name in host.cap_drop}
-        granted = [] if "ALL" in drop else list(base.get("bounding") or [])
-        if "ALL" in add:
-            granted = list(ALL_CAPABILITIES)
-        granted = [name for name in granted if name not in drop]
-        granted += [name for name in add if name != "ALL" and name not in granted]
-    return {"bounding": granted, "effective": granted, "permitted": granted}
+def _environment(record: Record, home: str) -> list[str]:
+    env = [f"HOSTNAME={hostname_of(record)}", *record.env]
+    if record.config.tty and not any(entry.startswith("TERM=") for entry in env):
+        env.append("TERM=xterm")
+    if not any(entry.startswith("HOME=") for entry in env):
+        env.append(f"HOME={home}")
+    return env
 
 
-def _capability(name: str) -> str:
-    full = name.upper()
-    if full == "ALL":
-        return full
-    full = full if full.startswith("CAP_") else f"CAP_{full}"
-    if full not in ALL_CAPABILITIES:
-        raise InvalidArgument(f'unknown capability: "{full}"')
-    return full
+def _shared_namespaces(host: HostConfig) -> dict[str, str]:
+    modes = (("ipc", host.ipc_mode), ("uts", host.uts_mode), ("pid", host.pid_mode))
+    return {kind: "host" for kind, mode in modes if mode == "host"}
 
 
-def _mounts(
-    base: Sequence[Mapping[str, Any]], record: Record, files: Mapping[str, str]
-) -> list[dict[str, Any]]:
-    own = {point.target for point in record.mounts}
-    host = record.host
-    mounts = []
-    for mount in base:
-        target = mount["destination"]
-        if target in own:
-            continue
-        options = list(mount.get("options") or [])
-        if target == "/dev/shm":
-            size = host.shm_size or DEFAULT_SHM_BYTES
-            options = [option for option in options if not option.startswith("size=")]
-            options.append(f"size={size}")
-        if host.privileged and target in ("/sys", "/sys/fs/cgroup"):
-            options = ["rw" if option == "ro" else option for option in options]
-        mounts.append({**mount, "options": options})
-    if host.ipc_mode == "host":
-        mounts = [mount for mount in mounts if mount["destination"] != "/dev/shm"]
-        mounts.append(_bind("/dev/shm", "/dev/shm"))
-    mounts += [_bind(source, target) for target, source in files.items() if target not in own]
-    return mounts + to_oci(record.mounts)
+def _rlimits(host: HostConfig) -> list[dict[str, Any]]:
+    return [
+        {
+            "type": f"RLIMIT_{limit.name.upper()}",
+            "soft": _limit(limit.soft),
+            "hard": _limit(limit.hard),
+        }
+        for limit in host.ulimits
+    ]
 
 
 def _bind(source: str, target: str) -> dict[str, Any]:
@@ -295,7 +263,7 @@ def _limit(value: int) -> int:
     return value if value >= 0 else (1 << 64) - 1
 
 
-def _device(device: Device) -> tuple[dict[str, Any], dict[str, Any]]:
+def _device(device: Device) -> dict[str, Any]:
     try:
         found = os.stat(device.path_on_host)
     except OSError as error:
@@ -309,13 +277,13 @@ def _device(device: Device) -> tuple[dict[str, Any], dict[str, Any]]:
     if set(access) - set("rwm"):
         raise InvalidArgument(f"invalid device permissions {access!r}")
     kind = "c" if stat.S_ISCHR(found.st_mode) else "b"
-    numbers = {"major": os.major(found.st_rdev), "minor": os.minor(found.st_rdev)}
-    node = {
+    return {
+        "access": access,
         "path": device.path_in_container or device.path_on_host,
         "type": kind,
         "fileMode": stat.S_IMODE(found.st_mode),
         "uid": found.st_uid,
         "gid": found.st_gid,
-        **numbers,
+        "major": os.major(found.st_rdev),
+        "minor": os.minor(found.st_rdev),
     }
-    return node, {"allow": True, "type": kind, "access": access, **numbers}

@@ -26,7 +26,7 @@ from worker.engine.lifecycle import Lifecycle, exit_code_of_failure, signal_numb
 from worker.engine.logs import LogLine, LogQuery, read_log
 from worker.engine.mounts import resolve_mounts
 from worker.engine.names import check_name, fresh_name
-from worker.engine.ports import BaseConfig, Clock, Networking, Supervisor
+from worker.engine.ports import Clock, Networking, Supervisor
 from worker.engine.record import Container, ExitStatus, Record
 from worker.engine.spec import ContainerCreate, HostConfig, decode_host
 from worker.engine.table import ContainerTable
@@ -45,7 +45,6 @@ class EngineParts:
     supervisor: Supervisor
     networking: Networking
     images: ImageStore
-    base_config: BaseConfig
     clock: Clock
     random_bytes: Callable[[int], bytes] = os.urandom
     swarm_info: Callable[[], Mapping[str, Any]] = field(
@@ -67,9 +66,7 @@ class Engine:
         self.places = Places(parts.data_root / "containers", parts.cgroup_parent)
         self.swarm_info = parts.swarm_info
         self._table = ContainerTable(Journal(parts.data_root / "containers.journal"))
-        self._launcher = Launcher(
-            self.places, parts.supervisor, parts.networking, parts.base_config, self._netns_pid
-        )
+        self._launcher = Launcher(self.places, parts.supervisor, parts.networking, self._netns_pid)
         self._lifecycle = Lifecycle(
             table=self._table,
             places=self.places,
@@ -207,6 +204,10 @@ class Engine:
             NotFound: when there is none.
         """
         return self._table.get(reference)
+
+    def find(self, container_id: str) -> Container | None:
+        """Return the container of a full id, if it is still here."""
+        return self._table.find(container_id)
 
     def list(self, filters: Filters | None = None, *, everything: bool = False) -> list[Container]:
         """Return containers, newest first; without `everything` and a status filter: running."""
@@ -437,13 +438,9 @@ class Engine:
             env.append("HOME=/root" if user["uid"] == 0 else "HOME=/")
         return bundle.process_of(
             record,
-            self.parts.base_config(),
             args=config.cmd,
             env=[*env, *config.env],
-            cwd=config.working_dir
-            or record.config.working_dir
-            or record.image_config.get("WorkingDir")
-            or "/",
+            cwd=config.working_dir or bundle.working_dir_of(record),
             user=user,
             tty=config.tty,
             privileged=config.privileged,

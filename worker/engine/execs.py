@@ -8,10 +8,13 @@ from typing import Any
 
 import msgspec
 
+from runtime.errors import RuntimeFailure
 from swarmapi.errors import Conflict
 from worker.engine.ports import ExecProcess, Supervisor
 
 _CHUNK_BYTES = 32 * 1024
+LOST_EXIT_CODE = 255
+"""The exit code of an exec whose end nobody saw."""
 _DRAIN_S = 2.0
 """How long output is awaited from what an ended exec left behind in the container."""
 
@@ -102,15 +105,20 @@ class Exec:
 
     async def _connect_terminal(self, process: ExecProcess) -> None:
         master = process.master_fd
-        if master is None:
+        if master < 0:
             raise Conflict("the runtime gave the exec no terminal")
         if len(self.config.console_size) == 2 and all(self.config.console_size):
             await process.resize(*self.config.console_size)
         self._stdin = await _writer(os.dup(master))
-        self._readers.append((1, *await _reader(master)))
+        self._readers.append((1, *await _reader(os.dup(master))))
 
     async def _reap(self, process: ExecProcess) -> int:
-        self.exit_code = await process.wait()
+        try:
+            self.exit_code = await process.wait()
+        except RuntimeFailure:
+            self.exit_code = LOST_EXIT_CODE
+        finally:
+            process.close()
         return self.exit_code
 
     async def output(self) -> AsyncIterator[tuple[int, bytes]]:
@@ -158,7 +166,7 @@ class Exec:
 
     async def resize(self, rows: int, columns: int) -> None:
         """Set the size of its terminal."""
-        if self._process is None:
+        if self._process is None or self.exit_code is not None:
             raise Conflict(f"exec {self.id} is not running")
         await self._process.resize(rows, columns)
 

@@ -6,19 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runtime.oci import ContainerState, Launch, LogConfig, Overlay
 from swarmapi.errors import InvalidArgument
 from worker.engine import bundle, rootfs
-from worker.engine.ports import (
-    BaseConfig,
-    ContainerState,
-    Joined,
-    JoinRequest,
-    Launch,
-    LogConfig,
-    Networking,
-    Overlay,
-    Supervisor,
-)
+from worker.engine.ports import Joined, JoinRequest, Networking, Supervisor
 from worker.engine.record import EndpointState, Record
 from worker.engine.spec import EndpointSpec, PortBinding
 
@@ -54,13 +45,11 @@ class Launcher:
         places: Places,
         supervisor: Supervisor,
         networking: Networking,
-        base_config: BaseConfig,
         netns_of: Callable[[str], int],
     ) -> None:
         self._places = places
         self._supervisor = supervisor
         self._networking = networking
-        self._base_config = base_config
         self._netns_of = netns_of
 
     async def start(self, record: Record, lower: Sequence[str]) -> ContainerState:
@@ -92,7 +81,9 @@ class Launcher:
                 stdin_open=record.config.open_stdin,
                 netns=netns,
             )
-            state = await self._supervisor.start(launch, joined.netns_fd if joined else None)
+            state = await self._supervisor.start(
+                launch, netns_fd=joined.netns_fd if joined else None
+            )
         except BaseException:
             await self._networking.leave(record.id)
             raise
@@ -101,7 +92,7 @@ class Launcher:
                 os.close(joined.netns_fd)
         return state
 
-    def exec_user(self, record: Record, user: str, lower: Sequence[str]) -> dict[str, object]:
+    def exec_user(self, record: Record, user: str, lower: Sequence[str]) -> dict[str, Any]:
         """Return OCI's process.user of an exec; empty means the container's own."""
         return self._user(record, user or _user_of(record), [self._upper(record.id), *lower])
 
@@ -110,7 +101,6 @@ class Launcher:
         user = self._user(record, _user_of(record), layers)
         passwd = rootfs.read_member(layers, "etc/passwd")
         return bundle.build_config(
-            self._base_config(),
             record,
             user=user,
             home=rootfs.home_of(user["uid"], passwd),
@@ -120,7 +110,7 @@ class Launcher:
         )
 
     @staticmethod
-    def _user(record: Record, user: str, layers: Sequence[str]) -> dict[str, object]:
+    def _user(record: Record, user: str, layers: Sequence[str]) -> dict[str, Any]:
         groups = record.host.group_add
         return rootfs.resolve_user(
             user,

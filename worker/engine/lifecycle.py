@@ -8,11 +8,12 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 
 from runtime.errors import NoSuchContainer, RuntimeFailure
+from runtime.oci import ContainerState
 from swarmapi.errors import Conflict, InvalidArgument, NotFound, SwarmError
 from worker.engine import restart
 from worker.engine.events import EventBus
 from worker.engine.launcher import Launcher, Places
-from worker.engine.ports import Clock, ContainerState, Networking, Supervisor
+from worker.engine.ports import Clock, Networking, Supervisor
 from worker.engine.record import Container, ExitStatus, Record
 from worker.engine.table import ContainerTable
 
@@ -60,7 +61,7 @@ class Lifecycle:
             state = known.pop(container.record.id, None)
             await self._adopt(container, state)
         for orphan in known.values():
-            if orphan.status != "exited":
+            if orphan.status != "stopped":
                 log.warning("container %s of the supervisor has no record", orphan.container_id)
         self._spawn(self._watch(queue))
 
@@ -210,14 +211,14 @@ class Lifecycle:
             raise InvalidArgument(start_message(str(error))) from error
         record.status = "running"
         record.pid = state.pid
-        record.started_ns = state.started_ns or self._clock.now_ns()
+        record.started_ns = state.started_ns
         record.finished_ns = 0
         record.exit_code = 0
         record.warnings = list(state.warnings)
         container.ended.clear()
         await self._table.save(container)
         self._emit(container, "start")
-        if state.status == "exited":
+        if state.status == "stopped":
             self._spawn(self._ended(container, state))
 
     async def _record_failed_start(self, container: Container, message: str) -> None:
@@ -237,13 +238,13 @@ class Lifecycle:
         while True:
             state = await queue.get()
             container = self._table.find(state.container_id)
-            if container is not None and state.status == "exited":
+            if container is not None and state.status == "stopped":
                 self._spawn(self._ended(container, state))
 
     async def _ended(self, container: Container, state: ContainerState) -> None:
         record = container.record
         async with container.lock:
-            if not record.running or record.pid != state.pid:
+            if not record.running or record.started_ns != state.started_ns:
                 return
             await self._record_end(container, state)
             again = restart.should_restart(
@@ -320,8 +321,8 @@ class Lifecycle:
 
     async def _adopt(self, container: Container, state: ContainerState | None) -> None:
         record = container.record
-        if record.running and state is not None and state.pid == record.pid:
-            if state.status == "exited":
+        if record.running and state is not None and state.started_ns == record.started_ns:
+            if state.status == "stopped":
                 self._spawn(self._ended(container, state))
             else:
                 record.status = state.status if state.status == "paused" else "running"

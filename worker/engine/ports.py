@@ -5,72 +5,29 @@ in `tests/fakes/engine.py`.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-
-@dataclass(frozen=True)
-class Overlay:
-    """The mount of a container's root: `lower` is topmost first."""
-
-    lower: tuple[str, ...]
-    upper: str
-    work: str
-    merged: str
-
-
-@dataclass(frozen=True)
-class LogConfig:
-    """Where the output goes: driver json-file or none, rotated at `max_bytes` (0 never)."""
-
-    driver: str
-    path: str
-    max_bytes: int
-    max_files: int
-
-
-@dataclass(frozen=True)
-class Launch:
-    """One start; `netns` is new, host, fd or container:<pid>."""
-
-    container_id: str
-    config: dict[str, Any]
-    overlay: Overlay | None
-    log: LogConfig
-    stdin_open: bool
-    netns: str
-
-
-@dataclass(frozen=True)
-class ContainerState:
-    """What the supervisor knows; status is created, running, paused or exited."""
-
-    container_id: str
-    status: str
-    pid: int
-    exit_code: int | None
-    oom_killed: bool
-    started_ns: int
-    finished_ns: int
-    error: str
-    warnings: tuple[str, ...]
+from runtime.oci import ContainerState, Launch
 
 
 class ExecProcess(Protocol):
-    """A further process in a container."""
+    """A further process in a container; `master_fd` is -1 without a terminal."""
 
-    pid: int
-    master_fd: int | None
-
+    @property
+    def pid(self) -> int: ...
+    @property
+    def master_fd(self) -> int: ...
     async def wait(self) -> int: ...
-    async def resize(self, rows: int, columns: int) -> None: ...
+    async def resize(self, rows: int, cols: int) -> None: ...
+    def close(self) -> None: ...
 
 
 class Attachment(Protocol):
-    """The live streams of a container: yields (1 stdout or 2 stderr, bytes) until its end."""
+    """The live streams of a container: yields (stdout or stderr, bytes) until its end."""
 
-    def __aiter__(self) -> AsyncIterator[tuple[int, bytes]]: ...
+    def __aiter__(self) -> AsyncIterator[tuple[str, bytes]]: ...
     async def write(self, data: bytes) -> None: ...
     async def close_stdin(self) -> None: ...
     async def close(self) -> None: ...
@@ -79,24 +36,21 @@ class Attachment(Protocol):
 class Supervisor(Protocol):
     """The owner of every container of the machine."""
 
-    async def start(self, launch: Launch, netns_fd: int | None = None) -> ContainerState: ...
+    async def start(self, launch: Launch, *, netns_fd: int | None = None) -> ContainerState: ...
     async def exec(
-        self,
-        container_id: str,
-        process: dict[str, Any],
-        stdio_fds: tuple[int, int, int] | None,
+        self, container_id: str, process: dict[str, Any], stdio: tuple[int, int, int] | None
     ) -> ExecProcess: ...
-    async def kill(self, container_id: str, signal: int, everyone: bool = False) -> None: ...
+    async def kill(self, container_id: str, signal: int, *, everyone: bool = False) -> None: ...
     async def pause(self, container_id: str) -> None: ...
     async def resume(self, container_id: str) -> None: ...
     async def update(self, container_id: str, resources: dict[str, Any]) -> None: ...
     async def wait(self, container_id: str) -> ContainerState: ...
-    async def delete(self, container_id: str) -> None: ...
-    async def list(self) -> Sequence[ContainerState]: ...
-    async def resize(self, container_id: str, rows: int, columns: int) -> None: ...
+    async def delete(self, container_id: str, *, force: bool = False) -> None: ...
+    async def resize(self, container_id: str, rows: int, cols: int) -> None: ...
     async def attach(self, container_id: str) -> Attachment: ...
     async def stats(self, container_id: str) -> Mapping[str, Any]: ...
     async def processes(self, container_id: str) -> Sequence[int]: ...
+    async def list(self) -> list[ContainerState]: ...
     def subscribe(self) -> asyncio.Queue[ContainerState]: ...
     async def close(self) -> None: ...
 
@@ -156,6 +110,7 @@ class Networking(Protocol):
     async def join(self, request: JoinRequest) -> Joined: ...
     async def leave(self, container_id: str) -> None: ...
     def networks(self) -> Sequence[NetworkInfo]: ...
+    async def close(self) -> None: ...
 
 
 class Clock(Protocol):
@@ -163,7 +118,3 @@ class Clock(Protocol):
 
     def now_ns(self) -> int: ...
     async def sleep(self, seconds: float) -> None: ...
-
-
-BaseConfig = Callable[[], dict[str, Any]]
-"""A fresh OCI config.json with Docker's defaults."""

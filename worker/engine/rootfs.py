@@ -4,6 +4,7 @@ import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from runtime.image.errors import ImageError
 from runtime.image.view import LayeredView
@@ -28,7 +29,7 @@ def read_member(layers: Sequence[str], path: str) -> str:
         return ""
 
 
-def resolve_user(user: str, groups: Sequence[str], passwd: str, group: str) -> dict[str, object]:
+def resolve_user(user: str, groups: Sequence[str], passwd: str, group: str) -> dict[str, Any]:
     """Return OCI's process.user for Docker's `user[:group]`.
 
     Raises:
@@ -44,7 +45,7 @@ def resolve_user(user: str, groups: Sequence[str], passwd: str, group: str) -> d
     elif login:
         extra = [int(t[2]) for t in teams if login in t[3].split(",") and t[2].isdigit()]
     extra += [_group(entry, teams) for entry in groups]
-    resolved: dict[str, object] = {"uid": uid, "gid": gid}
+    resolved: dict[str, Any] = {"uid": uid, "gid": gid}
     if extra:
         resolved["additionalGids"] = sorted(set(extra))
     return resolved

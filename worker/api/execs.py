@@ -1,0 +1,99 @@
+"""Execs: create, start on a hijacked connection, inspect, resize."""
+
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from swarmapi.errors import InvalidArgument
+from worker.api import hijack, query
+from worker.api.keys import engine_of
+from worker.api.responses import answer
+from worker.engine.execs import ExecConfig
+
+
+async def create(request: web.Request) -> web.StreamResponse:
+    """Prepare an exec."""
+    body = {key: value for key, value in (await query.body(request)).items() if value is not None}
+    if isinstance(body.get("Cmd"), str):
+        body["Cmd"] = [body["Cmd"]]
+    try:
+        config = msgspec.convert(body, ExecConfig)
+    except msgspec.ValidationError as error:
+        raise InvalidArgument(f"exec: {error}") from error
+    exec_id = engine_of(request).create_exec(request.match_info["id"], config)
+    return answer({"Id": exec_id}, 201)
+
+
+async def start(request: web.Request) -> web.StreamResponse:
+    """Run a prepared exec, attached unless `Detach` is asked for."""
+    engine = engine_of(request)
+    body = await query.body(request)
+    found = engine.find_exec(request.match_info["id"])
+    if size := body.get("ConsoleSize"):
+        found.config.console_size = [int(number) for number in size]
+    if body.get("Detach"):
+        engine.run_detached(await engine.start_exec(found.id))
+        return web.Response(status=200)
+    config = found.config
+    running = await engine.start_exec(found.id)
+    connection = hijack.take_over(request, hijack.content_type(request, tty=config.tty))
+    shown = tuple(
+        number for number, on in ((1, config.attach_stdout), (2, config.attach_stderr)) if on
+    )
+    try:
+        await hijack.serve(
+            connection,
+            running,
+            tty=config.tty,
+            stdin=config.attach_stdin,
+            shown=shown,
+            detach_keys=hijack.parse_detach_keys(config.detach_keys),
+            keep_stdin=False,
+        )
+    finally:
+        if running.running:
+            engine.run_detached(running)
+    raise hijack.taken(request)
+
+
+async def inspect(request: web.Request) -> web.StreamResponse:
+    """Show an exec, its exit code once it ended."""
+    engine = engine_of(request)
+    found = engine.find_exec(request.match_info["id"])
+    config = found.config
+    body: dict[str, Any] = {
+        "ID": found.id,
+        "Running": found.running,
+        "ExitCode": found.exit_code,
+        "ProcessConfig": {
+            "tty": config.tty,
+            "entrypoint": config.cmd[0],
+            "arguments": config.cmd[1:],
+            "privileged": config.privileged,
+            "user": config.user,
+        },
+        "OpenStdin": config.attach_stdin,
+        "OpenStderr": config.attach_stderr,
+        "OpenStdout": config.attach_stdout,
+        "CanRemove": not found.running,
+        "ContainerID": found.container_id,
+        "DetachKeys": config.detach_keys,
+        "Pid": found.pid,
+    }
+    return answer(body)
+
+
+async def resize(request: web.Request) -> web.StreamResponse:
+    """Set the size of an exec's terminal."""
+    found = engine_of(request).find_exec(request.match_info["id"])
+    await found.resize(query.integer(request, "h", 0), query.integer(request, "w", 0))
+    return web.Response(status=200)
+
+
+ROUTES = (
+    ("POST", "/containers/{id}/exec", create),
+    ("POST", "/exec/{id}/start", start),
+    ("POST", "/exec/{id}/resize", resize),
+    ("GET", "/exec/{id}/json", inspect),
+)

@@ -1,0 +1,421 @@
+"""Images: list, inspect, tag, remove, load and save, build, commit and import."""
+
+import asyncio
+import base64
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+from aiohttp import web
+
+from runtime.errors import RuntimeFailure
+from runtime.image import archive
+from runtime.image.build.builder import Builder, BuildOptions
+from runtime.image.commit import commit as commit_upper
+from runtime.image.errors import BuildError, ImageNotFound
+from runtime.image.model import Image
+from runtime.image.unpack import unpack
+from swarmapi.errors import InvalidArgument, SwarmError, Unsupported
+from worker.api import query
+from worker.api.bodies import Spool
+from worker.api.keys import engine_of
+from worker.api.render import image_details, image_summary
+from worker.api.responses import JsonLines, answer
+from worker.engine.engine import Engine
+from worker.engine.filters import label_matches, pattern_matches
+from worker.engine.stepper import Stepper
+
+_CHUNK_BYTES = 256 * 1024
+_LIST_FILTERS = {"before", "dangling", "label", "reference", "since"}
+_REFUSED_BUILD_OPTIONS = ("cachefrom", "extrahosts", "outputs", "remote", "cgroupparent", "shmsize")
+_LIMITS = ("memory", "memswap", "cpushares", "cpuperiod", "cpuquota")
+
+
+async def list_images(request: web.Request) -> web.StreamResponse:
+    """List images, newest first."""
+    engine = engine_of(request)
+    wanted = query.filters(request)
+    for key in wanted:
+        if key not in _LIST_FILTERS:
+            raise InvalidArgument(f"invalid filter '{key}'")
+    found = await asyncio.to_thread(engine.images.list)
+    parents = {image.parent for image in found}
+    shown = []
+    for image in found:
+        named = bool(image.repo_tags or image.repo_digests)
+        intermediate = not named and image.id in parents
+        if intermediate and not query.flag(request, "all"):
+            continue
+        if _image_matches(engine, image, wanted):
+            shown.append(image_summary(image, -1))
+    return answer(shown)
+
+
+def _image_matches(engine: Engine, image: Image, wanted: dict[str, list[str]]) -> bool:
+    labels = (image.config.get("config") or {}).get("Labels") or {}
+    if not all(label_matches(labels, value) for value in wanted.get("label", ())):
+        return False
+    dangling = [value in ("true", "1") for value in wanted.get("dangling", ())]
+    if dangling and (not image.repo_tags) not in dangling:
+        return False
+    patterns = wanted.get("reference", [])
+    if patterns and not any(
+        pattern_matches(tag, pattern) for pattern in patterns for tag in image.repo_tags
+    ):
+        return False
+    for value in wanted.get("before", ()):
+        if image.created_ns >= engine.images.resolve(value).created_ns:
+            return False
+    return all(
+        image.created_ns > engine.images.resolve(value).created_ns
+        for value in wanted.get("since", ())
+    )
+
+
+async def inspect(request: web.Request) -> web.StreamResponse:
+    """Show one image."""
+    return answer(image_details(engine_of(request).images.resolve(request.match_info["name"])))
+
+
+async def history(request: web.Request) -> web.StreamResponse:
+    """Show the steps an image was made by, newest first."""
+    images = engine_of(request).images
+    return answer(images.history(images.resolve(request.match_info["name"])))
+
+
+async def tag(request: web.Request) -> web.StreamResponse:
+    """Give an image a further name."""
+    engine = engine_of(request)
+    name = _name(request.query.get("repo", ""), request.query.get("tag", ""))
+    image = await asyncio.to_thread(engine.images.tag, request.match_info["name"], name)
+    engine.events.emit("image", "tag", image.id, {"name": name})
+    return web.Response(status=201)
+
+
+async def remove(request: web.Request) -> web.StreamResponse:
+    """Remove a name, and the image with its last one."""
+    engine = engine_of(request)
+    force = query.flag(request, "force")
+    done = await asyncio.to_thread(
+        lambda: engine.images.remove(
+            request.match_info["name"],
+            force=force,
+            in_use=engine.users_of_image,
+            prune_parents=not query.flag(request, "noprune"),
+        )
+    )
+    _emit_removal(engine, done)
+    return answer(done)
+
+
+async def prune(request: web.Request) -> web.StreamResponse:
+    """Remove unused images: dangling ones, or with `dangling=false` every one."""
+    engine = engine_of(request)
+    wanted = query.filters(request)
+    for key in wanted:
+        if key not in ("dangling", "label"):
+            raise InvalidArgument(f"invalid filter '{key}'")
+    everything = any(value in ("false", "0") for value in wanted.get("dangling", ()))
+    before = (await asyncio.to_thread(engine.images.usage)).unpacked_bytes
+    done: list[dict[str, str]] = []
+    for image in await asyncio.to_thread(engine.images.list):
+        labels = (image.config.get("config") or {}).get("Labels") or {}
+        if not all(label_matches(labels, value) for value in wanted.get("label", ())):
+            continue
+        if engine.users_of_image(image.id) or (image.repo_tags and not everything):
+            continue
+        for name in image.repo_tags or (image.id,):
+            try:
+                done += await asyncio.to_thread(_remove_unused, engine, name)
+            except RuntimeFailure:
+                continue  # a parent of an image still named, or gone with its child
+    _emit_removal(engine, done)
+    after = (await asyncio.to_thread(engine.images.usage)).unpacked_bytes
+    return answer({"ImagesDeleted": done or None, "SpaceReclaimed": before - after})
+
+
+def _remove_unused(engine: Engine, name: str) -> list[dict[str, str]]:
+    return engine.images.remove(name, in_use=engine.users_of_image)
+
+
+async def load(request: web.Request) -> web.StreamResponse:
+    """Add the images of a docker or OCI archive."""
+    engine = engine_of(request)
+    lines = JsonLines(request)
+    async with Spool(request) as file:
+        names = await asyncio.to_thread(archive.load, engine.images, file)
+    for name in names:
+        kind = "Loaded image ID" if name.startswith("sha256:") else "Loaded image"
+        engine.events.emit("image", "load", engine.images.resolve(name).id, {"name": name})
+        await lines.send({"stream": f"{kind}: {name}\n"})
+    return await lines.finish()
+
+
+async def save(request: web.Request) -> web.StreamResponse:
+    """Send images as one archive."""
+    engine = engine_of(request)
+    name = request.match_info.get("name")
+    names = [name] if name else request.query.getall("names", [])
+    if not names:
+        raise InvalidArgument("no image names given")
+    for wanted in names:
+        engine.images.resolve(wanted)
+    with tempfile.TemporaryFile(dir=engine.images.blobs.temporary) as file:
+        await asyncio.to_thread(archive.save, engine.images, names, file)
+        return await _send_file(request, file)
+
+
+async def _send_file(request: web.Request, file: IO[bytes]) -> web.StreamResponse:
+    file.seek(0)
+    response = web.StreamResponse(headers={"Content-Type": "application/x-tar"})
+    response.content_length = os.fstat(file.fileno()).st_size
+    await response.prepare(request)
+    while chunk := await asyncio.to_thread(file.read, _CHUNK_BYTES):
+        await response.write(chunk)
+    await response.write_eof()
+    return response
+
+
+async def create(request: web.Request) -> web.StreamResponse:
+    """Import a root file system; pulling is refused by name while there is no registry client."""
+    engine = engine_of(request)
+    source = request.query.get("fromSrc", "")
+    if not source:
+        name = _name(request.query.get("fromImage", ""), request.query.get("tag", ""))
+        raise Unsupported(
+            f"pull of {name} is not supported: load the image with `load` or build it"
+        )
+    if source != "-":
+        raise Unsupported("import from a URL is not supported: send the archive")
+    repo = request.query.get("repo", "")
+    name = _name(repo, request.query.get("tag", "")) if repo else ""
+    config = _apply_changes(request.query.getall("changes", []))
+    lines = JsonLines(request)
+    async with Spool(request) as file:
+        image = await asyncio.to_thread(
+            lambda: archive.import_rootfs(
+                engine.images,
+                file,
+                name,
+                config=config,
+                message=request.query.get("message", ""),
+            )
+        )
+    engine.events.emit("image", "import", image.id, {"name": name})
+    await lines.send({"status": image.id})
+    return await lines.finish()
+
+
+def _apply_changes(changes: list[str]) -> dict[str, Any]:
+    if changes:
+        raise Unsupported("changes are not supported: build from a Dockerfile instead")
+    return {}
+
+
+async def commit(request: web.Request) -> web.StreamResponse:
+    """Make an image of a container's changes; the container is paused meanwhile."""
+    engine = engine_of(request)
+    record = engine.inspect(request.query.get("container", "")).record
+    _apply_changes(request.query.getall("changes", []))
+    repo = request.query.get("repo", "")
+    refs = (_name(repo, request.query.get("tag", "")),) if repo else ()
+    freeze = record.status == "running" and query.flag(request, "pause", True)
+    if freeze:
+        await engine.pause(record.id)
+    try:
+        image = await asyncio.to_thread(
+            lambda: commit_upper(
+                engine.images,
+                engine.images.resolve(record.image_id),
+                engine.places.directory(record.id) / "upper",
+                config=_committed_config(record.config, record.env),
+                author=request.query.get("author", ""),
+                comment=request.query.get("comment", ""),
+                created_by=" ".join([record.path, *record.args]),
+                refs=refs,
+            )
+        )
+    finally:
+        if freeze:
+            await engine.unpause(record.id)
+    engine.events.emit("image", "commit", image.id, {"name": refs[0] if refs else ""})
+    return answer({"Id": image.id}, 201)
+
+
+def _committed_config(config: Any, env: list[str]) -> dict[str, Any]:
+    given = {
+        "Cmd": config.cmd,
+        "Entrypoint": config.entrypoint,
+        "User": config.user,
+        "WorkingDir": config.working_dir,
+        "Labels": config.labels,
+        "ExposedPorts": config.exposed_ports,
+        "StopSignal": config.stop_signal,
+    }
+    return {"Env": env, **{key: value for key, value in given.items() if value}}
+
+
+async def build(request: web.Request) -> web.StreamResponse:
+    """Build from a tar of the context; progress and errors travel in the stream."""
+    engine = engine_of(request)
+    options = build_options(request)
+    lines = JsonLines(request)
+    quiet = query.flag(request, "q")
+    stepper = Stepper(engine.supervisor, engine.networking, engine.places)
+    builder = Builder(engine.images, stepper, engine.parts.clock.now_ns)
+    loop = asyncio.get_running_loop()
+    progress: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+
+    def emit(line: dict[str, Any]) -> None:
+        loop.call_soon_threadsafe(progress.put_nowait, line)
+
+    async with Spool(request) as file:
+        with tempfile.TemporaryDirectory(dir=engine.images.blobs.temporary) as directory:
+            task = asyncio.create_task(
+                asyncio.to_thread(_build, builder, file, Path(directory), options, emit)
+            )
+            task.add_done_callback(lambda _: progress.put_nowait(None))
+            while (line := await progress.get()) is not None:
+                if not quiet or "error" in line:
+                    await lines.send(line)
+            image_id = await task
+    if image_id:
+        for name in options.tags:
+            engine.events.emit("image", "tag", image_id, {"name": name})
+        if quiet:
+            await lines.send({"stream": f"{image_id}\n"})
+    return await lines.finish()
+
+
+def _build(
+    builder: Builder,
+    archive_file: IO[bytes],
+    context: Path,
+    options: BuildOptions,
+    emit: Callable[[dict[str, Any]], None],
+) -> str:
+    try:
+        unpack(archive_file, context)
+    except RuntimeFailure as error:
+        emit({"errorDetail": {"message": str(error)}, "error": str(error)})
+        return ""
+    try:
+        return builder.build(context, options, emit)
+    except BuildError:
+        return ""  # the builder has put it into the stream
+    except (SwarmError, RuntimeFailure, ImageNotFound) as error:
+        emit({"errorDetail": {"message": str(error)}, "error": str(error)})
+        return ""
+
+
+def build_options(request: web.Request) -> BuildOptions:
+    """Read the parameters of a build.
+
+    Raises:
+        InvalidArgument: for malformed JSON or numbers.
+        Unsupported: for an option we do not serve.
+    """
+    if request.query.get("version", "1") != "1":
+        raise Unsupported("BuildKit is not supported: build with DOCKER_BUILDKIT=0")
+    for name in _REFUSED_BUILD_OPTIONS:
+        if request.query.get(name, "") not in ("", "0", "null", "[]", "{}"):
+            raise Unsupported(f"build option {name} is not supported")
+    limits = {name: query.integer(request, name, 0) for name in _LIMITS}
+    return BuildOptions(
+        tags=tuple(request.query.getall("t", [])),
+        dockerfile=request.query.get("dockerfile", "") or "Dockerfile",
+        build_args=_json_map(request, "buildargs"),
+        labels=_json_map(request, "labels"),
+        target=request.query.get("target", ""),
+        no_cache=query.flag(request, "nocache"),
+        network_mode=request.query.get("networkmode", "") or "default",
+        limits={name: value for name, value in limits.items() if value > 0},
+        platform=request.query.get("platform", ""),
+        squash=query.flag(request, "squash"),
+    )
+
+
+def _json_map(request: web.Request, name: str) -> dict[str, str]:
+    raw = request.query.get(name, "")
+    if not raw:
+        return {}
+    try:
+        found = msgspec.json.decode(raw, type=dict[str, str | None] | None)
+    except msgspec.DecodeError as error:
+        raise InvalidArgument(f"{name}: {error}") from error
+    return {key: value for key, value in (found or {}).items() if value is not None}
+
+
+async def prune_cache(request: web.Request) -> web.StreamResponse:
+    """Remove build steps no named image rests on."""
+    engine = engine_of(request)
+    before = (await asyncio.to_thread(engine.images.usage)).unpacked_bytes
+    deleted = []
+    for image in await asyncio.to_thread(engine.images.list):
+        if image.repo_tags or not image.cache_key or engine.users_of_image(image.id):
+            continue
+        try:
+            await asyncio.to_thread(_remove_unused, engine, image.id)
+        except RuntimeFailure:
+            continue  # a step of an image that stays
+        deleted.append(image.id)
+    after = (await asyncio.to_thread(engine.images.usage)).unpacked_bytes
+    return answer({"CachesDeleted": deleted or None, "SpaceReclaimed": before - after})
+
+
+async def push(request: web.Request) -> web.StreamResponse:
+    """Refuse by name while there is no registry client."""
+    registry_auth(request)
+    raise Unsupported(f"push of {request.match_info['name']} is not supported: use `save`")
+
+
+def registry_auth(request: web.Request) -> dict[str, Any]:
+    """Decode X-Registry-Auth.
+
+    Raises:
+        InvalidArgument: when it is no base64url JSON object.
+    """
+    raw = request.headers.get("X-Registry-Auth", "")
+    if not raw:
+        return {}
+    try:
+        decoded = base64.urlsafe_b64decode(raw + "=" * (-len(raw) % 4))
+        return msgspec.json.decode(decoded, type=dict[str, Any])
+    except (ValueError, msgspec.DecodeError) as error:
+        raise InvalidArgument(f"X-Registry-Auth: {error}") from error
+
+
+def _name(repo: str, tag: str) -> str:
+    if not repo:
+        raise InvalidArgument("repository name must have at least one component")
+    if tag.startswith("sha256:"):
+        return f"{repo}@{tag}"
+    return f"{repo}:{tag}" if tag else repo
+
+
+def _emit_removal(engine: Engine, done: list[dict[str, str]]) -> None:
+    for step in done:
+        for action, key in (("untag", "Untagged"), ("delete", "Deleted")):
+            if key in step:
+                engine.events.emit("image", action, step[key], {"name": step[key]})
+
+
+ROUTES = (
+    ("GET", "/images/json", list_images),
+    ("GET", "/images/get", save),
+    ("POST", "/images/load", load),
+    ("POST", "/images/create", create),
+    ("POST", "/images/prune", prune),
+    ("POST", "/build", build),
+    ("POST", "/build/prune", prune_cache),
+    ("POST", "/commit", commit),
+    ("GET", "/images/{name:.+}/json", inspect),
+    ("GET", "/images/{name:.+}/history", history),
+    ("GET", "/images/{name:.+}/get", save),
+    ("POST", "/images/{name:.+}/tag", tag),
+    ("POST", "/images/{name:.+}/push", push),
+    ("DELETE", "/images/{name:.+}", remove),
+)

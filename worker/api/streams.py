@@ -1,0 +1,121 @@
+"""Attach and logs: a container's output on its way to the client."""
+
+from aiohttp import web
+
+from swarmapi.errors import InvalidArgument
+from worker.api import hijack, query
+from worker.api.keys import engine_of
+from worker.api.version import API_VERSION, minor
+from worker.engine.engine import Engine
+from worker.engine.logs import LogLine, LogQuery
+from worker.engine.record import Container
+
+
+async def attach(request: web.Request) -> web.StreamResponse:
+    """Connect the client to the container's streams over the hijacked connection."""
+    engine = engine_of(request)
+    container = engine.inspect(request.match_info["id"])
+    record = container.record
+    shown = tuple(
+        number for number, name in ((1, "stdout"), (2, "stderr")) if query.flag(request, name)
+    )
+    tty = record.config.tty
+    live, stdin = query.flag(request, "stream"), query.flag(request, "stdin")
+    keys = hijack.parse_detach_keys(request.query.get("detachKeys", ""))
+    session = await engine.attach(record.id) if live else None
+    connection = hijack.take_over(request, hijack.content_type(request, tty=tty))
+    if query.flag(request, "logs"):
+        wanted = LogQuery(stdout=1 in shown, stderr=2 in shown)
+        async for line in engine.logs(record.id, wanted):
+            await connection.write(line.data if tty else hijack.frame(line.stream, line.data))
+    if session is None:
+        await connection.close()
+    else:
+        try:
+            await hijack.serve(
+                connection,
+                session,
+                tty=tty,
+                stdin=stdin and record.config.open_stdin,
+                shown=shown,
+                detach_keys=keys,
+                keep_stdin=not record.config.stdin_once,
+            )
+        finally:
+            engine.forget_session(record.id, session)
+            await session.close()
+    raise hijack.taken(request)
+
+
+async def logs(request: web.Request) -> web.StreamResponse:
+    """Send the log, framed unless the container has a terminal."""
+    engine = engine_of(request)
+    container = engine.inspect(request.match_info["id"])
+    wanted = log_query(request)
+    tty = container.record.config.tty
+    response = web.StreamResponse()
+    version = request.match_info.get("version", API_VERSION)
+    if minor(version) >= 42:
+        response.content_type = hijack.RAW if tty else hijack.MULTIPLEXED
+    response.enable_chunked_encoding()
+    if container.record.host.log_config.type != "none":
+        await response.prepare(request)
+    await _write_log(engine, container, wanted, request, response)
+    await response.write_eof()
+    return response
+
+
+async def _write_log(
+    engine: Engine,
+    container: Container,
+    wanted: LogQuery,
+    request: web.Request,
+    response: web.StreamResponse,
+) -> None:
+    stamps, details = query.flag(request, "timestamps"), query.flag(request, "details")
+    tty = container.record.config.tty
+    batch = bytearray()
+    async for line in engine.logs(container.record.id, wanted):
+        data = _prefixed(line, stamps=stamps, details=details)
+        batch += data if tty else hijack.frame(line.stream, data)
+        if len(batch) > 32768 or wanted.follow:
+            await response.write(bytes(batch))
+            batch.clear()
+    if batch:
+        await response.write(bytes(batch))
+
+
+def _prefixed(line: LogLine, *, stamps: bool, details: bool) -> bytes:
+    data = line.data
+    if details:
+        data = b" " + data  # the attributes asked for by log-opts; none are supported
+    return line.stamp.encode() + b" " + data if stamps else data
+
+
+def log_query(request: web.Request) -> LogQuery:
+    """Read the parameters every log request has.
+
+    Raises:
+        InvalidArgument: when neither stream is chosen or a number is none.
+    """
+    stdout, stderr = query.flag(request, "stdout"), query.flag(request, "stderr")
+    if not (stdout or stderr):
+        raise InvalidArgument("Bad parameters: you must choose at least one stream")
+    tail = request.query.get("tail", "all") or "all"
+    if tail != "all" and not tail.lstrip("-").isdigit():
+        raise InvalidArgument(f"invalid value {tail!r} for tail: all or a number")
+    lines = None if tail == "all" or int(tail) < 0 else int(tail)
+    return LogQuery(
+        stdout=stdout,
+        stderr=stderr,
+        since_ns=query.time_ns(request, "since"),
+        until_ns=query.time_ns(request, "until"),
+        tail=lines,
+        follow=query.flag(request, "follow"),
+    )
+
+
+ROUTES = (
+    ("POST", "/containers/{id}/attach", attach),
+    ("GET", "/containers/{id}/logs", logs),
+)
