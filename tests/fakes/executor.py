@@ -1,0 +1,62 @@
+"""An executor whose containers are events: tests end them when they like."""
+
+import asyncio
+
+from swarmapi.model.objects import SpecVersion, Task
+from worker.taskmachine import Outcome
+
+
+class FakeExecutor:
+    """Remembers every call; `fail` makes the next call of that name end with an error."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, str]] = []
+        self.containers: dict[str, asyncio.Future[int]] = {}
+        self.fail: dict[str, str] = {}
+
+    async def prepare(self, task: Task, spec: SpecVersion) -> Outcome:
+        self.calls.append(("prepare", task.id))
+        if error := self.fail.pop("prepare", ""):
+            return Outcome(error=error)
+        self.containers.setdefault(task.id, asyncio.get_running_loop().create_future())
+        return Outcome(container_id=f"c-{task.id}")
+
+    async def start(self, task: Task, spec: SpecVersion) -> Outcome:
+        self.calls.append(("start", task.id))
+        if error := self.fail.pop("start", ""):
+            return Outcome(error=error)
+        return Outcome(container_id=f"c-{task.id}", pid=1)
+
+    async def wait(self, task: Task) -> Outcome:
+        if task.id not in self.containers:
+            return Outcome(error="the container is gone")
+        code = await asyncio.shield(self.containers[task.id])
+        return Outcome(exit_code=code, error=f"exit {code}" if code else "")
+
+    async def shut_down(self, task: Task, spec: SpecVersion) -> Outcome:
+        self.calls.append(("shut down", task.id))
+        self.end(task.id, 143)
+        return Outcome(exit_code=143)
+
+    async def remove(self, task_id: str) -> None:
+        self.calls.append(("remove", task_id))
+        self.containers.pop(task_id, None)
+
+    async def known_tasks(self) -> list[str]:
+        return list(self.containers)
+
+    def end(self, task_id: str, code: int) -> None:
+        """Let a container end by itself."""
+        ended = self.containers.get(task_id)
+        if ended is not None and not ended.done():
+            ended.set_result(code)
+
+
+class RealClock:
+    """The machine's clock, with sleeps that really pass."""
+
+    def now_ns(self) -> int:
+        return 1
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)

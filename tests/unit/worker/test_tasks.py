@@ -1,0 +1,142 @@
+"""Assigned tasks are driven to what is desired, survive a restart, and report what happened."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+
+import msgspec
+
+from swarmapi.model.objects import SpecVersion, Task, TaskState, TaskStatus
+from swarmapi.model.spec import ServiceSpec
+from tests.fakes.executor import FakeExecutor, RealClock
+from worker.agent.tasks import Assigned, TaskTable
+from worker.engine.journal import Journal
+
+_SPEC = SpecVersion(service_id="s", version=1, spec=ServiceSpec(name="web"))
+
+
+def _assigned(task_id: str, desired: TaskState = TaskState.RUNNING) -> Assigned:
+    return Assigned(Task(id=task_id, service_id="s", spec_version=1, desired=desired), _SPEC)
+
+
+class _Node:
+    """A task table on a journal, with a queue of its reports."""
+
+    def __init__(self, path: Path, executor: FakeExecutor) -> None:
+        self.executor = executor
+        self.reports: asyncio.Queue[tuple[str, TaskStatus]] = asyncio.Queue()
+        self.table = TaskTable(
+            Journal(path), executor, RealClock(), lambda i, s: self.reports.put_nowait((i, s))
+        )
+        self.table.open()
+
+    async def until(self, task_id: str, state: TaskState) -> TaskStatus:
+        """Wait for a report of that state."""
+        async with asyncio.timeout(5):
+            while True:
+                reported, status = await self.reports.get()
+                if reported == task_id and status.state == state:
+                    return status
+
+
+def _run(story: Callable[[Path], Coroutine[None, None, None]], path: Path) -> None:
+    asyncio.run(story(path / "tasks"))
+
+
+async def _drives(path: Path) -> None:
+    node = _Node(path, FakeExecutor())
+    await node.table.change([_assigned("a")], [])
+    running = await node.until("a", TaskState.RUNNING)
+    assert running.container_id == "c-a"
+    node.executor.end("a", 3)
+    failed = await node.until("a", TaskState.FAILED)
+    assert failed.exit_code == 3
+    await node.table.close()
+
+
+def test_a_task_runs_and_its_end_is_reported(tmp_path: Path) -> None:
+    _run(_drives, tmp_path)
+
+
+async def _parks(path: Path) -> None:
+    node = _Node(path, FakeExecutor())
+    await node.table.change([_assigned("a", TaskState.READY)], [])
+    await node.until("a", TaskState.READY)
+    assert ("start", "a") not in node.executor.calls
+    await node.table.change([_assigned("a", TaskState.RUNNING)], [])
+    await node.until("a", TaskState.RUNNING)
+    await node.table.change([_assigned("a", TaskState.READY)], [])
+    await node.table.change([_assigned("a", TaskState.SHUTDOWN)], [])
+    await node.until("a", TaskState.SHUTDOWN)
+    await node.table.close()
+
+
+def test_b03_a_parked_task_starts_when_allowed_and_stops_when_asked(tmp_path: Path) -> None:
+    _run(_parks, tmp_path)
+
+
+async def _rejects(path: Path) -> None:
+    node = _Node(path, FakeExecutor())
+    node.executor.fail["prepare"] = "No such image: x"
+    await node.table.change([_assigned("a")], [])
+    rejected = await node.until("a", TaskState.REJECTED)
+    assert rejected.error == "No such image: x"
+    await node.table.close()
+
+
+def test_b04_what_cannot_be_prepared_is_rejected(tmp_path: Path) -> None:
+    _run(_rejects, tmp_path)
+
+
+async def _restarts(path: Path) -> None:
+    executor = FakeExecutor()
+    first = _Node(path, executor)
+    await first.table.change([_assigned("a")], [])
+    await first.until("a", TaskState.RUNNING)
+    await first.table.close()
+    assert ("shut down", "a") not in executor.calls
+
+    second = _Node(path, executor)
+    known = second.table.state_of("a")
+    assert known is not None
+    assert known.state == TaskState.RUNNING
+    executor.end("a", 0)
+    await second.until("a", TaskState.COMPLETE)
+    assert executor.calls.count(("start", "a")) == 1
+    await second.table.close()
+
+
+def test_b06_a_restarted_agent_goes_on_without_a_manager(tmp_path: Path) -> None:
+    _run(_restarts, tmp_path)
+
+
+async def _removes_strangers(path: Path) -> None:
+    node = _Node(path, FakeExecutor())
+    await node.table.change([_assigned("a"), _assigned("b")], [])
+    await node.until("b", TaskState.RUNNING)
+    await node.table.assign_all([_assigned("a")])
+    assert ("shut down", "b") in node.executor.calls
+    assert list(node.executor.containers) == ["a"]
+    assert set(node.table.statuses()) == {"a"}
+    await node.table.close()
+
+
+def test_b07_a_complete_set_removes_strangers(tmp_path: Path) -> None:
+    _run(_removes_strangers, tmp_path)
+
+
+async def _keeps_its_own_status(path: Path) -> None:
+    node = _Node(path, FakeExecutor())
+    await node.table.change([_assigned("a")], [])
+    await node.until("a", TaskState.RUNNING)
+    task, spec = _assigned("a")
+    stale = msgspec.structs.replace(task, status=TaskStatus(state=TaskState.ACCEPTED))
+    await node.table.change([Assigned(stale, spec)], [])
+    known = node.table.state_of("a")
+    assert known is not None
+    assert known.state == TaskState.RUNNING
+    await node.table.close()
+
+
+def test_b08_the_local_status_is_authoritative(tmp_path: Path) -> None:
+    _run(_keeps_its_own_status, tmp_path)

@@ -1,0 +1,45 @@
+"""What the agent needs of the engine and of the clock, as small Protocols."""
+
+from typing import Protocol
+
+from swarmapi.model.objects import SpecVersion, Task
+from worker.taskmachine import Outcome
+
+
+class Executor(Protocol):
+    """Turns operations on tasks into containers. Every call is idempotent.
+
+    An expected failure is an Outcome with `error` set; only a bug raises.
+    """
+
+    async def prepare(self, task: Task, spec: SpecVersion) -> Outcome:
+        """Make the container ready to start."""
+        ...
+
+    async def start(self, task: Task, spec: SpecVersion) -> Outcome:
+        """Start it; one that was ever started counts as started."""
+        ...
+
+    async def wait(self, task: Task) -> Outcome:
+        """Return when it has ended, with the exit code."""
+        ...
+
+    async def shut_down(self, task: Task, spec: SpecVersion) -> Outcome:
+        """Stop it gracefully, then by force."""
+        ...
+
+    async def remove(self, task_id: str) -> None:
+        """Delete its container, running or not."""
+        ...
+
+    async def known_tasks(self) -> list[str]:
+        """Return the ids of the tasks whose containers are on this machine."""
+        ...
+
+
+class Clock(Protocol):
+    """Time, so that tests have their own."""
+
+    def now_ns(self) -> int: ...
+
+    async def sleep(self, seconds: float) -> None: ...

@@ -1,0 +1,264 @@
+"""The session with the leader: one gRPC stream that beats, reports, acknowledges and assigns.
+
+Any error ends the session; the next try goes to another manager, or to the leader that the last
+one named. Containers and tables stay as they are without a manager, for ever.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import grpc
+import msgspec
+
+from swarmapi.errors import Unavailable
+from swarmapi.model.objects import NodeDescription, SpecVersion, Task, TaskStatus
+from swarmapi.model.tables import NetworkTable, TableDelta, apply_delta
+from swarmapi.v1 import dispatcher_pb2 as pb
+from worker.agent.ports import Clock
+from worker.agent.reporter import Reporter
+from worker.agent.tasks import Assigned, TaskTable
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+LEADER_METADATA = "swarm-leader"
+"""Trailing metadata by which a manager that does not lead names the leader, `host:port`."""
+_WELCOME_TIMEOUT_S = 10
+_BACKOFF_FIRST_S = 0.1
+_BACKOFF_MAX_S = 8.0
+
+
+class Tables(Protocol):
+    """Where endpoint tables go: returns the revisions that nft, DNS and fdb hold."""
+
+    async def set_tables(self, tables: Mapping[str, NetworkTable]) -> dict[str, int]: ...
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a node says of itself in a session."""
+
+    description: NodeDescription
+    address: str
+    data_path: str
+
+
+@dataclass
+class AgentParts:
+    """What an agent is built from."""
+
+    place: Callable[[], Place]
+    tasks: TaskTable
+    reporter: Reporter
+    tables: Tables
+    channel: Callable[[str], grpc.aio.Channel]
+    """A mutual-TLS channel to a manager's `host:port`."""
+    managers: list[str]
+    save_managers: Callable[[list[str]], Awaitable[None]]
+    clock: Clock
+    on_role: Callable[[str], None] = lambda role: None
+    """Called with the store's role of this node when a session begins."""
+
+
+class SessionEnded(Exception):
+    """The session is over; a new one follows."""
+
+
+class Agent:
+    """Keeps a session with the leader for as long as it runs."""
+
+    def __init__(self, parts: AgentParts) -> None:
+        self._parts = parts
+        self._tables: dict[str, NetworkTable] = {}
+        self._revisions: dict[str, int] = {}
+        self._leader = ""
+        self._chain = 0
+        self.session_id = ""
+        """Of the session in force; empty while there is none."""
+
+    async def run(self) -> None:
+        """Hold sessions until cancelled."""
+        backoff_s = 0.0
+        while True:
+            target = self._leader or random.choice(self._parts.managers)
+            self._leader = ""
+            try:
+                await self._session(target)
+            except (grpc.aio.AioRpcError, SessionEnded, Unavailable, TimeoutError) as error:
+                self._leader = _leader_of(error)
+                logger.info("session with %s ended: %s", target, _words(error))
+            began, self.session_id = bool(self.session_id), ""
+            if self._leader:
+                continue
+            backoff_s = 0.0 if began else min(_BACKOFF_MAX_S, _BACKOFF_FIRST_S + 2 * backoff_s)
+            await self._parts.clock.sleep(random.uniform(0.02, max(backoff_s, 0.05)))
+
+    async def _session(self, target: str) -> None:
+        outgoing: asyncio.Queue[pb.AgentMessage] = asyncio.Queue()
+        place = self._parts.place()
+        outgoing.put_nowait(
+            pb.AgentMessage(
+                hello=pb.Hello(
+                    format=FORMAT,
+                    description=msgspec.msgpack.encode(place.description),
+                    address=place.address,
+                    data_path=place.data_path,
+                    tables=self._revisions,
+                )
+            )
+        )
+        async with self._parts.channel(target) as channel:
+            messages = _open(channel, outgoing)
+            async with asyncio.timeout(_WELCOME_TIMEOUT_S):
+                first = await anext(messages, None)
+            if first is None or first.WhichOneof("message") != "welcome":
+                raise SessionEnded("the manager closed the stream")
+            welcome = first.welcome
+            self.session_id = welcome.session_id
+            self._chain = 0
+            self._parts.on_role(welcome.role)
+            await self._learn_managers(list(welcome.managers))
+            self._parts.reporter.again(self._parts.tasks.statuses())
+            await self._converse(messages, outgoing, welcome.beat_every_ms / 1000)
+
+    async def _converse(
+        self,
+        messages: AsyncIterator[pb.DispatcherMessage],
+        outgoing: "asyncio.Queue[pb.AgentMessage]",
+        beat_every_s: float,
+    ) -> None:
+        unconfirmed: dict[str, TaskStatus] = {}
+
+        async def beat() -> None:
+            while True:
+                outgoing.put_nowait(pb.AgentMessage(beat=pb.Beat()))
+                await self._parts.clock.sleep(beat_every_s)
+
+        async def report() -> None:
+            while True:
+                batch = await self._parts.reporter.next_batch()
+                unconfirmed.update(batch)
+                reports = [
+                    pb.TaskReport(task_id=task_id, status=msgspec.msgpack.encode(status))
+                    for task_id, status in batch.items()
+                ]
+                outgoing.put_nowait(pb.AgentMessage(reports=pb.TaskReports(reports=reports)))
+
+        async def listen() -> None:
+            async for message in messages:
+                await self._take(message, unconfirmed, outgoing)
+            raise SessionEnded("the manager closed the stream")
+
+        jobs = [asyncio.ensure_future(job()) for job in (beat, report, listen)]
+        try:
+            done, _ = await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
+            for job in done:
+                job.result()
+        finally:
+            for job in jobs:
+                job.cancel()
+            await asyncio.gather(*jobs, return_exceptions=True)
+
+    async def _take(
+        self,
+        message: pb.DispatcherMessage,
+        unconfirmed: dict[str, TaskStatus],
+        outgoing: "asyncio.Queue[pb.AgentMessage]",
+    ) -> None:
+        kind = message.WhichOneof("message")
+        if kind == "stored":
+            for task_id in message.stored.task_ids:
+                status = unconfirmed.pop(task_id, None)
+                if status is not None:
+                    self._parts.reporter.stored(task_id, status)
+        elif kind == "assignments":
+            await self._assign(message.assignments, outgoing)
+
+    async def _assign(
+        self, message: pb.Assignments, outgoing: "asyncio.Queue[pb.AgentMessage]"
+    ) -> None:
+        if message.chain != self._chain + 1:
+            raise SessionEnded(f"assignment {message.chain} after {self._chain}")
+        self._chain = message.chain
+        assigned = [
+            Assigned(
+                msgspec.msgpack.decode(one.task, type=Task),
+                msgspec.msgpack.decode(one.spec, type=SpecVersion),
+            )
+            for one in message.tasks
+        ]
+        complete = message.kind == pb.Assignments.COMPLETE
+        await self._take_tables(message, complete=complete, outgoing=outgoing)
+        if complete:
+            await self._parts.tasks.assign_all(assigned)
+        else:
+            await self._parts.tasks.change(assigned, message.removed_tasks)
+        await self._learn_managers(list(message.managers))
+
+    async def _take_tables(
+        self,
+        message: pb.Assignments,
+        *,
+        complete: bool,
+        outgoing: "asyncio.Queue[pb.AgentMessage]",
+    ) -> None:
+        """Apply tables before the tasks that need them, and acknowledge what is in the kernel."""
+        tables = {} if complete else dict(self._tables)
+        for raw in message.tables:
+            delta = msgspec.msgpack.decode(raw, type=TableDelta)
+            fresh = apply_delta(self._tables.get(delta.network_id), delta)
+            if fresh is None:
+                raise SessionEnded(f"a gap in the table of network {delta.network_id}")
+            tables[delta.network_id] = fresh
+        for network_id in message.removed_tables:
+            tables.pop(network_id, None)
+        if tables == self._tables and not message.tables:
+            return
+        self._revisions = await self._parts.tables.set_tables(tables)
+        self._tables = tables
+        outgoing.put_nowait(pb.AgentMessage(ack=pb.TableAck(revisions=self._revisions)))
+
+    async def _learn_managers(self, managers: list[str]) -> None:
+        if managers and managers != self._parts.managers:
+            self._parts.managers = managers
+            await self._parts.save_managers(managers)
+
+
+def _open(
+    channel: grpc.aio.Channel, outgoing: "asyncio.Queue[pb.AgentMessage]"
+) -> AsyncIterator[pb.DispatcherMessage]:
+    """Open the stream; it is cancelled with the channel."""
+    session = channel.stream_stream(
+        "/swarmapi.v1.Dispatcher/Session",
+        request_serializer=pb.AgentMessage.SerializeToString,
+        response_deserializer=pb.DispatcherMessage.FromString,
+    )
+    messages: AsyncIterator[pb.DispatcherMessage] = session(_drain(outgoing)).__aiter__()
+    return messages
+
+
+async def _drain(
+    outgoing: "asyncio.Queue[pb.AgentMessage]",
+) -> AsyncIterator[pb.AgentMessage]:
+    while True:
+        yield await outgoing.get()
+
+
+def _leader_of(error: Exception) -> str:
+    """Return the leader that a manager named when it refused, else the empty string."""
+    if isinstance(error, grpc.aio.AioRpcError):
+        pairs: Any = error.trailing_metadata()  # the stubs hide that they are pairs
+        for key, value in pairs or ():
+            if key == LEADER_METADATA:
+                return str(value)
+    return ""
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, grpc.aio.AioRpcError):
+        return f"{error.code().name}: {error.details()}"
+    return str(error) or type(error).__name__

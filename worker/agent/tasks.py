@@ -1,0 +1,179 @@
+"""The assigned tasks: what is stored of them, and one driver for each.
+
+A task is written before anything is done for it, so a restarted `swarmd` takes its tasks up with
+the status it had, without a manager.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import msgspec
+
+from swarmapi.model.objects import SpecVersion, Task, TaskState, TaskStatus
+from worker import taskmachine
+from worker.agent.ports import Clock, Executor
+from worker.engine.journal import Journal
+from worker.taskmachine import Outcome, Plan, Step
+
+logger = logging.getLogger(__name__)
+
+
+class Assigned(NamedTuple):
+    """A task and the spec version it runs."""
+
+    task: Task
+    spec: SpecVersion
+
+
+class _Stored(msgspec.Struct):
+    task: Task
+    spec: SpecVersion
+    status: TaskStatus
+
+
+class _Driver:
+    """One task being driven: `operation` is what runs for it just now."""
+
+    def __init__(self, assigned: Assigned, status: TaskStatus) -> None:
+        self.assigned = assigned
+        self.status = status
+        self.changed = asyncio.Event()
+        self.loop: asyncio.Task[None] | None = None
+
+
+class TaskTable:
+    """All tasks of this node; `report` is called with every new status."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        executor: Executor,
+        clock: Clock,
+        report: Callable[[str, TaskStatus], None],
+    ) -> None:
+        self._journal = journal
+        self._executor = executor
+        self._clock = clock
+        self._report = report
+        self._drivers: dict[str, _Driver] = {}
+
+    def open(self) -> None:
+        """Read the journal and go on with every task in it."""
+        self._journal.open()
+        for raw in self._journal.values():
+            stored = msgspec.msgpack.decode(raw, type=_Stored)
+            self._drive(Assigned(stored.task, stored.spec), stored.status)
+
+    async def close(self) -> None:
+        """Let go of the tasks; their containers go on running."""
+        loops = [d.loop for d in self._drivers.values() if d.loop is not None]
+        for loop in loops:
+            loop.cancel()
+        await asyncio.gather(*loops, return_exceptions=True)
+        self._journal.close()
+
+    def statuses(self) -> dict[str, TaskStatus]:
+        """Return what is known of every task: all of it is reported in a new session."""
+        return {task_id: d.status for task_id, d in self._drivers.items()}
+
+    def state_of(self, task_id: str) -> TaskStatus | None:
+        """Return the status of one task, None when it is not here."""
+        driver = self._drivers.get(task_id)
+        return driver.status if driver else None
+
+    async def assign_all(self, assigned: Iterable[Assigned]) -> None:
+        """Take a COMPLETE set: tasks that are not in it are stopped and forgotten."""
+        wanted = {a.task.id: a for a in assigned}
+        strangers = set(await self._executor.known_tasks()) | set(self._drivers)
+        await self.change(wanted.values(), strangers - wanted.keys())
+
+    async def change(self, assigned: Iterable[Assigned], removed: Iterable[str]) -> None:
+        """Take an INCREMENTAL set; durable before anything is done."""
+        fresh = []
+        for one in assigned:
+            driver = self._drivers.get(one.task.id)
+            if driver is None:
+                fresh.append(one)
+                # What the node itself observed wins over the manager's copy, which is older.
+                self._store(one, TaskStatus(state=TaskState.ASSIGNED))
+            elif one.task.desired >= driver.assigned.task.desired:
+                driver.assigned = one
+                self._store(one, driver.status)
+                driver.changed.set()
+        await self._journal.commit()
+        for one in fresh:
+            self._drive(one, TaskStatus(state=TaskState.ASSIGNED))
+        for task_id in removed:
+            await self._forget(task_id)
+
+    def _store(self, assigned: Assigned, status: TaskStatus) -> None:
+        stored = _Stored(assigned.task, assigned.spec, status)
+        self._journal.put(assigned.task.id, msgspec.msgpack.encode(stored))
+
+    def _drive(self, assigned: Assigned, status: TaskStatus) -> None:
+        driver = _Driver(assigned, status)
+        self._drivers[assigned.task.id] = driver
+        driver.loop = asyncio.create_task(self._run(driver), name=f"task {assigned.task.id}")
+
+    async def _forget(self, task_id: str) -> None:
+        driver = self._drivers.pop(task_id, None)
+        if driver is not None and driver.loop is not None:
+            driver.loop.cancel()
+            await asyncio.gather(driver.loop, return_exceptions=True)
+            if not driver.status.state.is_terminal:
+                await self._executor.shut_down(driver.assigned.task, driver.assigned.spec)
+        await self._executor.remove(task_id)
+        self._journal.delete(task_id)
+        await self._journal.commit()
+
+    async def _run(self, driver: _Driver) -> None:
+        while not driver.status.state.is_terminal:
+            driver.changed.clear()
+            task = driver.assigned.task
+            plan = taskmachine.next_step(task.desired, driver.status.state)
+            if plan.step == Step.NOTHING:
+                await driver.changed.wait()
+                continue
+            outcome = await self._perform(driver, plan)
+            if outcome is None:
+                continue  # the assignment changed meanwhile: look again
+            driver.status = taskmachine.after(plan, driver.status, outcome, self._clock.now_ns())
+            self._store(driver.assigned, driver.status)
+            await self._journal.commit()
+            self._report(task.id, driver.status)
+
+    async def _perform(self, driver: _Driver, plan: Plan) -> Outcome | None:
+        """Do one operation; None when a changed assignment made it pointless.
+
+        Only WAIT is given up for a change: prepare and start end by themselves and are
+        idempotent, a half-done one would leave the container in between.
+        """
+        operation = asyncio.ensure_future(self._operation(driver.assigned, plan))
+        if plan.step != Step.WAIT:
+            try:
+                return await operation
+            except asyncio.CancelledError:
+                operation.cancel()
+                raise
+        change = asyncio.ensure_future(driver.changed.wait())
+        try:
+            await asyncio.wait({operation, change}, return_when=asyncio.FIRST_COMPLETED)
+            return operation.result() if operation.done() else None
+        finally:
+            operation.cancel()
+            change.cancel()
+            await asyncio.gather(operation, change, return_exceptions=True)
+
+    async def _operation(self, assigned: Assigned, plan: Plan) -> Outcome:
+        task, spec = assigned
+        if plan.step == Step.PREPARE:
+            return await self._executor.prepare(task, spec)
+        if plan.step == Step.START:
+            return await self._executor.start(task, spec)
+        if plan.step == Step.WAIT:
+            return await self._executor.wait(task)
+        if plan.step == Step.SHUT_DOWN:
+            return await self._executor.shut_down(task, spec)
+        return Outcome()

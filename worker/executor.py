@@ -1,0 +1,218 @@
+"""The executor: tasks become containers of this machine's engine."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from swarmapi.errors import Conflict, NotFound, SwarmError
+from swarmapi.model import defaults
+from swarmapi.model.objects import SpecVersion, Task
+from swarmapi.model.spec import ContainerSpec, Mount, Resources, to_json
+from worker.engine.engine import Engine
+from worker.engine.spec import (
+    ContainerConfig,
+    ContainerCreate,
+    EndpointSpec,
+    Healthcheck,
+    HostConfig,
+    Ulimit,
+)
+from worker.engine.spec import Mount as EngineMount
+from worker.taskmachine import Outcome
+
+LABEL = "com.docker.swarm."
+"""Prefix of the labels that tell a task's container (the names are Docker's)."""
+
+
+def container_name(task: Task) -> str:
+    """Return `service.slot.task`, for a global service `service.node.task`."""
+    return f"{task.service_name}.{task.slot or task.node_id}.{task.id}"
+
+
+def to_container(task: Task, spec: SpecVersion) -> ContainerCreate:
+    """Translate a task into what the engine creates."""
+    container = defaults.container(spec.spec)
+    name = container_name(task)
+    labels = {
+        LABEL + "node.id": task.node_id,
+        LABEL + "service.id": task.service_id,
+        LABEL + "service.name": task.service_name,
+        LABEL + "task": "",
+        LABEL + "task.id": task.id,
+        LABEL + "task.name": name,
+    }
+    return ContainerCreate(
+        name=name,
+        config=_config(container, {**(container.labels or {}), **labels}),
+        host=_host(task, container, spec.spec.task_template.resources),
+        endpoints={
+            lease.network_id: EndpointSpec(
+                ipv4_address=lease.address.partition("/")[0], aliases=list(lease.aliases)
+            )
+            for lease in task.addresses
+        },
+    )
+
+
+def _config(container: ContainerSpec, labels: dict[str, str]) -> ContainerConfig:
+    health = container.health_check
+    return ContainerConfig(
+        hostname=container.hostname,
+        user=container.user,
+        tty=container.tty,
+        open_stdin=container.open_stdin,
+        env=list(container.env or ()),
+        cmd=list(container.args) if container.args else None,
+        entrypoint=list(container.command) if container.command else None,
+        healthcheck=Healthcheck(
+            test=list(health.test or ()),
+            interval=health.interval,
+            timeout=health.timeout,
+            start_period=health.start_period,
+            start_interval=health.start_interval,
+            retries=health.retries,
+        )
+        if health
+        else None,
+        image=container.image,
+        working_dir=container.dir,
+        labels=labels,
+        stop_signal=container.stop_signal,
+    )
+
+
+def _host(task: Task, container: ContainerSpec, resources: Resources | None) -> HostConfig:
+    limits = resources.limits if resources else None
+    dns = container.dns_config
+    return HostConfig(
+        network_mode=task.addresses[0].network_id if task.addresses else "default",
+        mounts=[_mount(mount) for mount in container.mounts or ()],
+        cap_add=list(container.capability_add or ()),
+        cap_drop=list(container.capability_drop or ()),
+        dns=list(dns.nameservers or ()) if dns else [],
+        dns_search=list(dns.search or ()) if dns else [],
+        dns_options=list(dns.options or ()) if dns else [],
+        extra_hosts=[_extra_host(line) for line in container.hosts or ()],
+        readonly_rootfs=container.read_only,
+        sysctls=dict(container.sysctls or {}),
+        memory=limits.memory_bytes if limits else 0,
+        nano_cpus=limits.cpu_nanos if limits else 0,
+        pids_limit=limits.pids if limits else 0,
+        ulimits=[Ulimit(u.name, u.soft, u.hard) for u in container.ulimits or ()],
+    )
+
+
+def _mount(mount: Mount) -> EngineMount:
+    def plain(options: Any) -> dict[str, Any] | None:
+        return None if options is None else _builtins(options)
+
+    return EngineMount(
+        type=mount.type or "volume",
+        source=mount.source,
+        target=mount.target,
+        read_only=mount.read_only,
+        bind_options=plain(mount.bind_options),
+        volume_options=plain(mount.volume_options),
+        tmpfs_options=plain(mount.tmpfs_options),
+    )
+
+
+def _builtins(options: Any) -> dict[str, Any]:
+    plain = to_json(options)
+    assert isinstance(plain, dict)
+    return plain
+
+
+def _extra_host(line: str) -> str:
+    """Turn a spec's `address name` (the form of /etc/hosts) into the engine's `name:address`."""
+    address, _, name = line.strip().partition(" ")
+    return f"{name.strip()}:{address}"
+
+
+class EngineExecutor:
+    """Runs tasks on the engine; containers are found by their label, so a restart loses none."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def prepare(self, task: Task, spec: SpecVersion) -> Outcome:
+        """Create the container from an image that is on this machine."""
+        found = self._find(task)
+        if found:
+            return Outcome(container_id=found)
+        try:
+            return Outcome(container_id=await self._engine.create(to_container(task, spec)))
+        except SwarmError as error:
+            return Outcome(error=error.message)
+
+    async def start(self, task: Task, spec: SpecVersion) -> Outcome:
+        """Start the container; the pid is the host's."""
+        found = self._find(task)
+        if not found:
+            return Outcome(error="the container is gone")
+        record = self._engine.inspect(found).record
+        if record.started_ns == 0:
+            try:
+                await self._engine.start(found)
+            except SwarmError as error:
+                code = self._engine.inspect(found).record.exit_code
+                return Outcome(error=error.message, exit_code=code or None, container_id=found)
+        return Outcome(container_id=found, pid=self._engine.inspect(found).record.pid)
+
+    async def wait(self, task: Task) -> Outcome:
+        """Wait for the end of the container."""
+        found = self._find(task)
+        if not found:
+            return Outcome(error="the container is gone")
+        try:
+            ended = await self._engine.wait(found)
+        except NotFound:
+            return Outcome(error="the container was removed")
+        if ended.oom_killed:
+            return Outcome(error="out of memory", exit_code=ended.code)
+        failed = f"task: non-zero exit ({ended.code})" if ended.code else ended.error
+        return Outcome(error=failed, exit_code=ended.code)
+
+    async def shut_down(self, task: Task, spec: SpecVersion) -> Outcome:
+        """Stop the container within the service's grace period."""
+        found = self._find(task)
+        if not found:
+            return Outcome()
+        grace_s = defaults.stop_grace_period_ns(spec.spec) / defaults.SECOND_NS
+        try:
+            await self._engine.stop(found, grace_s)
+        except NotFound:
+            return Outcome()
+        except Conflict:
+            await self._engine.kill(found)
+        record = self._engine.inspect(found).record
+        return Outcome(
+            container_id=found, exit_code=record.exit_code if record.started_ns else None
+        )
+
+    async def remove(self, task_id: str) -> None:
+        """Delete the container and its anonymous volumes."""
+        found = self._by_task().get(task_id, "")
+        if found:
+            try:
+                await self._engine.remove(found, force=True, volumes=True)
+            except NotFound:
+                return
+
+    async def known_tasks(self) -> list[str]:
+        """Return the task ids of all containers that carry one."""
+        return [task_id for task_id in self._by_task() if task_id]
+
+    def _find(self, task: Task) -> str:
+        """Return the id of the task's container, empty when there is none."""
+        try:
+            return self._engine.inspect(container_name(task)).record.id
+        except NotFound:
+            return ""
+
+    def _by_task(self) -> Mapping[str, str]:
+        label = LABEL + "task.id"
+        return {
+            c.record.config.labels[label]: c.record.id
+            for c in self._engine.list(everything=True)
+            if label in c.record.config.labels
+        }
