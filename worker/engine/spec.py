@@ -142,7 +142,7 @@ class HostConfig(msgspec.Struct, rename="pascal", kw_only=True):
     ulimits: list[Ulimit] = []
     masked_paths: list[str] | None = None
     readonly_paths: list[str] | None = None
-    console_size: list[int] = [0, 0]
+    console_size: list[int] = msgspec.field(default_factory=lambda: [0, 0])
     annotations: dict[str, str] = {}
 
 
