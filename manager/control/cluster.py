@@ -1,0 +1,97 @@
+"""The cluster object: first contents, settings, join tokens, leaving."""
+
+from collections.abc import Callable
+
+from msgspec.structs import replace
+
+from manager.ca.certificates import new_token
+from manager.control.nodes import check_demotion
+from manager.control.validate import check_cluster
+from manager.replica import OUT_OF_SEQUENCE, Store
+from manager.store.changes import Change, PutCluster, PutNetwork, PutNode
+from swarmapi.errors import Internal, NotFound, Unavailable
+from swarmapi.model.objects import Cluster, Network, Node
+from swarmapi.model.spec import ClusterSpec, NetworkSpec, NodeRole
+
+LEAVE_REFUSED = (
+    "You are attempting to leave the swarm on a node that is participating as a manager. "
+)
+
+
+def first_changes(cluster: Cluster, node: Node, ingress_id: str) -> tuple[Change, ...]:
+    """Return the transaction that founds a cluster: itself, its first manager, ingress."""
+    ingress = NetworkSpec(name="ingress", driver="overlay", ingress=True)
+    reason = "cluster founded"
+    return (
+        PutCluster(cluster=cluster, expect_version=0, reason=reason),
+        PutNode(node=node, expect_version=0, reason=reason),
+        PutNetwork(network=Network(id=ingress_id, spec=ingress), expect_version=0, reason=reason),
+    )
+
+
+def the_cluster(store: Store) -> Cluster:
+    """Return the cluster object; raises Unavailable before it is there."""
+    if store.view.cluster is None:
+        raise Unavailable("the cluster is starting: try again")
+    return store.view.cluster
+
+
+async def update_cluster(
+    store: Store,
+    spec: ClusterSpec,
+    version: int,
+    random_bytes: Callable[[int], bytes],
+    *,
+    rotate_worker_token: bool = False,
+    rotate_manager_token: bool = False,
+    request_id: str = "",
+) -> None:
+    """Change the cluster's settings, and rotate join tokens; nodes that joined stay.
+
+    Raises:
+        SwarmError: a stale version or an invalid setting.
+    """
+    cluster = the_cluster(store)
+    if cluster.meta.version != version:
+        raise Internal(OUT_OF_SEQUENCE)
+    check_cluster(spec)
+    root = cluster.root_ca
+    if root is None:
+        raise Internal("the cluster has no certificate authority")
+    if rotate_worker_token:
+        root = replace(root, join_token_worker=new_token(root.cert_pem, random_bytes))
+    if rotate_manager_token:
+        root = replace(root, join_token_manager=new_token(root.cert_pem, random_bytes))
+    new = replace(cluster, spec=spec, root_ca=root)
+    change = PutCluster(cluster=new, expect_version=version, reason="cluster updated")
+    await store.propose((change,), request_id)
+
+
+async def leave(store: Store, node_id: str, force: bool, request_id: str = "") -> None:
+    """Take a manager out of the control plane, so that its node can go.
+
+    Raises:
+        Unavailable: without `force`, as Docker does (status 503, with the consequences).
+    """
+    node = store.view.nodes.get(node_id)
+    if node is None:
+        raise NotFound(f"node {node_id} not found")
+    managers = [n for n in store.view.nodes.values() if n.is_manager]
+    if not force and node.is_manager:
+        if len(managers) == 1:
+            raise Unavailable(
+                LEAVE_REFUSED + "Removing the last manager erases all current state of the "
+                "swarm. Use `--force` to ignore this message. "
+            )
+        raise Unavailable(
+            LEAVE_REFUSED + "The only way to restore a swarm that has lost consensus is to "
+            "reinitialize it with `--force-new-cluster`. Use `--force` to suppress this message. "
+        )
+    if not node.is_manager or len(managers) == 1:
+        return
+    check_demotion(store.view, node)
+    worker = replace(node.spec, role=NodeRole.WORKER)
+    change = PutNode(
+        node=replace(node, spec=worker), expect_version=node.meta.version, reason="node left"
+    )
+    await store.propose((change,), request_id)

@@ -1,0 +1,68 @@
+"""Networks of the cluster (overlay): create, list, remove."""
+
+from typing import Final
+
+from msgspec.structs import replace
+
+from manager.control.lookup import (
+    Filters,
+    find_network,
+    matches_labels,
+    matches_one,
+    matches_prefix,
+)
+from manager.control.validate import check_network
+from manager.replica import Store
+from manager.store.changes import Delete, PutNetwork
+from manager.store.view import View
+from swarmapi.errors import AlreadyExists
+from swarmapi.model.objects import Network
+from swarmapi.model.spec import NetworkSpec
+
+FILTERS: Final = ("id", "name", "label", "driver", "scope", "type", "dangling")
+
+
+async def create_network(store: Store, spec: NetworkSpec, request_id: str = "") -> Network:
+    """Create a network and return it; its subnet is allocated afterwards.
+
+    Raises:
+        SwarmError: invalid, or the name is taken.
+    """
+    spec = replace(spec, driver=spec.driver or "overlay")
+    check_network(spec)
+    ingress = store.view.ingress_network()
+    if spec.ingress and ingress is not None:
+        raise AlreadyExists(f"the cluster already has the ingress network {ingress.spec.name}")
+    if store.view.by_name("network", spec.name) is not None:
+        raise AlreadyExists(f"network with name {spec.name} already exists")
+    network = Network(id=store.new_id(), spec=spec)
+    change = PutNetwork(network=network, expect_version=0, reason="network created")
+    await store.propose((change,), request_id)
+    return store.view.networks.get(network.id, network)
+
+
+async def remove_network(store: Store, key: str, request_id: str = "") -> None:
+    """Remove a network that neither a service nor a task uses."""
+    network = find_network(store.view, key)
+    change = Delete(object="network", id=network.id, reason="network removed")
+    await store.propose((change,), request_id)
+
+
+def list_networks(view: View, filters: Filters) -> list[Network]:
+    """Return the networks that match, by id."""
+    return [
+        n
+        for _, n in sorted(view.networks.items())
+        if matches_prefix(filters, "id", n.id)
+        and _has_name(filters, n.spec.name)
+        and matches_labels(filters, "label", n.spec.labels)
+        and matches_one(filters, "driver", "overlay")
+        and matches_one(filters, "scope", "swarm")
+        and matches_one(filters, "type", "custom")
+        and matches_one(filters, "dangling", str(not view.members_of.of(n.id)).lower())
+    ]
+
+
+def _has_name(filters: Filters, name: str) -> bool:
+    wanted = filters.get("name")
+    return wanted is None or any(w in name for w in wanted)

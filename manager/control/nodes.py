@@ -1,0 +1,95 @@
+"""Nodes: list, update (availability, labels, promotion), remove."""
+
+from typing import Final
+
+from msgspec.structs import replace
+
+from manager.control.lookup import (
+    Filters,
+    find_node,
+    matches_labels,
+    matches_one,
+    matches_prefix,
+)
+from manager.replica import OUT_OF_SEQUENCE, Store
+from manager.store.changes import Delete, PutNode
+from manager.store.view import View
+from swarmapi.errors import FailedPrecondition, Internal, InvalidArgument
+from swarmapi.ids import check_service_name
+from swarmapi.model.objects import Node, NodeState
+from swarmapi.model.spec import NodeRole, NodeSpec
+
+FILTERS: Final = ("id", "name", "label", "node.label", "membership", "role")
+
+
+def list_nodes(view: View, filters: Filters) -> list[Node]:
+    """Return the nodes that match, by id."""
+    return [
+        n
+        for _, n in sorted(view.nodes.items())
+        if matches_prefix(filters, "id", n.id)
+        and matches_prefix(filters, "name", n.description.hostname)
+        and matches_labels(filters, "label", n.description.labels)
+        and matches_labels(filters, "node.label", n.spec.labels)
+        and matches_one(filters, "membership", "accepted")
+        and matches_one(filters, "role", n.spec.role.value)
+    ]
+
+
+async def update_node(
+    store: Store, key: str, spec: NodeSpec, version: int, request_id: str = ""
+) -> Node:
+    """Replace a node's spec; a change of role is a promotion or demotion.
+
+    Raises:
+        FailedPrecondition: it would demote the last manager.
+    """
+    node = find_node(store.view, key)
+    if node.meta.version != version:
+        raise Internal(OUT_OF_SEQUENCE)
+    if spec.name and spec.name != node.spec.name:
+        try:
+            check_service_name(spec.name)
+        except InvalidArgument as error:
+            raise InvalidArgument(f"Name: {error.message}") from error
+    if node.is_manager and spec.role is not NodeRole.MANAGER:
+        check_demotion(store.view, node)
+    new = replace(node, spec=spec)
+    change = PutNode(node=new, expect_version=version, reason="node updated")
+    await store.propose((change,), request_id)
+    return store.view.nodes.get(node.id, new)
+
+
+async def remove_node(store: Store, key: str, force: bool, request_id: str = "") -> None:
+    """Remove a node; its certificate is refused from then on.
+
+    Raises:
+        FailedPrecondition: it is a manager, or reachable and `force` is not set.
+    """
+    node = find_node(store.view, key)
+    if node.is_manager:
+        raise FailedPrecondition(
+            f"node {node.id} is a cluster manager and is a member of the raft cluster. It must "
+            "be demoted to worker before removal"
+        )
+    if node.state == NodeState.READY and not force:
+        raise FailedPrecondition(f"node {node.id} is not down and can't be removed")
+    change = Delete(object="node", id=node.id, reason="node removed")
+    await store.propose((change,), request_id)
+
+
+def check_demotion(view: View, node: Node) -> None:
+    """Refuse to demote the last manager, or the one whose loss costs the quorum.
+
+    Raises:
+        FailedPrecondition: with the reason.
+    """
+    others = [n for n in view.nodes.values() if n.is_manager and n.id != node.id]
+    if not others:
+        raise FailedPrecondition("attempting to demote the last manager of the swarm")
+    ready = [n for n in others if n.state == NodeState.READY]
+    if len(ready) <= len(others) // 2:
+        raise FailedPrecondition(
+            "can't demote a manager while the others would have no quorum: "
+            f"{len(ready)} of {len(others)} are reachable"
+        )

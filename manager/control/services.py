@@ -1,0 +1,228 @@
+"""Services: create, update, roll back, remove, list."""
+
+from typing import Final, NamedTuple
+
+from msgspec.structs import replace
+
+from manager.control.lookup import (
+    Filters,
+    find_network,
+    find_service,
+    matches_labels,
+    matches_one,
+    matches_prefix,
+)
+from manager.control.validate import check_service
+from manager.orchestrator.update import Outdated
+from manager.replica import OUT_OF_SEQUENCE, Store
+from manager.store.changes import Delete, PutService, PutSpecVersion
+from manager.store.view import View, is_live, is_wanted
+from swarmapi.errors import Conflict, FailedPrecondition, Internal, InvalidArgument
+from swarmapi.model import defaults
+from swarmapi.model.objects import (
+    Service,
+    SpecVersion,
+    TaskState,
+    UpdateState,
+    UpdateStatus,
+)
+from swarmapi.model.spec import (
+    NetworkAttachmentConfig,
+    PortConfig,
+    Replicated,
+    ServiceMode,
+    ServiceSpec,
+)
+
+FILTERS: Final = ("id", "name", "label", "mode", "runtime")
+
+
+class ServiceCounts(NamedTuple):
+    """`ServiceStatus` of the list: tasks running, wanted and completed."""
+
+    running: int
+    desired: int
+    completed: int
+
+
+async def create_service(store: Store, spec: ServiceSpec, request_id: str = "") -> Service:
+    """Create a service and return it.
+
+    Raises:
+        SwarmError: invalid, name taken, network or port not available.
+    """
+    service_id = store.new_id()
+    if not spec.name:
+        spec = replace(spec, name=f"service-{service_id[:10]}")
+    if spec.mode.replicated is None and spec.mode.global_ is None:
+        spec = replace(spec, mode=ServiceMode(replicated=Replicated(replicas=1)))
+    check_service(spec)
+    spec, networks = _resolve_networks(store.view, spec)
+    _check_ports(store.view, spec, service_id)
+    service = Service(id=service_id, spec=spec, spec_version=1)
+    record = SpecVersion(service_id=service_id, version=1, spec=spec, networks=networks)
+    changes = (
+        PutSpecVersion(record=record, reason="service created"),
+        PutService(service=service, expect_version=0, reason="service created"),
+    )
+    await store.propose(changes, request_id)
+    return store.view.services.get(service_id, service)
+
+
+async def update_service(
+    store: Store, key: str, spec: ServiceSpec, version: int, request_id: str = ""
+) -> Service:
+    """Replace a service's spec; its tasks follow by a rolling update.
+
+    Raises:
+        SwarmError: a stale version, an invalid spec, another name or mode.
+    """
+    service = find_service(store.view, key)
+    _check_version(service, version)
+    if not spec.name:
+        spec = replace(spec, name=service.spec.name)
+    if spec.mode.replicated is None and spec.mode.global_ is None:
+        spec = replace(spec, mode=service.spec.mode)
+    if spec.name != service.spec.name:
+        raise InvalidArgument(f"Name: service {service.spec.name} cannot be renamed")
+    if defaults.is_global(spec) != defaults.is_global(service.spec):
+        raise InvalidArgument("Mode: the mode of a service cannot be changed: create another one")
+    check_service(spec)
+    spec, networks = _resolve_networks(store.view, spec)
+    _check_ports(store.view, spec, service.id)
+    return await _put(store, service, spec, networks, None, version, request_id)
+
+
+async def rollback_service(store: Store, key: str, version: int, request_id: str = "") -> Service:
+    """Return a service to its previous spec.
+
+    Raises:
+        FailedPrecondition: there is no previous spec.
+    """
+    service = find_service(store.view, key)
+    _check_version(service, version)
+    record = store.view.specs.get((service.id, service.previous_spec_version))
+    if not service.previous_spec_version or record is None:
+        raise FailedPrecondition(f"service {service.spec.name} does not have a previous spec")
+    spec, networks = _resolve_networks(store.view, record.spec)
+    _check_ports(store.view, spec, service.id)
+    status = UpdateStatus(
+        state=UpdateState.ROLLBACK_STARTED,
+        started_ns=store.now_ns(),
+        message="manually requested rollback",
+    )
+    return await _put(store, service, spec, networks, status, version, request_id)
+
+
+async def remove_service(store: Store, key: str, request_id: str = "") -> None:
+    """Remove a service; its tasks are stopped and removed after it."""
+    service = find_service(store.view, key)
+    change = Delete(object="service", id=service.id, reason="service removed")
+    await store.propose((change,), request_id)
+
+
+def list_services(view: View, filters: Filters) -> list[Service]:
+    """Return the services that match, by id."""
+    return [
+        s
+        for _, s in sorted(view.services.items())
+        if matches_prefix(filters, "id", s.id)
+        and matches_prefix(filters, "name", s.spec.name)
+        and matches_labels(filters, "label", s.spec.labels)
+        and matches_one(filters, "mode", "global" if defaults.is_global(s.spec) else "replicated")
+        and matches_one(filters, "runtime", "container")
+    ]
+
+
+def count_tasks(view: View, service: Service) -> ServiceCounts:
+    """Return how many tasks run, shall run and completed."""
+    running = desired = completed = 0
+    outdated = Outdated(view, service)
+    for task in view.tasks_of_service(service.id):
+        node = view.nodes.get(task.node_id)
+        if task.status.state == TaskState.RUNNING and task.desired == TaskState.RUNNING:
+            running += 1
+        if task.status.state == TaskState.COMPLETE and not outdated(task):
+            completed += 1
+        if is_wanted(task) and is_live(task) and (node is None or node.is_fit):
+            desired += 1
+    if not defaults.is_global(service.spec):
+        desired = defaults.replicas(service.spec)
+    return ServiceCounts(running, desired, completed)
+
+
+async def _put(
+    store: Store,
+    service: Service,
+    spec: ServiceSpec,
+    networks: tuple[str, ...],
+    status: UpdateStatus | None,
+    version: int,
+    request_id: str,
+) -> Service:
+    number = store.view.next_spec_version(service.id)
+    record = SpecVersion(service_id=service.id, version=number, spec=spec, networks=networks)
+    new = replace(
+        service,
+        spec=spec,
+        spec_version=number,
+        previous_spec_version=service.spec_version,
+        update_status=status,
+    )
+    reason = "rollback requested" if status is not None else "service updated"
+    changes = (
+        PutSpecVersion(record=record, reason=reason),
+        PutService(service=new, expect_version=version, reason=reason),
+    )
+    await store.propose(changes, request_id)
+    return store.view.services.get(service.id, new)
+
+
+def _check_version(service: Service, version: int) -> None:
+    if service.meta.version != version:
+        raise Internal(OUT_OF_SEQUENCE)
+
+
+def _resolve_networks(view: View, spec: ServiceSpec) -> tuple[ServiceSpec, tuple[str, ...]]:
+    """Return the spec with network ids as targets, and the ids its tasks attach to."""
+    in_template = spec.task_template.networks is not None
+    given = spec.task_template.networks if in_template else spec.networks
+    attached: list[NetworkAttachmentConfig] = []
+    for number, attachment in enumerate(given or ()):
+        path = f"{'TaskTemplate.' if in_template else ''}Networks[{number}].Target"
+        network = find_network(view, attachment.target)
+        if network.spec.ingress:
+            raise InvalidArgument(f"{path}: the ingress network cannot be attached explicitly")
+        if any(network.id == other.target for other in attached):
+            raise InvalidArgument(f"{path}: network {network.spec.name} is given twice")
+        attached.append(replace(attachment, target=network.id))
+    if in_template:
+        spec = replace(spec, task_template=replace(spec.task_template, networks=tuple(attached)))
+    elif spec.networks is not None:
+        spec = replace(spec, networks=tuple(attached))
+    ids = tuple(a.target for a in attached)
+    if any(p.publish_mode != "host" for p in _ports(spec)):
+        ingress = view.ingress_network()
+        if ingress is None:
+            raise FailedPrecondition(
+                "EndpointSpec.Ports: the cluster has no ingress network: create one with "
+                "--ingress, or publish in host mode"
+            )
+        ids = (*ids, ingress.id)
+    return spec, ids
+
+
+def _ports(spec: ServiceSpec) -> tuple[PortConfig, ...]:
+    return (spec.endpoint_spec.ports or ()) if spec.endpoint_spec else ()
+
+
+def _check_ports(view: View, spec: ServiceSpec, service_id: str) -> None:
+    for number, port in enumerate(_ports(spec)):
+        key = (port.protocol or "tcp", port.published_port)
+        owner = view.ports.get(key) if port.published_port else None
+        if owner is not None and owner != service_id:
+            name = view.services[owner].spec.name if owner in view.services else owner
+            raise Conflict(
+                f"EndpointSpec.Ports[{number}]: port '{port.published_port}' is already in use "
+                f"by service '{name}'"
+            )

@@ -1,0 +1,116 @@
+"""Tasks: list and explain."""
+
+from typing import Any, Final
+
+import msgspec
+
+from manager.control.lookup import Filters, matches_labels, matches_one, matches_prefix
+from manager.orchestrator.update import Outdated
+from manager.store.view import View
+from swarmapi.errors import InvalidArgument
+from swarmapi.model import defaults
+from swarmapi.model.objects import Explanation, Task, TaskState
+
+FILTERS: Final = (
+    "id",
+    "name",
+    "label",
+    "node",
+    "service",
+    "desired-state",
+    "_up-to-date",
+    "runtime",
+)
+_DESIRED: Final = ("running", "shutdown", "accepted", "ready", "remove")
+
+
+def list_tasks(view: View, filters: Filters) -> list[Task]:
+    """Return the tasks that match, newest first within their service's order by id."""
+    for state in filters.get("desired-state", ()):
+        if state not in _DESIRED:
+            raise InvalidArgument(f"filters: desired-state: {state!r} is no such state")
+    nodes = _resolved(filters, "node", {n.description.hostname: i for i, n in view.nodes.items()})
+    names = {s.spec.name: i for i, s in view.services.items()}
+    services = _resolved(filters, "service", names)
+    outdated: dict[str, Outdated] = {}
+    result = []
+    for _, task in sorted(view.tasks.items()):
+        if nodes is not None and task.node_id not in nodes:
+            continue
+        if services is not None and task.service_id not in services:
+            continue
+        if _matches(view, filters, task, outdated):
+            result.append(task)
+    return result
+
+
+def _resolved(filters: Filters, name: str, ids: dict[str, str]) -> set[str] | None:
+    wanted = filters.get(name)
+    if wanted is None:
+        return None
+    known = set(ids.values())
+    result: set[str] = set()
+    for value in wanted:
+        if value in ids:
+            result.add(ids[value])
+        else:
+            result.add(value)
+            result.update(i for i in known if i.startswith(value))
+    return result
+
+
+def _matches(view: View, filters: Filters, task: Task, outdated: dict[str, Outdated]) -> bool:
+    record = view.spec_of(task)
+    labels = defaults.container(record.spec).labels if record is not None else None
+    name = f"{task.service_name}.{task.slot or task.node_id}"
+    if not (
+        matches_prefix(filters, "id", task.id)
+        and matches_prefix(filters, "name", name)
+        and matches_labels(filters, "label", labels)
+        and matches_one(filters, "desired-state", task.desired.name.lower())
+        and matches_one(filters, "runtime", "container")
+    ):
+        return False
+    wanted = filters.get("_up-to-date")
+    if wanted is None:
+        return True
+    return str(_is_up_to_date(view, task, outdated)).lower() in wanted
+
+
+def _is_up_to_date(view: View, task: Task, outdated: dict[str, Outdated]) -> bool:
+    service = view.services.get(task.service_id)
+    if service is None:
+        return False
+    if service.id not in outdated:
+        outdated[service.id] = Outdated(view, service)
+    return not outdated[service.id](task)
+
+
+def explain(view: View, task: Task) -> dict[str, Any]:
+    """Return why a task is where it is: every scheduler filter's refusals, or its node."""
+    body: dict[str, Any] = {
+        "ID": task.id,
+        "ServiceID": task.service_id,
+        "NodeID": task.node_id,
+        "State": task.status.state.name.lower(),
+        "DesiredState": task.desired.name.lower(),
+        "Message": task.status.error or task.status.message,
+        "Refusals": [],
+    }
+    service = view.services.get(task.service_id)
+    if service is not None and service.endpoint.error:
+        body["Message"] = service.endpoint.error
+    if task.explanation and task.status.state < TaskState.ASSIGNED:
+        found = msgspec.msgpack.decode(task.explanation, type=Explanation)
+        body["Message"] = found.text()
+        body["Nodes"] = found.nodes
+        body["Refusals"] = [
+            {
+                "Filter": r.filter,
+                "Count": r.count,
+                "Reason": r.reason,
+                "Examples": list(r.examples),
+            }
+            for r in found.refusals
+        ]
+    return body

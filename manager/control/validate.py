@@ -1,0 +1,244 @@
+"""What a spec must satisfy before it is proposed; messages begin with the path of the field."""
+
+import ipaddress
+import re
+from typing import Final
+
+from swarmapi.errors import InvalidArgument, Unsupported
+from swarmapi.ids import check_service_name
+from swarmapi.model import defaults
+from swarmapi.model.spec import (
+    ClusterSpec,
+    ContainerSpec,
+    EndpointSpec,
+    HealthConfig,
+    NetworkSpec,
+    Placement,
+    Resources,
+    RestartPolicy,
+    ServiceSpec,
+    UpdateConfig,
+)
+
+MIN_CPU_NANOS: Final = 1_000_000
+MIN_MEMORY_BYTES: Final = 4 << 20
+MIN_HEALTH_NS: Final = 1_000_000
+MAX_REPLICAS: Final = 100_000
+MTU_OPTION: Final = "com.docker.network.driver.mtu"
+_MTU_RANGE: Final = (68, 65_535)
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:\-]*(@sha256:[0-9a-f]{64})?\Z")
+_CONSTRAINT = re.compile(r"\s*[a-zA-Z0-9._\-]+\s*(==|!=)\s*.+\Z")
+_CONSTRAINT_KEYS = ("node.id", "node.hostname", "node.role", "node.ip", "node.platform.os")
+_MOUNT_TYPES = ("bind", "volume", "tmpfs")
+
+
+def check_service(spec: ServiceSpec) -> None:
+    """Refuse a service spec that can never run as written.
+
+    Raises:
+        InvalidArgument: with the path of the field.
+    """
+    try:
+        check_service_name(spec.name)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"Name: {error.message}") from error
+    if spec.mode.replicated is not None and spec.mode.global_ is not None:
+        raise InvalidArgument("Mode: choose one of Replicated and Global")
+    _within("Mode.Replicated.Replicas", defaults.replicas(spec), 0, MAX_REPLICAS)
+    _check_container("TaskTemplate.ContainerSpec", spec.task_template.container_spec)
+    _check_resources("TaskTemplate.Resources", spec.task_template.resources)
+    _check_restart("TaskTemplate.RestartPolicy", spec.task_template.restart_policy)
+    _check_placement("TaskTemplate.Placement", spec.task_template.placement)
+    _check_update("UpdateConfig", spec.update_config, ("pause", "continue", "rollback"))
+    _check_update("RollbackConfig", spec.rollback_config, ("pause", "continue"))
+    _check_endpoint("EndpointSpec", spec.endpoint_spec)
+    if spec.networks and spec.task_template.networks:
+        raise InvalidArgument("Networks: give TaskTemplate.Networks or Networks, not both")
+
+
+def check_network(spec: NetworkSpec) -> None:
+    """Refuse a network spec that cannot be made.
+
+    Raises:
+        InvalidArgument, Unsupported: with the path of the field.
+    """
+    try:
+        check_service_name(spec.name)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"Name: {error.message}") from error
+    if spec.driver not in ("", "overlay"):
+        raise InvalidArgument(f"Driver: cluster networks use overlay, not {spec.driver!r}")
+    for option, value in (spec.options or {}).items():
+        if option != MTU_OPTION:
+            raise Unsupported(f"Options.{option}: not supported: leave it out")
+        if not value.isdigit():
+            raise InvalidArgument(f"Options.{option}: a number of bytes is expected")
+        _within(f"Options.{option}", int(value), *_MTU_RANGE)
+    ipam = spec.ipam
+    if ipam is None:
+        return
+    if ipam.driver not in ("", "default"):
+        raise Unsupported(f"IPAM.Driver: {ipam.driver!r} is not supported: leave it out")
+    if ipam.options:
+        raise Unsupported("IPAM.Options: not supported: leave it out")
+    if len(ipam.config or ()) > 1:
+        raise Unsupported("IPAM.Config: one subnet for each network is supported")
+    for pool in ipam.config or ():
+        _check_pool(pool.subnet, pool.gateway)
+
+
+def check_cluster(spec: ClusterSpec) -> None:
+    """Refuse cluster settings out of range.
+
+    Raises:
+        InvalidArgument: with the path of the field.
+    """
+    if spec.name not in ("", "default"):
+        raise InvalidArgument("Name: the cluster's name is default and cannot be changed")
+    limit = spec.orchestration.task_history_retention_limit if spec.orchestration else None
+    _not_negative("Orchestration.TaskHistoryRetentionLimit", limit or 0)
+    period = spec.dispatcher.heartbeat_period if spec.dispatcher else 0
+    _not_negative("Dispatcher.HeartbeatPeriod", period)
+    if 0 < period < 100_000_000:
+        raise InvalidArgument("Dispatcher.HeartbeatPeriod: must be at least 100ms")
+
+
+def _check_pool(subnet: str, gateway: str) -> None:
+    if not subnet:
+        if gateway:
+            raise InvalidArgument("IPAM.Config[0].Gateway: needs Subnet")
+        return
+    try:
+        network = ipaddress.IPv4Network(subnet)
+    except ValueError as error:
+        raise InvalidArgument(f"IPAM.Config[0].Subnet: {error}") from error
+    if not 8 <= network.prefixlen <= 29:
+        raise InvalidArgument("IPAM.Config[0].Subnet: prefix length must be 8 to 29")
+    if gateway:
+        try:
+            inside = ipaddress.IPv4Address(gateway) in network
+        except ValueError as error:
+            raise InvalidArgument(f"IPAM.Config[0].Gateway: {error}") from error
+        if not inside:
+            raise InvalidArgument(f"IPAM.Config[0].Gateway: {gateway} is not in {subnet}")
+
+
+def _check_container(path: str, spec: ContainerSpec | None) -> None:
+    if spec is None:
+        raise InvalidArgument(f"{path}: is missing")
+    if not spec.image:
+        raise InvalidArgument(f"{path}.Image: image reference must be provided")
+    if not _IMAGE.match(spec.image):
+        raise InvalidArgument(f"{path}.Image: {spec.image!r} is not a valid repository/tag")
+    _not_negative(f"{path}.StopGracePeriod", spec.stop_grace_period or 0)
+    targets: set[str] = set()
+    for number, mount in enumerate(spec.mounts or ()):
+        where = f"{path}.Mounts[{number}]"
+        if mount.type not in _MOUNT_TYPES:
+            raise InvalidArgument(f"{where}.Type: {mount.type!r} is not bind, volume or tmpfs")
+        if not mount.target.startswith("/"):
+            raise InvalidArgument(f"{where}.Target: {mount.target!r} is not an absolute path")
+        if mount.type == "bind" and not mount.source.startswith("/"):
+            raise InvalidArgument(f"{where}.Source: {mount.source!r} is not an absolute path")
+        if mount.target in targets:
+            raise InvalidArgument(f"{where}.Target: {mount.target} is used by another mount")
+        targets.add(mount.target)
+    _check_health(f"{path}.Healthcheck", spec.health_check)
+
+
+def _check_health(path: str, config: HealthConfig | None) -> None:
+    if config is None:
+        return
+    for name, value in (
+        ("Interval", config.interval),
+        ("Timeout", config.timeout),
+        ("StartPeriod", config.start_period),
+        ("StartInterval", config.start_interval),
+    ):
+        if value < 0 or 0 < value < MIN_HEALTH_NS:
+            raise InvalidArgument(f"{path}.{name}: must be 0 or at least 1ms")
+    _not_negative(f"{path}.Retries", config.retries)
+
+
+def _check_resources(path: str, resources: Resources | None) -> None:
+    if resources is None:
+        return
+    for name, part in (("Limits", resources.limits), ("Reservations", resources.reservations)):
+        if part is None:
+            continue
+        if part.cpu_nanos and part.cpu_nanos < MIN_CPU_NANOS:
+            raise InvalidArgument(f"{path}.{name}.NanoCPUs: must be at least 0.001 CPU")
+        if part.memory_bytes and part.memory_bytes < MIN_MEMORY_BYTES:
+            raise InvalidArgument(f"{path}.{name}.MemoryBytes: must be at least 4MiB")
+    if resources.limits is not None:
+        _not_negative(f"{path}.Limits.Pids", resources.limits.pids)
+
+
+def _check_restart(path: str, policy: RestartPolicy | None) -> None:
+    if policy is None:
+        return
+    _not_negative(f"{path}.Delay", policy.delay or 0)
+    _not_negative(f"{path}.Window", policy.window or 0)
+    _not_negative(f"{path}.MaxAttempts", policy.max_attempts or 0)
+
+
+def _check_placement(path: str, placement: Placement | None) -> None:
+    if placement is None:
+        return
+    _not_negative(f"{path}.MaxReplicas", placement.max_replicas)
+    for number, constraint in enumerate(placement.constraints or ()):
+        where = f"{path}.Constraints[{number}]"
+        if not _CONSTRAINT.match(constraint):
+            raise InvalidArgument(f"{where}: {constraint!r} is not `key==value` or `key!=value`")
+        key = re.split("==|!=", constraint, maxsplit=1)[0].strip().lower()
+        known = key in (*_CONSTRAINT_KEYS, "node.platform.arch")
+        if not known and not key.startswith(("node.labels.", "engine.labels.")):
+            raise InvalidArgument(f"{where}: unknown key {key!r}")
+
+
+def _check_update(path: str, config: UpdateConfig | None, actions: tuple[str, ...]) -> None:
+    if config is None:
+        return
+    _not_negative(f"{path}.Parallelism", config.parallelism)
+    _not_negative(f"{path}.Delay", config.delay)
+    _not_negative(f"{path}.Monitor", config.monitor)
+    if not 0 <= config.max_failure_ratio <= 1:
+        raise InvalidArgument(f"{path}.MaxFailureRatio: must be between 0 and 1")
+    if config.failure_action not in ("", *actions):
+        raise InvalidArgument(f"{path}.FailureAction: must be one of {', '.join(actions)}")
+    if config.order not in ("", "stop-first", "start-first"):
+        raise InvalidArgument(f"{path}.Order: must be stop-first or start-first")
+
+
+def _check_endpoint(path: str, endpoint: EndpointSpec | None) -> None:
+    if endpoint is None:
+        return
+    if endpoint.mode not in ("", "vip", "dnsrr"):
+        raise InvalidArgument(f"{path}.Mode: must be vip or dnsrr")
+    published: set[tuple[str, int]] = set()
+    for number, port in enumerate(endpoint.ports or ()):
+        where = f"{path}.Ports[{number}]"
+        if port.protocol not in ("", "tcp", "udp", "sctp"):
+            raise InvalidArgument(f"{where}.Protocol: must be tcp, udp or sctp")
+        if port.publish_mode not in ("", "ingress", "host"):
+            raise InvalidArgument(f"{where}.PublishMode: must be ingress or host")
+        _within(f"{where}.TargetPort", port.target_port, 1, 65_535)
+        _within(f"{where}.PublishedPort", port.published_port, 0, 65_535)
+        if endpoint.mode == "dnsrr" and port.publish_mode != "host":
+            raise InvalidArgument(
+                f"{where}: port published with ingress mode can't be used with dnsrr mode"
+            )
+        key = (port.protocol or "tcp", port.published_port)
+        if port.published_port and key in published:
+            raise InvalidArgument(f"{where}: duplicate published port {key[1]}/{key[0]}")
+        published.add(key)
+
+
+def _not_negative(path: str, value: int) -> None:
+    if value < 0:
+        raise InvalidArgument(f"{path}: cannot be negative")
+
+
+def _within(path: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise InvalidArgument(f"{path}: must be between {low} and {high}, not {value}")
