@@ -168,12 +168,20 @@ def _namespaces(plan: Plan, linux: dict[str, Any], site: Site) -> tuple[int, int
             flags |= bit
     if not flags & kernel.CLONE_NEWNS:
         raise Unsupported("a container without its own mount namespace is not supported")
-    if site.netns == "new":
-        flags |= kernel.CLONE_NEWNET
+    flags |= _network(plan, site)
+    return flags, pid_ns_fd, late
+
+
+def _network(plan: Plan, site: Site) -> int:
+    """Join or make the network namespace; returns clone flags."""
+    if site.netns == "new" and site.netns_fd >= 0:
+        plan.call("setns", site.netns_fd, kernel.CLONE_NEWNET, label="network namespace")
+    elif site.netns == "new":
         plan.call("socket", 2, 2 | os.O_CLOEXEC, 0, slot=_FILE_SLOT)
         request = plan.buffer(struct.pack("<16sh22x", b"lo", 0x41))  # IFF_UP | IFF_RUNNING
         plan.call("ioctl", Slot(_FILE_SLOT), 0x8914, request, label="bring up lo")
         plan.call("close", Slot(_FILE_SLOT))
+        return kernel.CLONE_NEWNET
     elif site.netns == "fd" or site.netns.startswith("container:"):
         fd = site.netns_fd
         if fd < 0:
@@ -183,7 +191,7 @@ def _namespaces(plan: Plan, linux: dict[str, Any], site: Site) -> tuple[int, int
         plan.call("setns", fd, kernel.CLONE_NEWNET, label="join network namespace")
     elif site.netns != "host":
         raise Unsupported(f"netns {site.netns} is not one of new, host, fd, container:PID")
-    return flags, pid_ns_fd, late
+    return 0
 
 
 def _enter_root(plan: Plan, root: dict[str, Any], site: Site) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import socket
 import struct
 
 from runtime.errors import SysError
@@ -39,6 +40,7 @@ PR_SET_KEEPCAPS, PR_CAPBSET_DROP, PR_SET_DUMPABLE = 8, 24, 4
 PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 36, 38, 47
 PR_CAP_AMBIENT_RAISE = 2
 # ioctls.h; Python's termios knows none of them
+SIOCSIFFLAGS = 0x8914
 TIOCSPTLCK, TIOCGPTPEER, TIOCSCTTY = 0x40045431, 0x5441, 0x540E
 DEVPTS_SUPER_MAGIC = 0x1CD1
 
@@ -135,6 +137,18 @@ def open_pty(devpts_fd: int) -> tuple[int, int]:
         os.close(master)
         raise
     return master, slave
+
+
+def new_netns(own_fd: int) -> int:
+    """Return a new network namespace with lo up; `own_fd` is the caller's, to go back to."""
+    syscall("unshare", CLONE_NEWNET)
+    try:
+        fd = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+            fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("<16sh22x", b"lo", 0x41))
+    finally:
+        syscall("setns", own_fd, CLONE_NEWNET)
+    return fd
 
 
 def filesystem_magic(fd: int) -> int:

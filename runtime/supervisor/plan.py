@@ -39,6 +39,7 @@ class Plan:
         self.labels: list[str] = []
         self._strings: dict[bytes, Pointer] = {}
         self._relocations: list[tuple[int, int]] = []
+        self._slotted: set[int] = set()
 
     def buffer(self, content: bytes) -> Pointer:
         """Place bytes in the data, aligned to 8."""
@@ -78,6 +79,8 @@ class Plan:
         label: str = "",
     ) -> None:
         """Append a call; text arguments become pointers; `allow` names harmless errnos."""
+        if Slot in map(type, arguments):
+            self._slotted.add(len(self.calls))
         values = [self.string(a) if isinstance(a, (str, bytes)) else a for a in arguments]
         self.calls.append((NR[name], list(values), slot, allow))
         self.labels.append(label or name)
@@ -104,8 +107,11 @@ class Plan:
         refused = 0
         last = len(self.calls) - 1
         for index, (number, arguments, slot, allow) in enumerate(self.calls):
-            values = [ctypes.c_long(slots[a]) if type(a) is Slot else a for a in arguments]
-            result = raw_syscall(number, *values)
+            if index in self._slotted:
+                values = [ctypes.c_long(slots[a]) if type(a) is Slot else a for a in arguments]
+                result = raw_syscall(number, *values)
+            else:
+                result = raw_syscall(number, *arguments)
             if result >= 0:
                 if slot >= 0:
                     slots[slot] = result

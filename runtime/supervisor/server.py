@@ -22,6 +22,7 @@ from runtime.supervisor.journal import Journal
 from runtime.supervisor.plan import unpack_report
 
 _REMOVE_RETRY_S = 0.05
+_IDLE_S = 0.003
 _LOST = "the supervisor ended while the container ran"
 Answer = Callable[..., None]
 
@@ -112,7 +113,10 @@ class Server:
             self.poll.register(sock.fileno(), select.EPOLLIN)
         while not self.quit:
             gone: set[int] = set()
-            for fd, _ in self.poll.poll(_REMOVE_RETRY_S if self.unremoved else -1):
+            ready = self.poll.poll(self._patience_s())
+            if not ready and self.launcher.pool_short():
+                self.launcher.fill_pool()
+            for fd, _ in ready:
                 if fd in gone:
                     continue  # the number may already be another file's (epoll(7))
                 if not self._event(fd, gone):
@@ -120,6 +124,11 @@ class Server:
             for name in list(self.unremoved):
                 if Group(self.layout, name).remove():
                     self.unremoved.discard(name)
+
+    def _patience_s(self) -> float:
+        if self.launcher.pool_short():
+            return _IDLE_S
+        return _REMOVE_RETRY_S if self.unremoved else -1
 
     def _event(self, fd: int, gone: set[int]) -> bool:
         """Handle one ready descriptor; false when the holder is gone."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import glob
 import json
 import os
@@ -409,5 +410,49 @@ def test_shutdown_refuses_while_a_container_runs() -> None:
         with contextlib.suppress(NoSuchContainer):
             await bench.supervisor.delete("c", force=True)
         assert await bench.supervisor.list() == []
+
+    run(story)
+
+
+def test_absolute_cgroup_parent_host_network_and_a_passed_namespace() -> None:
+    async def story(bench: Bench) -> None:
+        await bench.supervisor.shutdown()
+        bench.supervisor = await Supervisor.connect(
+            bench.base / "state", bench.base / "run", f"/{bench.parent}"
+        )
+        for netns in ("new", "host"):
+            launch = bench.launch(netns, "sh", "-c", "ls -l /proc/self/ns/net; exit 3")
+            await bench.supervisor.start(dataclasses.replace(launch, netns=netns))
+            assert (await bench.supervisor.wait(netns)).exit_code == 3
+        host = os.readlink("/proc/self/ns/net")
+        assert host in bench.output("host")
+        assert host not in bench.output("new")
+        state = await bench.supervisor.start(bench.launch("owner", "sleep", "60"))
+        theirs = os.readlink(f"/proc/{state.pid}/ns/net")
+        fd = os.open(f"/proc/{state.pid}/ns/net", os.O_RDONLY)
+        launch = dataclasses.replace(
+            bench.launch("fd", "ls", "-l", "/proc/self/ns/net"), netns="fd"
+        )
+        await bench.supervisor.start(launch, netns_fd=fd)
+        os.close(fd)
+        await bench.supervisor.wait("fd")
+        assert theirs in bench.output("fd")
+
+    run(story)
+
+
+def test_adoption_of_a_container_that_ended_while_nobody_served() -> None:
+    async def story(bench: Bench) -> None:
+        started = await bench.supervisor.start(bench.launch("c", "sh", "-c", "read x; exit 5"))
+        assert started.exit_code is None
+        await bench.supervisor.start(bench.launch("d", "sleep", "60"))
+        hello = await bench.supervisor._ask("hello")
+        os.kill(hello["pid"], signal.SIGSTOP)
+        state = next(s for s in bench.supervisor._states.values() if s.container_id == "d")
+        os.kill(state.pid, signal.SIGKILL)
+        await until(lambda: not os.path.exists(f"/proc/{state.pid}"))
+        os.kill(hello["pid"], signal.SIGKILL)
+        ended = await bench.supervisor.wait("d")
+        assert ended.exit_code == 137
 
     run(story)
