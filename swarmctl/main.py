@@ -1,0 +1,153 @@
+"""Entry point: finds the module of a command, parses its line, runs it."""
+
+import os
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from swarmctl.errors import ClientError, UsageError
+
+if TYPE_CHECKING:
+    from swarmctl.command import Command
+
+GROUPS = {
+    "swarm": "the cluster: init, join, leave, tokens",
+    "node": "the machines of the cluster",
+    "service": "services",
+    "task": "tasks, and why one is not placed",
+    "network": "networks",
+    "container": "containers",
+    "image": "images",
+    "system": "the daemon",
+}
+SHORT = {
+    **dict.fromkeys(("ps", "start", "stop", "kill", "rm", "wait", "logs"), "container"),
+    **dict.fromkeys(("run", "exec"), "container"),
+    **dict.fromkeys(("images", "load", "save", "tag", "rmi", "pull", "build"), "image"),
+    **dict.fromkeys(("info", "version", "events", "inspect"), "system"),
+    "completion": "system",
+}
+MODULES = {
+    "swarm": ("swarmctl.swarm",),
+    "node": ("swarmctl.node",),
+    "service": ("swarmctl.service", "swarmctl.service_change"),
+    "task": ("swarmctl.task",),
+    "network": ("swarmctl.network",),
+    "container": ("swarmctl.container", "swarmctl.run"),
+    "image": ("swarmctl.image", "swarmctl.build"),
+    "system": ("swarmctl.system", "swarmctl.completion"),
+}
+_OWN_MODULES = {
+    "run": ("swarmctl.run",),
+    "exec": ("swarmctl.run",),
+    "build": ("swarmctl.build",),
+    "completion": ("swarmctl.completion",),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(words)
+    except ClientError as error:
+        print(error, file=sys.stderr)
+        return error.code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our output left; a second error at exit would only confuse.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def commands(group: str, name: str = "") -> "dict[str, Command]":
+    """Return a group's commands by name, importing no more than `name` needs."""
+    found: dict[str, Command] = {}
+    for module in _OWN_MODULES.get(name, MODULES[group]):
+        found.update(import_module(module).COMMANDS)
+    return found
+
+
+def _run(words: list[str]) -> int:
+    host, words = _global_flags(words)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0
+    if words[0] in ("-v", "--version"):
+        words[0] = "version"
+    name = words[0]
+    if name in GROUPS:
+        return _run_in_group(name, words[1:], host)
+    if name in SHORT:
+        return _execute(SHORT[name], name, f"swarmctl {name}", words[1:], host)
+    raise UsageError(f"swarmctl: {name!r} is not a command\nSee 'swarmctl --help'", 1)
+
+
+def _run_in_group(group: str, words: list[str], host: str | None) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        lines = [f"Usage: swarmctl {group} COMMAND", "", "Commands:"]
+        lines += [f"  {name:<12} {known.summary}" for name, known in commands(group).items()]
+        print("\n".join(lines))
+        return 0
+    name = {"list": "ls", "remove": "rm"}.get(words[0], words[0])
+    return _execute(group, name, f"swarmctl {group} {name}", words[1:], host)
+
+
+def _execute(group: str, name: str, program: str, words: list[str], host: str | None) -> int:
+    from argparse import ArgumentTypeError
+
+    from swarmctl.command import Parser
+    from swarmctl.http import Client, host_from
+
+    command = commands(group, name).get(name)
+    if command is None:
+        raise UsageError(f"{program}: not a command\nSee 'swarmctl {group} --help'", 1)
+    parser = Parser(program, command.summary)
+    command.configure(parser)
+    try:
+        arguments = parser.parse(words)
+        return command.run(Client(host_from(os.environ, host)), arguments)
+    except ArgumentTypeError as error:
+        raise UsageError(f"{program}: {error}") from error
+    except SystemExit:
+        return 0  # argparse has printed the help; wrong lines raise UsageError
+
+
+def _global_flags(words: list[str]) -> tuple[str | None, list[str]]:
+    host = None
+    while words and words[0].startswith(("-H", "--host")):
+        flag, equals, value = words[0].partition("=")
+        if equals:
+            words = words[1:]
+        elif flag in ("-H", "--host") and len(words) > 1:
+            value, words = words[1], words[2:]
+        elif flag.startswith("-H") and len(flag) > 2:
+            value, words = flag[2:], words[1:]
+        else:
+            raise UsageError(f"swarmctl: flag needs an argument: {flag}")
+        host = value
+    return host, words
+
+
+def _usage() -> str:
+    groups = [f"  {name:<12} {summary}" for name, summary in GROUPS.items()]
+    short = "  " + " ".join(SHORT)
+    return "\n".join(
+        [
+            "Usage: swarmctl [-H HOST] COMMAND",
+            "",
+            "Groups (swarmctl GROUP --help lists the commands):",
+            *groups,
+            "",
+            "Short forms:",
+            short,
+            "",
+            "HOST is unix:///path or tcp://name:port; default SWARM_HOST, DOCKER_HOST,",
+            "unix:///run/swarm/swarmd.sock",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

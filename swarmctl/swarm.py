@@ -1,0 +1,133 @@
+"""swarm: init, join, leave, join-token."""
+
+from argparse import Namespace
+from typing import Any
+
+from swarmctl.command import Command, Parser
+from swarmctl.errors import ClientError
+from swarmctl.flags import Bad, count
+from swarmctl.http import Client
+
+_LISTEN = "0.0.0.0:2377"
+_AVAILABILITY = ("active", "pause", "drain")
+
+
+def _address_flags(parser: Parser) -> None:
+    parser.add_argument("--advertise-addr", default="", help="address[:port] others reach us at")
+    parser.add_argument("--listen-addr", default=_LISTEN, help="address:port to listen on")
+    parser.add_argument("--data-path-addr", default="", help="address for containers' traffic")
+    parser.add_argument("--availability", choices=_AVAILABILITY, default="active")
+
+
+def _mask(text: str) -> int:
+    value = count(text)
+    if not 1 <= value <= 32:
+        raise Bad(f"invalid mask length {text!r}: want 1 to 32")
+    return value
+
+
+def _configure_init(parser: Parser) -> None:
+    _address_flags(parser)
+    parser.add_argument("--default-addr-pool", action="append", metavar="CIDR")
+    parser.add_argument("--default-addr-pool-mask-length", type=_mask, default=24)
+    parser.add_argument("--task-history-limit", type=count)
+    parser.add_argument("--force-new-cluster", action="store_true")
+
+
+def _init(client: Client, args: Namespace) -> int:
+    spec: dict[str, Any] = {}
+    if args.task_history_limit is not None:
+        spec["Orchestration"] = {"TaskHistoryRetentionLimit": args.task_history_limit}
+    body = {
+        "ListenAddr": args.listen_addr,
+        "AdvertiseAddr": args.advertise_addr,
+        "DataPathAddr": args.data_path_addr,
+        "ForceNewCluster": args.force_new_cluster,
+        "Availability": args.availability,
+        "DefaultAddrPool": args.default_addr_pool or [],
+        "SubnetSize": args.default_addr_pool_mask_length,
+        "Spec": spec,
+    }
+    node_id = client.call("POST", "/swarm/init", body=body)
+    print(f"Swarm initialized: current node ({node_id}) is now a manager.\n")
+    token = client.get("/swarm")["JoinTokens"]["Worker"]
+    _print_join("worker", token, client.get(f"/nodes/{node_id}"))
+    print(
+        "\nTo add a manager to this swarm, run 'swarmctl swarm join-token manager' and follow "
+        "the instructions."
+    )
+    return 0
+
+
+def _print_join(role: str, token: str, node: Any) -> None:
+    address = (node.get("ManagerStatus") or {}).get("Addr", "")
+    print(f"To add a {role} to this swarm, run the following command:\n")
+    print(f"    swarmctl swarm join --token {token} {address}")
+
+
+def _configure_join(parser: Parser) -> None:
+    _address_flags(parser)
+    parser.add_argument("--token", required=True)
+    parser.add_argument("address", metavar="ADDRESS:PORT", help="of a manager")
+
+
+def _join(client: Client, args: Namespace) -> int:
+    address = args.address
+    if ":" not in address or address.endswith("]"):
+        address += ":2377"
+    body = {
+        "ListenAddr": args.listen_addr,
+        "AdvertiseAddr": args.advertise_addr,
+        "DataPathAddr": args.data_path_addr,
+        "RemoteAddrs": [address],
+        "JoinToken": args.token,
+        "Availability": args.availability,
+    }
+    client.call("POST", "/swarm/join", body=body)
+    manager = client.get("/info").get("Swarm", {}).get("ControlAvailable")
+    print(f"This node joined a swarm as a {'manager' if manager else 'worker'}.")
+    return 0
+
+
+def _configure_leave(parser: Parser) -> None:
+    parser.add_argument("-f", "--force", action="store_true", help="also as a manager")
+
+
+def _leave(client: Client, args: Namespace) -> int:
+    client.call("POST", "/swarm/leave", query={"force": "1"} if args.force else None)
+    print("Node left the swarm.")
+    return 0
+
+
+def _configure_token(parser: Parser) -> None:
+    parser.add_argument("-q", "--quiet", action="store_true", help="only print the token")
+    parser.add_argument("--rotate", action="store_true", help="make the old token void")
+    parser.add_argument("role", choices=("worker", "manager"))
+
+
+def _join_token(client: Client, args: Namespace) -> int:
+    role = args.role.capitalize()
+    swarm = client.get("/swarm")
+    if args.rotate:
+        query = {"version": str(swarm["Version"]["Index"]), f"rotate{role}Token": "true"}
+        client.call("POST", "/swarm/update", query=query, body=swarm["Spec"])
+        swarm = client.get("/swarm")
+        if not args.quiet:
+            print(f"Successfully rotated {args.role} join token.\n")
+    token = swarm.get("JoinTokens", {}).get(role)
+    if not token:
+        raise ClientError("the daemon gave no join token; ask a manager")
+    if args.quiet:
+        print(token)
+        return 0
+    node_id = client.get("/info")["Swarm"]["NodeID"]
+    _print_join(args.role, token, client.get(f"/nodes/{node_id}"))
+    return 0
+
+
+COMMANDS = {
+    "init": Command("make this machine the first manager of a cluster", _configure_init, _init),
+    "join": Command("join this machine to a cluster", _configure_join, _join),
+    "leave": Command("leave the cluster", _configure_leave, _leave),
+    "join-token": Command("show or rotate a join token", _configure_token, _join_token),
+}

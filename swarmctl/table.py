@@ -1,0 +1,183 @@
+"""How lists and objects are printed: tables, templates, JSON, ages and sizes."""
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from swarmctl.command import Parser, warn
+from swarmctl.errors import DaemonError
+
+Row = dict[str, Any]
+_MIN_WIDTH = 10
+_GAP = 3
+_FIELD = re.compile(r"\.([A-Za-z]\w*)")
+_SHORT_ID = 12
+
+
+def add_list_flags(parser: Parser, *, filters: bool = True, truncates: bool = True) -> None:
+    """Add --format, --quiet and, where Docker has them, --filter and --no-trunc."""
+    parser.add_argument("--format", help="table, json, or a Go template")
+    parser.add_argument("-q", "--quiet", action="store_true", help="only print ids")
+    if filters:
+        parser.add_argument("-f", "--filter", action="append", help="name=value")
+    if truncates:
+        parser.add_argument("--no-trunc", action="store_true", help="do not shorten")
+
+
+def show(rows: Sequence[Row], columns: dict[str, str], style: str | None) -> None:
+    """Print rows as the table of `columns` (field to heading), or as `--format` says.
+
+    The rows may hold more fields than the table shows.
+    """
+    if style == "json":
+        for row in rows:
+            print(json.dumps(row, separators=(",", ":"), ensure_ascii=False))
+        return
+    if style and not style.startswith("table "):
+        if style != "table":
+            _templated(rows, style)
+            return
+    if style and style.startswith("table "):
+        _template_table(rows, columns, style.removeprefix("table "))
+        return
+    body = [[str(row[field]) for field in columns] for row in rows]
+    align([list(columns.values()), *body])
+
+
+def align(lines: Sequence[Sequence[str]]) -> None:
+    """Print cells in columns as Docker does: at least 10 wide, 3 apart, the last as it is."""
+    widths: list[int] = []
+    for line in lines:
+        for position, cell in enumerate(line[:-1]):
+            if position == len(widths):
+                widths.append(_MIN_WIDTH)
+            widths[position] = max(widths[position], len(cell) + _GAP)
+    for line in lines:
+        cells = [cell.ljust(widths[position]) for position, cell in enumerate(line[:-1])]
+        print("".join(cells) + (line[-1] if line else ""))
+
+
+def inspect(
+    path: str, client: Any, names: list[str], style: str | None, kind: str, **query: str
+) -> int:
+    """Print objects as a JSON array or through a template; exit code 1 when one is missing.
+
+    `path` holds `{}` for the name; `kind` names what was looked for.
+    """
+    from swarmctl.http import segment
+
+    found: list[Any] = []
+    code = 0
+    for name in names:
+        try:
+            found.append(client.get(path.format(segment(name)), **query))
+        except DaemonError as error:
+            code = 1
+            missing = error.status == 404
+            warn(f"Error: No such {kind}: {name}" if missing else str(error))
+    _print_objects(found, style)
+    return code
+
+
+def _print_objects(found: list[Any], style: str | None) -> None:
+    if not style:
+        print(json.dumps(found, indent=4, ensure_ascii=False))
+        return
+    if style == "json":
+        style = "{{json .}}"
+    from swarmctl.template import Template
+
+    template = Template(style, strict=False)
+    for item in found:
+        print(template.render(item))
+
+
+def _templated(rows: Sequence[Row], style: str) -> None:
+    from swarmctl.template import Template
+
+    template = Template(style, strict=True)
+    for row in rows:
+        print(template.render(row))
+
+
+def _template_table(rows: Sequence[Row], columns: dict[str, str], text: str) -> None:
+    from swarmctl.template import Template
+
+    template = Template(text, strict=True)
+    names = _FIELD.findall(text)
+    headings = {name: columns.get(name, _heading(name)) for name in names}
+    lines = [template.render(headings), *(template.render(row) for row in rows)]
+    align([line.split("\t") for line in lines])
+
+
+def _heading(name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).upper()
+
+
+def short(identity: str, *, whole: bool = False) -> str:
+    """Return an id as tables show it."""
+    identity = identity if whole else identity.removeprefix("sha256:")
+    return identity if whole else identity[:_SHORT_ID]
+
+
+def ellipsis(text: str, width: int) -> str:
+    """Return a text cut to a width."""
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def age(seconds: float) -> str:
+    """Return a span in Docker's words (`3 minutes`, `About an hour`)."""
+    whole = int(seconds)
+    if whole < 1:
+        return "Less than a second"
+    if whole < 60:
+        return "1 second" if whole == 1 else f"{whole} seconds"
+    minutes = whole // 60
+    if minutes < 60:
+        return "About a minute" if minutes == 1 else f"{minutes} minutes"
+    hours = round(seconds / 3600)
+    if hours < 48:
+        return "About an hour" if hours == 1 else f"{hours} hours"
+    for limit, unit, name in ((336, 24, "days"), (1440, 168, "weeks"), (17520, 720, "months")):
+        if hours < limit:
+            return f"{hours // unit} {name}"
+    return f"{int(seconds / 3600 / 24 / 365)} years"
+
+
+def since(moment: str | float) -> float:
+    """Return the seconds passed since a moment: RFC 3339 or unix seconds."""
+    import time
+
+    return max(0.0, time.time() - unix(moment))
+
+
+def unix(moment: str | float) -> float:
+    """Return unix seconds of RFC 3339 (any number of decimals) or of a number."""
+    if not isinstance(moment, str):
+        return float(moment)
+    from datetime import datetime
+
+    match = re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)", moment)
+    if not match:
+        return 0.0
+    zone = "+00:00" if match[3] == "Z" else match[3]
+    return datetime.fromisoformat(match[1] + zone).timestamp() + float(match[2] or 0)
+
+
+def bytes_decimal(number: float) -> str:
+    """Return a size in Docker's words for images (`4.26MB`)."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if number < 1000 or unit == "TB":
+            return f"{float(f'{number:.3g}'):g}{unit}"
+        number /= 1000
+    raise AssertionError("the loop ends at TB")
+
+
+def bytes_binary(number: float) -> str:
+    """Return a size in powers of 1024 (`23.54GiB`)."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if number < 1024 or unit == "TiB":
+            return f"{float(f'{number:.4g}'):g}{unit}"
+        number /= 1024
+    raise AssertionError("the loop ends at TiB")
