@@ -69,14 +69,18 @@ def read(path: str) -> str:
 
 
 def _mounts() -> list[tuple[str, str, str, set[str]]]:
-    """Return (filesystem type, root, mount point, options) of the cgroup mounts."""
-    found = []
+    """Return (filesystem type, root, mount point, options) of the cgroup mounts one can reach.
+
+    mountinfo also lists what a later mount covers, at the same point or above it.
+    """
+    found: list[tuple[str, str, str, set[str]]] = []
     with open("/proc/self/mountinfo", encoding="utf-8") as file:
         for line in file:
             left, _, right = line.partition(" - ")
             kind, _, options = right.split()[:3]
+            fields = left.split()
+            found = [m for m in found if not (m[2] + "/").startswith(fields[4].rstrip("/") + "/")]
             if kind in ("cgroup", "cgroup2"):
-                fields = left.split()
                 found.append((kind, fields[3], fields[4], set(options.split(","))))
     return found
 
