@@ -1,9 +1,15 @@
 """Address pools: which subnet, address or port is free."""
 
 from collections.abc import Collection, Iterable
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network
 
 from manager.store.view import bare
+
+
+@lru_cache(maxsize=1 << 17)
+def _number(address: str) -> int:
+    return int(IPv4Address(address))
 
 
 class AddressPool:
@@ -14,7 +20,7 @@ class AddressPool:
         self._prefix = network.prefixlen
         self._first = int(network.network_address) + 1
         self._last = int(network.broadcast_address) - 1
-        self._used = {int(IPv4Address(a)) for a in used}
+        self._used = {_number(a) for a in used}
         if gateway:
             self._used.add(int(IPv4Address(bare(gateway))))
         in_range = [a for a in self._used if self._first <= a <= self._last]

@@ -21,24 +21,23 @@ _StaticKey = tuple[tuple[str, ...], tuple[Platform, ...]]
 
 def schedule(turn: Turn) -> None:
     """Assign pending tasks; store every filter's refusals for those that fit nowhere."""
-    pending = [t for t in turn.view.tasks_in(PENDING) if t.desired <= TaskState.RUNNING]
-    if not pending:
+    view = turn.view
+    if not view.by_stage.of(PENDING):
         return
-    placer = Placer(turn.view, turn.now_ns)
-    groups: dict[tuple[str, int], list[Task]] = {}
-    for task in pending:
-        if task.node_id:  # a global task: its node is only confirmed
+    placer = Placer(view, turn.now_ns)
+    groups = sorted(view.pending)
+    if sum(view.pending[key] for key in groups) < len(view.by_stage.of(PENDING)):
+        for task in view.tasks_in(PENDING):
             if turn.is_full():
                 turn.wake_at(turn.now_ns)
                 return
-            _confirm(turn, placer, task)
-        else:
-            groups.setdefault((task.service_id, task.spec_version), []).append(task)
-    for tasks in groups.values():
+            if task.node_id:  # a global task: its node is only confirmed
+                _confirm(turn, placer, task)
+    for key in groups:
         if turn.is_full():
             turn.wake_at(turn.now_ns)
             return
-        _place_group(turn, placer, tasks)
+        _place_group(turn, placer, sorted(view.pending_of_spec.of(key)))
 
 
 def explain(view: View, task: Task) -> Explanation:
@@ -145,8 +144,8 @@ def _confirm(turn: Turn, placer: Placer, task: Task) -> None:
         _refuse(turn, [task], placer.explain(needs, task.node_id))
 
 
-def _place_group(turn: Turn, placer: Placer, tasks: list[Task]) -> None:
-    first = tasks[0]
+def _place_group(turn: Turn, placer: Placer, task_ids: list[str]) -> None:
+    first = turn.view.tasks[task_ids[0]]
     needs = placer.needs(first)
     if needs is None:
         return
@@ -164,16 +163,17 @@ def _place_group(turn: Turn, placer: Placer, tasks: list[Task]) -> None:
         return True
 
     branches = tree.build(placer.suitable(needs), needs.spread, rank, try_place)
-    for position, task in enumerate(tasks):
+    for position, task_id in enumerate(task_ids):
         if turn.is_full():
             turn.wake_at(turn.now_ns)
             return
         chosen = branches.place()
         if chosen is None:
-            _refuse(turn, tasks[position:], placer.explain(needs))
+            left = [turn.view.tasks[i] for i in task_ids[position:]]
+            _refuse(turn, left, placer.explain(needs))
             return
         reason = f"assigned to {chosen.node.description.hostname or chosen.node.id}"
-        turn.emit(AssignTask(task_id=task.id, node_id=chosen.node.id, reason=reason))
+        turn.emit(AssignTask(task_id=task_id, node_id=chosen.node.id, reason=reason))
 
 
 def _refuse(turn: Turn, tasks: list[Task], explanation: Explanation) -> None:

@@ -304,12 +304,21 @@ def _task_moved(fx: Effects, old: Task | None, new: Task | None) -> None:
     task = new or old
     if task is None:
         return
-    fx.dirty.add(("service", task.service_id))
+    if _concern(old) != _concern(new):
+        fx.dirty.add(("service", task.service_id))
     if _row(old) != _row(new):
         for version in (old, new):
             fx.tables.update(a.network_id for a in (version.addresses if version else ()))
     if old is not None and is_live(old) and (new is None or not is_live(new)):
         _quarantine_task(fx, old)
+
+
+def _concern(task: Task | None) -> tuple[object, ...] | None:
+    """What of a task its service's reconciler decides by: not the steps of its preparation."""
+    if task is None:
+        return None
+    state = task.status.state
+    return (state if state >= TaskState.RUNNING else None, task.desired, task.endpoint)
 
 
 def _row(task: Task | None) -> tuple[object, ...] | None:

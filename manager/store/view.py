@@ -212,6 +212,8 @@ class View:
         """Cluster-wide published ports to service ids."""
         self.members: MutableMapping[tuple[str, str], int] = {}
         """(network id, node id) to placed tasks with an address there."""
+        self.pending: MutableMapping[SpecKey, int] = {}
+        """Spec version to how many PENDING tasks without a node it has."""
         self._index_fields()
 
     def _index_fields(self, base: "View | None" = None) -> None:
@@ -234,6 +236,8 @@ class View:
         self.down = over("down")
         self.versions_of = over("versions_of")
         self.tasks_of_spec: Index[SpecKey] = Index(base.tasks_of_spec if base else None)
+        self.pending_of_spec: Index[SpecKey] = Index(base.pending_of_spec if base else None)
+        """Spec version to PENDING tasks that have no node yet."""
 
     # reading ------------------------------------------------------------------------------
 
@@ -253,9 +257,10 @@ class View:
             if t.slot == task.slot and (t.slot or t.node_id == task.node_id)
         ]
 
-    def tasks_in(self, stage: str) -> list[Task]:
-        """Return tasks that are NEW, PENDING, PARKED or STOPPING, oldest first."""
-        return self._sorted(self.by_stage.of(stage))
+    def tasks_in(self, stage: str) -> Iterator[Task]:
+        """Yield tasks that are NEW, PENDING, PARKED or STOPPING now, in id order."""
+        for task_id in sorted(self.by_stage.of(stage)):
+            yield self.tasks[task_id]
 
     def spec_of(self, task: Task) -> SpecVersion | None:
         """Return the spec version a task runs."""
@@ -433,9 +438,21 @@ class View:
         if before == after:
             return
         for stage in before:
-            self.by_stage.discard(stage, old.id if old else "")
+            self._set_stage(old, stage, -1)
         for stage in after:
-            self.by_stage.add(stage, new.id if new else "")
+            self._set_stage(new, stage, 1)
+
+    def _set_stage(self, task: Task | None, stage: str, sign: int) -> None:
+        if task is None:
+            return
+        _flag(self.by_stage, stage, task.id, sign > 0)
+        if stage == PENDING and not task.node_id:
+            key = (task.service_id, task.spec_version)
+            _bump(self.pending, key, sign)
+            if sign > 0:
+                self.pending_of_spec.add(key, task.id)
+            else:
+                self.pending_of_spec.discard(key, task.id)
 
     def _account(self, old: Task | None, new: Task | None) -> None:
         before = _account_of(old) if old is not None else None
@@ -495,6 +512,7 @@ class Overlay(View):
         self.host_ports_of = Layer(base.host_ports_of)
         self.ports = Layer(base.ports)
         self.members = Layer(base.members)
+        self.pending = Layer(base.pending)
         self._index_fields(base)
 
 
