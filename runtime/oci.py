@@ -247,58 +247,31 @@ def default_config(
     type to a path to join, or to `host`. The network namespace comes from Launch.netns.
     """
     caps = ALL_CAPABILITIES if privileged else capability_set(cap_add, cap_drop)
-    shared = dict(shared_namespaces or {})
-    namespaces = []
-    for kind in ("mount", "pid", "ipc", "uts", "cgroup"):
-        where = shared.get(kind, "")
-        if where == "host":
-            continue
-        namespaces.append({"type": kind, "path": where} if where else {"type": kind})
     limits = dict(resources or {})
     limits["devices"] = _device_rules(devices, privileged) + list(limits.get("devices") or [])
     linux: dict[str, Any] = {
-        "namespaces": namespaces,
+        "namespaces": _namespaces(shared_namespaces or {}),
         "resources": limits,
         "devices": [{k: v for k, v in d.items() if k != "access"} for d in devices],
         "sysctl": dict(sysctls or {}),
         "maskedPaths": [] if privileged else list(MASKED_PATHS),
         "readonlyPaths": [] if privileged else list(READONLY_PATHS),
     }
-    if seccomp == "default":
-        if not privileged:
-            linux["seccomp"] = _profile(frozenset(caps))
-    elif isinstance(seccomp, str):
-        if seccomp != "unconfined":
-            raise Unsupported(f"seccomp {seccomp!r} is not default, unconfined or a profile")
-    else:
-        linux["seccomp"] = dict(seccomp)
-    extra = [dict(mount) for mount in mounts]
-    for path, options in (tmpfs or {}).items():
-        given = [option for option in options.split(",") if option]
-        option_list = ["nosuid", "nodev", *([] if "exec" in given else ["noexec"]), *given]
-        extra.append(
-            {"destination": path, "type": "tmpfs", "source": "tmpfs", "options": option_list}
-        )
-    # a later mount on the place of a default one replaces it, as with Docker
-    taken = {os.path.normpath(mount["destination"]) for mount in extra}
-    base = [m for m in _mounts(shm_bytes, privileged) if m["destination"] not in taken]
+    profile = _chosen_profile(seccomp, privileged, frozenset(caps))
+    if profile:
+        linux["seccomp"] = profile
+    extra = _extra_mounts(mounts, tmpfs or {})
+    base = _mounts_without(extra, shm_bytes, privileged)
     process: dict[str, Any] = {
         "terminal": terminal,
         "user": {"uid": uid, "gid": gid, "additionalGids": list(additional_gids)},
         "args": list(args),
         "env": list(env),
         "cwd": cwd,
-        "capabilities": {
-            "bounding": list(caps),
-            # a user other than root starts without capabilities, as with Docker
-            "effective": [] if uid else list(caps),
-            "permitted": [] if uid else list(caps),
-        },
+        "capabilities": _capability_sets(list(caps), uid),
         "rlimits": [dict(limit) for limit in rlimits],
         "noNewPrivileges": no_new_privileges,
-    }
-    if oom_score_adj is not None:
-        process["oomScoreAdj"] = oom_score_adj
+    } | ({} if oom_score_adj is None else {"oomScoreAdj": oom_score_adj})
     return {
         "ociVersion": "1.0.2",
         "process": process,
@@ -308,6 +281,52 @@ def default_config(
         "mounts": base + extra,
         "linux": linux,
     }
+
+
+def _mounts_without(
+    extra: list[dict[str, Any]], shm_bytes: int, privileged: bool
+) -> list[dict[str, Any]]:
+    """A later mount on the place of a default one replaces it, as with Docker."""
+    taken = {os.path.normpath(mount["destination"]) for mount in extra}
+    return [m for m in _mounts(shm_bytes, privileged) if m["destination"] not in taken]
+
+
+def _capability_sets(caps: list[str], uid: int) -> dict[str, list[str]]:
+    """Give a user other than root none but the bounding set, as Docker does."""
+    active = [] if uid else caps
+    return {"bounding": caps, "effective": active, "permitted": active}
+
+
+def _namespaces(shared: Mapping[str, str]) -> list[dict[str, str]]:
+    namespaces = []
+    for kind in ("mount", "pid", "ipc", "uts", "cgroup"):
+        where = shared.get(kind, "")
+        if where != "host":
+            namespaces.append({"type": kind, "path": where} if where else {"type": kind})
+    return namespaces
+
+
+def _chosen_profile(
+    seccomp: Mapping[str, Any] | str, privileged: bool, caps: frozenset[str]
+) -> dict[str, Any]:
+    if not isinstance(seccomp, str):
+        return dict(seccomp)
+    if seccomp == "default":
+        return {} if privileged else _profile(caps)
+    if seccomp != "unconfined":
+        raise Unsupported(f"seccomp {seccomp!r} is not default, unconfined or a profile")
+    return {}
+
+
+def _extra_mounts(
+    mounts: Sequence[Mapping[str, Any]], tmpfs: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    extra = [dict(mount) for mount in mounts]
+    for path, options in tmpfs.items():
+        given = [option for option in options.split(",") if option]
+        words = ["nosuid", "nodev", *([] if "exec" in given else ["noexec"]), *given]
+        extra.append({"destination": path, "type": "tmpfs", "source": "tmpfs", "options": words})
+    return extra
 
 
 def _device_rules(devices: Sequence[Mapping[str, Any]], privileged: bool) -> list[dict[str, Any]]:
