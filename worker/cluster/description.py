@@ -1,0 +1,49 @@
+"""What this machine says of itself to the cluster."""
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from swarmapi.model.objects import NodeDescription
+from swarmapi.model.spec import Platform
+
+_NANOS_PER_CPU = 1_000_000_000
+_DISTRIBUTION = "swarm-orchestrator"
+
+
+def describe() -> NodeDescription:
+    """Return hostname, platform, CPUs this process may use, and memory of this machine."""
+    return NodeDescription(
+        hostname=platform.node(),
+        platform=Platform(architecture=platform.machine(), os="linux"),
+        cpu_nanos=len(os.sched_getaffinity(0)) * _NANOS_PER_CPU,
+        memory_bytes=memory_bytes(),
+        engine_version=_engine_version(),
+    )
+
+
+def memory_bytes() -> int:
+    """Return the machine's memory, or less where a cgroup of this process limits it."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min([total, *_cgroup_limits()])
+
+
+def _cgroup_limits() -> list[int]:
+    """Return the memory limits at the roots that this process sees of its cgroups."""
+    found = []
+    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            text = Path(name).read_text().strip()
+        except OSError:
+            continue
+        if text.isdigit():
+            found.append(int(text))
+    return found
+
+
+def _engine_version() -> str:
+    try:
+        return version(_DISTRIBUTION)
+    except PackageNotFoundError:
+        return "0"
