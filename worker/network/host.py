@@ -161,6 +161,8 @@ class Host:
         socket_of.batch(
             [nl.add_veth(name, interface, space.fd, mtu=mtu, master=master, peer_mac=mac)]
         )
+        if bridge is not None:
+            socket_of.batch([nl.permit_hairpin(socket_of.index(name))])
         index = space.route.index(interface)
         messages = [nl.set_link(index, up=True), nl.add_address(index, address, prefix)]
         if default and not internal:

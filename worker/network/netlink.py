@@ -226,6 +226,15 @@ def rename_link(index: int, name: str) -> Message:
     return RTM_NEWLINK, 0, _link(index) + _text(3, name)
 
 
+def permit_hairpin(index: int) -> Message:
+    """Let a bridge send a frame back out of the port it came in by.
+
+    With br_netfilter a container that calls its own published port is rewritten in the bridge.
+    """
+    port = nested(5, attribute(4, b"\1"))  # IFLA_INFO_SLAVE_DATA, IFLA_BRPORT_MODE
+    return RTM_NEWLINK, 0, _link(index) + nested(18, _text(4, "bridge"), port)
+
+
 def move_link(index: int, netns: int) -> Message:
     """Move a link into the namespace of fd `netns`."""
     return RTM_NEWLINK, 0, _link(index) + _u32(28, netns)

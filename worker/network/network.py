@@ -90,6 +90,7 @@ class Network:
         self._desired: DesiredState | None = None
         self._drift_repaired = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._forgetting: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Open the node's namespace and begin to read the kernel back."""
@@ -101,13 +102,13 @@ class Network:
         self._run_dir.mkdir(parents=True, exist_ok=True)
         self._host = await self._on_thread(open_host)
         self._resolver = Resolver(self._host.upstream_socket)
-        self._spawn(self._verify_forever())
+        self._spawn(self._verify_forever(), self._tasks)
 
     async def stop(self, *, remove: bool) -> None:
         """Close everything; with `remove` also take every link, table and pin away."""
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, *self._forgetting, return_exceptions=True)
         if self._resolver is not None:
             await self._resolver.stop()
         for container in self._containers.values():
@@ -401,8 +402,12 @@ class Network:
                     )
             await self._settle()
             await self._close_unused_overlays()
-            self._spawn(self._forget(before, self._tables))
+            self._spawn(self._forget(before, self._tables), self._forgetting)
             return {key: table.revision for key, table in self._tables.items()}
+
+    async def settled(self) -> None:
+        """Wait until the connections that `set_tables` made obsolete are deleted."""
+        await asyncio.gather(*self._forgetting)
 
     async def _close_unused_overlays(self) -> None:
         used = {key for c in self._containers.values() for key in c.endpoints}
@@ -494,10 +499,10 @@ class Network:
     async def _on_thread(self, action: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, action)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None], group: set[asyncio.Task[None]]) -> None:
         task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        group.add(task)
+        task.add_done_callback(group.discard)
 
 
 def _close_all(holders: list[socket.socket]) -> None:

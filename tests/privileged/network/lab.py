@@ -3,12 +3,14 @@
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
 from worker.network import netlink as nl
 from worker.network import netns
+from worker.network.network import Network
 from worker.network.overlay import short_name
 
 T = TypeVar("T")
@@ -155,3 +157,27 @@ def ask(
             return link.recv(200).decode().split()
 
     return run_in(fd, body)
+
+
+@asynccontextmanager
+async def start_nodes(
+    lab: Lab, base: Path, addresses: Mapping[str, str], upstream_dns: tuple[str, ...] = ()
+) -> AsyncIterator[dict[str, Network]]:
+    """Start a network per node and take everything down at the end."""
+    made: dict[str, Network] = {}
+    try:
+        for name, address in addresses.items():
+            made[name] = Network(
+                node_id=name,
+                run_dir=base / f"run-{name}",
+                state_dir=base / f"state-{name}",
+                data_path_addr=address,
+                upstream_dns=upstream_dns,
+                bridge_pool="172.16.0.0/12",
+                node_netns=lab.host(name, address),
+            )
+            await made[name].start()
+        yield made
+    finally:
+        for network in made.values():
+            await network.stop(remove=True)

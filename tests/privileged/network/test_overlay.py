@@ -2,8 +2,6 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -15,42 +13,12 @@ from swarmapi.model.tables import (
     ServiceEntry,
     TaskEndpoint,
 )
-from tests.privileged.network.lab import Lab, Server, ask
+from tests.privileged.network.lab import Lab, Server, ask, start_nodes
 from worker.network.attachments import Attached, Attachment, DnsConfig
 from worker.network.network import Network
 
 NODES = {"n1": "192.168.77.1", "n2": "192.168.77.2"}
 VIP = "10.0.1.2"
-
-
-@pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
-    made = Lab(tmp_path)
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-@asynccontextmanager
-async def nodes(lab: Lab, base: Path) -> AsyncIterator[dict[str, Network]]:
-    made = {}
-    try:
-        for name, address in NODES.items():
-            made[name] = Network(
-                node_id=name,
-                run_dir=base / f"run-{name}",
-                state_dir=base / f"state-{name}",
-                data_path_addr=address,
-                upstream_dns=(),
-                bridge_pool="172.16.0.0/12",
-                node_netns=lab.host(name, address),
-            )
-            await made[name].start()
-        yield made
-    finally:
-        for network in made.values():
-            await network.stop(remove=True)
 
 
 def overlay(*endpoints: TaskEndpoint, revision: int = 1) -> NetworkTable:
@@ -90,7 +58,7 @@ async def join(network: Network, number: int) -> Attached:
 
 def test_vip_reaches_tasks_on_both_nodes(lab: Lab, tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with nodes(lab, tmp_path) as made:
+        async with start_nodes(lab, tmp_path, NODES) as made:
             table = overlay(task(1, "n1"), task(2, "n2"))
             for network in made.values():
                 assert await network.set_tables({"net1": table}) == {"net1": 1}

@@ -1,0 +1,122 @@
+"""Bridge networks of one machine: published ports, isolation, egress."""
+
+import asyncio
+import contextlib
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.privileged.network.lab import Lab, Server, ask, run_in, start_nodes
+from worker.network.attachments import (
+    Attached,
+    Attachment,
+    BridgeNetwork,
+    DnsConfig,
+    NetworkError,
+    PortBinding,
+)
+from worker.network.network import Network
+
+NODE = {"n1": "192.168.77.1"}
+CLIENT = "192.168.77.100"
+
+
+async def bridge(network: Network, name: str, *, internal: bool = False) -> BridgeNetwork:
+    return await network.create_bridge_network(
+        BridgeNetwork(name, name, bridge=f"swt-{name}", internal=internal)
+    )
+
+
+async def join(network: Network, container: str, name: str, *ports: PortBinding) -> Attached:
+    return await network.attach(
+        container,
+        [Attachment(name, "bridge", aliases=(container,))],
+        host_ports=list(ports),
+        dns=DnsConfig(),
+        hostname=container,
+    )
+
+
+def test_published_ports_answer_outside_and_on_loopback(lab: Lab, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        client = lab.fd(lab.host("client", CLIENT))
+        async with start_nodes(lab, tmp_path, NODE) as made:
+            network = made["n1"]
+            await bridge(network, "red")
+            web = await join(
+                network,
+                "web",
+                "red",
+                PortBinding("tcp", 80, 8080),
+                PortBinding("udp", 53, 5353),
+                PortBinding("tcp", 80, 8081, "127.0.0.1"),
+                PortBinding("tcp", 80),
+            )
+            other = await join(network, "other", "red")
+            node = lab.fd(tmp_path / "swt-n1")
+            free = web.ports[3].host_port
+            assert free > 1024
+            with contextlib.ExitStack() as stack:
+                stack.callback(Server(web.netns_fd, "web", 80).close)
+                stack.callback(Server(web.netns_fd, "web", 53, udp=True).close)
+                assert ask(client, NODE["n1"], 8080)[:2] == ["web", CLIENT]
+                assert ask(client, NODE["n1"], free)[:2] == ["web", CLIENT]
+                assert ask(client, NODE["n1"], 5353, udp=True)[:2] == ["web", CLIENT]
+                assert ask(node, "127.0.0.1", 8080)[0] == "web"
+                assert ask(node, "127.0.0.1", 8081)[0] == "web"
+                with pytest.raises(ConnectionRefusedError):
+                    ask(client, NODE["n1"], 8081)
+                # A neighbour, and the container itself, through the node's address.
+                assert ask(other.netns_fd, NODE["n1"], 8080)[0] == "web"
+                assert ask(web.netns_fd, NODE["n1"], 8080)[0] == "web"
+            with pytest.raises(NetworkError, match="8080/tcp"):
+                await join(network, "again", "red", PortBinding("tcp", 80, 8080))
+            await network.detach("web")
+            await join(network, "again", "red", PortBinding("tcp", 80, 8080))
+            assert await network.verify() == 0
+
+    asyncio.run(scenario())
+
+
+def test_networks_are_isolated_and_egress_is_masqueraded(lab: Lab, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        client = lab.fd(lab.host("client", CLIENT))
+        async with start_nodes(lab, tmp_path, NODE) as made:
+            network = made["n1"]
+            await bridge(network, "red")
+            await bridge(network, "blue")
+            await bridge(network, "inner", internal=True)
+            red, red2 = await join(network, "r", "red"), await join(network, "r2", "red")
+            blue, inner = await join(network, "b", "blue"), await join(network, "i", "inner")
+            with contextlib.ExitStack() as stack:
+                for fd, name in [
+                    (red.netns_fd, "red"),
+                    (client, "outside"),
+                    (inner.netns_fd, "in"),
+                ]:
+                    stack.callback(Server(fd, name, 80).close)
+                address = red.endpoints[0].address
+                assert ask(red2.netns_fd, address, 80)[0] == "red"
+                with pytest.raises(TimeoutError):
+                    ask(blue.netns_fd, address, 80, timeout_s=0.3)
+                assert ask(blue.netns_fd, CLIENT, 80)[:2] == ["outside", NODE["n1"]]
+                with pytest.raises(OSError):
+                    ask(inner.netns_fd, CLIENT, 80, timeout_s=0.3)
+                with pytest.raises(TimeoutError):
+                    ask(red.netns_fd, inner.endpoints[0].address, 80, timeout_s=0.3)
+            # A second network opens the way.
+            await network.connect("b", Attachment("red", "bridge"))
+            with contextlib.closing(Server(red.netns_fd, "red", 81)):
+                assert ask(blue.netns_fd, address, 81)[0] == "red"
+            await network.disconnect("b", "red")
+            names = [name for _, name in run_in(blue.netns_fd, socket.if_nameindex)]
+            assert "eth0" in names
+            assert "eth1" not in names
+            with pytest.raises(NetworkError, match="has containers"):
+                await network.remove_bridge_network("red")
+            for container in ("r", "r2"):
+                await network.detach(container)
+            await network.remove_bridge_network("red")
+
+    asyncio.run(scenario())

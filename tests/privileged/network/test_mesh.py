@@ -1,0 +1,148 @@
+"""The routing mesh: published ports on every node, the client's address kept."""
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+import pytest
+
+from swarmapi.model.tables import (
+    NetworkTable,
+    NodeEntry,
+    PublishedPort,
+    ServiceEntry,
+    TaskEndpoint,
+)
+from tests.privileged.network.lab import Lab, Server, ask, start_nodes
+from worker.network.attachments import Attached, Attachment, DnsConfig
+from worker.network.network import Network
+
+NODES = {"n1": "192.168.77.1", "n2": "192.168.77.2", "n3": "192.168.77.3"}
+CLIENT = "192.168.77.100"
+
+
+def ingress() -> NetworkTable:
+    return NetworkTable(
+        network_id="ingress1",
+        name="ingress",
+        revision=7,
+        subnet="10.0.0.0/24",
+        gateway="10.0.0.1",
+        vni=4096,
+        ingress=True,
+        services={
+            "s1": ServiceEntry(
+                service_id="s1",
+                name="web",
+                vip="10.0.0.50",
+                ports=(
+                    PublishedPort(protocol="tcp", published=8080, target=80),
+                    PublishedPort(protocol="udp", published=5353, target=53),
+                ),
+            )
+        },
+        endpoints={
+            f"t{i}": TaskEndpoint(
+                task_id=f"t{i}",
+                service_id="s1",
+                node_id=f"n{i}",
+                name=f"web.{i}.t{i}",
+                address=f"10.0.0.{20 + i}",
+            )
+            for i in (1, 2, 3)
+        },
+        nodes={
+            f"n{i}": NodeEntry(
+                node_id=f"n{i}",
+                data_path=NODES[f"n{i}"],
+                gateway=f"10.0.0.{1 + i}",
+                mesh_ports=(20000 + 4000 * i, 23999 + 4000 * i),
+            )
+            for i in (1, 2, 3)
+        },
+    )
+
+
+async def join(network: Network, number: int) -> Attached:
+    return await network.attach(
+        f"c{number}",
+        [Attachment("ingress1", "ingress", f"10.0.0.{20 + number}")],
+        host_ports=[],
+        dns=DnsConfig(),
+        hostname=f"c{number}",
+    )
+
+
+def spread(fd: int, address: str, port: int, *, udp: bool) -> dict[str, set[str]]:
+    """Ask until every replica has answered, at most 200 times: replica to addresses it saw."""
+    seen: dict[str, set[str]] = {}
+    for _ in range(200):
+        name, client, _ = ask(fd, address, port, udp=udp)
+        seen.setdefault(name, set()).add(client)
+        if len(seen) == 3:
+            break
+    return seen
+
+
+@pytest.mark.parametrize(("port", "udp"), [(8080, False), (5353, True)])
+def test_every_node_reaches_every_replica_with_the_clients_address(
+    lab: Lab, tmp_path: Path, port: int, udp: bool
+) -> None:
+    async def scenario() -> None:
+        client = lab.fd(lab.host("client", CLIENT))
+        async with start_nodes(lab, tmp_path, NODES) as made:
+            for network in made.values():
+                assert await network.set_tables({"ingress1": ingress()}) == {"ingress1": 7}
+            with contextlib.ExitStack() as stack:
+                for i in (1, 2, 3):
+                    fd = (await join(made[f"n{i}"], i)).netns_fd
+                    server = Server(fd, f"r{i}", 53 if udp else 80, udp=udp)
+                    stack.callback(server.close)
+                for address in NODES.values():
+                    assert spread(client, address, port, udp=udp) == {
+                        "r1": {CLIENT},
+                        "r2": {CLIENT},
+                        "r3": {CLIENT},
+                    }
+                for network in made.values():
+                    assert await network.verify() == 0
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("port", "udp"), [(8080, False), (5353, True)])
+def test_a_node_reaches_the_port_on_its_own_loopback(
+    lab: Lab, tmp_path: Path, port: int, udp: bool
+) -> None:
+    async def scenario() -> None:
+        async with start_nodes(lab, tmp_path, NODES) as made:
+            for network in made.values():
+                await network.set_tables({"ingress1": ingress()})
+            with contextlib.ExitStack() as stack:
+                for i in (1, 2, 3):
+                    fd = (await join(made[f"n{i}"], i)).netns_fd
+                    server = Server(fd, f"r{i}", 53 if udp else 80, udp=udp)
+                    stack.callback(server.close)
+                node = lab.fd(tmp_path / "swt-n1")
+                assert spread(node, "127.0.0.1", port, udp=udp).keys() == {"r1", "r2", "r3"}
+                assert spread(node, NODES["n1"], port, udp=udp).keys() == {"r1", "r2", "r3"}
+
+    asyncio.run(scenario())
+
+
+def test_each_ingress_node_uses_its_own_source_ports(lab: Lab, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        client = lab.fd(lab.host("client", CLIENT))
+        async with start_nodes(lab, tmp_path, NODES) as made:
+            for network in made.values():
+                await network.set_tables({"ingress1": ingress()})
+            with contextlib.ExitStack() as stack:
+                for i in (1, 2, 3):
+                    fd = (await join(made[f"n{i}"], i)).netns_fd
+                    stack.callback(Server(fd, f"r{i}", 80).close)
+                for i in (1, 2, 3):
+                    ports = {int(ask(client, NODES[f"n{i}"], 8080)[2]) for _ in range(20)}
+                    low, high = ingress().nodes[f"n{i}"].mesh_ports
+                    assert all(low <= port <= high for port in ports)
+
+    asyncio.run(scenario())
