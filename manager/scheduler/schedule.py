@@ -10,8 +10,8 @@ from manager.scheduler import filters, tree
 from manager.scheduler.constraints import first_failing
 from manager.scheduler.filters import Candidate, Needs
 from manager.store.changes import AssignTask, SetExplanation
-from manager.store.view import PENDING, Load, View
-from swarmapi.model.objects import Explanation, Task, TaskState
+from manager.store.view import FAILED, PENDING, Load, View
+from swarmapi.model.objects import Explanation, Task
 from swarmapi.model.spec import Platform
 
 FAULTY_AFTER: Final = 5
@@ -59,7 +59,7 @@ class Placer:
         }
         self._static: dict[_StaticKey, list[Candidate]] = {}
         self._replicas: dict[str, Counter[str]] = {}
-        self._failures: dict[tuple[str, int], Counter[str]] = {}
+        self._failures: dict[tuple[str, int], Counter[str]] | None = None
 
     def needs(self, task: Task) -> Needs | None:
         """Return what a task asks of a node, None when its spec is gone."""
@@ -99,26 +99,22 @@ class Placer:
         counts = self._replicas.get(service_id)
         if counts is None:
             counts = self._replicas[service_id] = Counter()
-            for task_id in self.view.by_service.of(service_id):
-                node_id = self.view.tasks[task_id].node_id
-                if node_id and node_id not in counts:
-                    counts[node_id] = self.view.replicas_on.get((service_id, node_id), 0)
+            for node_id in self.candidates:
+                count = self.view.replicas_on.get((service_id, node_id), 0)
+                if count:
+                    counts[node_id] = count
         return counts
 
     def failures(self, service_id: str, spec_version: int) -> Counter[str]:
         """Return recent failures of a spec version by node, where they reach the threshold."""
-        key = (service_id, spec_version)
-        found = self._failures.get(key)
-        if found is None:
-            counts: Counter[str] = Counter()
-            for task_id in self.view.tasks_of_spec.of(key):
-                task = self.view.tasks[task_id]
-                failed = task.status.state in (TaskState.FAILED, TaskState.REJECTED)
-                if failed and task.status.applied_ns > self.now_ns - FAULTY_WITHIN_NS:
-                    counts[task.node_id] += 1
-            found = Counter({n: c for n, c in counts.items() if c >= FAULTY_AFTER})
-            self._failures[key] = found
-        return found
+        if self._failures is None:
+            self._failures = {}
+            for task in self.view.tasks_in(FAILED):
+                if task.status.applied_ns > self.now_ns - FAULTY_WITHIN_NS:
+                    key = (task.service_id, task.spec_version)
+                    self._failures.setdefault(key, Counter())[task.node_id] += 1
+        counts = self._failures.get((service_id, spec_version), Counter())
+        return Counter({n: count for n, count in counts.items() if count >= FAULTY_AFTER})
 
     def take(self, needs: Needs, candidate: Candidate) -> None:
         """Count one more task of the service on a node."""

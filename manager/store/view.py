@@ -40,6 +40,7 @@ NEW = "new"
 PENDING = "pending"
 PARKED = "parked"
 STOPPING = "stopping"
+FAILED = "failed"
 SpecKey = tuple[str, int]
 PortKey = tuple[str, int]
 
@@ -258,7 +259,7 @@ class View:
         ]
 
     def tasks_in(self, stage: str) -> Iterator[Task]:
-        """Yield tasks that are NEW, PENDING, PARKED or STOPPING now, in id order."""
+        """Yield tasks in a stage (NEW, PENDING, PARKED, STOPPING, FAILED), in id order."""
         for task_id in sorted(self.by_stage.of(stage)):
             yield self.tasks[task_id]
 
@@ -539,20 +540,20 @@ def _bump(counts: MutableMapping[K, int], key: K, by: int) -> bool:
 
 
 def _stages(task: Task) -> tuple[str, ...]:
+    state = task.status.state
+    if not is_live(task):
+        failed = (FAILED,) if state in (TaskState.FAILED, TaskState.REJECTED) else ()
+        return (*failed, PARKED) if task.desired < TaskState.RUNNING else failed
     if task.desired > TaskState.RUNNING:
         return ()
-    if not is_live(task):
-        return (PARKED,) if task.desired < TaskState.RUNNING else ()
-    stages: tuple[str, ...] = ()
-    if task.status.state == TaskState.NEW:
-        stages = (NEW,)
-    elif task.status.state == TaskState.PENDING:
-        stages = (PENDING,)
     if is_stopping(task):
         return (STOPPING,)
-    if task.desired < TaskState.RUNNING:
-        return (*stages, PARKED)
-    return stages
+    stages: tuple[str, ...] = ()
+    if state == TaskState.NEW:
+        stages = (NEW,)
+    elif state == TaskState.PENDING:
+        stages = (PENDING,)
+    return (*stages, PARKED) if task.desired < TaskState.RUNNING else stages
 
 
 def _account_of(task: Task) -> tuple[object, ...]:

@@ -1,0 +1,105 @@
+"""Expectations: what must hold for a transaction to happen. Checked before any of it does."""
+
+from typing import Any
+
+import msgspec
+
+from manager.store import changes as c
+from manager.store.view import View
+
+Key = tuple[str, str]
+"""(kind, id) of an object."""
+
+
+class Conflict(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a transaction did nothing; `code` is version, name, missing, exists or in-use."""
+
+    code: str
+    object: str
+    id: str
+    message: str
+
+
+def find_conflict(view: View, changes: tuple[c.Change, ...]) -> Conflict | None:
+    """Return the first expectation of a transaction that the state does not meet."""
+    names: set[Key] = set()
+    for change in changes:
+        match change:
+            case c.PutCluster(cluster=cluster):
+                found = view.cluster
+                conflict = _version("cluster", cluster.id, found, change.expect_version)
+            case c.PutNode(node=node):
+                found_node = view.nodes.get(node.id)
+                conflict = _version("node", node.id, found_node, change.expect_version)
+            case c.PutService(service=service):
+                found_service = view.services.get(service.id)
+                conflict = _version("service", service.id, found_service, change.expect_version)
+                conflict = conflict or _name(view, names, "service", service.spec.name, service.id)
+            case c.PutNetwork(network=network):
+                found_network = view.networks.get(network.id)
+                conflict = _version("network", network.id, found_network, change.expect_version)
+                conflict = conflict or _name(view, names, "network", network.spec.name, network.id)
+            case c.Delete():
+                conflict = _check_delete(view, change)
+            case _:
+                conflict = None
+        if conflict is not None:
+            return conflict
+    return None
+
+
+def _version(kind: str, object_id: str, found: Any, expect: int | None) -> Conflict | None:
+    if expect is None:
+        return None
+    if expect == 0:
+        if found is None:
+            return None
+        message = f"{kind} {object_id} already exists"
+        return Conflict(code="exists", object=kind, id=object_id, message=message)
+    if found is None:
+        message = f"{kind} {object_id} does not exist any more"
+        return Conflict(code="missing", object=kind, id=object_id, message=message)
+    if found.meta.version != expect:
+        message = (
+            f"update out of sequence: {kind} {object_id} is at version {found.meta.version}, "
+            f"not {expect}; read it again"
+        )
+        return Conflict(code="version", object=kind, id=object_id, message=message)
+    return None
+
+
+def _name(view: View, names: set[Key], kind: str, name: str, object_id: str) -> Conflict | None:
+    owner = view.by_name(kind, name)
+    if (owner is None or owner == object_id) and (kind, name) not in names:
+        names.add((kind, name))
+        return None
+    message = f"name conflicts with an existing object: {kind} {name} already exists"
+    return Conflict(code="name", object=kind, id=owner or object_id, message=message)
+
+
+def _check_delete(view: View, change: c.Delete) -> Conflict | None:
+    tables: dict[str, Any] = {
+        "node": view.nodes,
+        "service": view.services,
+        "network": view.networks,
+        "task": view.tasks,
+    }
+    table = tables.get(change.object)
+    if table is None:
+        return None
+    if change.expect_version is not None:
+        found = table.get(change.id)
+        conflict = _version(change.object, change.id, found, change.expect_version)
+        if conflict is not None:
+            return conflict
+    if change.object != "network":
+        return None
+    for service in view.services.values():
+        record = view.specs.get((service.id, service.spec_version))
+        if record is not None and change.id in record.networks:
+            message = f"network {change.id} is in use by service {service.spec.name}"
+            return Conflict(code="in-use", object="network", id=change.id, message=message)
+    if view.members_of.of(change.id):
+        message = f"network {change.id} is in use by tasks that have not stopped yet"
+        return Conflict(code="in-use", object="network", id=change.id, message=message)
+    return None
