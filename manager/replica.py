@@ -1,5 +1,6 @@
 """The state machine behind the Raft log, and the one way for this process to change it."""
 
+import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple, Protocol
@@ -11,6 +12,7 @@ from manager.store.apply import Applied, Conflict, apply
 from manager.store.changes import Change, Transaction, decode, encode
 from manager.store.view import View
 from swarmapi import errors
+from swarmapi.ids import ID_LENGTH, base36
 
 OUT_OF_SEQUENCE: Final = "rpc error: code = Unknown desc = update out of sequence"
 """What Docker's clients look for after a stale version."""
@@ -154,6 +156,13 @@ class Store:
     def now_ns(self) -> int:
         """Return cluster time: this clock, never before the last applied entry's."""
         return max(self._wall_ns(), self.view.now_ns)
+
+    def object_id(self, request_id: str) -> str:
+        """Return the id for what a request creates: the same one when it is sent again."""
+        if not request_id:
+            return self.new_id()
+        digest = hashlib.sha256(request_id.encode()).digest()[:16]
+        return base36(int.from_bytes(digest, "big"), ID_LENGTH)
 
     async def propose(self, changes: Iterable[Change], request_id: str = "") -> Applied:
         """Commit one transaction and return what it did.

@@ -30,12 +30,13 @@ async def create_network(store: Store, spec: NetworkSpec, request_id: str = "") 
     """
     spec = replace(spec, driver=spec.driver or "overlay")
     check_network(spec)
+    network_id = store.object_id(request_id)
     ingress = store.view.ingress_network()
-    if spec.ingress and ingress is not None:
+    if spec.ingress and ingress is not None and ingress.id != network_id:
         raise AlreadyExists(f"the cluster already has the ingress network {ingress.spec.name}")
-    if store.view.by_name("network", spec.name) is not None:
+    if store.view.by_name("network", spec.name) not in (None, network_id):
         raise AlreadyExists(f"network with name {spec.name} already exists")
-    network = Network(id=store.new_id(), spec=spec)
+    network = Network(id=network_id, spec=spec)
     change = PutNetwork(network=network, expect_version=0, reason="network created")
     await store.propose((change,), request_id)
     return store.view.networks.get(network.id, network)

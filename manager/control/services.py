@@ -51,7 +51,7 @@ async def create_service(store: Store, spec: ServiceSpec, request_id: str = "") 
     Raises:
         SwarmError: invalid, name taken, network or port not available.
     """
-    service_id = store.new_id()
+    service_id = store.object_id(request_id)
     if not spec.name:
         spec = replace(spec, name=f"service-{service_id[:10]}")
     if spec.mode.replicated is None and spec.mode.global_ is None:

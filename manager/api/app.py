@@ -1,0 +1,114 @@
+"""The aiohttp application: errors, the leader's gate, the table of routes."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol
+
+from aiohttp import web
+
+from manager.api.responses import failure
+from manager.api.routes import NODE_ID, ROUTES, STORE
+from manager.replica import LogStatus, Store
+from swarmapi.errors import NotLeader, SwarmError, Unavailable
+
+log = logging.getLogger(__name__)
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+FORWARDED: Final = "X-Swarm-Forwarded"
+"""Header of a request that came from another manager: it is never passed on again."""
+ELECTION_WAIT_S: Final = 10.0
+_BODY_LIMIT_BYTES: Final = 16 << 20
+_VERSION_PREFIX: Final = r"/v{version:1\.\d+}"
+
+
+class Forwarder(Protocol):
+    """Passes a request to the leader."""
+
+    async def forward(self, request: web.Request, leader_address: str) -> web.StreamResponse:
+        """Return the leader's answer; raises Unavailable when nothing of it came."""
+
+
+class Gate:
+    """Lets a request through on the leader; waits for one during an election."""
+
+    def __init__(self, store: Store, forwarder: Forwarder, wait_s: float = ELECTION_WAIT_S) -> None:
+        self._log = store.log
+        self.forwarder = forwarder
+        self._wait_s = wait_s
+        self._changed = asyncio.Event()
+        store.log.on_status(self._on_status)
+
+    def _on_status(self, status: LogStatus) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def leader_address(self) -> str:
+        """Return where the leader is; empty when it is this member.
+
+        Raises:
+            Unavailable: no leader was found in time.
+        """
+        try:
+            async with asyncio.timeout(self._wait_s):
+                while True:
+                    status = self._log.status
+                    if status.is_leader and status.ready:
+                        return ""
+                    if not status.is_leader and status.leader_address:
+                        return status.leader_address
+                    await self._changed.wait()
+        except TimeoutError as error:
+            raise Unavailable(
+                "The swarm does not have a leader. It's possible that too few managers are "
+                "online. Make sure more than half of the managers are online."
+            ) from error
+
+
+GATE: Final = web.AppKey("gate", Gate)
+
+
+def build_app(store: Store, node_id: str, forwarder: Forwarder) -> web.Application:
+    """Return the application; must be called in the running loop."""
+    app = web.Application(middlewares=[_errors, _gate], client_max_size=_BODY_LIMIT_BYTES)
+    app[STORE] = store
+    app[NODE_ID] = node_id
+    app[GATE] = Gate(store, forwarder)
+    for method, path, handler in ROUTES:
+        for prefix in ("", _VERSION_PREFIX):
+            app.router.add_route(method, prefix + path, handler)
+    app.router.add_route("*", "/{tail:.*}", _not_found)
+    return app
+
+
+async def _not_found(request: web.Request) -> web.StreamResponse:
+    return failure(404, "page not found")
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except SwarmError as error:
+        return failure(error.http_status, error.message)
+    except web.HTTPRequestEntityTooLarge:
+        return failure(413, "request body too large")
+    except web.HTTPException as error:
+        return failure(error.status, error.reason)
+    except (asyncio.CancelledError, ConnectionError):
+        raise
+    except Exception as error:
+        log.exception("%s %s failed", request.method, request.path)
+        return failure(500, f"internal error: {type(error).__name__}: {error}")
+
+
+@web.middleware
+async def _gate(request: web.Request, handler: Handler) -> web.StreamResponse:
+    gate = request.app[GATE]
+    leader = await gate.leader_address()
+    if leader and FORWARDED in request.headers:
+        raise NotLeader("the leader changed while the request was on its way: try again", leader)
+    if leader:
+        return await gate.forwarder.forward(request, leader)
+    if request.method == "GET":
+        await request.app[STORE].log.read_index()
+    return await handler(request)

@@ -1,0 +1,353 @@
+"""Docker's JSON of the cluster's objects (Engine API 1.50)."""
+
+import base64
+import datetime
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from manager.control.services import ServiceCounts
+from manager.store.view import View
+from swarmapi.model import defaults
+from swarmapi.model.objects import (
+    Cluster,
+    Explanation,
+    Meta,
+    Network,
+    Node,
+    RootCA,
+    Service,
+    Task,
+    TaskState,
+)
+from swarmapi.model.spec import PortConfig, UpdateConfig, to_json
+from swarmapi.model.tables import EndpointState
+
+Json = dict[str, Any]
+CERT_EXPIRY_NS = 90 * 24 * 3_600 * defaults.SECOND_NS
+DATA_PATH_PORT = 4789
+_VXLAN_OPTION = "com.docker.network.driver.overlay.vxlanid_list"
+
+
+def rfc3339(time_ns: int) -> str:
+    """Return a time as Go's RFC3339Nano: UTC, without trailing zeros."""
+    seconds, nanos = divmod(time_ns, defaults.SECOND_NS)
+    text = datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    fraction = f".{nanos:09d}".rstrip("0").rstrip(".")
+    return f"{text}{fraction}Z"
+
+
+def _head(object_id: str, meta: Meta) -> Json:
+    return {
+        "ID": object_id,
+        "Version": {"Index": meta.version},
+        "CreatedAt": rfc3339(meta.created_ns),
+        "UpdatedAt": rfc3339(meta.updated_ns),
+    }
+
+
+def _update_json(config: UpdateConfig) -> Json:
+    return {
+        "Parallelism": config.parallelism,
+        **({"Delay": config.delay} if config.delay else {}),
+        **({"FailureAction": config.failure_action} if config.failure_action else {}),
+        **({"Monitor": config.monitor} if config.monitor else {}),
+        "MaxFailureRatio": config.max_failure_ratio or 0,
+        "Order": config.order,
+    }
+
+
+def _template_json(template: Any, *, with_runtime: bool) -> Json:
+    body: Json = to_json(template)
+    body.setdefault("ContainerSpec", {}).setdefault("Isolation", "default")
+    body.setdefault("ForceUpdate", 0)
+    body.setdefault("Placement", {})
+    body.setdefault("Resources", {"Limits": {}, "Reservations": {}})
+    if with_runtime:
+        body.setdefault("Runtime", "container")
+    return body
+
+
+def _service_spec(service: Service, *, insert_defaults: bool) -> Json:
+    spec = service.spec
+    body: Json = to_json(spec)
+    body.setdefault("Labels", {})
+    body["TaskTemplate"] = _template_json(spec.task_template, with_runtime=True)
+    if defaults.is_global(spec):
+        body["Mode"] = {"Global": {}}
+    else:
+        body["Mode"] = {"Replicated": {"Replicas": defaults.replicas(spec)}}
+    for name, given in (
+        ("UpdateConfig", spec.update_config),
+        ("RollbackConfig", spec.rollback_config),
+    ):
+        if given is not None:
+            body[name] = _update_json(given)
+    body.setdefault("EndpointSpec", {})["Mode"] = defaults.endpoint_mode(spec)
+    if insert_defaults:
+        policy = defaults.restart_policy(spec)
+        body["TaskTemplate"]["ContainerSpec"].setdefault(
+            "StopGracePeriod", defaults.stop_grace_period_ns(spec)
+        )
+        body["TaskTemplate"]["ContainerSpec"].setdefault("DNSConfig", {})
+        body["TaskTemplate"]["RestartPolicy"] = {
+            "Condition": policy.condition,
+            "Delay": policy.delay,
+            "MaxAttempts": policy.max_attempts,
+            **({"Window": policy.window} if policy.window else {}),
+        }
+        body["UpdateConfig"] = _update_json(defaults.update_config(spec.update_config))
+        body["RollbackConfig"] = _update_json(defaults.update_config(spec.rollback_config))
+    return body
+
+
+def _ports(ports: tuple[PortConfig, ...]) -> list[Json]:
+    return [
+        {
+            **({"Name": p.name} if p.name else {}),
+            "Protocol": p.protocol or "tcp",
+            "TargetPort": p.target_port,
+            **({"PublishedPort": p.published_port} if p.published_port else {}),
+            "PublishMode": p.publish_mode or "ingress",
+        }
+        for p in ports
+    ]
+
+
+def service_json(
+    service: Service, *, insert_defaults: bool = False, counts: ServiceCounts | None = None
+) -> Json:
+    """Return a service; with `counts` its ServiceStatus too."""
+    body = _head(service.id, service.meta)
+    body["Spec"] = _service_spec(service, insert_defaults=insert_defaults)
+    endpoint: Json = {"Spec": {}}
+    body["Endpoint"] = endpoint
+    if service.endpoint.spec_version:
+        given = (service.spec.endpoint_spec.ports or ()) if service.spec.endpoint_spec else ()
+        endpoint["Spec"] = {"Mode": service.endpoint.mode}
+        if given:
+            endpoint["Spec"]["Ports"] = _ports(given)
+        if service.endpoint.ports:
+            endpoint["Ports"] = _ports(service.endpoint.ports)
+        if service.endpoint.vips:
+            endpoint["VirtualIPs"] = [
+                {"NetworkID": v.network_id, "Addr": v.address} for v in service.endpoint.vips
+            ]
+    status = service.update_status
+    if status is not None:
+        body["UpdateStatus"] = {
+            "State": status.state.value,
+            **({"StartedAt": rfc3339(status.started_ns)} if status.started_ns else {}),
+            **({"CompletedAt": rfc3339(status.completed_ns)} if status.completed_ns else {}),
+            "Message": status.message,
+        }
+    if counts is not None:
+        body["ServiceStatus"] = {
+            "RunningTasks": counts.running,
+            "DesiredTasks": counts.desired,
+            "CompletedTasks": counts.completed,
+        }
+    return body
+
+
+def _status_json(view: View, task: Task) -> Json:
+    status = task.status
+    body: Json = {
+        "Timestamp": rfc3339(status.timestamp_ns or task.meta.updated_ns),
+        "State": status.state.name.lower(),
+        "Message": status.message or "created",
+    }
+    error = status.error
+    service = view.services.get(task.service_id)
+    if not error and status.state < TaskState.ASSIGNED:
+        if task.explanation:
+            error = msgspec.msgpack.decode(task.explanation, type=Explanation).text()
+        elif service is not None:
+            error = service.endpoint.error
+    if error:
+        body["Err"] = error
+    if status.container_id or status.state >= TaskState.STARTING:
+        body["ContainerStatus"] = {
+            "ContainerID": status.container_id,
+            "PID": status.pid,
+            "ExitCode": status.exit_code or 0,
+        }
+    body["PortStatus"] = {}
+    return body
+
+
+def task_json(view: View, task: Task) -> Json:
+    """Return a task with its status, its own spec and its addresses."""
+    body = _head(task.id, task.meta)
+    body["Labels"] = {}
+    record = view.spec_of(task)
+    if record is not None:
+        body["Spec"] = _template_json(record.spec.task_template, with_runtime=False)
+    body["ServiceID"] = task.service_id
+    if task.slot:
+        body["Slot"] = task.slot
+    if task.node_id:
+        body["NodeID"] = task.node_id
+    body["Status"] = _status_json(view, task)
+    body["DesiredState"] = task.desired.name.lower()
+    attachments = [
+        {"Network": _attached_network(view.networks[a.network_id]), "Addresses": [a.address]}
+        for a in task.addresses
+        if a.network_id in view.networks
+    ]
+    if attachments:
+        body["NetworksAttachments"] = attachments
+    if task.addresses:
+        body["EndpointState"] = (
+            "serving" if task.endpoint.state is EndpointState.SERVING else "withdrawn"
+        )
+    return body
+
+
+def _pool_config(network: Network) -> list[Json]:
+    if not network.subnet:
+        return []
+    return [{"Subnet": network.subnet, "Gateway": network.gateway}]
+
+
+def _attached_network(network: Network) -> Json:
+    body = _head(network.id, network.meta)
+    spec = network.spec
+    ipam = {"Driver": {"Name": "default"}, "Configs": _pool_config(network)}
+    body["Spec"] = {
+        "Name": spec.name,
+        "Labels": dict(spec.labels or {}),
+        "DriverConfiguration": {"Name": "overlay"},
+        **({"Internal": True} if spec.internal else {}),
+        **({"Attachable": True} if spec.attachable else {}),
+        **({"Ingress": True} if spec.ingress else {}),
+        "IPAMOptions": ipam,
+        "Scope": "swarm",
+    }
+    body["DriverState"] = {"Name": "overlay", "Options": {_VXLAN_OPTION: str(network.vni)}}
+    body["IPAMOptions"] = ipam
+    return body
+
+
+def network_json(network: Network) -> Json:
+    """Return a network as `GET /networks` shows it."""
+    spec = network.spec
+    options = dict(spec.options or {})
+    if network.vni:
+        options[_VXLAN_OPTION] = str(network.vni)
+    body: Json = {
+        "Name": spec.name,
+        "Id": network.id,
+        "Created": rfc3339(network.meta.created_ns),
+        "Scope": "swarm",
+        "Driver": "overlay",
+        "EnableIPv4": True,
+        "EnableIPv6": False,
+        "IPAM": {"Driver": "default", "Options": None, "Config": _pool_config(network)},
+        "Internal": spec.internal,
+        "Attachable": spec.attachable,
+        "Ingress": spec.ingress,
+        "ConfigFrom": {"Network": ""},
+        "ConfigOnly": False,
+        "Containers": None,
+        "Options": options,
+        "Labels": dict(spec.labels or {}),
+    }
+    if network.error:
+        body["Error"] = network.error
+    return body
+
+
+def tls_info(root: RootCA) -> Json:
+    """Return what nodes trust: the root, its subject and its public key."""
+    certificate = x509.load_pem_x509_certificate(root.cert_pem)
+    key = certificate.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return {
+        "TrustRoot": root.cert_pem.decode(),
+        "CertIssuerSubject": base64.b64encode(certificate.subject.public_bytes()).decode(),
+        "CertIssuerPublicKey": base64.b64encode(key).decode(),
+    }
+
+
+def node_json(
+    node: Node, *, leader_id: str, reachable: bool, trust: Mapping[str, Any] | None
+) -> Json:
+    """Return a node; managers with their status towards Raft."""
+    body = _head(node.id, node.meta)
+    description = node.description
+    body["Spec"] = {
+        **({"Name": node.spec.name} if node.spec.name else {}),
+        "Labels": dict(node.spec.labels or {}),
+        "Role": node.spec.role.value,
+        "Availability": node.spec.availability.value,
+    }
+    body["Description"] = {
+        "Hostname": description.hostname,
+        "Platform": {
+            "Architecture": description.platform.architecture,
+            "OS": description.platform.os,
+        },
+        "Resources": {
+            "NanoCPUs": description.cpu_nanos,
+            "MemoryBytes": description.memory_bytes,
+        },
+        "Engine": {
+            "EngineVersion": description.engine_version,
+            **({"Labels": dict(description.labels)} if description.labels else {}),
+            "Plugins": [{"Type": "Log", "Name": "json-file"}],
+        },
+        **({"TLSInfo": dict(trust)} if trust else {}),
+    }
+    body["Status"] = {
+        "State": node.state.value,
+        **({"Message": node.message} if node.message else {}),
+        "Addr": node.address,
+    }
+    if node.is_manager:
+        body["ManagerStatus"] = {
+            **({"Leader": True} if node.id == leader_id else {}),
+            "Reachability": "reachable" if reachable else "unreachable",
+            "Addr": node.manager_address,
+        }
+    return body
+
+
+def cluster_spec_json(cluster: Cluster) -> Json:
+    """Return the cluster's settings, with those that are fixed."""
+    spec = cluster.spec
+    limit = spec.orchestration.task_history_retention_limit if spec.orchestration else None
+    period = spec.dispatcher.heartbeat_period if spec.dispatcher else 0
+    return {
+        "Name": "default",
+        "Labels": dict(spec.labels or {}),
+        "Orchestration": {
+            "TaskHistoryRetentionLimit": defaults.HISTORY_LIMIT if limit is None else limit
+        },
+        "Dispatcher": {"HeartbeatPeriod": period or defaults.HEARTBEAT_PERIOD_NS},
+        "CAConfig": {"NodeCertExpiry": CERT_EXPIRY_NS},
+        "TaskDefaults": {},
+        "EncryptionConfig": {"AutoLockManagers": False},
+    }
+
+
+def cluster_json(cluster: Cluster) -> Json:
+    """Return the cluster with its join tokens."""
+    body = _head(cluster.id, cluster.meta)
+    body["Spec"] = cluster_spec_json(cluster)
+    if cluster.root_ca is not None:
+        body["TLSInfo"] = tls_info(cluster.root_ca)
+    body["RootRotationInProgress"] = False
+    body["DefaultAddrPool"] = list(cluster.address_pools)
+    body["SubnetSize"] = cluster.subnet_size
+    body["DataPathPort"] = DATA_PATH_PORT
+    if cluster.root_ca is not None:
+        body["JoinTokens"] = {
+            "Worker": cluster.root_ca.join_token_worker,
+            "Manager": cluster.root_ca.join_token_manager,
+        }
+    return body
