@@ -1,0 +1,176 @@
+"""The node's side of the certificate authority: first certificate and renewal."""
+
+import asyncio
+import ssl
+from dataclasses import dataclass
+
+import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from swarmapi import errors
+from swarmapi.identity import MANAGER, WORKER, TLSMaterial, expect
+from swarmapi.v1 import ca_pb2 as pb
+from worker.cluster.addresses import split
+from worker.cluster.tokens import JoinToken
+
+JOIN_SERVER_NAME = "swarm-ca"
+"""TLS server name by which a manager serves the two calls that need no client certificate."""
+_SERVICE = "/swarmapi.v1.CertificateAuthority"
+_TIMEOUT_S = 20.0
+_ROLES = {"manager": MANAGER, "worker": WORKER}
+
+
+@dataclass(frozen=True)
+class Issued:
+    """A node's fresh certificate and what came with it."""
+
+    node_id: str
+    cluster_id: str
+    role: str
+    """`manager` or `worker`."""
+    managers: list[str]
+    tls: TLSMaterial
+
+
+@dataclass(frozen=True)
+class Applicant:
+    """What a node tells the authority of itself."""
+
+    address: str
+    """`host:port` where it will serve if it becomes a manager."""
+    hostname: str
+    availability: str = "active"
+
+
+async def join(manager: str, token: JoinToken, applicant: Applicant) -> Issued:
+    """Obtain the first certificate with a join token.
+
+    The root comes over an unverified connection and is compared with the token's digest; the
+    token goes only over a connection that this root verifies.
+
+    Raises:
+        Forbidden: when the root or the token is not the cluster's.
+        Unavailable: when the manager does not answer.
+    """
+    root_pem = await fetch_root(manager)
+    token.check_root(root_pem)
+    key_pem, csr_pem = _request()
+    credentials = grpc.ssl_channel_credentials(root_pem)
+    request = pb.IssueRequest(
+        csr_pem=csr_pem,
+        join_token=token.text,
+        address=applicant.address,
+        availability=applicant.availability,
+        hostname=applicant.hostname,
+    )
+    reply = await _issue(manager, credentials, JOIN_SERVER_NAME, request)
+    return _issued(reply, root_pem, key_pem)
+
+
+async def renew(manager: str, present: TLSMaterial, applicant: Applicant) -> Issued:
+    """Obtain a new certificate with the present one; its role is the store's.
+
+    Raises:
+        Unauthenticated, Forbidden: when the present certificate is refused.
+        Unavailable: when the manager does not answer.
+    """
+    node_id = present.identity.node_id
+    key_pem, csr_pem = _request()
+    request = pb.IssueRequest(csr_pem=csr_pem, node_id=node_id, address=applicant.address)
+    reply = await _issue(manager, present.client(), MANAGER, request)
+    issued = _issued(reply, present.ca_pem, key_pem)
+    if issued.node_id != node_id:
+        raise errors.Internal(f"renewal: the certificate is for node {issued.node_id}, not ours")
+    return issued
+
+
+async def fetch_root(manager: str) -> bytes:
+    """Return a manager's root certificate, unverified: compare it before it is trusted."""
+    leaf_pem = await _leaf_of(manager)
+    # The leaf alone as root: TLS then verifies nothing but that the peer stayed the same.
+    credentials = grpc.ssl_channel_credentials(leaf_pem)
+    options = [expect(JOIN_SERVER_NAME)]
+    async with grpc.aio.secure_channel(manager, credentials, options=options) as channel:
+        call = channel.unary_unary(
+            f"{_SERVICE}/GetRoot",
+            request_serializer=pb.GetRootRequest.SerializeToString,
+            response_deserializer=pb.GetRootReply.FromString,
+        )
+        try:
+            reply = await call(pb.GetRootRequest(), timeout=_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            raise _failure(manager, error) from error
+    return bytes(reply.root_pem)
+
+
+async def _leaf_of(manager: str) -> bytes:
+    host, port = split(manager)
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    try:
+        async with asyncio.timeout(_TIMEOUT_S):
+            _, writer = await asyncio.open_connection(
+                host, port, ssl=context, server_hostname=JOIN_SERVER_NAME
+            )
+    except (OSError, TimeoutError) as error:
+        raise errors.Unavailable(
+            f"manager {manager} cannot be reached: {str(error) or 'no answer in time'}"
+        ) from error
+    try:
+        peer: ssl.SSLObject = writer.get_extra_info("ssl_object")
+        der = peer.getpeercert(binary_form=True)
+    finally:
+        writer.close()
+    if der is None:
+        raise errors.Unavailable(f"manager {manager} shows no certificate")
+    return ssl.DER_cert_to_PEM_cert(der).encode()
+
+
+async def _issue(
+    manager: str, credentials: grpc.ChannelCredentials, name: str, request: pb.IssueRequest
+) -> pb.IssueReply:
+    async with grpc.aio.secure_channel(manager, credentials, options=[expect(name)]) as channel:
+        call = channel.unary_unary(
+            f"{_SERVICE}/IssueCertificate",
+            request_serializer=pb.IssueRequest.SerializeToString,
+            response_deserializer=pb.IssueReply.FromString,
+        )
+        try:
+            reply: pb.IssueReply = await call(request, timeout=_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            raise _failure(manager, error) from error
+    return reply
+
+
+def _failure(manager: str, error: grpc.aio.AioRpcError) -> errors.SwarmError:
+    """Return the project's error for gRPC's."""
+    kind = errors.BY_GRPC_CODE.get(error.code().name, errors.Internal)
+    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+        kind = errors.Unavailable
+    return kind(f"manager {manager}: {error.details()}")
+
+
+def _request() -> tuple[bytes, bytes]:
+    """Return a fresh (key, certificate request), PEM; the authority decides the names."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    key_pem = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    return key_pem, csr.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def _issued(reply: pb.IssueReply, root_pem: bytes, key_pem: bytes) -> Issued:
+    tls = TLSMaterial(root_pem, bytes(reply.certificate_pem), key_pem)
+    identity = tls.identity
+    if (identity.node_id, identity.role) != (reply.node_id, _ROLES.get(reply.role)):
+        raise errors.Internal(f"the certificate of node {reply.node_id} names something else")
+    return Issued(
+        reply.node_id, reply.cluster_id, reply.role, [str(m) for m in reply.managers], tls
+    )

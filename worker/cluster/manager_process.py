@@ -1,0 +1,187 @@
+"""The machine's `swarm-manager`: launched detached, adopted over its socket, watched, stopped.
+
+It outlives `swarmd`. Who it is comes from the socket itself (SO_PEERCRED), so no stale pid file
+can lead a signal to a stranger.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from swarmapi.errors import Internal, Unavailable
+from worker.cluster import cgroup
+
+log = logging.getLogger(__name__)
+SOCKET_NAME = "manager.sock"
+_UCRED = struct.Struct("3i")
+_START_TIMEOUT_S = 30.0
+_STOP_TIMEOUT_S = 10.0
+_POLL_S = 0.05
+
+
+class ManagerProcess:
+    """One manager: its state directory, its socket, its command line."""
+
+    def __init__(
+        self,
+        state_dir: Path,
+        run_dir: Path,
+        cgroup_name: str,
+        program: Sequence[str] = (sys.executable, "-m", "manager.main"),
+    ) -> None:
+        self.state_dir = state_dir
+        self.socket_path = run_dir / SOCKET_NAME
+        self._run_dir = run_dir
+        self._cgroup = cgroup_name
+        self._program = tuple(program)
+
+    def pid(self) -> int:
+        """Return the pid of the process that serves the socket; 0 when none does."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            sock.settimeout(1.0)
+            try:
+                sock.connect(str(self.socket_path))
+                raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+            except OSError:
+                return 0
+        pid: int = _UCRED.unpack(raw)[0]
+        return pid
+
+    async def init(self, arguments: Sequence[str]) -> dict[str, str]:
+        """Run `swarm-manager init` and return the JSON object it prints.
+
+        Raises:
+            Internal: with the last line it complained.
+        """
+        command = [*self._program, "init", *self._directories(), *arguments]
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        out, err = await process.communicate()
+        if process.returncode != 0:
+            raise Internal(f"swarm-manager init: {_last_line(err) or process.returncode}")
+        try:
+            answer = json.loads(out)
+        except ValueError as error:
+            raise Internal(f"swarm-manager init: unreadable answer {out[:200]!r}") from error
+        return {str(key): str(value) for key, value in answer.items()}
+
+    async def ensure(self, arguments: Sequence[str]) -> int:
+        """Adopt the running manager or launch `swarm-manager run`; return its pid.
+
+        Raises:
+            Unavailable: when it ends at once or does not serve its socket in time.
+        """
+        pid = self.pid()
+        if pid:
+            log.info("manager %d adopted", pid)
+            return pid
+        command = [*self._program, "run", *self._directories(), *arguments]
+        child = await asyncio.to_thread(self._launch, command)
+        try:
+            async with asyncio.timeout(_START_TIMEOUT_S):
+                while not (pid := self.pid()):
+                    if child.poll() is not None:
+                        raise Unavailable(f"swarm-manager ended at once: {self._complaint()}")
+                    await asyncio.sleep(_POLL_S)
+        except TimeoutError:
+            child.kill()
+            await asyncio.to_thread(child.wait)
+            raise Unavailable(
+                f"swarm-manager does not serve {self.socket_path}: {self._complaint()}"
+            ) from None
+        child.returncode = 0  # it outlives us on purpose
+        log.info("manager %d launched", pid)
+        return pid
+
+    async def ended(self, pid: int) -> None:
+        """Return when a process has ended; reaps it when it is our child."""
+        try:
+            fd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        loop = asyncio.get_running_loop()
+        done = asyncio.Event()
+        loop.add_reader(fd, done.set)
+        try:
+            await done.wait()
+        finally:
+            loop.remove_reader(fd)
+            os.close(fd)
+        _reap(pid)
+
+    async def stop(self) -> None:
+        """End the manager: SIGTERM, and SIGKILL when that takes too long."""
+        pid = self.pid()
+        if not pid:
+            return
+        fd = os.pidfd_open(pid)
+        try:
+            # The socket may have changed hands between asking and opening.
+            if self.pid() == pid:
+                signal.pidfd_send_signal(fd, signal.SIGTERM)
+                if not await asyncio.to_thread(_ends_within, fd, _STOP_TIMEOUT_S):
+                    signal.pidfd_send_signal(fd, signal.SIGKILL)
+                    await asyncio.to_thread(_ends_within, fd, _STOP_TIMEOUT_S)
+        finally:
+            os.close(fd)
+        _reap(pid)
+        cgroup.remove(self._cgroup)
+
+    def _directories(self) -> list[str]:
+        return ["--state-dir", str(self.state_dir), "--run-dir", str(self._run_dir)]
+
+    def _launch(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
+        self.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with open(self.state_dir / "manager.log", "ab") as output:
+            child = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                cwd="/",
+                env=_environment(),
+            )
+        cgroup.enter(child.pid, self._cgroup)
+        return child
+
+    def _complaint(self) -> str:
+        with suppress(OSError):
+            return _last_line((self.state_dir / "manager.log").read_bytes())
+        return ""
+
+
+def _environment() -> dict[str, str]:
+    """Return our environment with the import path of this very installation."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+
+
+def _ends_within(pidfd: int, timeout_s: float) -> bool:
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)
+    return bool(poller.poll(timeout_s * 1000))
+
+
+def _reap(pid: int) -> None:
+    """Take the exit status of an ended process if it is our child."""
+    with suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+
+
+def _last_line(raw: bytes) -> str:
+    lines = raw.decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else ""

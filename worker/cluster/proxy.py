@@ -1,0 +1,118 @@
+"""Requests for the cluster pass to the local manager as they are, both directions streaming."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+from aiohttp import web
+
+from swarmapi.errors import Unavailable
+
+_CHUNK_BYTES = 64 << 10
+_HOP_BY_HOP = frozenset(
+    (
+        "connection",
+        "content-length",
+        "host",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    )
+)
+"""Headers of one connection (RFC 9110, section 7.6.1), and those aiohttp makes anew."""
+_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5)
+
+
+class ManagerProxy:
+    """A client of the local manager's socket; connections are kept."""
+
+    def __init__(self, socket_path: Path) -> None:
+        self._socket_path = str(socket_path)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def pass_on(self, request: web.Request) -> web.StreamResponse:
+        """Send a request to the manager and stream its answer back.
+
+        Raises:
+            Unavailable: when the manager does not take the connection.
+        """
+        headers = {k: v for k, v in request.headers.items() if k.lower() not in _HOP_BY_HOP}
+        body = _pieces(request) if request.can_read_body else None
+        if body is not None and request.content_length is not None:
+            headers["Content-Length"] = str(request.content_length)
+        try:
+            answer = await self._open().request(
+                request.method,
+                f"http://manager{request.raw_path}",
+                headers=headers,
+                data=body,
+                allow_redirects=False,
+            )
+        except aiohttp.ClientConnectionError as error:
+            raise _gone(error) from error
+        async with answer:
+            response = web.StreamResponse(status=answer.status, reason=answer.reason)
+            for key, value in answer.headers.items():
+                if key.lower() not in _HOP_BY_HOP:
+                    response.headers[key] = value
+            if answer.content_length is not None:
+                response.content_length = answer.content_length
+            else:
+                response.enable_chunked_encoding()
+            await response.prepare(request)
+            async for piece in answer.content.iter_any():
+                await response.write(piece)
+            await response.write_eof()
+            return response
+
+    async def call(
+        self, method: str, url: str, *, body: object = None, timeout_s: float = 15.0
+    ) -> tuple[int, object]:
+        """Send a request of our own; return (status, decoded JSON or None).
+
+        Raises:
+            Unavailable: when the manager does not answer in time.
+        """
+        try:
+            async with self._open().request(
+                method,
+                f"http://manager{url}",
+                json=body,
+                timeout=aiohttp.ClientTimeout(total=timeout_s),
+            ) as answer:
+                raw = await answer.read()
+                if answer.content_type != "application/json" or not raw.strip():
+                    return answer.status, None
+                return answer.status, await answer.json()
+        except (aiohttp.ClientConnectionError, TimeoutError) as error:
+            raise _gone(error) from error
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.UnixConnector(self._socket_path, limit=0),
+                timeout=_TIMEOUT,
+                auto_decompress=False,
+            )
+        return self._session
+
+
+async def _pieces(request: web.Request) -> AsyncIterator[bytes]:
+    async for piece in request.content.iter_chunked(_CHUNK_BYTES):
+        yield piece
+
+
+def _gone(error: Exception) -> Unavailable:
+    return Unavailable(
+        f"the local swarm-manager does not answer ({str(error) or 'no answer in time'}): "
+        "it is started again; try in a moment"
+    )
