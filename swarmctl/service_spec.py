@@ -46,7 +46,8 @@ def _shell(text: str) -> list[str]:
     return ["CMD-SHELL", text]
 
 
-def _words(text: str) -> list[str]:
+def words(text: str) -> list[str]:
+    """Return a command line's words as a shell would cut them."""
     import shlex
 
     return shlex.split(text)
@@ -68,7 +69,7 @@ _SCALARS = (
     _Scalar("--hostname", (*_CONTAINER, "Hostname")),
     _Scalar("--user", (*_CONTAINER, "User"), short="-u"),
     _Scalar("--workdir", (*_CONTAINER, "Dir"), short="-w"),
-    _Scalar("--entrypoint", (*_CONTAINER, "Command"), _words),
+    _Scalar("--entrypoint", (*_CONTAINER, "Command"), words),
     _Scalar("--stop-signal", (*_CONTAINER, "StopSignal")),
     _Scalar("--stop-grace-period", (*_CONTAINER, "StopGracePeriod"), flags.duration),
     _Scalar("--health-cmd", (*_HEALTH, "Test"), _shell),
@@ -169,7 +170,8 @@ def add_flags(parser: Parser, *, update: bool) -> None:
     parser.add_argument("--no-healthcheck", action="store_true")
     parser.add_argument("--replicas", type=flags.count)
     plurals = [(many.flag, many.short, many.changes) for many in _LISTS]
-    plurals += [(flag, short, True) for flag, short, _ in _MAPS] + [("--network", None, True)]
+    plurals += [(flag, short, True) for flag, short, _ in _MAPS]
+    plurals.append(("--network", None, True))
     for flag, short, changes in plurals:
         if not update:
             parser.add_argument(*filter(None, (short, flag)), action="append")
@@ -196,11 +198,11 @@ def apply(spec: Spec, args: Namespace, resolve: Callable[[str], str], *, update:
         if added or removed:
             items = [item for text in added for item in many.read(text)]
             _change_list(spec, many, items, removed)
-    for flag, _, path in _MAPS:
+    for flag, _, where in _MAPS:
         added, removed = _wanted(args, flag, update=update)
         if added or removed:
-            kept = {k: v for k, v in (_get(spec, path) or {}).items() if k not in removed}
-            _put(spec, path, kept | flags.pairs(added))
+            kept = {k: v for k, v in (_get(spec, where) or {}).items() if k not in removed}
+            _put(spec, where, kept | flags.pairs(added))
     _apply_networks(spec, args, resolve, update=update)
 
 

@@ -34,10 +34,9 @@ def show(rows: Sequence[Row], columns: dict[str, str], style: str | None) -> Non
         for row in rows:
             print(json.dumps(row, separators=(",", ":"), ensure_ascii=False))
         return
-    if style and not style.startswith("table "):
-        if style != "table":
-            _templated(rows, style)
-            return
+    if style and style != "table" and not style.startswith("table "):
+        _templated(rows, style)
+        return
     if style and style.startswith("table "):
         _template_table(rows, columns, style.removeprefix("table "))
         return

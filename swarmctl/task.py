@@ -131,27 +131,31 @@ def _configure_explain(parser: Parser) -> None:
 
 def _explain(client: Client, args: Namespace) -> int:
     identity = _find_task(client, args.task)
-    answer = client.get(f"/swarm/v1/tasks/{segment(identity)}/explain")
-    rows = [
-        {
-            "Filter": refusal.get("Filter", ""),
-            "Count": refusal.get("Count", 0),
-            "Reason": refusal.get("Reason", ""),
-            "Examples": ", ".join(refusal.get("Examples") or []),
-        }
-        for refusal in answer.get("Refusals") or []
-    ]
+    answer = _folded(client.get(f"/swarm/v1/tasks/{segment(identity)}/explain"))
+    rows = [_refusal_row(_folded(refusal)) for refusal in answer.get("refusals") or []]
     if not args.format:
-        state = answer.get("State") or "unknown"
-        print(f"task {identity}: {state}, {answer.get('Nodes', 0)} nodes considered")
-        if answer.get("Message"):
-            print(answer["Message"])
+        state = answer.get("state") or client.get(f"/tasks/{identity}")["Status"]["State"]
+        print(f"task {identity}: {state}, {answer.get('nodes', 0)} nodes considered")
         if not rows:
             print("no filter refuses a node")
             return 0
     columns = {"Count": "NODES", "Filter": "FILTER", "Reason": "REASON", "Examples": "EXAMPLES"}
     table.show(rows, columns, args.format)
     return 0
+
+
+def _folded(record: Any) -> dict[str, Any]:
+    """Return a record with lower-case keys: our own routes promise names, not their case."""
+    return {name.lower(): value for name, value in record.items()}
+
+
+def _refusal_row(refusal: dict[str, Any]) -> table.Row:
+    return {
+        "Filter": refusal["filter"],
+        "Count": refusal["count"],
+        "Reason": refusal["reason"],
+        "Examples": ", ".join(refusal.get("examples") or []),
+    }
 
 
 def _find_task(client: Client, name: str) -> str:

@@ -1,0 +1,150 @@
+"""service: ls, ps, inspect, rm, logs."""
+
+from argparse import Namespace
+from typing import Any
+
+from swarmctl import table
+from swarmctl.command import Command, Parser, each, warn
+from swarmctl.errors import ClientError, DaemonError
+from swarmctl.flags import filter_query, filters
+from swarmctl.http import Client, segment
+
+_COLUMNS = {
+    "ID": "ID",
+    "Name": "NAME",
+    "Mode": "MODE",
+    "Replicas": "REPLICAS",
+    "Image": "IMAGE",
+    "Ports": "PORTS",
+}
+
+
+def _configure_ls(parser: Parser) -> None:
+    table.add_list_flags(parser, truncates=False)
+
+
+def _ls(client: Client, args: Namespace) -> int:
+    query = {"status": "true", **filter_query(filters(args.filter))}
+    services = client.call("GET", "/services", query=query)
+    services.sort(key=lambda service: service["Spec"]["Name"])
+    if args.quiet and not args.format:
+        for service in services:
+            print(service["ID"])
+        return 0
+    table.show([_row(service) for service in services], _COLUMNS, args.format)
+    return 0
+
+
+def _row(service: Any) -> table.Row:
+    spec = service["Spec"]
+    status = service.get("ServiceStatus") or {}
+    container = spec["TaskTemplate"].get("ContainerSpec") or {}
+    per_node = (spec["TaskTemplate"].get("Placement") or {}).get("MaxReplicas", 0)
+    replicas = f"{status.get('RunningTasks', 0)}/{status.get('DesiredTasks', 0)}"
+    if per_node:
+        replicas += f" (max {per_node} per node)"
+    return {
+        "ID": table.short(service["ID"]),
+        "Name": spec["Name"],
+        "Mode": "global" if "Global" in spec.get("Mode", {}) else "replicated",
+        "Replicas": replicas,
+        "Image": container.get("Image", "").partition("@")[0],
+        "Ports": ", ".join(_ports(service)),
+    }
+
+
+def _ports(service: Any) -> list[str]:
+    ports = (service.get("Endpoint") or {}).get("Ports") or []
+    return [
+        f"*:{port['PublishedPort']}->{port['TargetPort']}/{port.get('Protocol', 'tcp')}"
+        for port in ports
+        if port.get("PublishMode", "ingress") == "ingress" and port.get("PublishedPort")
+    ]
+
+
+def _configure_ps(parser: Parser) -> None:
+    from swarmctl.task import add_ps_flags
+
+    add_ps_flags(parser)
+    parser.add_argument("services", nargs="+", metavar="SERVICE")
+
+
+def _ps(client: Client, args: Namespace) -> int:
+    from swarmctl.task import show_tasks
+
+    wanted = filters(args.filter)
+    code = 0
+    for name in args.services:
+        try:
+            identity = client.get(f"/services/{segment(name)}")["ID"]
+        except DaemonError as error:
+            if error.status != 404:
+                raise
+            warn(f"no such service: {name}")
+            code = 1
+            continue
+        wanted.setdefault("service", {})[identity] = True
+    if "service" in wanted:
+        show_tasks(client, wanted, args)
+    return code
+
+
+def _configure_inspect(parser: Parser) -> None:
+    parser.add_argument("-f", "--format")
+    parser.add_argument("services", nargs="+", metavar="SERVICE")
+
+
+def _inspect(client: Client, args: Namespace) -> int:
+    query = {"insertDefaults": "true"}
+    return table.inspect("/services/{}", client, args.services, args.format, "service", **query)
+
+
+def _configure_rm(parser: Parser) -> None:
+    parser.add_argument("services", nargs="+", metavar="SERVICE")
+
+
+def _rm(client: Client, args: Namespace) -> int:
+    def remove(name: str) -> None:
+        client.call("DELETE", f"/services/{segment(name)}")
+        print(name)
+
+    return each(args.services, remove)
+
+
+def _configure_logs(parser: Parser) -> None:
+    from swarmctl.logs import add_flags
+
+    add_flags(parser)
+    parser.add_argument("--raw", action="store_true", help="no names before the lines")
+    parser.add_argument("--no-resolve", action="store_true", help="ids instead of names")
+    parser.add_argument("--no-trunc", action="store_true", help="whole task ids")
+    parser.add_argument("name", metavar="SERVICE|TASK")
+
+
+def _logs(client: Client, args: Namespace) -> int:
+    from swarmctl.logs import show_service_logs
+
+    kind = "services"
+    try:
+        client.get(f"/services/{segment(args.name)}")
+    except DaemonError as error:
+        if error.status != 404:
+            raise
+        kind = "tasks"
+        try:
+            client.get(f"/tasks/{segment(args.name)}")
+        except DaemonError as missing:
+            if missing.status != 404:
+                raise
+            raise ClientError(f"no such task or service: {args.name}") from missing
+    show_service_logs(client, f"/{kind}/{segment(args.name)}/logs", args)
+    return 0
+
+
+COMMANDS = {
+    "ls": Command("list services", _configure_ls, _ls),
+    "ps": Command("list a service's tasks", _configure_ps, _ps),
+    "inspect": Command("show services in full", _configure_inspect, _inspect),
+    "rm": Command("remove services", _configure_rm, _rm),
+    "logs": Command("show what a service's containers print", _configure_logs, _logs),
+}
