@@ -16,10 +16,17 @@ class Parser(argparse.ArgumentParser):
     """argparse with Docker's manners: no abbreviations, exit code 125 on a wrong line."""
 
     def __init__(self, prog: str, description: str = "") -> None:
-        super().__init__(prog=prog, description=description, allow_abbrev=False)
+        # Docker's -h belongs to --hostname, so that only --help is help.
+        super().__init__(prog=prog, description=description, allow_abbrev=False, add_help=False)
+        self.add_argument("--help", action="help", help="show this and leave")
 
     def error(self, message: str) -> NoReturn:  # type: ignore[explicit-override]  # 3.11 has none
         raise UsageError(f"{self.prog}: {message}\nSee '{self.prog} --help'")
+
+    def long_flags(self) -> list[str]:
+        """Return the flags, for completion."""
+        names = (name for action in self._actions for name in action.option_strings)
+        return [name for name in names if name.startswith("--")]
 
     def parse(self, argv: list[str]) -> argparse.Namespace:
         """Parse, accepting `--flag=true` and `--flag=false` for switches as Docker does."""

@@ -98,7 +98,7 @@ def _is_usable(node: Any) -> bool:
 
 
 def _is_drained(node: Any, task: Any) -> bool:
-    drained = node["Spec"].get("Availability") == "drain"
+    drained: bool = node["Spec"].get("Availability") == "drain"
     return drained or task.get("DesiredState") == "remove"
 
 

@@ -22,7 +22,7 @@ GROUPS = {
 }
 SHORT = {
     **dict.fromkeys(("ps", "start", "stop", "kill", "rm", "wait", "logs"), "container"),
-    **dict.fromkeys(("run", "exec"), "container"),
+    **dict.fromkeys(("run", "create", "exec", "restart"), "container"),
     **dict.fromkeys(("images", "load", "save", "tag", "rmi", "pull", "build"), "image"),
     **dict.fromkeys(("info", "version", "events", "inspect"), "system"),
     "completion": "system",
@@ -40,6 +40,7 @@ MODULES = {
 _OWN_MODULES = {
     "run": ("swarmctl.run",),
     "exec": ("swarmctl.run",),
+    "create": ("swarmctl.run",),
     "build": ("swarmctl.build",),
     "completion": ("swarmctl.completion",),
 }
@@ -64,7 +65,8 @@ def main(argv: list[str] | None = None) -> int:
 def commands(group: str, name: str = "") -> "dict[str, Command]":
     """Return a group's commands by name, importing no more than `name` needs."""
     found: dict[str, Command] = {}
-    for module in _OWN_MODULES.get(name, MODULES[group]):
+    own = [module for module in _OWN_MODULES.get(name, ()) if module in MODULES[group]]
+    for module in own or MODULES[group]:
         found.update(import_module(module).COMMANDS)
     return found
 

@@ -75,11 +75,12 @@ def inspect(
             code = 1
             missing = error.status == 404
             warn(f"Error: No such {kind}: {name}" if missing else str(error))
-    _print_objects(found, style)
+    print_objects(found, style)
     return code
 
 
-def _print_objects(found: list[Any], style: str | None) -> None:
+def print_objects(found: list[Any], style: str | None) -> None:
+    """Print objects as a JSON array, or each through a template."""
     if not style:
         print(json.dumps(found, indent=4, ensure_ascii=False))
         return
