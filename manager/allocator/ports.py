@@ -57,14 +57,16 @@ def allocate_ports(view: View, service: Service) -> tuple[tuple[PortConfig, ...]
         for p in wanted
         if is_ingress(p) and p.published_port
     }
-    before = [p for p in service.endpoint.ports if is_ingress(p)]
+    kept = _kept(service, wanted, mine)
+    mine.update(kept.values())
     ports: list[PortConfig] = []
-    for port in wanted:
+    for position, port in enumerate(wanted):
         protocol = port.protocol or "tcp"
         if port.published_port or not is_ingress(port):
             ports.append(replace(port, protocol=protocol))
             continue
-        number = _kept(before, port, mine) or _dynamic(view, service.id, protocol, mine)
+        number = kept[position][1] if position in kept else 0
+        number = number or _dynamic(view, service.id, protocol, mine)
         if not number:
             return (), f"no free {protocol} port in 30000-32767: publish a port by number"
         mine.add((protocol, number))
@@ -72,13 +74,24 @@ def allocate_ports(view: View, service: Service) -> tuple[tuple[PortConfig, ...]
     return tuple(ports), ""
 
 
-def _kept(before: list[PortConfig], port: PortConfig, mine: set[tuple[str, int]]) -> int:
-    protocol = port.protocol or "tcp"
-    for old in before:
-        same = (old.protocol or "tcp") == protocol and old.target_port == port.target_port
-        if same and (protocol, old.published_port) not in mine:
-            return old.published_port
-    return 0
+def _kept(
+    service: Service, wanted: tuple[PortConfig, ...], mine: set[tuple[str, int]]
+) -> dict[int, tuple[str, int]]:
+    """Return, by position in `wanted`, the port that the same target had before."""
+    left = [p for p in service.endpoint.ports if is_ingress(p)]
+    kept: dict[int, tuple[str, int]] = {}
+    for position, port in enumerate(wanted):
+        if port.published_port or not is_ingress(port):
+            continue
+        protocol = port.protocol or "tcp"
+        for old in left:
+            key = (old.protocol or "tcp", old.published_port)
+            same = key[0] == protocol and old.target_port == port.target_port
+            if same and key not in mine:
+                kept[position] = key
+                left.remove(old)
+                break
+    return kept
 
 
 def _dynamic(view: View, service_id: str, protocol: str, mine: set[tuple[str, int]]) -> int:

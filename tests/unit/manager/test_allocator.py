@@ -1,0 +1,207 @@
+"""Subnets, addresses, VIPs, ports, mesh shares, quarantine."""
+
+from itertools import pairwise
+
+import pytest
+from msgspec.structs import replace
+
+from manager.allocator.pools import AddressPool, free_subnet
+from manager.allocator.ports import port_conflict
+from manager.store import changes as c
+from manager.store.tables import mesh_ports, network_table, tables_of_node
+from manager.store.view import bare
+from swarmapi.model.objects import Network, TaskState
+from swarmapi.model.spec import IPAMConfig, IPAMPool, NetworkSpec
+from tests.builders import World, node, port, spec
+
+
+def started(*, ingress: bool = True) -> World:
+    made = World()
+    made.add_nodes(node("n1"), node("n2"))
+    if ingress:
+        made.add_network("ingress", ingress=True)
+        made.settle()
+    made.add_network("net")
+    made.settle()
+    return made
+
+
+def test_networks_get_subnet_gateway_and_vni() -> None:
+    made = started()
+    ingress, net = made.view.networks["ingress"], made.view.networks["net"]
+    assert (ingress.subnet, ingress.gateway, ingress.vni) == ("10.0.0.0/24", "10.0.0.1", 4097)
+    assert (net.subnet, net.gateway, net.vni) == ("10.0.1.0/24", "10.0.1.1", 4098)
+
+
+def test_asked_subnet_is_given_or_refused() -> None:
+    made = started()
+    for name, subnet in (("free", "172.20.0.0/16"), ("taken", "10.0.1.128/25")):
+        config = IPAMConfig(config=(IPAMPool(subnet=subnet),))
+        given = NetworkSpec(name=name, driver="overlay", ipam=config)
+        made.commit(c.PutNetwork(network=Network(id=name, spec=given)))
+    made.settle()
+    assert made.view.networks["free"].subnet == "172.20.0.0/16"
+    assert made.view.networks["taken"].subnet == ""
+    assert "overlaps 10.0.1.0/24" in made.view.networks["taken"].error
+
+
+def test_free_subnet_skips_what_is_used() -> None:
+    assert free_subnet(["10.0.0.0/8"], 24, ["10.0.0.0/24", "10.0.1.64/26"]) == "10.0.2.0/24"
+    assert free_subnet(["10.0.0.0/24"], 24, ["10.0.0.128/25"]) is None
+    assert free_subnet(["10.0.0.0/24", "10.1.0.0/24"], 24, ["10.0.0.0/24"]) == "10.1.0.0/24"
+
+
+def test_pool_gives_every_address_once() -> None:
+    pool = AddressPool("10.0.0.0/29", "10.0.0.1", {"10.0.0.3"})
+    given = [pool.take() for _ in range(5)]
+    assert given == ["10.0.0.4/29", "10.0.0.5/29", "10.0.0.6/29", "10.0.0.2/29", None]
+
+
+def test_every_node_joins_the_mesh() -> None:
+    made = started()
+    nodes = [made.view.nodes[i] for i in ("n1", "n2")]
+    assert [n.mesh_slot for n in nodes] == [0, 1]
+    assert len({n.ingress_address for n in nodes} - {""}) == 2
+    table = network_table(made.view, "ingress")
+    assert table is not None
+    assert {n.mesh_ports for n in table.nodes.values()} == {(5536, 9285), (9286, 13035)}
+    assert tables_of_node(made.view, "n1") == ("ingress",)
+
+
+def test_mesh_ranges_are_disjoint() -> None:
+    for shares in (16, 64):
+        ranges = sorted(mesh_ports(slot, shares) for slot in range(shares))
+        assert all(a[1] < b[0] for a, b in pairwise(ranges))
+        assert ranges[-1][1] <= 65535
+
+
+def test_vips_only_in_vip_mode_and_ingress_only_with_ports() -> None:
+    """B55."""
+    made = started()
+    made.put_service("a", spec("a", networks=("net",)))
+    made.put_service("b", spec("b", networks=("net",), mode="dnsrr"))
+    made.put_service("c", spec("c", networks=("net",), ports=(port(80),)))
+    made.converge()
+    vips = {i: [v.network_id for v in s.endpoint.vips] for i, s in made.view.services.items()}
+    assert vips == {"a": ["net"], "b": [], "c": ["net", "ingress"]}
+    task = made.running("c")[0]
+    assert [a.network_id for a in task.addresses] == ["net", "ingress"]
+
+
+def test_table_names_services_ports_and_endpoints() -> None:
+    made = started()
+    made.put_service("c", spec("c", networks=("net",), ports=(port(80, 8080),)))
+    made.converge()
+    table = network_table(made.view, "ingress")
+    assert table is not None
+    entry = table.services["c"]
+    assert [(p.protocol, p.published, p.target) for p in entry.ports] == [("tcp", 8080, 80)]
+    task = made.running("c")[0]
+    assert table.endpoints[task.id].name == f"c.1.{task.id}"
+    net = network_table(made.view, "net")
+    assert net is not None
+    assert list(net.nodes) == [task.node_id]
+    assert net.services["c"].ports == ()
+
+
+def test_tasks_wait_for_their_network() -> None:
+    """B55: NEW until service and networks are allocated."""
+    made = started(ingress=False)
+    assert made.view.cluster is not None
+    made.commit(c.PutCluster(cluster=replace(made.view.cluster, address_pools=("10.0.0.0/24",))))
+    made.add_network("late")
+    made.put_service("s", spec(networks=("late",)))
+    made.settle()
+    assert made.tasks("s")[0].status.state == TaskState.NEW
+    assert "no free /24" in made.view.networks["late"].error
+    made.commit(c.PutCluster(cluster=replace(made.view.cluster, address_pools=("10.0.0.0/8",))))
+    made.converge()
+    assert len(made.running("s")) == 1
+
+
+def test_dynamic_port_is_kept_over_updates() -> None:
+    """B56."""
+    made = started()
+    made.put_service("a", spec("a", ports=(port(80),)))
+    made.put_service("b", spec("b", ports=(port(80),)))
+    made.converge()
+    before = {i: s.endpoint.ports[0].published_port for i, s in made.view.services.items()}
+    assert before == {"a": 30000, "b": 30001}
+    made.put_service("b", spec("b", ports=(port(443), port(80)), image="image:2"))
+    made.converge()
+    after = {p.target_port: p.published_port for p in made.view.services["b"].endpoint.ports}
+    assert after == {443: 30002, 80: 30001}
+
+
+def test_taken_port_is_refused_by_owner_and_given_later() -> None:
+    """B56: the second service waits, and its error names the first."""
+    made = started()
+    made.put_service("a", spec("a", ports=(port(80, 8080),)))
+    made.converge()
+    made.put_service("b", spec("b", ports=(port(80, 8080),)))
+    made.settle()
+    assert "8080/tcp is already published by service 'a'" in made.view.services["b"].endpoint.error
+    assert made.tasks("b")[0].status.state == TaskState.NEW
+    assert "'a'" in port_conflict(made.view, spec("x", ports=(port(1, 8080),)))
+    udp = spec("x", ports=(port(1, 8080, protocol="udp"), port(1, 8080, "host")))
+    assert port_conflict(made.view, udp) == ""
+    made.commit(c.Delete(object="service", id="a"))
+    made.converge()
+    assert made.view.services["b"].endpoint.error == ""
+    assert len(made.running("b")) == 1
+
+
+def test_released_address_is_quarantined_until_acknowledged() -> None:
+    made = started()
+    made.put_service("s", spec(networks=("net",), replicas=2))
+    made.converge()
+    first = made.running("s")[0]
+    address = bare(first.addresses[0].address)
+    made.report(first.id, TaskState.FAILED)
+    made.settle()
+    assert f"net/{address}" in made.view.quarantined
+    assert address in made.view.addresses_of.of("net")
+    made.acknowledge("n1")
+    made.settle()
+    assert f"net/{address}" in made.view.quarantined
+    made.acknowledge("n2")
+    made.settle()
+    assert not made.view.quarantined
+    assert address not in made.view.addresses_of.of("net")
+
+
+def test_removed_node_is_not_waited_for() -> None:
+    made = started()
+    made.put_service("s", spec(networks=("net",), replicas=2))
+    made.converge()
+    made.report(made.running("s")[0].id, TaskState.FAILED)
+    made.acknowledge("n1")
+    made.acks.pop("n2")
+    made.commit(c.Delete(object="node", id="n2"))
+    made.acknowledge("n1")
+    made.settle()
+    assert not [q for q in made.view.quarantined.values() if q.network_id == "net"]
+
+
+def test_exhausted_network_lets_tasks_wait() -> None:
+    made = World()
+    made.add_nodes(node("n1"))
+    config = IPAMConfig(config=(IPAMPool(subnet="172.20.0.0/29"),))
+    given = NetworkSpec(name="tiny", driver="overlay", ipam=config)
+    made.commit(c.PutNetwork(network=Network(id="tiny", spec=given)))
+    made.put_service("s", spec(networks=("tiny",), replicas=6))
+    made.converge()
+    assert len(made.running("s")) == 4  # 6 hosts less gateway and VIP
+    addresses = {a.address for t in made.running("s") for a in t.addresses}
+    assert len(addresses) == 4
+
+
+@pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
+def test_service_deletion_quarantines_its_vip(order: tuple[str, str]) -> None:
+    made = started()
+    for name in order:
+        made.put_service(name, spec(name, networks=("net",), replicas=0))
+    made.settle()
+    vip = bare(made.view.services["a"].endpoint.vips[0].address)
+    made.commit(c.Delete(object="service", id="a"))
+    assert f"net/{vip}" in made.view.quarantined
