@@ -1,0 +1,134 @@
+"""Properties of the store and the turn under arbitrary histories."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from manager import reconcile
+from manager.allocator.pools import AddressPool, free_subnet, overlapping
+from manager.store import changes as c
+from manager.store.apply import apply
+from manager.store.snapshot import dump, restore
+from manager.store.view import Index, View
+from tests.builders import MIB, World, node, spec
+from tests.sim.cluster.simulation import Simulation
+
+FEW = settings(max_examples=25, deadline=None)
+
+
+def indexes(view: View) -> dict[str, object]:
+    """Return every index of a view as plain data, empty sets left out."""
+    found: dict[str, object] = {}
+    for name, value in vars(view).items():
+        if isinstance(value, Index):
+            found[name] = {k: sorted(v) for k, v in value._sets.items() if v}
+        elif name in ("names", "demands", "replicas_on", "host_ports_of", "ports", "members"):
+            found[name] = dict(value)
+        elif name == "loads":
+            found[name] = {k: v for k, v in value.items() if any(v)}
+    return found
+
+
+@FEW
+@given(st.integers(0, 10_000), st.integers(20, 250))
+def test_snapshot_round_trip(seed: int, steps: int) -> None:
+    """A restored view equals the one dumped, with every index rebuilt the same."""
+    simulation = Simulation(seed)
+    for _ in range(steps):
+        simulation.step()
+    copy = restore(list(dump(simulation.view)))
+    assert list(dump(copy)) == list(dump(simulation.view))
+    assert indexes(copy) == indexes(simulation.view)
+
+
+@FEW
+@given(st.integers(0, 10_000), st.integers(20, 250))
+def test_apply_is_deterministic(seed: int, steps: int) -> None:
+    """The same log gives the same state on every member."""
+    simulation = Simulation(seed)
+    log: list[tuple[int, int, bytes]] = []
+    commit = simulation.world.commit
+
+    def recording(*changes: c.Change, request_id: str = "") -> object:
+        applied = commit(*changes, request_id=request_id)
+        packed = c.encode(c.Transaction(request_id=request_id, changes=changes))
+        log.append((simulation.view.index, simulation.world.now_ns, packed))
+        return applied
+
+    start = restore(list(dump(simulation.view)))
+    simulation.world.commit = recording  # type: ignore[method-assign, assignment]  # a recorder
+    for _ in range(steps):
+        simulation.step()
+    for index, now_ns, packed in log:
+        apply(start, index, now_ns, c.decode(packed))
+    assert list(dump(start)) == list(dump(simulation.view))
+    assert indexes(start) == indexes(simulation.view)
+
+
+@FEW
+@given(st.integers(0, 10_000), st.integers(20, 250))
+def test_turn_is_pure_and_ends(seed: int, steps: int) -> None:
+    """A turn leaves the view alone, is repeatable, and repeated turns come to rest."""
+    simulation = Simulation(seed)
+    for _ in range(steps):
+        simulation.step()
+    world = simulation.world
+    before = list(dump(world.view))
+    ids = world._ids
+    first = world.propose()
+    world._ids = ids
+    assert world.propose() == first
+    assert list(dump(world.view)) == before
+    world.settle()
+    world.dirty = set(reconcile.all_keys(world.view))
+    assert world.propose().changes == ()
+
+
+@FEW
+@given(
+    st.lists(st.integers(0, 2000), min_size=1, max_size=6),
+    st.lists(st.tuples(st.integers(0, 30), st.integers(0, 500)), min_size=1, max_size=4),
+)
+def test_capacity_is_used_but_never_exceeded(
+    memory: list[int], services: list[tuple[int, int]]
+) -> None:
+    """Reservations never exceed a node; a task waits only where it fits nowhere."""
+    world = World()
+    world.add_nodes(*(node(f"n{i}", memory_bytes=m * MIB) for i, m in enumerate(memory)))
+    for number, (replicas, wanted) in enumerate(services):
+        made = spec(f"s{number}", replicas=replicas, memory_bytes=wanted * MIB)
+        world.put_service(f"s{number}", made)
+    world.converge()
+    free = {
+        i: n.description.memory_bytes
+        - (world.view.loads[i].memory_bytes if i in world.view.loads else 0)
+        for i, n in world.view.nodes.items()
+    }
+    assert min(free.values()) >= 0
+    for number, (replicas, wanted) in enumerate(services):
+        running = len(world.running(f"s{number}"))
+        assert running == replicas or max(free.values()) < wanted * MIB
+
+
+@given(st.integers(22, 30), st.data())
+def test_pool_gives_each_address_once(prefix: int, data: st.DataObject) -> None:
+    """Every host address but the gateway comes once, then None."""
+    pool = AddressPool(f"10.9.0.0/{prefix}", "10.9.0.1", ())
+    size = 2 ** (32 - prefix) - 3
+    count = data.draw(st.integers(0, size))
+    given_out = [pool.take() for _ in range(count)]
+    assert None not in given_out
+    assert len(set(given_out)) == count
+    if count == size:
+        assert pool.take() is None
+
+
+@given(st.lists(st.integers(16, 28), max_size=30))
+def test_subnets_never_overlap(prefixes: list[int]) -> None:
+    """Subnets of mixed sizes are cut without overlap, and None means that none is left."""
+    used: list[str] = []
+    for prefix in prefixes:
+        subnet = free_subnet(["10.0.0.0/14"], prefix, used)
+        if subnet is None:
+            continue
+        assert overlapping(subnet, used) is None
+        used.append(subnet)
