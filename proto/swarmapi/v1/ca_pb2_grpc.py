@@ -144,3 +144,78 @@ class CertificateAuthority:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class MembershipStub:
+    """A node with a manager's certificate asks the leader to become a member of Raft.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Join = channel.unary_unary(
+                '/swarmapi.v1.Membership/Join',
+                request_serializer=swarmapi_dot_v1_dot_ca__pb2.JoinRequest.SerializeToString,
+                response_deserializer=swarmapi_dot_v1_dot_ca__pb2.JoinReply.FromString,
+                _registered_method=True)
+
+
+class MembershipServicer:
+    """A node with a manager's certificate asks the leader to become a member of Raft.
+    """
+
+    def Join(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_MembershipServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Join': grpc.unary_unary_rpc_method_handler(
+                    servicer.Join,
+                    request_deserializer=swarmapi_dot_v1_dot_ca__pb2.JoinRequest.FromString,
+                    response_serializer=swarmapi_dot_v1_dot_ca__pb2.JoinReply.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'swarmapi.v1.Membership', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('swarmapi.v1.Membership', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Membership:
+    """A node with a manager's certificate asks the leader to become a member of Raft.
+    """
+
+    @staticmethod
+    def Join(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swarmapi.v1.Membership/Join',
+            swarmapi_dot_v1_dot_ca__pb2.JoinRequest.SerializeToString,
+            swarmapi_dot_v1_dot_ca__pb2.JoinReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

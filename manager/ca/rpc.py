@@ -1,0 +1,17 @@
+"""From the project's errors to gRPC's, and the leader's address for those who ask elsewhere."""
+
+from typing import Any, NoReturn
+
+import grpc
+
+from swarmapi.errors import NotLeader, SwarmError
+
+LEADER_METADATA = "swarm-leader"
+"""Trailing metadata: `host:port` of the leader, where a member that does not lead was asked."""
+
+
+async def refuse(context: "grpc.aio.ServicerContext[Any, Any]", error: SwarmError) -> NoReturn:
+    """End a call with the code and message of an error."""
+    leader = error.leader if isinstance(error, NotLeader) else ""
+    code = grpc.StatusCode[error.grpc_code]
+    await context.abort(code, error.message, ((LEADER_METADATA, leader),) if leader else ())

@@ -1,0 +1,127 @@
+"""The gRPC services `CertificateAuthority` and `Membership`."""
+
+import datetime
+from collections.abc import Callable
+from typing import Any
+
+from manager.ca.authority import check_manager, check_node
+from manager.ca.certificates import role_of_token, sign_request
+from manager.ca.rpc import refuse
+from manager.replica import Store
+from manager.store.changes import PutNode, SetNodeDescription
+from swarmapi.errors import Forbidden, InvalidArgument, NotLeader, SwarmError, Unavailable
+from swarmapi.identity import identity_from_auth_context
+from swarmapi.model.objects import Cluster, Node, NodeDescription, RootCA
+from swarmapi.model.spec import Availability, NodeRole, NodeSpec
+from swarmapi.v1 import ca_pb2 as pb
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+class CertificateService:
+    """Issues certificates on the leader; the root is told by every manager."""
+
+    def __init__(
+        self, store: Store, root_pem: bytes, now: Callable[[], datetime.datetime] = _now
+    ) -> None:
+        self._store = store
+        self._root_pem = root_pem
+        self._now = now
+
+    async def GetRoot(  # noqa: N802 - the name is the protocol's
+        self, request: pb.GetRootRequest, context: Any
+    ) -> pb.GetRootReply:
+        """Return the root certificate; the caller compares it with its join token."""
+        return pb.GetRootReply(root_pem=self._root_pem)
+
+    async def IssueCertificate(  # noqa: N802 - the name is the protocol's
+        self, request: pb.IssueRequest, context: Any
+    ) -> pb.IssueReply:
+        """Issue a first certificate for a join token, or renew the caller's own."""
+        try:
+            cluster, root = self._leading()
+            if request.join_token:
+                node = await self._admit(request, root)
+            else:
+                node = check_node(self._store.view, identity_from_auth_context(context))
+                if request.node_id not in ("", node.id):
+                    raise Forbidden(f"node {node.id} cannot renew for node {request.node_id}")
+            certificate = sign_request(
+                root,
+                request.csr_pem,
+                node_id=node.id,
+                role=node.spec.role,
+                cluster_id=cluster.id,
+                now=self._now(),
+            )
+        except SwarmError as error:
+            await refuse(context, error)
+        managers = [n.manager_address for n in self._store.view.nodes.values() if n.is_manager]
+        return pb.IssueReply(
+            node_id=node.id,
+            cluster_id=cluster.id,
+            role=node.spec.role.value,
+            certificate_pem=certificate,
+            managers=sorted(m for m in managers if m),
+        )
+
+    def _leading(self) -> tuple[Cluster, RootCA]:
+        status = self._store.log.status
+        if not status.is_leader:
+            raise NotLeader(leader=status.leader_address)
+        cluster = self._store.view.cluster
+        if not status.ready or cluster is None or cluster.root_ca is None:
+            raise Unavailable("the leader is starting: try again")
+        return cluster, cluster.root_ca
+
+    async def _admit(self, request: pb.IssueRequest, root: RootCA) -> Node:
+        """Create the node that a join token admits."""
+        role = role_of_token(root, request.join_token)
+        try:
+            availability = Availability(request.availability or "active")
+        except ValueError as error:
+            raise InvalidArgument(
+                f"availability: {request.availability!r} is not active, pause or drain"
+            ) from error
+        node = Node(
+            id=self._store.new_id(),
+            spec=NodeSpec(role=role, availability=availability),
+            description=NodeDescription(hostname=request.hostname),
+            manager_address=request.address if role is NodeRole.MANAGER else "",
+        )
+        change = PutNode(node=node, expect_version=0, reason="joined with a token")
+        await self._store.propose((change,))
+        return node
+
+
+class MembershipService:
+    """Takes managers into Raft."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def Join(  # noqa: N802 - the name is the protocol's
+        self, request: pb.JoinRequest, context: Any
+    ) -> pb.JoinReply:
+        """Add the calling manager to Raft and return the members it will talk to."""
+        try:
+            status = self._store.log.status
+            if not status.is_leader:
+                raise NotLeader(leader=status.leader_address)
+            node = check_manager(self._store.view, identity_from_auth_context(context))
+            if not request.address:
+                raise InvalidArgument("address: host:port of the new manager is needed")
+            if node.manager_address != request.address:
+                change = SetNodeDescription(
+                    node_id=node.id,
+                    description=node.description,
+                    manager_address=request.address,
+                    reason="manager joined",
+                )
+                await self._store.propose((change,))
+            await self._store.log.add_member(node.id, request.address)
+        except SwarmError as error:
+            await refuse(context, error)
+        return pb.JoinReply(members=self._store.log.members())

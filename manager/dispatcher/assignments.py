@@ -1,0 +1,110 @@
+"""What one session has told its node, and the next message that brings it up to date."""
+
+from collections.abc import Mapping
+
+import msgspec
+from msgspec.structs import replace
+
+from manager.dispatcher.tables import TableCache, unchanged
+from manager.store.tables import tables_of_node
+from manager.store.view import View
+from swarmapi.model.objects import Meta, Task, TaskEndpointLease, TaskState, TaskStatus
+from swarmapi.model.tables import NetworkTable
+from swarmapi.v1 import dispatcher_pb2 as pb
+
+_encode = msgspec.msgpack.encode
+_NO_STATUS = TaskStatus(state=TaskState.ASSIGNED)
+
+
+def stable_part(task: Task) -> Task:
+    """Return what of a task its agent acts on; a change of the rest is not sent."""
+    return replace(
+        task,
+        status=_NO_STATUS,
+        meta=Meta(),
+        explanation=b"",
+        running_ns=0,
+        endpoint=TaskEndpointLease(),
+    )
+
+
+class Assigner:
+    """Makes the messages of one session, numbered 1, 2, 3 …"""
+
+    def __init__(self, node_id: str, cache: TableCache, held: Mapping[str, int]) -> None:
+        self._node_id = node_id
+        self._cache = cache
+        self._held = held
+        """Table revisions the node said it holds."""
+        self._tasks: dict[str, Task] = {}
+        self._tables: dict[str, NetworkTable] = {}
+        self._managers: list[str] = []
+        self._chain = 0
+
+    def complete(self, view: View) -> pb.Assignments:
+        """Return the whole set: what is not in it must go."""
+        message = pb.Assignments(kind=pb.Assignments.COMPLETE)
+        for task in view.tasks_of_node(self._node_id):
+            self._add_task(view, task, message)
+        for network_id in tables_of_node(view, self._node_id):
+            table = self._cache.table(view, network_id)
+            if table is None:
+                continue
+            holds = self._held.get(network_id) == table.revision
+            message.tables.append(unchanged(table) if holds else self._cache.delta(None, table))
+            self._tables[network_id] = table
+        self._add_managers(view, message)
+        return self._numbered(message)
+
+    def incremental(self, view: View, dirty_tasks: set[str]) -> pb.Assignments | None:
+        """Return what changed since the last message; None when nothing did."""
+        message = pb.Assignments(kind=pb.Assignments.INCREMENTAL)
+        for task_id in sorted(dirty_tasks):
+            task = view.tasks.get(task_id)
+            if task is not None and task.node_id == self._node_id:
+                self._add_task(view, task, message)
+            elif self._tasks.pop(task_id, None) is not None:
+                message.removed_tasks.append(task_id)
+        present = tables_of_node(view, self._node_id)
+        for network_id in present:
+            table = self._cache.table(view, network_id)
+            old = self._tables.get(network_id)
+            if table is not None and (old is None or old.revision != table.revision):
+                message.tables.append(self._cache.delta(old, table))
+                self._tables[network_id] = table
+        for network_id in [i for i in self._tables if i not in present]:
+            del self._tables[network_id]
+            message.removed_tables.append(network_id)
+        self._add_managers(view, message)
+        if not message.ByteSize():
+            return None
+        return self._numbered(message)
+
+    def _add_task(self, view: View, task: Task, message: pb.Assignments) -> None:
+        if task.status.state < TaskState.ASSIGNED:
+            return
+        stable = stable_part(task)
+        record = view.spec_of(task)
+        if record is None or self._tasks.get(task.id) == stable:
+            return
+        self._tasks[task.id] = stable
+        # The status travels along, so that a node that lost its memory starts from it.
+        message.tasks.append(pb.AssignedTask(task=_encode(task), spec=_encode(record)))
+
+    def _add_managers(self, view: View, message: pb.Assignments) -> None:
+        managers = manager_addresses(view)
+        if managers != self._managers:
+            self._managers = managers
+            message.managers.extend(managers)
+
+    def _numbered(self, message: pb.Assignments) -> pb.Assignments:
+        self._chain += 1
+        message.chain = self._chain
+        return message
+
+
+def manager_addresses(view: View) -> list[str]:
+    """Return `host:port` of every manager, in order."""
+    return sorted(
+        n.manager_address for n in view.nodes.values() if n.is_manager and n.manager_address
+    )

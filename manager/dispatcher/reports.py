@@ -1,0 +1,83 @@
+"""Reports of tasks, gathered from all sessions and stored in few transactions."""
+
+import asyncio
+import logging
+
+from manager.replica import Store
+from manager.store.changes import SetTaskStatus
+from swarmapi.errors import Forbidden, InvalidArgument, SwarmError
+from swarmapi.model.objects import TaskState, TaskStatus
+
+log = logging.getLogger(__name__)
+FLUSH_AFTER_S = 0.01
+LARGEST_BATCH = 500
+_AGENTS_STATES = frozenset(
+    s
+    for s in TaskState
+    if s > TaskState.ASSIGNED and s not in (TaskState.REMOVE, TaskState.ORPHANED)
+)
+
+
+class ReportBatcher:
+    """Keeps the latest report of each task until one transaction stores them all."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._waiting: dict[str, TaskStatus] = {}
+        self._stored: dict[str, asyncio.Future[None]] = {}
+        self._flusher: asyncio.Task[None] | None = None
+
+    def check(self, node_id: str, task_id: str, status: TaskStatus) -> None:
+        """Refuse what this node's agent may not say.
+
+        Raises:
+            Forbidden: the task is another node's.
+            InvalidArgument: the state is not an agent's to report.
+        """
+        task = self._store.view.tasks.get(task_id)
+        if task is not None and task.node_id != node_id:
+            raise Forbidden(f"task {task_id} is not on node {node_id}")
+        if status.state not in _AGENTS_STATES:
+            raise InvalidArgument(f"task {task_id}: {status.state.name} is no agent's report")
+
+    async def store(self, reports: dict[str, TaskStatus]) -> list[str]:
+        """Store reports; return the ids once they are committed, or not worth storing.
+
+        Raises:
+            SwarmError: when they could not be committed.
+        """
+        waits = []
+        for task_id, status in reports.items():
+            task = self._store.view.tasks.get(task_id)
+            if task is None or status.state < task.status.state:
+                continue
+            before = self._waiting.get(task_id)
+            if before is None or status.state >= before.state:
+                self._waiting[task_id] = status
+            if task_id not in self._stored:
+                self._stored[task_id] = asyncio.get_running_loop().create_future()
+            waits.append(self._stored[task_id])
+        if waits:
+            if self._flusher is None or self._flusher.done():
+                self._flusher = asyncio.create_task(self._flush())
+            await asyncio.gather(*waits)
+        return list(reports)
+
+    async def _flush(self) -> None:
+        while self._waiting:
+            await asyncio.sleep(FLUSH_AFTER_S)
+            ids = list(self._waiting)[:LARGEST_BATCH]
+            batch = {i: self._waiting.pop(i) for i in ids}
+            futures = [self._stored.pop(i) for i in ids]
+            try:
+                await self._store.propose(
+                    SetTaskStatus(task_id=i, status=s, reason="reported") for i, s in batch.items()
+                )
+            except SwarmError as error:
+                for future in futures:
+                    if not future.done():
+                        future.set_exception(error)
+                continue
+            for future in futures:
+                if not future.done():
+                    future.set_result(None)
