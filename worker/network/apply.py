@@ -33,6 +33,8 @@ class TableKeeper:
 
     def settle(self, desired: nx.TableState | None) -> int:
         """Apply the difference and return its size; on refusal the kernel is read anew."""
+        if self._known and self._applied is desired:
+            return 0
         if not self._known:
             self._applied = self._store.read(self._family, self._name)
             self._known = True

@@ -83,6 +83,9 @@ class Attached:
     ports: tuple[PortBinding, ...]
     """Bindings with the host port actually taken."""
     resolv_conf: str
+    """Content for /etc/resolv.conf."""
+    hosts: str
+    """Content for /etc/hosts."""
 
 
 class NetworkError(Exception):

@@ -1,7 +1,9 @@
 """The kernel side of one machine's network. Every method runs on one thread of its own."""
 
 import contextlib
+import errno
 import os
+import secrets
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,8 +19,8 @@ from worker.network.attachments import AttachedEndpoint, BridgeNetwork, NetworkE
 from worker.network.conntrack import ConntrackSocket
 from worker.network.dns import open_listeners
 from worker.network.nft import NftSocket
-from worker.network.overlay import Overlay, short_name
-from worker.network.plan import TABLE, DesiredState
+from worker.network.overlay import BRIDGE, Overlay, short_name
+from worker.network.plan import INGRESS_LINK, TABLE, DesiredState
 
 VXLAN_PORT = 4789
 
@@ -76,6 +78,10 @@ class Host:
 
     def add_bridge(self, spec: BridgeNetwork) -> None:
         """Create a bridge, or adopt the one that is there."""
+        self._ensure_bridge(spec)
+        self.bridges[spec.network_id] = spec
+
+    def _ensure_bridge(self, spec: BridgeNetwork) -> int:
         existing = self._node.route.link(spec.bridge)
         if existing is None:
             # A fixed MAC: a bridge without one changes it with its members.
@@ -83,17 +89,22 @@ class Host:
             self._node.route.batch([message])
         elif existing.kind != "bridge":
             raise NetworkError(f"interface {spec.bridge} exists and is not a bridge: rename it")
-        index = self._node.route.index(spec.bridge)
+        link = self._node.route.link(spec.bridge)
+        if link is None:
+            raise NetworkError(f"interface {spec.bridge} vanished: try again")
         prefix = IPv4Network(spec.subnet).prefixlen
+        whole = (link.index, spec.gateway, prefix) in self._node.route.addresses()
+        if existing is not None and link.up and whole:
+            return 0
         self._node.route.batch(
-            [nl.set_link(index, up=True), nl.add_address(index, spec.gateway, prefix)]
+            [nl.set_link(link.index, up=True), nl.add_address(link.index, spec.gateway, prefix)]
         )
         # 127.0.0.1:PORT of a published port leads into the bridge.
         netns.inside(
             self._fd,
             lambda: netns.write_sysctl(f"ipv4/conf/{spec.bridge}/route_localnet", 1),
         )
-        self.bridges[spec.network_id] = spec
+        return 1
 
     def remove_bridge(self, network_id: str) -> None:
         """Delete a bridge network's link."""
@@ -106,6 +117,9 @@ class Host:
         """Open an overlay; one whose subnet, VNI or MTU changed is refused."""
         known = self.overlays.get(table.network_id)
         if known is not None:
+            shape = (known.table.vni, known.table.subnet, known.table.mtu)
+            if shape != (table.vni, table.subnet, table.mtu):
+                raise NetworkError(f"network {table.name}: its vni, subnet or mtu cannot change")
             known.table = table
             return
         overlay = Overlay(table, self._pins / table.network_id)
@@ -149,15 +163,13 @@ class Host:
             overlay = self.overlays.get(network_id)
             if overlay is None:
                 raise NetworkError(f"network {network_id} is not known on this node")
-            socket_of, master = overlay.socket, overlay.socket.index("br0")
+            socket_of, master = overlay.socket, overlay.socket.index(BRIDGE)
             prefix = IPv4Network(overlay.table.subnet).prefixlen
             gateway, mtu = overlay.ingress_gateway, overlay.table.mtu
             internal = not overlay.table.ingress
-        name, mac = short_name("sv", container_id, network_id), mac_of(address)
-        stale = socket_of.link(name)
-        if stale is not None:
-            # Left by a namespace the kernel is still taking apart.
-            socket_of.batch([nl.remove_link(stale.index)], ignore=(19,))
+        # Never the same twice: a former one may still be on its way out.
+        name = short_name("sv", container_id, network_id, secrets.token_hex(8))
+        mac = mac_of(address)
         socket_of.batch(
             [nl.add_veth(name, interface, space.fd, mtu=mtu, master=master, peer_mac=mac)]
         )
@@ -217,7 +229,7 @@ class Host:
         changed = 0
         for network_id, state in desired.overlays.items():
             if network_id in self.overlays:
-                changed += self.overlays[network_id].apply(state)
+                changed += self.overlays[network_id].settle(state)
         for container_id, (rules, returns) in desired.containers.items():
             space = self.containers.get(container_id)
             if space is not None:
@@ -226,8 +238,13 @@ class Host:
 
     def verify(self, desired: DesiredState) -> int:
         """Read the kernel back, repair, and return how many things had drifted."""
-        repaired = sum(
-            self.overlays[key].apply(state)
+        repaired = sum(self._ensure_bridge(spec) for spec in self.bridges.values())
+        repaired += sum(
+            overlay.ensure_links(self._node.route, self._fd, self._data_path, self._vxlan_port)
+            for overlay in self.overlays.values()
+        )
+        repaired += sum(
+            self.overlays[key].verify(state)
             for key, state in desired.overlays.items()
             if key in self.overlays
         )
@@ -241,6 +258,12 @@ class Host:
         # Counting first: a dump walks the whole machine's table even for an empty namespace.
         return sum(s.conntrack.forget(address, protocols) for s in spaces if s.conntrack.count())
 
+    def forget_on_node(self, address: str, protocols: tuple[int, ...]) -> int:
+        """Delete a backend's connection entries in the node's own namespace."""
+        if not self._node.conntrack.count():
+            return 0
+        return self._node.conntrack.forget(address, protocols)
+
     def close(self, *, remove: bool) -> None:
         """Close all handles; with `remove` take links, tables and pins away too."""
         for container_id in list(self.containers):
@@ -253,7 +276,10 @@ class Host:
                 self._node.rules.settle(None)
             for network_id in list(self.bridges):
                 self.remove_bridge(network_id)
-            leg = self._node.route.link("swarm-ingress")
+            leg = self._node.route.link(INGRESS_LINK)
             if leg is not None:
-                self._node.route.batch([nl.remove_link(leg.index)], ignore=(19,))
+                self._node.route.batch([nl.remove_link(leg.index)], ignore=(errno.ENODEV,))
+            # Pins of a former process whose tables never came back.
+            for pin in self._pins.glob("*"):
+                netns.unpin(pin)
         self._node.close()

@@ -11,13 +11,14 @@ LOCAL_PREFIX = 16
 def choose_subnet(pool: str, taken: Iterable[str], prefix: int = LOCAL_PREFIX) -> str:
     """Return the first subnet of `pool` that overlaps none of `taken`.
 
-    Raises NetworkError when the pool is used up.
+    `pool` is one prefix or several, separated by commas. Raises NetworkError when it is used up.
     """
-    whole = IPv4Network(pool)
     used = [IPv4Network(item) for item in taken]
-    for subnet in whole.subnets(new_prefix=max(prefix, whole.prefixlen)):
-        if not any(subnet.overlaps(other) for other in used):
-            return str(subnet)
+    for part in pool.split(","):
+        whole = IPv4Network(part.strip())
+        for subnet in whole.subnets(new_prefix=max(prefix, whole.prefixlen)):
+            if not any(subnet.overlaps(other) for other in used):
+                return str(subnet)
     raise NetworkError(f"no free subnet in the pool {pool}: give --subnet or a larger pool")
 
 

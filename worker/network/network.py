@@ -1,7 +1,7 @@
 """The network as the engine and the agent use it."""
 
 import asyncio
-import contextlib
+import logging
 import os
 import socket
 from collections.abc import Callable, Coroutine, Mapping
@@ -30,13 +30,14 @@ from worker.network.plan import (
     LocalBridge,
     LocalContainer,
     Names,
-    plan,
+    Planner,
 )
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 EGRESS_NETWORK = "swarm-egress"
-"""The bridge that gives tasks on internal-free overlays a way out of the node."""
+"""The bridge that gives tasks on overlays a way out of the node, unless these are internal."""
 VERIFY_INTERVAL_S = 30.0
 _UDP = 17
 
@@ -49,10 +50,6 @@ class _Container:
     ports: tuple[PortBinding, ...] = ()
     holders: list[socket.socket] = field(default_factory=list)
     next_interface: int = 0
-
-    @property
-    def named(self) -> bool:
-        return any(key != EGRESS_NETWORK for key in self.attachments)
 
 
 class Network:
@@ -87,6 +84,7 @@ class Network:
         self._containers: dict[str, _Container] = {}
         self._pools: dict[str, AddressPool] = {}
         self._bridges: dict[str, BridgeNetwork] = {}
+        self._planner = Planner(node_id)
         self._desired: DesiredState | None = None
         self._drift_repaired = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -196,6 +194,7 @@ class Network:
             tuple(container.endpoints.values()),
             container.ports,
             self._resolv_conf(container),
+            _hosts(container, hostname),
         )
 
     async def _plug_all(self, container_id: str, attachments: list[Attachment]) -> None:
@@ -290,6 +289,12 @@ class Network:
             if network_id in self._pools:
                 self._pools[network_id].release(endpoint.address)
         await self._on_thread(lambda: self._kernel.drop_container(container_id))
+        if any(port.protocol == "udp" for port in container.ports):
+            # A datagram flow would keep going to the address, whoever has it next.
+            for endpoint in container.endpoints.values():
+                await self._on_thread(
+                    partial(self._kernel.forget_on_node, endpoint.address, (_UDP,))
+                )
 
     async def readopt(
         self,
@@ -418,11 +423,14 @@ class Network:
         self, before: Mapping[str, NetworkTable], after: Mapping[str, NetworkTable]
     ) -> None:
         for address, protocols in _vanished(before, after):
-            await self._on_thread(partial(self._kernel.forget, address, protocols))
+            try:
+                await self._on_thread(partial(self._kernel.forget, address, protocols))
+            except OSError:
+                # They end by their own time-outs.
+                _log.exception("connections of the backend %s could not be deleted", address)
 
     async def _settle(self) -> None:
-        desired = plan(
-            self._node_id,
+        desired = self._planner.plan(
             self._tables,
             [self._local(key, c) for key, c in self._containers.items()],
             {
@@ -478,9 +486,11 @@ class Network:
     async def _verify_forever(self) -> None:
         while True:
             await asyncio.sleep(VERIFY_INTERVAL_S)
-            # The next round tries again; a kernel that refuses now is no reason to stop looking.
-            with contextlib.suppress(OSError):
+            try:
                 await self.verify()
+            except (OSError, NetworkError):
+                # The next round tries again.
+                _log.exception("the network could not be verified")
 
     # The thread
 
@@ -509,6 +519,16 @@ def _close_all(holders: list[socket.socket]) -> None:
     for holder in holders:
         holder.close()
     holders.clear()
+
+
+def _hosts(container: _Container, hostname: str) -> str:
+    lines = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback"]
+    lines += [
+        f"{endpoint.address}\t{hostname}"
+        for key, endpoint in container.endpoints.items()
+        if key != EGRESS_NETWORK
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _check_binding(binding: PortBinding) -> None:

@@ -7,6 +7,8 @@ firewall rules and br_netfilter never see bridged overlay traffic.
 import contextlib
 import hashlib
 import os
+import secrets
+from collections.abc import Mapping
 from pathlib import Path
 
 from swarmapi.model.tables import NetworkTable
@@ -15,7 +17,7 @@ from worker.network import netns
 from worker.network.attachments import NetworkError, mac_of
 from worker.network.plan import INGRESS_LINK, OverlayState
 
-BRIDGE, VXLAN = "br0", "vxlan0"
+BRIDGE = "br0"
 
 
 def short_name(prefix: str, *parts: str) -> str:
@@ -32,6 +34,8 @@ class Overlay:
         self._pin = pin
         self.netns_fd = -1
         self.ingress_gateway = ""
+        self.vxlan = f"vxlan{table.vni}"
+        self._applied: OverlayState | None = None
         self.route: nl.RouteSocket | None = None
 
     def open(self, node: nl.RouteSocket, node_fd: int, data_path: str, port: int) -> None:
@@ -40,15 +44,12 @@ class Overlay:
         Raises NetworkError when the VXLAN cannot be made.
         """
         fd = netns.open_pinned(self._pin)
-        if fd is not None:
-            self._use(fd)
-            if self._is_whole():
-                return
-            self.close(remove=True)
-        self._use(netns.create())
+        pinned = fd is not None
+        self._use(netns.create() if fd is None else fd)
         try:
-            self._make(node, node_fd, data_path, port)
-            netns.pin(self.netns_fd, self._pin)
+            self.ensure_links(node, node_fd, data_path, port)
+            if not pinned:
+                netns.pin(self.netns_fd, self._pin)
         except OSError as error:
             self.close(remove=True)
             raise NetworkError(f"network {self.table.name}: {error}") from error
@@ -57,16 +58,6 @@ class Overlay:
         self.netns_fd = fd
         self.route = netns.inside(fd, nl.RouteSocket)
 
-    def _is_whole(self) -> bool:
-        links = self.socket.links()
-        vxlan, bridge = links.get(VXLAN), links.get(BRIDGE)
-        return (
-            vxlan is not None
-            and bridge is not None
-            and vxlan.master == bridge.index
-            and vxlan.mtu == self.table.mtu
-        )
-
     @property
     def socket(self) -> nl.RouteSocket:
         """The rtnetlink socket inside the overlay's namespace."""
@@ -74,9 +65,27 @@ class Overlay:
             raise NetworkError(f"network {self.table.name} is not open on this node")
         return self.route
 
-    def _make(self, node: nl.RouteSocket, node_fd: int, data_path: str, port: int) -> None:
-        table = self.table
+    def ensure_links(self, node: nl.RouteSocket, node_fd: int, data_path: str, port: int) -> int:
+        """Make the links that are missing and return how many."""
+        links = self.socket.links()
+        made = 0
+        if BRIDGE not in links:
+            self._make_bridge(links)
+            made += 1
+        vxlan = links.get(self.vxlan)
+        bridge = self.socket.index(BRIDGE)
+        if vxlan is not None and vxlan.mtu != self.table.mtu:
+            self.socket.batch([nl.remove_link(vxlan.index)])
+            vxlan = None
+        if vxlan is None:
+            self._make_vxlan(node, bridge, data_path, port)
+            made += 1
+        if self.table.ingress and node.link(INGRESS_LINK) is None:
+            self._make_ingress_leg(node, node_fd, bridge)
+            made += 1
+        return made
 
+    def _make_bridge(self, links: Mapping[str, nl.Link]) -> None:
         def prepare() -> None:
             for family in ("iptables", "ip6tables", "arptables"):
                 # Absent where br_netfilter is not loaded.
@@ -84,8 +93,14 @@ class Overlay:
                     netns.write_sysctl(f"bridge/bridge-nf-call-{family}", 0)
 
         netns.inside(self.netns_fd, prepare)
-        self.socket.batch([nl.set_link(1, up=True), nl.add_bridge(BRIDGE, table.mtu)])
+        self.socket.batch([nl.set_link(1, up=True), nl.add_bridge(BRIDGE, self.table.mtu)])
         bridge = self.socket.index(BRIDGE)
+        # Members of a bridge that somebody deleted.
+        orphans = [link.index for link in links.values() if link.index != 1]
+        self.socket.batch([nl.set_link(index, up=True, master=bridge) for index in orphans])
+
+    def _make_vxlan(self, node: nl.RouteSocket, bridge: int, data_path: str, port: int) -> None:
+        table = self.table
         temporary = short_name("swx", table.network_id, str(table.vni))
         stale = node.link(temporary)
         if stale is not None:
@@ -99,20 +114,15 @@ class Overlay:
             raise
         moved = self.socket.index(temporary)
         self.socket.batch(
-            [nl.rename_link(moved, VXLAN), nl.set_link(moved, up=True, master=bridge)]
+            [nl.rename_link(moved, self.vxlan), nl.set_link(moved, up=True, master=bridge)]
         )
-        if table.ingress:
-            self._make_ingress_leg(node, node_fd, bridge)
 
     def _make_ingress_leg(self, node: nl.RouteSocket, node_fd: int, bridge: int) -> None:
         gateway = self.ingress_gateway
-        stale = node.link(INGRESS_LINK)
-        if stale is not None:
-            node.batch([nl.remove_link(stale.index)])
         self.socket.batch(
             [
                 nl.add_veth(
-                    "gateway",
+                    short_name("gw", secrets.token_hex(8)),
                     INGRESS_LINK,
                     node_fd,
                     mtu=self.table.mtu,
@@ -134,9 +144,14 @@ class Overlay:
 
         netns.inside(node_fd, permit)
 
-    def apply(self, desired: OverlayState) -> int:
+    def settle(self, desired: OverlayState) -> int:
+        """Like `verify`, unless `desired` is what was applied last."""
+        return 0 if self._applied is desired else self.verify(desired)
+
+    def verify(self, desired: OverlayState) -> int:
         """Make fdb and neighbours equal to `desired` and return how many entries changed."""
-        vxlan = self.socket.index(VXLAN)
+        self._applied = None
+        vxlan = self.socket.index(self.vxlan)
         fdb, neighbours = self.socket.fdb(vxlan), self.socket.neighbours(vxlan)
         messages = [nl.fdb_entry(vxlan, mac, node, remove=True) for mac, node in fdb - desired.fdb]
         messages += [
@@ -146,6 +161,7 @@ class Overlay:
         messages += [nl.fdb_entry(vxlan, mac, node) for mac, node in desired.fdb - fdb]
         messages += [nl.neighbour(vxlan, a, mac) for a, mac in desired.neighbours - neighbours]
         self.socket.batch(messages)
+        self._applied = desired
         return len(messages)
 
     def close(self, *, remove: bool) -> None:

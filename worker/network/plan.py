@@ -5,7 +5,7 @@ one chain per replica count and a shared map (vip . slot), so a service costs el
 """
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 
@@ -76,32 +76,91 @@ class DesiredState:
     names: Mapping[str, Names]
 
 
-def plan(
-    node_id: str,
-    tables: Mapping[str, NetworkTable],
-    containers: Iterable[LocalContainer],
-    bridges: Mapping[str, LocalBridge],
-) -> DesiredState:
-    """Return the desired state; tables of networks without a local container still count."""
-    local = list(containers)
-    return DesiredState(
-        overlays={key: overlay_state(node_id, table) for key, table in tables.items()},
-        containers={
-            c.container_id: (container_table(tables, c), return_table(tables, c)) for c in local
-        },
-        node=node_table(node_id, tables, local, bridges),
-        names={c.container_id: container_names(tables, c, local) for c in local},
+class Planner:
+    """Plans, and remembers what did not change: an update costs what it touches.
+
+    Tables are immutable; a table is unchanged when it is the same object as before.
+    """
+
+    def __init__(self, node_id: str) -> None:
+        self._node_id = node_id
+        self._overlays: dict[str, tuple[NetworkTable, OverlayState]] = {}
+        self._containers: dict[str, tuple[object, nx.TableState, nx.TableState | None]] = {}
+        self._names: dict[str, tuple[object, Names]] = {}
+
+    def plan(
+        self,
+        tables: Mapping[str, NetworkTable],
+        containers: Iterable[LocalContainer],
+        bridges: Mapping[str, LocalBridge],
+    ) -> DesiredState:
+        """Return the desired state; tables of networks without a local container count too."""
+        local = {c.container_id: c for c in containers}
+        self._overlays = {key: self._overlay(table) for key, table in tables.items()}
+        self._containers = {key: self._container(tables, c) for key, c in local.items()}
+        members: dict[str, list[LocalContainer]] = {}
+        for container in local.values():
+            for network_id in container.networks:
+                members.setdefault(network_id, []).append(container)
+        self._names = {key: self._network(tables.get(key), key, m) for key, m in members.items()}
+        return DesiredState(
+            overlays={key: state for key, (_, state) in self._overlays.items()},
+            containers={key: found[1:] for key, found in self._containers.items()},
+            node=node_table(self._node_id, tables, local.values(), bridges),
+            names={
+                key: _merged([self._names[n][1] for n in c.networks]) for key, c in local.items()
+            },
+        )
+
+    def _overlay(self, table: NetworkTable) -> tuple[NetworkTable, OverlayState]:
+        known = self._overlays.get(table.network_id)
+        if known is not None and known[0] is table:
+            return known
+        return table, overlay_state(self._node_id, table)
+
+    def _container(
+        self, tables: Mapping[str, NetworkTable], container: LocalContainer
+    ) -> tuple[object, nx.TableState, nx.TableState | None]:
+        used = [(key, tables.get(key), place) for key, place in container.networks.items()]
+        known = self._containers.get(container.container_id)
+        if known is not None and _same(known[0], used):
+            return known
+        return used, container_table(tables, container), return_table(tables, container)
+
+    def _network(
+        self, table: NetworkTable | None, network_id: str, members: list[LocalContainer]
+    ) -> tuple[object, Names]:
+        used = [
+            (network_id, table, (m.networks[network_id], m.names.get(network_id, ())))
+            for m in members
+        ]
+        known = self._names.get(network_id)
+        if known is not None and _same(known[0], used):
+            return known
+        return used, network_names(table, network_id, members)
+
+
+def _same(old: object, new: Sequence[tuple[str, NetworkTable | None, object]]) -> bool:
+    return (
+        isinstance(old, list)
+        and len(old) == len(new)
+        and all(
+            a[0] == b[0] and a[1] is b[1] and a[2] == b[2] for a, b in zip(old, new, strict=True)
+        )
     )
 
 
-def serving(table: NetworkTable, service_id: str) -> tuple[str, ...]:
-    """Return the addresses that take new connections, in task id order."""
-    found = [
-        e
-        for e in table.endpoints.values()
-        if e.service_id == service_id and e.state == EndpointState.SERVING
-    ]
-    return tuple(e.address for e in sorted(found, key=lambda e: e.task_id))
+def _merged(parts: list[Names]) -> Names:
+    if len(parts) == 1:
+        return parts[0]
+    forward: dict[str, tuple[str, ...]] = {}
+    reverse: dict[str, str] = {}
+    for part in parts:
+        for name, addresses in part.forward.items():
+            have = forward.get(name, ())
+            forward[name] = have + tuple(a for a in addresses if a not in have)
+        reverse.update(part.reverse)
+    return Names(forward, reverse)
 
 
 def _serving_by_service(table: NetworkTable) -> dict[str, tuple[str, ...]]:
@@ -511,22 +570,16 @@ def _forward_rules(bridges: Mapping[str, LocalBridge]) -> tuple[nx.Rule, ...]:
     return tuple(rules)
 
 
-def container_names(
-    tables: Mapping[str, NetworkTable],
-    container: LocalContainer,
-    containers: Iterable[LocalContainer],
+def network_names(
+    table: NetworkTable | None, network_id: str, members: Iterable[LocalContainer]
 ) -> Names:
-    """Return the names one container may resolve; VIPs and addresses as its nft maps have them."""
+    """Return the names of one network; VIPs and addresses are those of the nft maps."""
     forward: dict[str, tuple[str, ...]] = {}
     reverse: dict[str, str] = {}
-    everyone = list(containers)
-    for network_id in container.networks:
-        table = tables.get(network_id)
-        if table is not None and not table.ingress:
-            _overlay_names(table, forward, reverse)
-        for other in everyone:
-            if network_id in other.networks:
-                _member_names(network_id, other, forward, reverse)
+    if table is not None and not table.ingress:
+        _overlay_names(table, forward, reverse)
+    for member in members:
+        _member_names(network_id, member, forward, reverse)
     return Names(forward, reverse)
 
 

@@ -31,7 +31,6 @@ from worker.network.attachments import (
 from worker.network.conntrack import ConntrackSocket
 from worker.network.network import Network
 from worker.network.nft import NftSocket
-from worker.network.overlay import VXLAN
 
 NODES = {"n1": "192.168.77.1", "n2": "192.168.77.2"}
 VIP = "10.0.1.2"
@@ -83,7 +82,8 @@ def test_drift_is_repaired_and_counted(lab: Lab, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with start_nodes(lab, tmp_path, NODES) as made:
             network = made["n1"]
-            await network.set_tables({"net1": overlay(1, 2)})
+            for each in made.values():
+                await each.set_tables({"net1": overlay(1, 2)})
             attached = await join(network, 1)
             assert await network.verify() == 0
             delete_elements(attached.netns_fd, "vips", (socket.inet_aton(VIP),))
@@ -98,6 +98,17 @@ def test_drift_is_repaired_and_counted(lab: Lab, tmp_path: Path) -> None:
             assert await network.verify() > 0
             assert await network.verify() == 0
             assert network.drift_repaired_total() >= 4
+            # Its links gone.
+            pin = os.open(tmp_path / "run-n1" / "netns" / "net1", os.O_RDONLY)
+            try:
+                run_in(pin, delete_links)
+            finally:
+                os.close(pin)
+            assert await network.verify() == 4
+            assert await network.verify() == 0
+            second = await join(made["n2"], 2)
+            with contextlib.closing(Server(second.netns_fd, "two", 80)):
+                assert ask(attached.netns_fd, "10.0.1.12", 80)[0] == "two"
             # A whole table gone.
             run_in(attached.netns_fd, drop_table)
             assert await network.verify() > 0
@@ -105,7 +116,7 @@ def test_drift_is_repaired_and_counted(lab: Lab, tmp_path: Path) -> None:
 
     def delete_forwarding() -> None:
         with nl.RouteSocket() as route:
-            index = route.index(VXLAN)
+            index = route.index("vxlan4097")
             mac = mac_of("10.0.1.12")
             route.batch(
                 [
@@ -113,6 +124,10 @@ def test_drift_is_repaired_and_counted(lab: Lab, tmp_path: Path) -> None:
                     nl.neighbour(index, "10.0.1.12", mac, remove=True),
                 ]
             )
+
+    def delete_links() -> None:
+        with nl.RouteSocket() as route:
+            route.batch([nl.remove_link(route.index(name)) for name in ("br0", "vxlan4097")])
 
     def flush_rules() -> None:
         with NftSocket() as nft:

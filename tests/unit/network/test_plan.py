@@ -1,0 +1,141 @@
+"""The planner: what a node must hold, from tables alone."""
+
+import struct
+from ipaddress import IPv4Address
+
+import msgspec
+
+from swarmapi.model.tables import (
+    EndpointState,
+    NetworkTable,
+    NodeEntry,
+    PublishedPort,
+    ServiceEntry,
+    TaskEndpoint,
+)
+from worker.network import nftexpr as nx
+from worker.network.attachments import PortBinding, mac_of
+from worker.network.plan import DesiredState, LocalBridge, LocalContainer, Planner
+
+
+def packed(address: str) -> bytes:
+    return IPv4Address(address).packed
+
+
+def task(i: int, node: str = "n1", state: EndpointState = EndpointState.SERVING) -> TaskEndpoint:
+    return TaskEndpoint(
+        task_id=f"t{i}",
+        service_id="s1",
+        node_id=node,
+        name=f"web.{i}.t{i}",
+        address=f"10.0.1.{10 + i}",
+        state=state,
+    )
+
+
+def overlay(*tasks: TaskEndpoint, ingress: bool = False, vip: str = "10.0.1.2") -> NetworkTable:
+    ports = (PublishedPort(protocol="tcp", published=8080, target=80),) if ingress else ()
+    return NetworkTable(
+        network_id="net1",
+        name="app",
+        revision=1,
+        subnet="10.0.1.0/24",
+        gateway="10.0.1.1",
+        vni=4097,
+        ingress=ingress,
+        services={"s1": ServiceEntry(service_id="s1", name="Web", vip=vip, ports=ports)},
+        endpoints={e.task_id: e for e in tasks},
+        nodes={
+            n: NodeEntry(node_id=n, data_path=f"192.168.0.{i}", gateway=f"10.0.1.{200 + i}")
+            if ingress
+            else NodeEntry(node_id=n, data_path=f"192.168.0.{i}")
+            for i, n in ((1, "n1"), (2, "n2"))
+        },
+    )
+
+
+HERE = LocalContainer("c1", {"net1": ("eth0", "10.0.1.11")})
+
+
+def planned(table: NetworkTable, *more: LocalContainer) -> DesiredState:
+    return Planner("n1").plan({"net1": table}, [HERE, *more], {})
+
+
+def test_only_serving_endpoints_are_behind_a_vip() -> None:
+    table = overlay(task(1), task(2, "n2"), task(3, "n2", EndpointState.WITHDRAWN))
+    rules = planned(table).containers["c1"][0]
+    assert rules.elements["vips"] == {packed("10.0.1.2"): "lb-2"}
+    assert set(rules.elements["backends"].values()) == {packed("10.0.1.11"), packed("10.0.1.12")}
+    slots = {key[4:] for key in rules.elements["backends"]}
+    assert slots == {struct.pack("=I", 0), struct.pack("=I", 1)}
+    assert "lb-2" in rules.chains
+
+
+def test_a_vip_without_a_backend_is_refused_and_not_balanced() -> None:
+    rules = planned(overlay(task(1, state=EndpointState.WITHDRAWN))).containers["c1"][0]
+    assert rules.elements["silent"] == {packed("10.0.1.2"): None}
+    assert not rules.elements["vips"]
+
+
+def test_a_container_sees_its_own_networks_only() -> None:
+    stranger = LocalContainer("c2", {"red": ("eth0", "172.16.0.2")})
+    state = planned(overlay(task(1)), stranger)
+    assert not state.containers["c2"][0].elements["vips"]
+    assert "web" in state.names["c1"].forward
+    assert "web" not in state.names["c2"].forward
+
+
+def test_withdrawn_remote_endpoints_stay_reachable_and_local_ones_need_no_entry() -> None:
+    state = planned(overlay(task(1), task(2, "n2", EndpointState.WITHDRAWN)))
+    mac = mac_of("10.0.1.12")
+    assert state.overlays["net1"].fdb == {(mac, "192.168.0.2")}
+    assert state.overlays["net1"].neighbours == {("10.0.1.12", mac)}
+
+
+def test_the_ingress_network_has_no_vips_and_knows_remote_gateways() -> None:
+    state = planned(overlay(task(1), ingress=True))
+    rules, returns = state.containers["c1"]
+    assert not rules.elements["vips"]
+    assert len(rules.elements["gateways"]) == 2
+    assert returns is not None
+    assert len(returns.elements["macs"]) == 2
+    assert ("10.0.1.202", mac_of("10.0.1.202")) in state.overlays["net1"].neighbours
+    assert "web" not in state.names["c1"].forward
+    assert list(state.node.elements["mesh"].values()) == ["mesh-1"]
+    target = packed("10.0.1.11") + struct.pack(">H", 80) + b"\0\0"
+    assert list(state.node.elements["targets"].values()) == [target]
+
+
+def test_names_agree_with_the_vip_table() -> None:
+    names = planned(overlay(task(1), task(2, state=EndpointState.WITHDRAWN))).names["c1"]
+    assert names.forward["web"] == ("10.0.1.2",)
+    assert names.forward["tasks.web"] == ("10.0.1.11",)
+    assert names.reverse["10.0.1.2"] == "Web.app"
+    without = planned(overlay(task(1), vip="")).names["c1"]
+    assert without.forward["web"] == ("10.0.1.11",)
+
+
+def test_host_ports_with_an_address_are_kept_apart() -> None:
+    container = LocalContainer(
+        "c2",
+        {"red": ("eth0", "172.16.0.2")},
+        ports=(PortBinding("tcp", 80, 8080), PortBinding("tcp", 80, 8081, "127.0.0.1")),
+        port_address="172.16.0.2",
+    )
+    node = planned(overlay(), container).node
+    assert len(node.elements["ports"]) == 1
+    assert next(iter(node.elements["address-ports"])).startswith(packed("127.0.0.1"))
+
+
+def test_an_unchanged_table_costs_nothing() -> None:
+    planner, table = Planner("n1"), overlay(task(1))
+    bridges = {"red": LocalBridge("red0", "172.16.0.0/16", internal=False, masquerade=True)}
+    first = planner.plan({"net1": table}, [HERE], bridges)
+    other = LocalContainer("c2", {"red": ("eth0", "172.16.0.2")})
+    second = planner.plan({"net1": table}, [HERE, other], bridges)
+    assert second.containers["c1"][0] is first.containers["c1"][0]
+    assert second.overlays["net1"] is first.overlays["net1"]
+    changed = msgspec.structs.replace(table, revision=2, endpoints={})
+    third = planner.plan({"net1": changed}, [HERE, other], bridges)
+    assert third.containers["c1"][0] != first.containers["c1"][0]
+    assert nx.difference(first.containers["c1"][0], third.containers["c1"][0])
