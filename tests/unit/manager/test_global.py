@@ -91,6 +91,7 @@ def test_paused_node_is_left_alone() -> None:
     made.report(kept.id, TaskState.FAILED)
     made.converge()
     assert on(made) == ["n2"]
+    assert [t.id for t in made.view.tasks_of_node("n1")] == [kept.id]
     set_availability(made, "n1", Availability.ACTIVE)
     made.converge()
     assert {t.node_id: t.spec_version for t in made.running("g")} == {"n1": 2, "n2": 2}

@@ -214,3 +214,23 @@ def test_turn_is_bounded() -> None:
     assert ("service", "s") in first.still_dirty
     made.settle()
     assert len(made.tasks("s")) == 1000
+
+
+def test_slot_with_two_ends_gets_one_replacement() -> None:
+    """B16: one attempt failed, its twin's node is drained: the slot gets one new task."""
+    made = world("n1", "n2")
+    made.put_service("s", spec())
+    made.converge()
+    first = made.running("s")[0]
+    twin = replace(first, id="twin")
+    made.commit(c.PutTask(task=twin))
+    made.put_service("s", replace(spec(), labels={"a": "b"}))
+    made.report(first.id, TaskState.FAILED)
+    drained = made.view.nodes[first.node_id]
+    spec_ = replace(drained.spec, availability=Availability.DRAIN)
+    made.commit(c.PutNode(node=replace(drained, spec=spec_)))
+    made.turn()
+    assert len(made.tasks("s")) == 1
+    made.converge()
+    assert len(made.running("s")) == 1
+    assert len(made.view.tasks) == 3

@@ -171,3 +171,11 @@ def test_history_keeps_what_counts_attempts() -> None:
     made.dirty = set(reconcile.all_keys(made.view))
     made.converge()
     assert not made.running("s")
+
+
+def test_last_record_of_a_filled_slot_stays() -> None:
+    """B21, B43: without it a slot that must not be restarted would look empty."""
+    made = started(history=0, condition=RestartCondition.NONE)
+    old = end(made, TaskState.FAILED)
+    made.converge()
+    assert list(made.view.tasks) == [old.id]
