@@ -1,0 +1,139 @@
+"""Specs that are refused, and the path each message begins with."""
+
+from typing import Any
+
+import pytest
+
+from manager.control.validate import check_cluster, check_network, check_service
+from swarmapi.errors import SwarmError
+from swarmapi.model.decode import spec_from
+from swarmapi.model.spec import ClusterSpec, NetworkSpec, ServiceSpec
+
+C = "TaskTemplate.ContainerSpec"
+HEALTH = {"Test": ["CMD", "x"]}
+
+
+def service(path: str, value: Any) -> ServiceSpec:
+    body: dict[str, Any] = {"Name": "web", "TaskTemplate": {"ContainerSpec": {"Image": "a"}}}
+    *parents, last = path.split(".")
+    place = body
+    for key in parents:
+        place = place.setdefault(key, {})
+    place[last] = value
+    return spec_from(body, ServiceSpec)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "begins"),
+    [
+        ("Name", "-web", "Name: "),
+        ("Name", "a" * 64, "Name: "),
+        (f"{C}.Image", "", f"{C}.Image: image reference must be provided"),
+        (f"{C}.Image", "a b", f"{C}.Image: "),
+        (f"{C}.StopGracePeriod", -1, f"{C}.StopGracePeriod: "),
+        (f"{C}.Healthcheck", {**HEALTH, "Interval": 999_999}, f"{C}.Healthcheck.Interval: "),
+        (f"{C}.Healthcheck", {**HEALTH, "Retries": -1}, f"{C}.Healthcheck.Retries: "),
+        (f"{C}.Mounts", [{"Type": "npipe", "Target": "/a"}], f"{C}.Mounts[0].Type: "),
+        (f"{C}.Mounts", [{"Type": "tmpfs", "Target": "a"}], f"{C}.Mounts[0].Target: "),
+        (f"{C}.Mounts", [{"Type": "tmpfs", "Target": "/a"}] * 2, f"{C}.Mounts[1].Target: "),
+        (f"{C}.Mounts", [{"Type": "bind", "Target": "/a"}], f"{C}.Mounts[0].Source: "),
+        (
+            "TaskTemplate.Resources.Limits.NanoCPUs",
+            999_999,
+            "TaskTemplate.Resources.Limits.NanoCPUs: ",
+        ),
+        (
+            "TaskTemplate.Resources.Reservations.MemoryBytes",
+            (4 << 20) - 1,
+            "TaskTemplate.Resources.Reservations.MemoryBytes: ",
+        ),
+        ("TaskTemplate.RestartPolicy.Delay", -1, "TaskTemplate.RestartPolicy.Delay: "),
+        ("TaskTemplate.RestartPolicy.Window", -1, "TaskTemplate.RestartPolicy.Window: "),
+        ("TaskTemplate.Placement.Constraints", ["x"], "TaskTemplate.Placement.Constraints[0]: "),
+        (
+            "TaskTemplate.Placement.Constraints",
+            ["node.id==a", "node.nope==a"],
+            "TaskTemplate.Placement.Constraints[1]: unknown key",
+        ),
+        ("UpdateConfig.Delay", -1, "UpdateConfig.Delay: "),
+        ("UpdateConfig.MaxFailureRatio", 1.1, "UpdateConfig.MaxFailureRatio: "),
+        ("UpdateConfig.Order", "sideways", "UpdateConfig.Order: "),
+        ("RollbackConfig.FailureAction", "rollback", "RollbackConfig.FailureAction: "),
+        ("RollbackConfig.Monitor", -1, "RollbackConfig.Monitor: "),
+        ("Mode.Replicated.Replicas", -1, "Mode.Replicated.Replicas: "),
+        ("EndpointSpec.Mode", "magic", "EndpointSpec.Mode: "),
+        ("EndpointSpec.Ports", [{"TargetPort": 0}], "EndpointSpec.Ports[0].TargetPort: "),
+        (
+            "EndpointSpec.Ports",
+            [{"TargetPort": 1, "PublishedPort": 80}, {"TargetPort": 2, "PublishedPort": 80}],
+            "EndpointSpec.Ports[1]: duplicate",
+        ),
+        ("EndpointSpec", {"Mode": "dnsrr", "Ports": [{"TargetPort": 1}]}, "EndpointSpec.Ports[0]"),
+    ],
+)
+def test_refused_service(path: str, value: Any, begins: str) -> None:
+    with pytest.raises(SwarmError) as caught:
+        check_service(service(path, value))
+    assert caught.value.message.startswith(begins)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (f"{C}.Image", "reg.example:5000/a/b:1@sha256:" + "0" * 64),
+        (f"{C}.Healthcheck", {**HEALTH, "Interval": 1_000_000}),
+        ("TaskTemplate.Resources.Limits", {"NanoCPUs": 1_000_000, "MemoryBytes": 4 << 20}),
+        ("TaskTemplate.Placement.Constraints", ["node.labels.zone != a", "engine.labels.x==y"]),
+        ("UpdateConfig", {"Parallelism": 0, "MaxFailureRatio": 1, "FailureAction": "rollback"}),
+        (
+            "EndpointSpec",
+            {"Mode": "dnsrr", "Ports": [{"TargetPort": 1, "PublishMode": "host"}]},
+        ),
+        (
+            "EndpointSpec.Ports",
+            [
+                {"TargetPort": 53, "PublishedPort": 53},
+                {"TargetPort": 53, "PublishedPort": 53, "Protocol": "udp"},
+            ],
+        ),
+    ],
+)
+def test_accepted_service(path: str, value: Any) -> None:
+    check_service(service(path, value))
+
+
+@pytest.mark.parametrize(
+    ("body", "begins"),
+    [
+        ({"Name": "a b"}, "Name: "),
+        ({"Name": "n", "Driver": "macvlan"}, "Driver: "),
+        ({"Name": "n", "Options": {"encrypted": ""}}, "Options.encrypted: not supported"),
+        ({"Name": "n", "IPAM": {"Config": [{"Subnet": "10.0.0.1/24"}]}}, "IPAM.Config[0].Subnet"),
+        ({"Name": "n", "IPAM": {"Config": [{"Gateway": "10.0.0.1"}]}}, "IPAM.Config[0].Gateway"),
+        (
+            {"Name": "n", "IPAM": {"Config": [{"Subnet": "10.0.0.0/24", "Gateway": "10.0.1.1"}]}},
+            "IPAM.Config[0].Gateway: ",
+        ),
+    ],
+)
+def test_refused_network(body: dict[str, Any], begins: str) -> None:
+    with pytest.raises(SwarmError) as caught:
+        check_network(spec_from(body, NetworkSpec))
+    assert caught.value.message.startswith(begins)
+
+
+@pytest.mark.parametrize(
+    ("body", "begins"),
+    [
+        ({"Name": "other"}, "Name: "),
+        ({"Dispatcher": {"HeartbeatPeriod": -1}}, "Dispatcher.HeartbeatPeriod: "),
+        (
+            {"Orchestration": {"TaskHistoryRetentionLimit": -1}},
+            "Orchestration.TaskHistoryRetentionLimit: ",
+        ),
+    ],
+)
+def test_refused_cluster(body: dict[str, Any], begins: str) -> None:
+    with pytest.raises(SwarmError) as caught:
+        check_cluster(spec_from(body, ClusterSpec))
+    assert caught.value.message.startswith(begins)
