@@ -8,7 +8,7 @@ end     0xffffffff crc32(u32) of all the parts' CRCs, so that no part can be mis
 import os
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -33,20 +33,26 @@ class SnapshotHeader:
     """(node id, address), sorted."""
 
 
+def pack_snapshot(header: SnapshotHeader, parts: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the file's bytes; `parts` is drawn one at a time."""
+    total = 0
+    yield MAGIC
+    for part in chain([_pack_header(header)], parts):
+        crc = zlib.crc32(part)
+        total = zlib.crc32(struct.pack("<I", crc), total)
+        yield _PART.pack(len(part), crc) + part
+    yield _PART.pack(_END, total)
+
+
 def write_snapshot(path: Path, header: SnapshotHeader, parts: Iterable[bytes]) -> None:
     """Replace the snapshot at `path`; it is durable on return. Raises OSError.
 
     Meant for a worker thread: `parts` is drawn one at a time.
     """
     temporary = path.with_name(path.name + ".new")
-    total = 0
     with temporary.open("wb") as file:
-        file.write(MAGIC)
-        for part in chain([_pack_header(header)], parts):
-            crc = zlib.crc32(part)
-            total = zlib.crc32(struct.pack("<I", crc), total)
-            file.write(_PART.pack(len(part), crc) + part)
-        file.write(_PART.pack(_END, total))
+        for piece in pack_snapshot(header, parts):
+            file.write(piece)
         file.flush()
         os.fsync(file.fileno())
     temporary.rename(path)

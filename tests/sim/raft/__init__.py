@@ -1,0 +1,1 @@
+"""The Raft members in a deterministic world of faults."""
