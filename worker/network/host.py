@@ -190,6 +190,14 @@ class Host:
         if link is not None:
             space.route.batch([nl.remove_link(link.index)])
 
+    def route_through(self, container_id: str, endpoint: AttachedEndpoint) -> None:
+        """Make a network the way out; an internal one is none."""
+        bridge = self.bridges.get(endpoint.network_id)
+        if bridge is not None and bridge.internal:
+            return
+        route = self.containers[container_id].route
+        route.batch([nl.default_route(endpoint.gateway, route.index(endpoint.interface))])
+
     def drop_container(self, container_id: str) -> None:
         """Let go of a container's namespace."""
         space = self.containers.pop(container_id, None)

@@ -272,6 +272,10 @@ class Network:
             # Rules first: a netdev chain disappears with its device.
             await self._settle()
             await self._on_thread(lambda: self._kernel.disconnect(container_id, network_id))
+            leading = self._leading(container.endpoints)
+            if leading is not None:
+                way_out = container.endpoints[leading]
+                await self._on_thread(lambda: self._kernel.route_through(container_id, way_out))
 
     async def detach(self, container_id: str) -> None:
         """Let a container's namespace go; the kernel drops it. Unknown ids are fine."""
@@ -350,8 +354,11 @@ class Network:
     async def _reserve(
         self, container: _Container, wanted: list[PortBinding]
     ) -> tuple[PortBinding, ...]:
-        if wanted and not container.endpoints:
-            raise NetworkError("a container without a network cannot publish ports")
+        if wanted and self._leading(container.endpoints) is None:
+            raise NetworkError(
+                "ports of a container on no network, or on internal ones only, cannot be"
+                " published: attach it to a bridge or a network that is not internal"
+            )
         bound = []
         for binding in wanted:
             _check_binding(binding)
@@ -446,11 +453,7 @@ class Network:
 
     def _local(self, container_id: str, container: _Container) -> LocalContainer:
         endpoints = container.endpoints
-        leading = next((key for key in endpoints if key in self._bridges), None)
-        if leading is None:
-            leading = next(
-                (k for k in endpoints if self._is_ingress(k)), next(iter(endpoints), None)
-            )
+        leading = self._leading(endpoints) or next(iter(endpoints), None)
         return LocalContainer(
             container_id,
             {key: (e.interface, e.address) for key, e in endpoints.items()},
@@ -462,6 +465,11 @@ class Network:
             ports=container.ports,
             port_address=endpoints[leading].address if leading is not None else "",
         )
+
+    def _leading(self, endpoints: Mapping[str, AttachedEndpoint]) -> str | None:
+        """Return the network that leads out of the container, if any."""
+        bridge = next((key for key in endpoints if key in self._bridges), None)
+        return bridge or next((key for key in endpoints if self._is_ingress(key)), None)
 
     def _is_ingress(self, network_id: str) -> bool:
         table = self._tables.get(network_id)

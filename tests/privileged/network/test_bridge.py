@@ -72,6 +72,14 @@ def test_published_ports_answer_outside_and_on_loopback(lab: Lab, tmp_path: Path
                 assert ask(web.netns_fd, NODE["n1"], 8080)[0] == "web"
             with pytest.raises(NetworkError, match="8080/tcp"):
                 await join(network, "again", "red", PortBinding("tcp", 80, 8080))
+            with pytest.raises(NetworkError, match="on no network"):
+                await network.attach(
+                    "alone",
+                    [],
+                    host_ports=[PortBinding("tcp", 80, 9090)],
+                    dns=DnsConfig(),
+                    hostname="alone",
+                )
             await network.detach("web")
             await join(network, "again", "red", PortBinding("tcp", 80, 8080))
             assert await network.verify() == 0
@@ -109,10 +117,14 @@ def test_networks_are_isolated_and_egress_is_masqueraded(lab: Lab, tmp_path: Pat
             await network.connect("b", Attachment("red", "bridge"))
             with contextlib.closing(Server(red.netns_fd, "red", 81)):
                 assert ask(blue.netns_fd, address, 81)[0] == "red"
+            await network.disconnect("b", "blue")
+            with contextlib.closing(Server(client, "outside", 82)):
+                assert ask(blue.netns_fd, CLIENT, 82)[0] == "outside"
+            await network.connect("b", Attachment("blue", "bridge"))
             await network.disconnect("b", "red")
             names = [name for _, name in run_in(blue.netns_fd, socket.if_nameindex)]
-            assert "eth0" in names
-            assert "eth1" not in names
+            assert "eth2" in names
+            assert not {"eth0", "eth1"} & set(names)
             with pytest.raises(NetworkError, match="has containers"):
                 await network.remove_bridge_network("red")
             for container in ("r", "r2"):
