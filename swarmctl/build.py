@@ -48,9 +48,10 @@ def _build(client: Client, args: Namespace) -> int:
     for flag, key in ((args.no_cache, "nocache"), (args.pull, "pull"), (args.quiet, "q")):
         if flag:
             query[key] = "1"
-    for value, key in ((args.target, "target"), (args.network, "networkmode")):
-        if value:
-            query[key] = value
+    if args.target:
+        query["target"] = args.target
+    if args.network:
+        query["networkmode"] = args.network
     if args.build_arg:
         query["buildargs"] = json.dumps(flags.pairs(flags.environment(args.build_arg)))
     if args.label:

@@ -189,6 +189,9 @@ class Client:
             except (BrokenPipeError, ConnectionResetError):
                 pass  # refused before the body was read: the answer says why
             response = Response(connection, reader)
+        except ClientError:
+            connection.close()
+            raise
         except OSError as error:
             connection.close()
             raise ClientError(f"the connection to the daemon at {self.host} broke: {error}") from (
@@ -202,9 +205,7 @@ class Client:
         parts = urlsplit(self.host)
         try:
             if parts.scheme == "unix":
-                connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-                connection.connect(parts.netloc + parts.path)
-                return connection
+                return _unix_connection(parts.netloc + parts.path)
             if parts.scheme in ("tcp", "http", "https") and parts.hostname:
                 secure = bool(self._certificates) or parts.scheme == "https"
                 port = parts.port or (2376 if secure else 2375)
@@ -227,6 +228,16 @@ class Client:
                 os.path.join(folder, "cert.pem"), os.path.join(folder, "key.pem")
             )
         return context.wrap_socket(connection, server_hostname=name)
+
+
+def _unix_connection(path: str) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.connect(path)
+    except OSError:
+        connection.close()
+        raise
+    return connection
 
 
 def _unreachable(host: str, error: OSError) -> str:

@@ -1,0 +1,1 @@
+"""The client against a daemon that speaks HTTP on a real socket."""

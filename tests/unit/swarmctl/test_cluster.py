@@ -1,0 +1,170 @@
+"""swarm, node, network and task commands: their calls and what they print."""
+
+import json
+
+from tests.unit.swarmctl.conftest import Run
+from tests.unit.swarmctl.daemon import Daemon, Reply, refusal
+
+NODE = {
+    "ID": "n1aaaaaaaaaaaaaaaaaaaaaaa",
+    "Version": {"Index": 9},
+    "Spec": {"Role": "manager", "Availability": "active", "Labels": {"old": "1", "kept": "2"}},
+    "Description": {"Hostname": "alpha", "Engine": {"EngineVersion": "28.2.2"}},
+    "Status": {"State": "ready", "Addr": "10.0.0.1"},
+    "ManagerStatus": {"Leader": True, "Reachability": "reachable", "Addr": "10.0.0.1:2377"},
+}
+WORKER = {
+    **NODE,
+    "ID": "n2bbbbbbbbbbbbbbbbbbbbbbb",
+    "Spec": {"Role": "worker", "Availability": "drain"},
+    "Description": {"Hostname": "beta"},
+    "ManagerStatus": None,
+}
+SWARM = {
+    "Version": {"Index": 4},
+    "Spec": {"Name": "default"},
+    "JoinTokens": {"Worker": "SWMTKN-1-w", "Manager": "SWMTKN-1-m"},
+}
+INFO = {"Swarm": {"NodeID": NODE["ID"], "ControlAvailable": True}}
+
+
+def serve_cluster(daemon: Daemon) -> None:
+    daemon.on("POST", "/swarm/init", NODE["ID"])
+    daemon.on("GET", "/swarm", SWARM)
+    daemon.on("GET", "/info", INFO)
+    daemon.on("GET", "/nodes", [NODE, WORKER])
+    daemon.on("GET", f"/nodes/{NODE['ID']}", NODE)
+
+
+def test_init_prints_the_join_command(daemon: Daemon, ctl: Run) -> None:
+    serve_cluster(daemon)
+    result = ctl(
+        "swarm", "init", "--advertise-addr", "10.0.0.1", "--default-addr-pool", "10.20.0.0/16"
+    )
+    assert result.code == 0
+    assert "Swarm initialized: current node (n1aaa" in result.out
+    assert "    swarmctl swarm join --token SWMTKN-1-w 10.0.0.1:2377\n" in result.out
+    body = daemon.body("/swarm/init")
+    assert body["AdvertiseAddr"] == "10.0.0.1"
+    assert body["DefaultAddrPool"] == ["10.20.0.0/16"]
+    assert (body["SubnetSize"], body["ListenAddr"]) == (24, "0.0.0.0:2377")
+
+
+def test_join_fills_in_the_port_and_says_what_it_became(daemon: Daemon, ctl: Run) -> None:
+    daemon.on("POST", "/swarm/join", None)
+    daemon.on("GET", "/info", {"Swarm": {"ControlAvailable": False}})
+    result = ctl("swarm", "join", "--token", "T", "10.0.0.1")
+    assert result.out == "This node joined a swarm as a worker.\n"
+    body = daemon.body("/swarm/join")
+    assert (body["RemoteAddrs"], body["JoinToken"]) == (["10.0.0.1:2377"], "T")
+
+
+def test_leave_passes_force_and_the_daemons_refusal(daemon: Daemon, ctl: Run) -> None:
+    def leave(seen: object) -> object:
+        return None if daemon.seen[-1].query.get("force") else refusal(503, "last manager")
+
+    daemon.on("POST", "/swarm/leave", leave)
+    refused = ctl("swarm", "leave")
+    assert (refused.code, refused.err) == (1, "Error response from daemon: last manager\n")
+    assert ctl("swarm", "leave", "-f").out == "Node left the swarm.\n"
+
+
+def test_join_token_quiet_and_rotated(daemon: Daemon, ctl: Run) -> None:
+    serve_cluster(daemon)
+    daemon.on("POST", "/swarm/update", None)
+    assert ctl("swarm", "join-token", "-q", "manager").out == "SWMTKN-1-m\n"
+    assert "rotated worker join token" in ctl("swarm", "join-token", "--rotate", "worker").out
+    (update,) = (seen for seen in daemon.seen if seen.path == "/swarm/update")
+    assert update.query == {"version": "4", "rotateWorkerToken": "true"}
+    assert update.body == {"Name": "default"}
+
+
+def test_node_ls_is_dockers_table(daemon: Daemon, ctl: Run) -> None:
+    serve_cluster(daemon)
+    head, first, second = ctl("node", "ls").out.splitlines()
+    assert head == (
+        "ID                            HOSTNAME   STATUS    AVAILABILITY   "
+        "MANAGER STATUS   ENGINE VERSION"
+    )
+    assert first == (
+        "n1aaaaaaaaaaaaaaaaaaaaaaa *   alpha      Ready     Active         Leader           28.2.2"
+    ).replace("n1aaaaaaaaaaaaaaaaaaaaaaa *", f"{NODE['ID']} *")
+    assert second.split()[1:] == ["beta", "Ready", "Drain"]
+
+
+def test_node_ls_quiet_filter_and_template(daemon: Daemon, ctl: Run) -> None:
+    serve_cluster(daemon)
+    assert ctl("node", "ls", "-q", "--filter", "role=worker").out.splitlines()[0] == NODE["ID"]
+    assert json.loads(daemon.seen[-1].query["filters"]) == {"role": {"worker": True}}
+    out = ctl("node", "ls", "--format", "{{.Hostname}}:{{.Self}}").out
+    assert out == "alpha:true\nbeta:false\n"
+
+
+def test_node_update_sends_the_whole_spec_with_its_version(daemon: Daemon, ctl: Run) -> None:
+    daemon.on("GET", "/nodes/alpha", NODE)
+    path = f"/nodes/{NODE['ID']}/update"
+    daemon.on("POST", path, None)
+    line = ("--availability", "drain", "--label-add", "zone=a", "--label-rm", "old", "alpha")
+    assert ctl("node", "update", *line).out == "alpha\n"
+    assert daemon.seen[-1].query == {"version": "9"}
+    assert daemon.body(path) == {
+        "Role": "manager",
+        "Availability": "drain",
+        "Labels": {"kept": "2", "zone": "a"},
+    }
+
+
+def test_promote_demote_and_rm(daemon: Daemon, ctl: Run) -> None:
+    daemon.on("GET", "/nodes/alpha", NODE)
+    daemon.on("POST", f"/nodes/{NODE['ID']}/update", None)
+    daemon.on("DELETE", "/nodes/alpha", None)
+    assert ctl("node", "promote", "alpha").out == "Node alpha is already a manager.\n"
+    assert ctl("node", "demote", "alpha").out == "Manager alpha demoted in the swarm.\n"
+    assert daemon.seen[-1].body["Role"] == "worker"
+    assert ctl("node", "rm", "-f", "alpha").out == "alpha\n"
+    assert daemon.seen[-1].query == {"force": "1"}
+
+
+def test_node_inspect_self_and_missing(daemon: Daemon, ctl: Run) -> None:
+    serve_cluster(daemon)
+    result = ctl("node", "inspect", "--format", "{{.Spec.Role}}", "self", "ghost")
+    assert (result.code, result.out) == (1, "manager\n")
+    assert result.err == "Error: No such node: ghost\n"
+
+
+def test_network_create_ls_inspect_rm(daemon: Daemon, ctl: Run) -> None:
+    network = {"Id": "net1" + "0" * 21, "Name": "ov1", "Driver": "overlay", "Scope": "swarm"}
+    daemon.on("POST", "/networks/create", {"Id": network["Id"]})
+    daemon.on("GET", "/networks", [network])
+    daemon.on("GET", "/networks/ov1", network)
+    daemon.on("DELETE", "/networks/ov1", Reply(204))
+    line = ("-d", "overlay", "--attachable", "--subnet", "10.7.0.0/24", "--opt", "a=b", "ov1")
+    assert ctl("network", "create", *line).out == network["Id"] + "\n"
+    body = daemon.body("/networks/create")
+    assert (body["Driver"], body["Attachable"], body["Options"]) == ("overlay", True, {"a": "b"})
+    assert body["IPAM"]["Config"] == [{"Subnet": "10.7.0.0/24"}]
+    assert ctl("network", "ls").out.splitlines()[1].split() == [
+        "net100000000",
+        "ov1",
+        "overlay",
+        "swarm",
+    ]
+    assert json.loads(ctl("network", "inspect", "ov1").out) == [network]
+    result = ctl("network", "rm", "ov1", "nosuch")
+    assert (result.code, result.out) == (1, "ov1\n")
+    assert ctl("network", "create", "--gateway", "10.7.0.1", "x").code == 125
+
+
+def test_task_explain_prints_the_refusals(daemon: Daemon, ctl: Run) -> None:
+    daemon.on("GET", "/tasks", [{"ID": "t1", "Slot": 2, "CreatedAt": "2026-01-01T00:00:00Z"}])
+    refusals = [
+        {"filter": "resources", "count": 3, "reason": "needs 512 MiB", "examples": ["alpha", "b"]},
+        {"filter": "constraint", "count": 1, "reason": "label disk==ssd missing"},
+    ]
+    answer = {"state": "pending", "nodes": 4, "refusals": refusals}
+    daemon.on("GET", "/swarm/v1/tasks/t1/explain", answer)
+    first, head, *rows = ctl("task", "explain", "web.2").out.splitlines()
+    assert first == "task t1: pending, 4 nodes considered"
+    assert head.split() == ["NODES", "FILTER", "REASON", "EXAMPLES"]
+    assert rows[0].split(maxsplit=2) == ["3", "resources", "needs 512 MiB             alpha, b"]
+    assert ctl("task", "explain", "web.7").err == "service web has no task in slot 7\n"
