@@ -17,10 +17,11 @@ def main() -> None:
     parser.add_argument("--members", action="store_true", help="change the members as well")
     parser.add_argument("--crash-chance", type=float, default=0.0005, help="at each disk step")
     args = parser.parse_args()
+    log = logging.getLogger("sim")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for seed in range(args.seed, args.seed + args.seeds):
         outcome = run(seed, args.duration, args.size, args.members, args.crash_chance)
-        logging.info("seed %d: %s", seed, asdict(outcome))
+        log.info("seed %d: %s", seed, asdict(outcome))
 
 
 if __name__ == "__main__":

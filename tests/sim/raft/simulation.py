@@ -33,9 +33,9 @@ class Outcome:
 class Simulation:
     """A cluster, its clients and its misfortunes."""
 
-    def __init__(self, seed: int, size: int, crash_chance: float) -> None:
-        self.world = World(seed)
-        self.chance = self.world.chance
+    def __init__(self, world: World, size: int, crash_chance: float) -> None:
+        self.world = world
+        self.chance = world.chance
         self.network = Network(self.world)
         self.hosts: dict[str, Host] = {}
         self.outcome = Outcome()
@@ -137,8 +137,8 @@ class Simulation:
         """Break something; some time later links heal and machines start again."""
         names = sorted(self.hosts)
         match self.chance.choice(["cut", "isolate", "partition", "crash", "freeze", "transfer"]):
-            case "cut":
-                self.network.cut(*self.chance.sample(names, 2)) if len(names) > 1 else None
+            case "cut" if len(names) > 1:
+                self.network.cut(*self.chance.sample(names, 2))
             case "isolate":
                 self._split({self.chance.choice(names)})
             case "partition":
@@ -153,7 +153,7 @@ class Simulation:
                 host.frozen_until = self.world.now + self.chance.uniform(0.1, 3)
             case _:
                 if (leader := self.leader()) and leader.idle:
-                    leader.ask(lambda core: None if core.transfer(None) else None)
+                    leader.ask(_transfer)
         self.world.after(self.chance.uniform(0.02, 2), self.network.heal)
 
     def _split(self, group: set[str]) -> None:
@@ -238,6 +238,10 @@ class Simulation:
         self.outcome.terms = max(self._leaders)
 
 
+def _transfer(core: RaftCore) -> None:
+    core.transfer(None)
+
+
 def run(
     seed: int,
     duration_s: float = 30.0,
@@ -246,9 +250,10 @@ def run(
     crash_chance: float = 0.0005,
 ) -> Outcome:
     """Run one seed; raises Violation naming the command that replays it."""
-    simulation = Simulation(seed, size, crash_chance)
+    world = World(seed)
     replay = f"python -m tests.sim.raft --seed {seed} --duration {duration_s:g} --size {size}"
-    with simulation.world.entered():
+    with world.entered():
+        simulation = Simulation(world, size, crash_chance)
         try:
             simulation.forever(0.02, simulation.check)
             simulation.forever(0.2, simulation.network.connect)
