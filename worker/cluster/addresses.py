@@ -60,7 +60,9 @@ def _interface_address(name: str) -> str:
     return socket.inet_ntoa(answer[20:24])
 
 
-def advertised(wanted: str, listen: str, towards: str = _ANYWHERE) -> str:
+def advertised(
+    wanted: str, listen: str, towards: str = _ANYWHERE, towards_port: int = CLUSTER_PORT
+) -> str:
     """Return `address:port` that other nodes reach this one at.
 
     Takes, in this order: what is wanted, what is listened on, the address of the route
@@ -75,7 +77,7 @@ def advertised(wanted: str, listen: str, towards: str = _ANYWHERE) -> str:
         return f"{resolve(host)}:{port}"
     if listen_host != "0.0.0.0":
         return f"{resolve(listen_host)}:{listen_port}"
-    host = source_address(towards)
+    host = source_address(towards, towards_port)
     if not host:
         raise InvalidArgument(
             "could not choose an IP address to advertise: no route leads out; give --advertise-addr"

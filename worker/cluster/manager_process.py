@@ -5,7 +5,6 @@ can lead a signal to a stranger.
 """
 
 import asyncio
-import json
 import logging
 import os
 import select
@@ -19,7 +18,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from swarmapi.errors import Internal, Unavailable
+from swarmapi.identity import TLSMaterial
 from worker.cluster import cgroup
+from worker.cluster.requests import InitRequest
+from worker.cluster.state import ClusterFiles
 
 log = logging.getLogger(__name__)
 SOCKET_NAME = "manager.sock"
@@ -57,27 +59,34 @@ class ManagerProcess:
         pid: int = _UCRED.unpack(raw)[0]
         return pid
 
-    async def init(self, arguments: Sequence[str]) -> dict[str, str]:
-        """Run `swarm-manager init` and return the JSON object it prints.
+    def save_tls(self, tls: TLSMaterial) -> None:
+        """Give the manager its certificate: `ca.pem`, `node.pem`, `node.key`; blocking."""
+        ClusterFiles(self.state_dir).save_tls(tls)
+
+    async def found(self, listen: str, advertise: str, request: InitRequest) -> TLSMaterial:
+        """Run `swarm-manager init` and return the first manager's certificate.
 
         Raises:
             Internal: with the last line it complained.
         """
-        command = [*self._program, "init", *self._directories(), *arguments]
+        command = [*self._program, "init", *self._directories()]
+        command += ["--listen-addr", listen, "--advertise-addr", advertise]
+        for pool in request.default_addr_pool or ():
+            command += ["--default-addr-pool", pool]
+        if request.subnet_size:
+            command += ["--subnet-size", str(request.subnet_size)]
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
+            cwd="/",
+            env=_environment(),
         )
-        out, err = await process.communicate()
+        _, complaint = await process.communicate()
         if process.returncode != 0:
-            raise Internal(f"swarm-manager init: {_last_line(err) or process.returncode}")
-        try:
-            answer = json.loads(out)
-        except ValueError as error:
-            raise Internal(f"swarm-manager init: unreadable answer {out[:200]!r}") from error
-        return {str(key): str(value) for key, value in answer.items()}
+            raise Internal(f"swarm-manager init: {_last_line(complaint) or process.returncode}")
+        return await asyncio.to_thread(ClusterFiles(self.state_dir).load_tls)
 
     async def ensure(self, arguments: Sequence[str]) -> int:
         """Adopt the running manager or launch `swarm-manager run`; return its pid.

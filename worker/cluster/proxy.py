@@ -5,6 +5,7 @@ from pathlib import Path
 
 import aiohttp
 from aiohttp import web
+from yarl import URL
 
 from swarmapi.errors import Unavailable
 
@@ -52,7 +53,7 @@ class ManagerProxy:
         try:
             answer = await self._open().request(
                 request.method,
-                f"http://manager{request.raw_path}",
+                URL(f"http://manager{request.raw_path}", encoded=True),
                 headers=headers,
                 data=body,
                 allow_redirects=False,

@@ -1,0 +1,288 @@
+"""Entering and leaving a cluster."""
+
+import asyncio
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+from swarmapi.errors import Internal, NotSwarmManager, SwarmError, Unavailable
+from swarmapi.identity import TLSMaterial
+from worker.cluster import addresses, ca_client
+from worker.cluster.ca_client import Applicant
+from worker.cluster.description import describe
+from worker.cluster.proxy import ManagerProxy
+from worker.cluster.requests import InitRequest, JoinRequest
+from worker.cluster.running import NodeParts, RunningNode, run_arguments
+from worker.cluster.state import Membership
+from worker.cluster.tokens import JoinToken
+
+log = logging.getLogger(__name__)
+ALREADY_IN = (
+    'This node is already part of a swarm. Use "docker swarm leave" to leave this swarm '
+    "and join another one."
+)
+NOT_IN = "This node is not part of a swarm"
+NOT_A_MANAGER = (
+    'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to '
+    "connect this node to swarm and try again."
+)
+A_WORKER = (
+    "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster "
+    "state. Please run this command on a manager node or promote the current node to a manager."
+)
+_READY_TIMEOUT_S = 30.0
+_POLL_S = 0.1
+
+
+class Addresses:
+    """The daemon's own settings, which a request may override."""
+
+    def __init__(self, listen: str = "", advertise: str = "", data_path: str = "") -> None:
+        self.listen = listen
+        self.advertise = advertise
+        self.data_path = data_path
+
+    def choose(self, request: InitRequest | JoinRequest, towards: str = "") -> tuple[str, str, str]:
+        """Return (listen, advertise, data path) addresses; raises InvalidArgument."""
+        listen = addresses.listening(request.listen_addr or self.listen)
+        wanted = request.advertise_addr or self.advertise
+        if towards:
+            host, port = addresses.split(towards)
+            advertise = addresses.advertised(wanted, listen, host, port)
+        else:
+            advertise = addresses.advertised(wanted, listen)
+        data_path = request.data_path_addr or self.data_path
+        own = advertise.rpartition(":")[0]
+        return listen, advertise, addresses.resolve(data_path) if data_path else own
+
+
+class Member:
+    """This machine's membership. Calls that change it are served one after the other."""
+
+    def __init__(self, parts: NodeParts, proxy: ManagerProxy, settings: Addresses) -> None:
+        self._parts = parts
+        self._proxy = proxy
+        self._settings = settings
+        self._lock = asyncio.Lock()
+        self.node: RunningNode | None = None
+        self.pending = False
+        """True while init or join is on its way."""
+
+    @property
+    def membership(self) -> Membership | None:
+        """What is known of the membership, None outside a cluster."""
+        return self.node.membership if self.node is not None else None
+
+    async def start(self) -> None:
+        """Take up the membership that is stored, if there is one."""
+        stored = await asyncio.to_thread(self._parts.files.load)
+        if stored is not None:
+            await self._run(stored, await asyncio.to_thread(self._parts.files.load_tls))
+
+    async def stop(self) -> None:
+        """Let go; containers and the manager go on."""
+        if self.node is not None:
+            await self.node.stop()
+            self.node = None
+
+    def require_manager(self) -> None:
+        """Raise NotSwarmManager, in Docker's words, unless this node is a manager."""
+        here = self.membership
+        if here is None:
+            raise NotSwarmManager(NOT_A_MANAGER)
+        if not here.is_manager:
+            raise NotSwarmManager(A_WORKER)
+
+    async def init(self, request: InitRequest) -> str:
+        """Found a cluster with this machine as its first manager; return the node id.
+
+        Raises:
+            NotSwarmManager: when it is in one already.
+            InvalidArgument, Internal, Unavailable: when it cannot be founded; nothing remains.
+        """
+        async with self._entering():
+            listen, advertise, data_path = self._settings.choose(request)
+            try:
+                tls = await self._parts.manager.found(listen, advertise, request)
+                identity = tls.identity
+                membership = Membership(
+                    node_id=identity.node_id,
+                    cluster_id=identity.cluster_id,
+                    role="manager",
+                    managers=[advertise],
+                    listen_addr=listen,
+                    advertise_addr=advertise,
+                    data_path_addr=data_path,
+                )
+                await self._parts.manager.ensure(run_arguments(membership))
+                await self._await_manager(membership.node_id)
+                await self._apply_settings(request, membership.node_id)
+                await self._enter(membership, tls)
+            except BaseException:
+                await self._undo()
+                raise
+            return membership.node_id
+
+    async def join(self, request: JoinRequest) -> None:
+        """Join a cluster; the token decides as what.
+
+        Raises:
+            NotSwarmManager: when the node is in one already.
+            Internal, Forbidden, Unavailable: when it cannot be joined; nothing remains.
+        """
+        async with self._entering():
+            token = JoinToken.parse(request.join_token)
+            listen, advertise, data_path = self._settings.choose(request, request.remote_addrs[0])
+            applicant = Applicant(advertise, describe().hostname, request.availability or "active")
+            issued, remote = await _first_answer(request.remote_addrs, token, applicant)
+            membership = Membership(
+                node_id=issued.node_id,
+                cluster_id=issued.cluster_id,
+                role=issued.role,
+                managers=issued.managers or [remote],
+                listen_addr=listen,
+                advertise_addr=advertise,
+                data_path_addr=data_path,
+                join_addr=remote if issued.role == "manager" else "",
+            )
+            try:
+                if membership.is_manager:
+                    await asyncio.to_thread(self._parts.manager.save_tls, issued.tls)
+                    await self._parts.manager.ensure(run_arguments(membership))
+                await self._enter(membership, issued.tls)
+            except BaseException:
+                await self._undo()
+                raise
+            if membership.is_manager:
+                await self._await_manager(membership.node_id)
+
+    async def leave(self, *, force: bool) -> None:
+        """Leave the cluster and forget it; its tasks' containers are removed.
+
+        Raises:
+            Unavailable: outside a cluster; on a manager without `force`.
+        """
+        async with self._lock:
+            here = self.membership
+            if here is None or self.node is None:
+                raise Unavailable(NOT_IN)
+            if here.is_manager:
+                await self._tell_manager(force=force)
+            await self.node.stop()
+            self.node = None
+            await self._undo()
+
+    async def _tell_manager(self, *, force: bool) -> None:
+        try:
+            status, body = await self._proxy.call("POST", f"/swarm/leave?force={int(force)}")
+        except Unavailable:
+            if not force:
+                raise
+            log.warning("leaving without the manager's consent")
+            return
+        if status >= 400:
+            message = _message(body) or f"status {status}"
+            if not force:
+                raise Unavailable(message)
+            log.warning("leaving by force; the cluster said: %s", message)
+
+    async def _undo(self) -> None:
+        """Take every trace of a membership away."""
+        await self._parts.manager.stop()
+        for task_id in await self._parts.executor.known_tasks():
+            await self._parts.executor.remove(task_id)
+        await self._parts.network.set_tables({})
+        await asyncio.to_thread(self._parts.files.erase)
+        await asyncio.to_thread(_remove_tree, self._parts.manager.state_dir)
+
+    async def _enter(self, membership: Membership, tls: TLSMaterial) -> None:
+        await asyncio.to_thread(self._parts.files.save_tls, tls)
+        await asyncio.to_thread(self._parts.files.save, membership)
+        await self._run(membership, tls)
+
+    async def _run(self, membership: Membership, tls: TLSMaterial) -> None:
+        node = RunningNode(self._parts, membership, tls)
+        await node.start()
+        self.node = node
+
+    async def _await_manager(self, node_id: str) -> None:
+        """Return when the local manager answers for the cluster."""
+        failure = ""
+        try:
+            async with asyncio.timeout(_READY_TIMEOUT_S):
+                while True:
+                    try:
+                        status, body = await self._proxy.call("GET", f"/nodes/{node_id}")
+                        if status == 200:
+                            return
+                        failure = _message(body) or f"status {status}"
+                    except Unavailable as error:
+                        failure = error.message
+                    await self._parts.clock.sleep(_POLL_S)
+        except TimeoutError:
+            raise Unavailable(
+                f"the manager did not become ready in {_READY_TIMEOUT_S:.0f} s: {failure}"
+            ) from None
+
+    async def _apply_settings(self, request: InitRequest, node_id: str) -> None:
+        """Give the fresh cluster the request's spec and availability."""
+        if request.spec and any(request.spec.values()):
+            cluster = await self._ask("GET", "/swarm")
+            version = cluster["Version"]["Index"]
+            await self._ask("POST", f"/swarm/update?version={version}", request.spec)
+        if request.availability not in ("", "active"):
+            node = await self._ask("GET", f"/nodes/{node_id}")
+            version = node["Version"]["Index"]
+            spec = {**node["Spec"], "Availability": request.availability}
+            await self._ask("POST", f"/nodes/{node_id}/update?version={version}", spec)
+
+    async def _ask(self, method: str, url: str, body: object = None) -> dict[str, Any]:
+        status, answer = await self._proxy.call(method, url, body=body)
+        if status >= 400:
+            raise Internal(_message(answer) or f"{method} {url}: status {status}")
+        return answer if isinstance(answer, dict) else {}
+
+    def _entering(self) -> "_Entering":
+        return _Entering(self, self._lock)
+
+
+class _Entering:
+    """Holds the lock of a membership while it is made; refuses a second one."""
+
+    def __init__(self, member: Member, lock: asyncio.Lock) -> None:
+        self._member = member
+        self._lock = lock
+
+    async def __aenter__(self) -> None:
+        await self._lock.acquire()
+        if self._member.node is not None:
+            self._lock.release()
+            raise NotSwarmManager(ALREADY_IN)
+        self._member.pending = True
+
+    async def __aexit__(self, *_: object) -> None:
+        self._member.pending = False
+        self._lock.release()
+
+
+async def _first_answer(
+    managers: list[str], token: JoinToken, applicant: Applicant
+) -> tuple[ca_client.Issued, str]:
+    """Join through the first manager that answers; return it with the certificate."""
+    failure: SwarmError | None = None
+    for manager in managers:
+        host, port = addresses.split(manager)
+        try:
+            return await ca_client.join(f"{host}:{port}", token, applicant), f"{host}:{port}"
+        except Unavailable as error:
+            failure = error
+    raise failure or Unavailable("no manager to join through is named")
+
+
+def _message(body: object) -> str:
+    return str(body.get("message", "")) if isinstance(body, dict) else ""
+
+
+def _remove_tree(directory: Path) -> None:
+    shutil.rmtree(directory, ignore_errors=True)

@@ -1,0 +1,129 @@
+"""Cluster routes of the daemon: membership is served here, the rest by the local manager.
+
+Networks are of two kinds under one path, so a middleware sorts them: what the engine does not
+know and the cluster might is passed on.
+"""
+
+import json
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from swarmapi.errors import NotFound
+from worker.api import query
+from worker.api.app import add_routes
+from worker.api.responses import answer
+from worker.cluster.info import SwarmInfo
+from worker.cluster.membership import Member
+from worker.cluster.proxy import ManagerProxy
+from worker.cluster.requests import decode_init, decode_join
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+MEMBER: web.AppKey[Member] = web.AppKey("cluster_member")
+PROXY: web.AppKey[ManagerProxy] = web.AppKey("cluster_proxy")
+INFO: web.AppKey[SwarmInfo] = web.AppKey("cluster_info")
+
+
+def install(app: web.Application, member: Member, proxy: ManagerProxy, info: SwarmInfo) -> None:
+    """Add the cluster's routes and middleware; before the engine's routes."""
+    app[MEMBER], app[PROXY], app[INFO] = member, proxy, info
+    app.middlewares.append(_sort)
+    add_routes(app, ROUTES)
+
+
+async def init(request: web.Request) -> web.StreamResponse:
+    """Found a cluster; the answer is the node id as a bare JSON string."""
+    return answer(await request.app[MEMBER].init(decode_init(await query.body(request))))
+
+
+async def join(request: web.Request) -> web.StreamResponse:
+    """Join a cluster."""
+    await request.app[MEMBER].join(decode_join(await query.body(request)))
+    return web.Response()
+
+
+async def leave(request: web.Request) -> web.StreamResponse:
+    """Leave the cluster."""
+    await request.app[MEMBER].leave(force=query.flag(request, "force"))
+    return web.Response()
+
+
+async def pass_on(request: web.Request) -> web.StreamResponse:
+    """Let the local manager answer; 503 in Docker's words where there is none."""
+    request.app[MEMBER].require_manager()
+    return await request.app[PROXY].pass_on(request)
+
+
+@web.middleware
+async def _sort(request: web.Request, handler: Handler) -> web.StreamResponse:
+    path = _bare_path(request)
+    if path == "/info":
+        await request.app[INFO].refresh()
+        return await handler(request)
+    if path != "/networks" and not path.startswith("/networks/"):
+        return await handler(request)
+    if path == "/networks/create":
+        return await _create_network(request, handler)
+    here = request.app[MEMBER].membership
+    if here is None or not here.is_manager:
+        return await handler(request)
+    if path == "/networks":
+        return await _list_networks(request, handler)
+    if request.method in ("GET", "DELETE") and path.count("/") == 2:
+        return await _one_network(request, handler)
+    return await handler(request)
+
+
+async def _create_network(request: web.Request, handler: Handler) -> web.StreamResponse:
+    body = await query.body(request)
+    if body.get("Driver") == "overlay" or body.get("Scope") == "swarm" or body.get("Ingress"):
+        return await pass_on(request)
+    return await handler(request)
+
+
+async def _list_networks(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Join the engine's list and the manager's; a network of both is shown as the cluster's."""
+    scopes = query.filters(request).get("scope") or ["local", "swarm"]
+    if "swarm" not in scopes:
+        return await handler(request)
+    if "local" not in scopes:
+        return await pass_on(request)
+    local = await handler(request)
+    status, listed = await request.app[PROXY].call("GET", request.raw_path)
+    if status != 200 or not isinstance(listed, list) or not isinstance(local, web.Response):
+        return local
+    found = {one["Id"]: one for one in json.loads(local.text or "[]")}
+    found.update({one["Id"]: one for one in listed})
+    return answer(list(found.values()))
+
+
+async def _one_network(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Ask the manager first unless the scope is local: it alone knows a cluster's network whole."""
+    if request.query.get("scope") == "local":
+        return await handler(request)
+    reference = request.path.rpartition("/")[2]
+    status, _ = await request.app[PROXY].call("GET", f"/networks/{reference}")
+    if status == 200:
+        return await request.app[PROXY].pass_on(request)
+    if request.query.get("scope") == "swarm":
+        raise NotFound(f"network {reference} not found")
+    return await handler(request)
+
+
+def _bare_path(request: web.Request) -> str:
+    """Return the path without version prefix and final slash."""
+    version = request.match_info.get("version")
+    path = request.path.removeprefix(f"/v{version}") if version else request.path
+    return path.rstrip("/") or "/"
+
+
+_PASSED_ON = ("/nodes", "/services", "/tasks", "/secrets", "/configs")
+ROUTES: tuple[tuple[str, str, Handler], ...] = (
+    ("POST", "/swarm/init", init),
+    ("POST", "/swarm/join", join),
+    ("POST", "/swarm/leave", leave),
+    ("*", "/swarm", pass_on),
+    ("*", "/swarm/{tail:.*}", pass_on),
+    *(("*", path, pass_on) for path in _PASSED_ON),
+    *(("*", path + "/{tail:.*}", pass_on) for path in _PASSED_ON),
+)

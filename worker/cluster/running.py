@@ -1,0 +1,249 @@
+"""A node that is in a cluster: its agent, its manager and its certificate, kept going."""
+
+import asyncio
+import datetime
+import logging
+import random
+import shutil
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import grpc
+from cryptography import x509
+from msgspec.structs import replace
+
+from swarmapi.errors import SwarmError, Unavailable
+from swarmapi.identity import MANAGER, TLSMaterial, expect
+from swarmapi.model.tables import NetworkTable
+from worker.agent.ports import Clock, Executor
+from worker.agent.reporter import Reporter
+from worker.agent.session import Agent, AgentParts, Place
+from worker.agent.tasks import TaskTable
+from worker.cluster import ca_client
+from worker.cluster.ca_client import Applicant
+from worker.cluster.description import describe
+from worker.cluster.manager_process import ManagerProcess
+from worker.cluster.state import ClusterFiles, Membership
+from worker.engine.journal import Journal
+
+log = logging.getLogger(__name__)
+JOURNAL_NAME = "tasks.journal"
+_CHANNEL_OPTIONS = (
+    # Turns on TCP_USER_TIMEOUT: beats that nobody acknowledges for 6 s end the connection. The
+    # ping itself is as rare as servers permit.
+    ("grpc.keepalive_time_ms", 300_000),
+    ("grpc.keepalive_timeout_ms", 6_000),
+)
+_RETRY_FIRST_S, _RETRY_MAX_S = 0.2, 10.0
+_RENEW_CHECK_S = 3600.0
+
+
+class ClusterNetwork(Protocol):
+    """What a node in a cluster needs of the machine's network."""
+
+    async def identify(self, node_id: str, data_path_addr: str) -> None: ...
+    async def set_tables(self, tables: Mapping[str, NetworkTable]) -> dict[str, int]: ...
+
+
+@dataclass(frozen=True)
+class NodeParts:
+    """What a node is built from."""
+
+    files: ClusterFiles
+    manager: ManagerProcess
+    network: ClusterNetwork
+    executor: Executor
+    clock: Clock
+
+
+class RunningNode:
+    """Everything that runs because this machine is in a cluster."""
+
+    def __init__(self, parts: NodeParts, membership: Membership, tls: TLSMaterial) -> None:
+        self._parts = parts
+        self.membership = membership
+        self._tls = tls
+        self.manager_error = ""
+        """Why the local manager does not run; empty when it does."""
+        self._reporter = Reporter()
+        journal = Journal(parts.files.directory / JOURNAL_NAME)
+        self._tasks = TaskTable(journal, parts.executor, parts.clock, self._reporter.put)
+        self._agent = self._new_agent()
+        self._jobs: dict[str, asyncio.Task[None]] = {}
+        self._store_role = membership.role
+        self._renew = asyncio.Event()
+
+    @property
+    def session_id(self) -> str:
+        """Of the session with the leader; empty while there is none."""
+        return self._agent.session_id
+
+    async def start(self) -> None:
+        """Take up the tasks of this machine and keep everything going in the background."""
+        here = self.membership
+        await self._parts.network.identify(here.node_id, here.data_path_addr)
+        self._tasks.open()
+        self._begin("agent", self._agent.run)
+        self._begin("certificate", self._keep_certificate)
+        if here.is_manager:
+            self._begin("manager", self._keep_manager)
+
+    async def stop(self) -> None:
+        """Let go; containers and the manager go on."""
+        for name in list(self._jobs):
+            await self._end(name)
+        await self._tasks.close()
+
+    def _begin(self, name: str, job: Callable[[], Awaitable[None]]) -> None:
+        self._jobs[name] = asyncio.create_task(_restarting(name, job), name=f"cluster {name}")
+
+    async def _end(self, name: str) -> None:
+        job = self._jobs.pop(name, None)
+        if job is not None:
+            job.cancel()
+            await asyncio.gather(job, return_exceptions=True)
+
+    # The agent
+
+    def _new_agent(self) -> Agent:
+        return Agent(
+            AgentParts(
+                place=self._place,
+                tasks=self._tasks,
+                reporter=self._reporter,
+                tables=self._parts.network,
+                channel=self._channel,
+                managers=list(self.membership.managers),
+                save_managers=self._save_managers,
+                clock=self._parts.clock,
+                on_role=self._on_role,
+            )
+        )
+
+    def _place(self) -> Place:
+        return Place(describe(), self.membership.address, self.membership.data_path_addr)
+
+    def _channel(self, target: str) -> grpc.aio.Channel:
+        options = [expect(MANAGER), *_CHANNEL_OPTIONS]
+        return grpc.aio.secure_channel(target, self._tls.client(), options=options)
+
+    async def _save_managers(self, managers: list[str]) -> None:
+        await self._save(replace(self.membership, managers=managers))
+
+    def _on_role(self, role: str) -> None:
+        if role not in ("", self._store_role):
+            self._store_role = role
+            self._renew.set()
+
+    async def _save(self, membership: Membership) -> None:
+        self.membership = membership
+        await asyncio.to_thread(self._parts.files.save, membership)
+
+    # The manager
+
+    async def _keep_manager(self) -> None:
+        """Adopt or launch the manager, and launch it anew whenever it ends."""
+        retry_s = _RETRY_FIRST_S
+        while True:
+            try:
+                pid = await self._parts.manager.ensure(run_arguments(self.membership))
+            except (Unavailable, OSError) as error:
+                self.manager_error = str(error)
+                log.warning("the manager does not run: %s", error)
+                await self._parts.clock.sleep(retry_s)
+                retry_s = min(_RETRY_MAX_S, 2 * retry_s)
+                continue
+            self.manager_error = ""
+            started_ns = self._parts.clock.now_ns()
+            await self._parts.manager.ended(pid)
+            log.warning("manager %d ended", pid)
+            ran_s = (self._parts.clock.now_ns() - started_ns) / 1e9
+            retry_s = _RETRY_FIRST_S if ran_s > _RETRY_MAX_S else min(_RETRY_MAX_S, 2 * retry_s)
+            await self._parts.clock.sleep(retry_s)
+
+    # The certificate
+
+    async def _keep_certificate(self) -> None:
+        """Renew when half the lifetime is over, and at once when the store's role differs."""
+        retry_s = _RETRY_FIRST_S
+        while True:
+            due = self._store_role != self.membership.role or _is_due(self._tls, _now())
+            if not due:
+                await self._wait_for_renewal()
+                continue
+            try:
+                issued = await ca_client.renew(
+                    random.choice(self.membership.managers), self._tls, self._applicant()
+                )
+            except SwarmError as error:
+                log.warning("the certificate is not renewed: %s", error.message)
+                await self._parts.clock.sleep(retry_s)
+                retry_s = min(_RETRY_MAX_S, 2 * retry_s)
+                continue
+            retry_s = _RETRY_FIRST_S
+            await self._take_certificate(issued)
+
+    async def _wait_for_renewal(self) -> None:
+        try:
+            async with asyncio.timeout(_RENEW_CHECK_S):
+                await self._renew.wait()
+        except TimeoutError:
+            return
+        self._renew.clear()
+
+    def _applicant(self) -> Applicant:
+        return Applicant(self.membership.advertise_addr, describe().hostname)
+
+    async def _take_certificate(self, issued: ca_client.Issued) -> None:
+        """Go on with a new certificate; a manager starts anew with it, or ends."""
+        before = self.membership
+        log.info("certificate renewed as %s", issued.role)
+        await self._end("manager")
+        await asyncio.to_thread(self._parts.files.save_tls, issued.tls)
+        self._tls = issued.tls
+        self._store_role = issued.role
+        joins = issued.role == "manager" and not before.is_manager
+        managers = issued.managers or before.managers
+        join_addr = random.choice(managers) if joins else before.join_addr
+        await self._save(replace(before, role=issued.role, managers=managers, join_addr=join_addr))
+        if before.is_manager:
+            await self._parts.manager.stop()
+        if issued.role == "manager":
+            await asyncio.to_thread(self._parts.manager.save_tls, issued.tls)
+            self._begin("manager", self._keep_manager)
+        elif before.is_manager:
+            await asyncio.to_thread(shutil.rmtree, self._parts.manager.state_dir, True)
+
+
+def run_arguments(membership: Membership) -> list[str]:
+    """Return the flags of `swarm-manager run` beyond its directories."""
+    arguments = [
+        "--listen-addr",
+        membership.listen_addr,
+        "--advertise-addr",
+        membership.advertise_addr,
+    ]
+    if membership.join_addr:
+        arguments += ["--join", membership.join_addr]
+    return arguments
+
+
+async def _restarting(name: str, job: Callable[[], Awaitable[None]]) -> None:
+    """Run a job that has no end; a bug in it is logged, and it begins again."""
+    while True:
+        try:
+            await job()
+        except Exception:
+            log.exception("the cluster's %s failed", name)
+        await asyncio.sleep(1)
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+def _is_due(tls: TLSMaterial, now: datetime.datetime) -> bool:
+    certificate = x509.load_pem_x509_certificate(tls.cert_pem)
+    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return now >= begin + (end - begin) / 2

@@ -1,0 +1,56 @@
+"""The one place where the cluster's side of a daemon is wired to its engine."""
+
+from aiohttp import web
+
+from worker.cluster.info import SwarmInfo
+from worker.cluster.manager_process import ManagerProcess
+from worker.cluster.membership import Addresses, Member
+from worker.cluster.proxy import ManagerProxy
+from worker.cluster.routes import install
+from worker.cluster.running import ClusterNetwork, NodeParts
+from worker.cluster.state import ClusterFiles
+from worker.config import Config
+from worker.engine.engine import Engine
+from worker.executor import EngineExecutor
+
+
+class ClusterSide:
+    """Membership, proxy and info of one daemon: `routes` into its application, then `start`."""
+
+    def __init__(self, config: Config, engine: Engine, network: ClusterNetwork) -> None:
+        manager = ManagerProcess(
+            config.data_root / "manager",
+            config.run_dir,
+            f"{config.cgroup_parent.strip('/')}/manager",
+        )
+        self._proxy = ManagerProxy(manager.socket_path)
+        self.member = Member(
+            NodeParts(
+                files=ClusterFiles(config.data_root / "cluster"),
+                manager=manager,
+                network=network,
+                executor=EngineExecutor(engine),
+                clock=engine.parts.clock,
+            ),
+            self._proxy,
+            Addresses(config.listen_addr, config.advertise_addr, config.data_path_addr),
+        )
+        self._info = SwarmInfo(self.member, self._proxy)
+        engine.swarm_info = self._info.block
+
+    def routes(self, app: web.Application) -> None:
+        """Add the cluster's routes to an application (`cluster_routes` of `build_app`)."""
+        install(app, self.member, self._proxy, self._info)
+
+    def swarm_state(self) -> str:
+        """Return the ping's Swarm header (`swarm_state` of `build_app`)."""
+        return self._info.ping_state()
+
+    async def start(self) -> None:
+        """Take up the stored membership; raises Internal when it cannot be read."""
+        await self.member.start()
+
+    async def stop(self) -> None:
+        """Let go; containers and the manager go on."""
+        await self.member.stop()
+        await self._proxy.close()
