@@ -13,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from worker.network import answer as wire
-from worker.network.plan import DNS_ADDRESS, DNS_PORT, Names
+from worker.network.local import DNS_ADDRESS, DNS_PORT
+from worker.network.plan import Names
 
 UPSTREAM_TIMEOUT_S = 2.0
 _CLIENT_IDLE_TIMEOUT_S = 10.0

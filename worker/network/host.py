@@ -18,9 +18,10 @@ from worker.network.apply import TableKeeper
 from worker.network.attachments import AttachedEndpoint, BridgeNetwork, NetworkError, mac_of
 from worker.network.conntrack import ConntrackSocket
 from worker.network.dns import open_listeners
+from worker.network.local import INGRESS_LINK, TABLE
 from worker.network.nft import NftSocket
 from worker.network.overlay import BRIDGE, Overlay, short_name
-from worker.network.plan import INGRESS_LINK, TABLE, DesiredState
+from worker.network.plan import DesiredState
 
 VXLAN_PORT = 4789
 

@@ -24,14 +24,8 @@ from worker.network.attachments import (
 from worker.network.dns import Resolver
 from worker.network.host import VXLAN_PORT, Host
 from worker.network.ipam import AddressPool, check_subnet, choose_subnet
-from worker.network.plan import (
-    DNS_ADDRESS,
-    DesiredState,
-    LocalBridge,
-    LocalContainer,
-    Names,
-    Planner,
-)
+from worker.network.local import DNS_ADDRESS, LocalBridge, LocalContainer
+from worker.network.plan import DesiredState, Names, Planner
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)

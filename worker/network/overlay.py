@@ -15,7 +15,8 @@ from swarmapi.model.tables import NetworkTable
 from worker.network import netlink as nl
 from worker.network import netns
 from worker.network.attachments import NetworkError, mac_of
-from worker.network.plan import INGRESS_LINK, OverlayState
+from worker.network.local import INGRESS_LINK
+from worker.network.plan import OverlayState
 
 BRIDGE = "br0"
 

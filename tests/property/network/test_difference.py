@@ -13,7 +13,8 @@ from swarmapi.model.tables import (
 )
 from tests.unit.network.fake_tables import FakeTables
 from worker.network import nftexpr as nx
-from worker.network.plan import DesiredState, LocalBridge, LocalContainer, Planner
+from worker.network.local import LocalBridge, LocalContainer
+from worker.network.plan import DesiredState, Planner
 
 NODES = ("n1", "n2", "n3")
 CONTAINER = LocalContainer("c", {"net": ("eth0", "10.0.0.10")})

@@ -15,7 +15,8 @@ from swarmapi.model.tables import (
 )
 from worker.network import nftexpr as nx
 from worker.network.attachments import PortBinding, mac_of
-from worker.network.plan import DesiredState, LocalBridge, LocalContainer, Planner
+from worker.network.local import LocalBridge, LocalContainer
+from worker.network.plan import DesiredState, Planner
 
 
 def packed(address: str) -> bytes:
