@@ -7,7 +7,7 @@ from typing import Final, Protocol
 
 from aiohttp import web
 
-from manager.api.responses import failure
+from manager.api.responses import REQUEST_ID, failure
 from manager.api.routes import NODE_ID, ROUTES, STORE
 from manager.replica import LogStatus, Store
 from swarmapi.errors import NotLeader, SwarmError, Unavailable
@@ -17,6 +17,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 FORWARDED: Final = "X-Swarm-Forwarded"
 """Header of a request that came from another manager: it is never passed on again."""
 ELECTION_WAIT_S: Final = 10.0
+RETRY_S: Final = 0.1
 _BODY_LIMIT_BYTES: Final = 16 << 20
 _VERSION_PREFIX: Final = r"/v{version:1\.\d+}"
 
@@ -34,7 +35,7 @@ class Gate:
     def __init__(self, store: Store, forwarder: Forwarder, wait_s: float = ELECTION_WAIT_S) -> None:
         self._log = store.log
         self.forwarder = forwarder
-        self._wait_s = wait_s
+        self.wait_s = wait_s
         self._changed = asyncio.Event()
         store.log.on_status(self._on_status)
 
@@ -49,7 +50,7 @@ class Gate:
             Unavailable: no leader was found in time.
         """
         try:
-            async with asyncio.timeout(self._wait_s):
+            async with asyncio.timeout(self.wait_s):
                 while True:
                     status = self._log.status
                     if status.is_leader and status.ready:
@@ -104,11 +105,22 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
 @web.middleware
 async def _gate(request: web.Request, handler: Handler) -> web.StreamResponse:
     gate = request.app[GATE]
-    leader = await gate.leader_address()
-    if leader and FORWARDED in request.headers:
-        raise NotLeader("the leader changed while the request was on its way: try again", leader)
-    if leader:
-        return await gate.forwarder.forward(request, leader)
-    if request.method == "GET":
-        await request.app[STORE].log.read_index()
-    return await handler(request)
+    deadline_s = asyncio.get_running_loop().time() + gate.wait_s
+    while True:
+        leader = await gate.leader_address()
+        if not leader:
+            if request.method == "GET":
+                await request.app[STORE].log.read_index()
+            return await handler(request)
+        if FORWARDED in request.headers:
+            raise NotLeader(
+                "the leader changed while the request was on its way: try again", leader
+            )
+        try:
+            return await gate.forwarder.forward(request, leader)
+        except Unavailable:
+            # The leader may have taken it: only what is harmless twice is sent again.
+            repeatable = request.method == "GET" or REQUEST_ID in request.headers
+            if not repeatable or asyncio.get_running_loop().time() >= deadline_s:
+                raise
+        await asyncio.sleep(RETRY_S)

@@ -25,6 +25,8 @@ from swarmapi.model.spec import ClusterSpec, NetworkSpec, NodeSpec, ServiceSpec
 
 STORE: Final = web.AppKey("store", Store)
 NODE_ID: Final = web.AppKey("node_id", str)
+ON_BEHALF_OF: Final = "X-Swarm-Node"
+"""Header: id of the node whose client asks, for a forwarded `self`."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -61,9 +63,13 @@ async def update_cluster(request: web.Request) -> web.Response:
 
 
 async def leave(request: web.Request) -> web.Response:
-    node_id = request.query.get("node", "") or request.app[NODE_ID]
+    node_id = _own_id(request)
     await cluster.leave(request.app[STORE], node_id, flag(request, "force"), request_id(request))
     return web.Response()
+
+
+def _own_id(request: web.Request) -> str:
+    return request.headers.get(ON_BEHALF_OF, "") or request.app[NODE_ID]
 
 
 def _node(store: Store, key: str, own_id: str) -> render.Json:
@@ -89,8 +95,7 @@ async def list_nodes(request: web.Request) -> web.Response:
 
 
 async def get_node(request: web.Request) -> web.Response:
-    own_id = request.headers.get("X-Swarm-Node", "") or request.app[NODE_ID]
-    return answer(_node(request.app[STORE], request.match_info["id"], own_id))
+    return answer(_node(request.app[STORE], request.match_info["id"], _own_id(request)))
 
 
 async def update_node(request: web.Request) -> web.Response:
