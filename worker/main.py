@@ -26,7 +26,7 @@ from worker.engine.networks import build_networking
 from worker.engine.ports import Networking
 
 log = logging.getLogger("swarmd")
-SHUTDOWN_TIMEOUT_S = 5.0
+SHUTDOWN_TIMEOUT_S = 0.5
 
 
 @dataclass(frozen=True)

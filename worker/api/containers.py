@@ -173,12 +173,10 @@ async def wait(request: web.Request) -> web.StreamResponse:
         await response.prepare(request)
         body: dict[str, Any]
         try:
-            status = await waiting
-            error = {"Message": status.error} if status.error else None
-            body = {"StatusCode": status.code, "Error": error}
+            body = {"StatusCode": (await waiting).code}
         except SwarmError as failed:
             body = {"StatusCode": -1, "Error": {"Message": failed.message}}
-        await response.write(encode({k: v for k, v in body.items() if v is not None}))
+        await response.write(encode(body))
         await response.write_eof()
     finally:
         waiting.cancel()

@@ -18,11 +18,18 @@ class AttachSession:
         self._attached: asyncio.Future[Attachment | None] = (
             asyncio.get_running_loop().create_future()
         )
+        self._input_open = asyncio.Event()
 
     def connected(self, attachment: Attachment | None) -> None:
         """Take over the streams; None when the container never started."""
         if not self._attached.done():
             self._attached.set_result(attachment)
+        if attachment is None:
+            self._input_open.set()
+
+    def open_input(self) -> None:
+        """Let input through: the container has a stdin now."""
+        self._input_open.set()
 
     @property
     def waiting(self) -> bool:
@@ -39,6 +46,7 @@ class AttachSession:
 
     async def write(self, data: bytes) -> None:
         """Write to the container's stdin; what comes after its end is dropped."""
+        await self._input_open.wait()
         attachment = await asyncio.shield(self._attached)
         if attachment is not None:
             with suppress(ConnectionError, NoSuchContainer, BadStatus):
@@ -46,6 +54,7 @@ class AttachSession:
 
     async def close_stdin(self) -> None:
         """End the container's stdin."""
+        await self._input_open.wait()
         attachment = await asyncio.shield(self._attached)
         if attachment is not None:
             with suppress(ConnectionError, NoSuchContainer, BadStatus):

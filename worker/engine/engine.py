@@ -270,6 +270,7 @@ class Engine:
         session = AttachSession()
         if record.running:
             session.connected(await self.supervisor.attach(record.id))
+            session.open_input()
         else:
             self._attaching.setdefault(record.id, set()).add(session)
         return session
@@ -290,6 +291,7 @@ class Engine:
                     session.connected(await self.supervisor.attach(container.record.id))
                 except NoSuchContainer:
                     session.connected(None)
+            session.open_input()
 
     # -- execs -----------------------------------------------------------------------------
 
