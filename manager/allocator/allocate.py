@@ -71,6 +71,7 @@ class _Allocation:
     def __init__(self, turn: Turn) -> None:
         self._turn = turn
         self._pools: dict[str, AddressPool] = {}
+        self._mesh_slots: set[int] | None = None
 
     def release(self) -> None:
         """End the quarantine of addresses that no node's table names any more."""
@@ -136,12 +137,14 @@ class _Allocation:
 
     def node(self, node_id: str) -> None:
         """Give a node its share of mesh ports and its address on the ingress network."""
+        if self._turn.is_full():
+            self._turn.wake_at(self._turn.now_ns)
+            return
         view = self._turn.view
         node, ingress = view.nodes[node_id], view.ingress_network()
         slot, address = node.mesh_slot, node.ingress_address
         if slot < 0:
-            used = {n.mesh_slot for n in view.nodes.values()}
-            slot = next(i for i in range(len(used) + 1) if i not in used)
+            slot = self._mesh_slot()
         if not address and ingress is not None and ingress.subnet:
             address = self._take(ingress) or ""
         if (slot, address) != (node.mesh_slot, node.ingress_address):
@@ -153,6 +156,14 @@ class _Allocation:
                     reason="part of the routing mesh",
                 )
             )
+
+    def _mesh_slot(self) -> int:
+        """Return the lowest share that no node has."""
+        if self._mesh_slots is None:
+            self._mesh_slots = {n.mesh_slot for n in self._turn.view.nodes.values()}
+        slot = next(i for i in range(len(self._mesh_slots) + 1) if i not in self._mesh_slots)
+        self._mesh_slots.add(slot)
+        return slot
 
     def service(self, service: Service) -> None:
         """Give a service its ports and VIPs; what it had and still needs is kept."""

@@ -8,6 +8,7 @@ from manager.orchestrator.restart import leave_node, restart_ended
 from manager.orchestrator.slots import Slot, SlotKey, create_task, is_filled, slots_of
 from manager.orchestrator.turn import Turn
 from manager.orchestrator.update import update
+from manager.store.view import is_live
 from swarmapi.model import defaults
 from swarmapi.model.objects import Service, TaskState
 
@@ -19,6 +20,8 @@ def reconcile_replicated(turn: Turn, service: Service) -> None:
         if turn.is_full():
             turn.again.add(key)
             return
+        if _is_quiet(turn, slot):
+            continue
         restarted = restart_ended(turn, service, slot)
         leave_node(turn, service, slot, has_successor=restarted)
     _scale(turn, service)
@@ -31,6 +34,15 @@ def reconcile_replicated(turn: Turn, service: Service) -> None:
     serve(turn, turn.view.tasks_of_service(service.id))
     reap_history(turn, service)
     reap_removed(turn, service.id)
+
+
+def _is_quiet(turn: Turn, slot: Slot) -> bool:
+    """Tell at little cost that a slot's only attempt is alive where it may stay."""
+    task = slot.tasks[0]
+    if len(slot.tasks) > 1 or not is_live(task):
+        return False
+    node = turn.node_of(task)
+    return not task.node_id or (node is not None and node.is_fit)
 
 
 def survivors(slots: list[Slot], count: int) -> list[Slot]:

@@ -74,6 +74,7 @@ class Simulation:
         self.nodes = {f"n{i}": FakeNode(f"n{i}") for i in range(self.rng.randint(2, 5))}
         self.failure_rate = self.rng.choice((0.0, 0.02, 0.1))
         self.created = 0
+        self.joined = 0
         self._seen: dict[str, Task] = {}
         self.world.add_network("ingress", ingress=True)
         self.world.add_network("net")
@@ -205,7 +206,21 @@ class Simulation:
         )
 
     def change_node(self) -> None:
-        """Drain, pause or activate a node."""
+        """Drain, pause, activate, remove or add a node."""
+        choice = self.rng.random()
+        if choice < 0.1 and len(self.nodes) > 1:
+            gone = self.rng.choice(sorted(self.nodes))
+            del self.nodes[gone]
+            self.world.acks.pop(gone, None)
+            self.world.commit(c.Delete(object="node", id=gone, reason="asked"))
+            return
+        if choice < 0.2 and len(self.nodes) < 6:
+            self.joined += 1
+            fresh = FakeNode(f"m{self.joined}")
+            fresh.last_beat_ns = self.world.now_ns
+            self.nodes[fresh.id] = fresh
+            self.world.add_nodes(node(fresh.id, labels={"rack": self.rng.choice("ab")}))
+            return
         stored = self.view.nodes[self.rng.choice(sorted(self.nodes))]
         changed = node(
             stored.id,
