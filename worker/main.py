@@ -15,7 +15,7 @@ from pathlib import Path
 from aiohttp import web
 
 from runtime.client import Supervisor
-from runtime.errors import RuntimeFailure
+from runtime.errors import RuntimeFailure, SupervisorGone
 from runtime.image.store import ImageStore
 from swarmapi.errors import SwarmError
 from worker.api.app import build_app
@@ -27,6 +27,7 @@ from worker.engine.ports import Networking
 
 log = logging.getLogger("swarmd")
 SHUTDOWN_TIMEOUT_S = 0.5
+CONNECT_TRIES, CONNECT_PAUSE_S = 5, 0.2
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,7 @@ async def daemon(config: Config, extend: ExtensionFactory | None = None) -> Asyn
     os.chmod(config.data_root, 0o711)
     lock = _lock(config.data_root)
     try:
-        supervisor = await Supervisor.connect(
-            config.data_root / "runtime", config.run_dir, config.cgroup_parent
-        )
+        supervisor = await _connect(config)
         networking: Networking = await build_networking(config)
         engine = Engine(
             EngineParts(
@@ -84,6 +83,21 @@ async def daemon(config: Config, extend: ExtensionFactory | None = None) -> Asyn
             await supervisor.close()
     finally:
         os.close(lock)
+
+
+async def _connect(config: Config) -> Supervisor:
+    # a supervisor of another version replaces itself while we connect, and the connection ends
+    for _ in range(CONNECT_TRIES):
+        try:
+            return await Supervisor.connect(
+                config.data_root / "runtime", config.run_dir, config.cgroup_parent
+            )
+        except SupervisorGone as error:
+            log.info("supervisor: %s", error)
+            await asyncio.sleep(CONNECT_PAUSE_S)
+    return await Supervisor.connect(
+        config.data_root / "runtime", config.run_dir, config.cgroup_parent
+    )
 
 
 def _lock(data_root: Path) -> int:
