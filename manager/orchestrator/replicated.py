@@ -16,7 +16,9 @@ from swarmapi.model.objects import Service, TaskState
 def reconcile_replicated(turn: Turn, service: Service) -> None:
     """Restart, move, scale, update, serve and reap one replicated service."""
     key = ("service", service.id)
-    for slot in slots_of(turn.view, service.id).values():
+    slots = slots_of(turn.view, service.id)
+    before = len(turn.changes)
+    for slot in slots.values():
         if turn.is_full():
             turn.again.add(key)
             return
@@ -24,11 +26,15 @@ def reconcile_replicated(turn: Turn, service: Service) -> None:
             continue
         restarted = restart_ended(turn, service, slot)
         leave_node(turn, service, slot, has_successor=restarted)
-    _scale(turn, service)
+    if len(turn.changes) > before:
+        slots = slots_of(turn.view, service.id)
+    before = len(turn.changes)
+    _scale(turn, service, slots)
     if turn.is_full():
         turn.again.add(key)
         return
-    slots = slots_of(turn.view, service.id)
+    if len(turn.changes) > before:
+        slots = slots_of(turn.view, service.id)
     kept = {k: s for k, s in slots.items() if is_filled(turn.view, service, s)}
     update(turn, service, kept)
     serve(turn, turn.view.tasks_of_service(service.id))
@@ -64,8 +70,7 @@ def survivors(slots: list[Slot], count: int) -> list[Slot]:
     return sorted(ordered, key=lambda s: ranks[s.key])[:count]
 
 
-def _scale(turn: Turn, service: Service) -> None:
-    slots = slots_of(turn.view, service.id)
+def _scale(turn: Turn, service: Service, slots: dict[SlotKey, Slot]) -> None:
     filled = {k: s for k, s in slots.items() if is_filled(turn.view, service, s)}
     count = defaults.replicas(service.spec)
     kept = set(filled)

@@ -90,7 +90,7 @@ def is_filled(view: View, service: Service, slot: Slot) -> bool:
 
     During a rollback a slot that ended is not filled, so a rollback restores the count.
     """
-    if slot.wanted:
+    if any(is_wanted(t) for t in slot.tasks):
         return True
     status = service.update_status
     if status is not None and status.state == UpdateState.ROLLBACK_STARTED:
