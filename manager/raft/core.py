@@ -228,6 +228,18 @@ class RaftCore(Following):
         """Note the end of the link to `peer`."""
         self._SyncObj__onNodeDisconnected(self._member(peer))
 
+    def accepts(self, peer: str) -> bool:
+        """Tell whether `peer` may open a link.
+
+        Members may. So may anybody while no leader is heard: this member may be new, or have
+        slept through changes and not know its leader. Raft is safe without consulting the
+        configuration on receipt (Raft thesis, 4.1); links are still to the cluster's managers only.
+        """
+        if peer == self.leader_id or peer in self.members():
+            return True
+        silent_s = monotonic() - self._leader_heard_at
+        return not self.is_leader and silent_s > self.config.election_max_s
+
     def pump(self) -> None:
         """Send new entries without waiting for the tick."""
         if self.is_leader:

@@ -300,7 +300,7 @@ class Host:
     # What the network sees
 
     def accepts(self, peer: str) -> bool:
-        return peer in self._peers or not self.core.members()
+        return self.core.accepts(peer)
 
     def wants(self, peer: str) -> bool:
         return peer in self._peers
