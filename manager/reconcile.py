@@ -11,10 +11,10 @@ from manager.allocator.allocate import allocate
 from manager.orchestrator import drain, nodes, restart
 from manager.orchestrator.global_ import reconcile_global
 from manager.orchestrator.replicated import reconcile_replicated, remove_all
-from manager.orchestrator.turn import MAX_CHANGES, Acks, Env, Turn
 from manager.scheduler.schedule import schedule
 from manager.store.apply import Key
 from manager.store.changes import Change
+from manager.store.turn import MAX_CHANGES, Acks, Env, Turn
 from manager.store.view import View
 from swarmapi.model import defaults
 
@@ -26,7 +26,10 @@ class TurnResult(NamedTuple):
 
     changes: tuple[Change, ...]
     next_deadline_ns: int | None
-    """Cluster time of the next thing that happens by itself; None when nothing does."""
+    """Cluster time of the next thing that happens by itself; None when nothing does.
+
+    Not later than now when the turn was full: come again at once.
+    """
     still_dirty: frozenset[Key]
     """Keys not finished: run another turn once the changes are committed."""
 
@@ -46,6 +49,10 @@ def turn(view: View, dirty: Iterable[Key], env: Env, acks: Acks) -> TurnResult:
     Nodes come first, then services, each in id order, then what is parked or draining, then
     the allocator and the scheduler once over all pending work. At most about 200 changes
     (one slot's changes are never torn apart).
+
+    Propose the changes as one transaction. If it conflicts or its outcome is unknown, keep
+    `dirty` and run again on the View as it is then; else go on with `still_dirty` and the keys
+    that the commits since then made dirty.
     """
     run = Turn(view, env, acks)
     dirty = set(dirty)

@@ -8,7 +8,6 @@ from typing import Final
 
 from manager.allocator.pools import AddressPool, free_subnet, overlapping
 from manager.allocator.ports import allocate_ports, needs_ingress
-from manager.orchestrator.turn import Turn
 from manager.store.changes import (
     Delete,
     SetAddresses,
@@ -16,6 +15,7 @@ from manager.store.changes import (
     SetNodeMesh,
     SetServiceEndpoint,
 )
+from manager.store.turn import Turn
 from manager.store.view import NEW, View, bare, is_unallocated
 from swarmapi.model import defaults
 from swarmapi.model.objects import (
@@ -24,6 +24,7 @@ from swarmapi.model.objects import (
     Service,
     ServiceEndpoint,
     Task,
+    TaskState,
     VirtualIP,
 )
 from swarmapi.model.spec import ServiceSpec
@@ -183,6 +184,8 @@ class _Allocation:
         networks = [view.networks.get(i) for i in (record.networks if record else ())]
         ports, error = allocate_ports(view, service)
         mode = defaults.endpoint_mode(service.spec)
+        if not error and needs_ingress(service.spec) and not any(_is_mesh(n) for n in networks):
+            error = "ports in ingress mode need the ingress network: create it, then update again"
         vips: list[VirtualIP] = []
         for network in networks if mode == "vip" and not error else ():
             if network is None or network.error:
@@ -236,6 +239,28 @@ class _Allocation:
             used = self._turn.view.addresses_of.of(network.id)
             pool = self._pools[network.id] = AddressPool(network.subnet, network.gateway, used)
         return pool.take()
+
+
+def _is_mesh(network: Network | None) -> bool:
+    return network is not None and network.spec.ingress
+
+
+def waiting_for(view: View, task: Task) -> str:
+    """Return what of the allocator's a NEW task waits for, empty when for nothing."""
+    service, record = view.services.get(task.service_id), view.spec_of(task)
+    if task.status.state != TaskState.NEW or service is None or record is None:
+        return ""
+    if is_unallocated(service):
+        return service.endpoint.error or "its service is not allocated yet"
+    for network in (view.networks.get(i) for i in record.networks):
+        if network is None:
+            return "a network of its service is gone"
+        if not network.subnet:
+            return network.error or f"network {network.spec.name} is not allocated yet"
+        used = view.addresses_of.of(network.id)
+        if AddressPool(network.subnet, network.gateway, used).take() is None:
+            return f"network {network.spec.name} has no free address in {network.subnet}"
+    return ""
 
 
 def _aliases(spec: ServiceSpec, network: Network) -> tuple[str, ...]:

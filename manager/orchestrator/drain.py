@@ -9,8 +9,8 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from manager.orchestrator.turn import Turn
 from manager.store.changes import SetDesired, SetEndpoint, SetTaskStatus
+from manager.store.turn import Turn
 from manager.store.view import STOPPING, is_live, is_placed, is_stopping
 from swarmapi.model.objects import Task, TaskEndpointLease, TaskState, TaskStatus
 from swarmapi.model.tables import EndpointState

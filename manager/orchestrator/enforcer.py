@@ -3,9 +3,9 @@
 from msgspec.structs import replace
 
 from manager.orchestrator.drain import stop
-from manager.orchestrator.turn import Turn
 from manager.scheduler.constraints import matches_all
 from manager.store.changes import SetTaskStatus
+from manager.store.turn import Turn
 from manager.store.view import Demand, is_placed, is_wanted
 from swarmapi.model.objects import Node, Task, TaskState
 from swarmapi.model.spec import Availability

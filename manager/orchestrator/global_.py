@@ -4,10 +4,10 @@ from manager.orchestrator.drain import serve, stop
 from manager.orchestrator.reaper import reap_history, reap_removed
 from manager.orchestrator.restart import restart_ended
 from manager.orchestrator.slots import Slot, create_task, is_filled, slots_of
-from manager.orchestrator.turn import Turn
 from manager.orchestrator.update import update
 from manager.scheduler.constraints import matches_all
 from manager.store.changes import Delete
+from manager.store.turn import Turn
 from swarmapi.model.objects import Node, NodeState, Service, TaskState
 from swarmapi.model.spec import Availability, Placement
 

@@ -4,8 +4,8 @@ from typing import Final
 
 from manager.orchestrator.drain import serve
 from manager.orchestrator.enforcer import enforce
-from manager.orchestrator.turn import Turn
 from manager.store.changes import OrphanTasksOfNode
+from manager.store.turn import Turn
 from manager.store.view import is_live
 from swarmapi.model.objects import NodeState
 

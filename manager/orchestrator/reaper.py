@@ -1,8 +1,8 @@
 """The reaper: deletes records of tasks that are gone for good, and history beyond the limit."""
 
 from manager.orchestrator.slots import slots_of
-from manager.orchestrator.turn import Turn
 from manager.store.changes import Delete
+from manager.store.turn import Turn
 from manager.store.view import is_live, is_wanted
 from swarmapi.model import defaults
 from swarmapi.model.objects import Service, Task, TaskState

@@ -6,8 +6,8 @@ from manager.orchestrator.drain import serve, stop
 from manager.orchestrator.reaper import reap_history, reap_removed
 from manager.orchestrator.restart import leave_node, restart_ended
 from manager.orchestrator.slots import Slot, SlotKey, create_task, is_filled, slots_of
-from manager.orchestrator.turn import Turn
 from manager.orchestrator.update import update
+from manager.store.turn import Turn
 from manager.store.view import is_live
 from swarmapi.model import defaults
 from swarmapi.model.objects import Service, TaskState

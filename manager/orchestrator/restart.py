@@ -4,8 +4,8 @@ from typing import Final
 
 from manager.orchestrator.drain import stop
 from manager.orchestrator.slots import Slot, create_task, may_restart
-from manager.orchestrator.turn import Turn
 from manager.store.changes import SetDesired
+from manager.store.turn import Turn
 from manager.store.view import PARKED, is_live
 from swarmapi.model import defaults
 from swarmapi.model.objects import Service, Task, TaskState

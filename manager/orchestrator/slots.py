@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
-from manager.orchestrator.turn import Turn
 from manager.store.changes import PutTask
+from manager.store.turn import Turn
 from manager.store.view import View, is_live, is_wanted
 from swarmapi.model import defaults
 from swarmapi.model.objects import Service, Task, TaskState, UpdateState

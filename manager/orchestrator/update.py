@@ -11,9 +11,9 @@ from msgspec.structs import replace
 
 from manager.orchestrator.drain import DRAIN_NS, stop
 from manager.orchestrator.slots import Slot, SlotKey, create_task, ended_by_itself
-from manager.orchestrator.turn import NOT_COMMITTED, Turn
 from manager.scheduler.constraints import matches_all
 from manager.store.changes import PutService, SetUpdateStatus
+from manager.store.turn import NOT_COMMITTED, Turn
 from manager.store.view import View, is_live, is_wanted
 from swarmapi.model import defaults
 from swarmapi.model.objects import Service, Task, TaskState, UpdateState, UpdateStatus

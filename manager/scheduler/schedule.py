@@ -5,13 +5,14 @@ from typing import Final
 
 import msgspec
 
-from manager.orchestrator.turn import Turn
+from manager.allocator.allocate import waiting_for
 from manager.scheduler import filters, tree
 from manager.scheduler.constraints import first_failing
 from manager.scheduler.filters import Candidate, Needs
 from manager.store.changes import AssignTask, SetExplanation
+from manager.store.turn import Turn
 from manager.store.view import FAILED, PENDING, Load, View
-from swarmapi.model.objects import Explanation, Task
+from swarmapi.model.objects import Explanation, FilterRefusal, Task
 from swarmapi.model.spec import Platform
 
 FAULTY_AFTER: Final = 5
@@ -41,7 +42,15 @@ def schedule(turn: Turn) -> None:
 
 
 def explain(view: View, task: Task) -> Explanation:
-    """Return, for every filter, how many nodes it refuses for `task` as things are now."""
+    """Return, for every filter, how many nodes it refuses for `task` as things are now.
+
+    A task that still waits for the allocator is refused everywhere, by filter `allocator`.
+    """
+    waiting = waiting_for(view, task)
+    if waiting:
+        count = len(view.nodes)
+        refusal = FilterRefusal(filter="allocator", count=count, reason=waiting)
+        return Explanation(nodes=count, refusals=(refusal,))
     placer = Placer(view, view.now_ns)
     needs = placer.needs(task)
     return placer.explain(needs, task.node_id) if needs is not None else Explanation(nodes=0)

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from manager.allocator.pools import AddressPool, free_subnet
 from manager.allocator.ports import port_conflict
+from manager.scheduler.schedule import explain
 from manager.store import changes as c
 from manager.store.tables import mesh_ports, network_table, tables_of_node
 from manager.store.view import bare
@@ -194,6 +195,17 @@ def test_exhausted_network_lets_tasks_wait() -> None:
     assert len(made.running("s")) == 4  # 6 hosts less gateway and VIP
     addresses = {a.address for t in made.running("s") for a in t.addresses}
     assert len(addresses) == 4
+    waiting = next(t for t in made.tasks("s") if t.status.state == TaskState.NEW)
+    assert "network tiny has no free address in 172.20.0.0/29" in explain(made.view, waiting).text()
+
+
+def test_ingress_ports_without_an_ingress_network_are_refused() -> None:
+    made = started(ingress=False)
+    made.put_service("s", spec(ports=(port(80),)))
+    made.settle()
+    assert "need the ingress network" in made.view.services["s"].endpoint.error
+    task = made.tasks("s")[0]
+    assert explain(made.view, task).refusals[0].filter == "allocator"
 
 
 @pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])

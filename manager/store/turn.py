@@ -9,7 +9,11 @@ from manager.store.view import Overlay, View
 from swarmapi.model.objects import Node, NodeState, Task
 
 Acks = Mapping[str, Mapping[str, int]]
-"""Node id to network id to the table revision the node has acknowledged."""
+"""Node id to network id to the table revision the node has acknowledged.
+
+Soft state of the dispatcher. An entry goes when the node has dropped that table, and all of a
+node's entries go when its session ends: what is here names who may still hold an old table.
+"""
 
 MAX_CHANGES: Final = 200
 NOT_COMMITTED: Final = 1 << 62
