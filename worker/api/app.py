@@ -83,8 +83,10 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return failure(413, "request body too large")
     except web.HTTPException as error:
         return failure(error.status, error.reason)
-    except (asyncio.CancelledError, ConnectionError):
+    except asyncio.CancelledError:
         raise
+    except ConnectionError:
+        return failure(499, "the client went away")
     except Exception as error:
         log.exception("%s %s failed", request.method, request.path)
         return failure(500, f"internal error: {type(error).__name__}: {error}")

@@ -36,7 +36,17 @@ async def start(request: web.Request) -> web.StreamResponse:
         engine.run_detached(await engine.start_exec(found.id))
         return web.Response(status=200)
     config = found.config
-    running = await engine.start_exec(found.id)
+    try:
+        running = await engine.start_exec(found.id)
+    except InvalidArgument as error:
+        if found.exit_code is None:
+            raise
+        # clients of an attached exec expect the upgrade, then the words, then the exit code
+        connection = hijack.take_over(request, hijack.content_type(request, tty=config.tty))
+        words = f"{error.message}\r\n".encode()
+        await connection.write(words if config.tty else hijack.frame(2, words))
+        await connection.close()
+        raise hijack.taken(request) from error
     connection = hijack.take_over(request, hijack.content_type(request, tty=config.tty))
     shown = tuple(
         number for number, on in ((1, config.attach_stdout), (2, config.attach_stderr)) if on
