@@ -146,21 +146,7 @@ class Launcher:
         mode = record.host.network_mode
         if mode in ("none", "host") or mode.startswith("container:"):
             return None
-        first = "bridge" if mode in ("", "default", "bridge") else mode
-        networks = {first: EndpointSpec()} | {
-            ("bridge" if name == "default" else name): endpoint
-            for name, endpoint in record.endpoints.items()
-        }
-        joined = await self._networking.join(
-            JoinRequest(
-                container_id=record.id,
-                hostname=bundle.hostname_of(record),
-                names=(record.name, record.id[:12]),
-                networks=networks,
-                ports=published_ports(record),
-                dns=tuple(record.host.dns),
-            )
-        )
+        joined = await self._networking.join(join_request(record, published_ports(record)))
         record.joined = {
             endpoint.network: EndpointState(
                 network_id=endpoint.network_id,
@@ -220,6 +206,24 @@ class Launcher:
         if host.dns_options:
             lines.append("options " + " ".join(host.dns_options))
         return "\n".join(lines) + "\n"
+
+
+def join_request(record: Record, ports: tuple[tuple[int, str, str, int], ...]) -> JoinRequest:
+    """Return what a container asks of the network."""
+    mode = record.host.network_mode
+    first = "bridge" if mode in ("", "default", "bridge") else mode
+    networks = {first: EndpointSpec()} | {
+        ("bridge" if name == "default" else name): endpoint
+        for name, endpoint in record.endpoints.items()
+    }
+    return JoinRequest(
+        container_id=record.id,
+        hostname=bundle.hostname_of(record),
+        names=(record.name, record.id[:12]),
+        networks=networks,
+        ports=ports,
+        dns=tuple(record.host.dns),
+    )
 
 
 def published_ports(record: Record) -> tuple[tuple[int, str, str, int], ...]:

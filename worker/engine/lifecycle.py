@@ -12,8 +12,8 @@ from runtime.oci import ContainerState
 from swarmapi.errors import Conflict, InvalidArgument, NotFound, SwarmError
 from worker.engine import restart
 from worker.engine.events import EventBus
-from worker.engine.launcher import Launcher, Places
-from worker.engine.ports import Clock, Networking, Supervisor
+from worker.engine.launcher import Launcher, Places, join_request
+from worker.engine.ports import Clock, JoinedEndpoint, Networking, Supervisor
 from worker.engine.record import Container, ExitStatus, Record
 from worker.engine.table import ContainerTable
 
@@ -326,6 +326,7 @@ class Lifecycle:
                 self._spawn(self._ended(container, state))
             else:
                 record.status = state.status if state.status == "paused" else "running"
+                await self._rejoin(record)
             return
         if record.running:
             record.exit_code, record.pid = LOST_EXIT_CODE, 0
@@ -342,6 +343,27 @@ class Lifecycle:
         ):
             record.status = "restarting"
             self._schedule_restart(container)
+
+    async def _rejoin(self, record: Record) -> None:
+        if not record.joined:
+            return
+        endpoints = [
+            JoinedEndpoint(
+                network=name,
+                network_id=state.network_id,
+                endpoint_id=state.endpoint_id,
+                address=state.address,
+                prefix_length=state.prefix_length,
+                gateway=state.gateway,
+                mac=state.mac,
+            )
+            for name, state in record.joined.items()
+        ]
+        request = join_request(record, tuple(record.ports))
+        try:
+            await self._networking.rejoin(request, record.pid, endpoints)
+        except (SwarmError, OSError) as error:
+            log.error("network of running container %s: %s", record.id, error)
 
     async def _signal(self, container: Container, number: int) -> None:
         try:

@@ -8,6 +8,7 @@ from swarmapi.errors import InvalidArgument, NotFound
 from worker.config import Config
 from worker.engine.ports import Joined, JoinedEndpoint, JoinRequest, NetworkInfo, Networking
 from worker.network.attachments import (
+    AttachedEndpoint,
     Attachment,
     BridgeNetwork,
     DnsConfig,
@@ -43,21 +44,11 @@ class MachineNetworking:
             if name != "bridge":
                 raise NotFound(f"network {name} not found")
         try:
-            if self._made is None:
-                self._made = await self.network.create_bridge_network(self._wanted)
-            wanted = [
-                Attachment(
-                    BRIDGE_ID, "bridge", endpoint.ipv4_address or None, tuple(endpoint.aliases)
-                )
-                for endpoint in request.networks.values()
-            ]
+            await self._make_bridge()
             attached = await self.network.attach(
                 request.container_id,
-                wanted,
-                host_ports=[
-                    PortBinding("udp" if protocol == "udp" else "tcp", port, host_port, address)
-                    for port, protocol, address, host_port in request.ports
-                ],
+                _attachments(request),
+                host_ports=_bindings(request),
                 dns=DnsConfig(servers=request.dns),
                 hostname=request.hostname,
             )
@@ -84,6 +75,42 @@ class MachineNetworking:
             dns_servers=request.dns,
         )
 
+    async def rejoin(
+        self, request: JoinRequest, pid: int, endpoints: Sequence[JoinedEndpoint]
+    ) -> None:
+        """Take over a running container's namespace after a restart of the daemon.
+
+        Raises:
+            InvalidArgument: when its addresses or ports are no longer to be had.
+        """
+        try:
+            await self._make_bridge()
+            await self.network.readopt(
+                request.container_id,
+                pid,
+                [
+                    AttachedEndpoint(
+                        endpoint.network_id,
+                        f"eth{index}",
+                        endpoint.address,
+                        endpoint.prefix_length,
+                        endpoint.mac,
+                        endpoint.gateway,
+                    )
+                    for index, endpoint in enumerate(endpoints)
+                ],
+                attachments=_attachments(request),
+                host_ports=_bindings(request),
+                dns=DnsConfig(servers=request.dns),
+                hostname=request.hostname,
+            )
+        except NetworkError as error:
+            raise InvalidArgument(str(error)) from error
+
+    async def _make_bridge(self) -> None:
+        if self._made is None:
+            self._made = await self.network.create_bridge_network(self._wanted)
+
     async def leave(self, container_id: str) -> None:
         """Let the container's namespace go."""
         await self.network.detach(container_id)
@@ -96,6 +123,20 @@ class MachineNetworking:
     async def close(self) -> None:
         """Stop serving; links and rules stay for running containers."""
         await self.network.stop(remove=False)
+
+
+def _attachments(request: JoinRequest) -> list[Attachment]:
+    return [
+        Attachment(BRIDGE_ID, "bridge", endpoint.ipv4_address or None, tuple(endpoint.aliases))
+        for endpoint in request.networks.values()
+    ]
+
+
+def _bindings(request: JoinRequest) -> list[PortBinding]:
+    return [
+        PortBinding("udp" if protocol == "udp" else "tcp", port, host_port, address)
+        for port, protocol, address, host_port in request.ports
+    ]
 
 
 async def build_networking(config: Config) -> Networking:
