@@ -12,11 +12,9 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 
-from runtime.oci import ContainerState
 from swarmapi.errors import InvalidArgument, NotFound, Unsupported
 from swarmapi.model.tables import NetworkTable
 from worker.config import Config
@@ -50,12 +48,6 @@ DEFAULT_BRIDGE = BridgeNetwork(
 _RETRY_S = 2.0
 
 
-class RunningContainers(Protocol):
-    """The part of the supervisor that knows which containers outlived the daemon."""
-
-    async def list(self) -> list[ContainerState]: ...
-
-
 class _Kept(msgspec.Struct, frozen=True):
     """What it takes to take one container over."""
 
@@ -87,6 +79,7 @@ class MachineNetworking:
         self._node_id = ""
         self._data_path_addr = ""
         self._tables: dict[str, NetworkTable] = {}
+        self._restored = False
         self._retry: asyncio.Task[None] | None = None
 
     # The engine's port
@@ -197,35 +190,39 @@ class MachineNetworking:
 
     # After a restart
 
-    async def readopt(self, pids: Mapping[str, int]) -> None:
-        """Take over the containers that run, `pids` by container id, and drop what is left."""
-        kept = await asyncio.to_thread(self._read_kept)
-        for container_id in kept.keys() - pids.keys():
-            self._kept_path(container_id).unlink(missing_ok=True)
-        alive = {key: value for key, value in kept.items() if key in pids}
-        if not alive:
-            return
-        await self._start()
-        await self._restore_tables()
-        used = {a.network_id for one in alive.values() for a in one.attachments}
-        if DEFAULT_BRIDGE.network_id in used:
-            await self._ensure_bridge()
-        for container_id, one in alive.items():
-            try:
-                await self._network.readopt(
-                    container_id,
-                    pids[container_id],
-                    one.endpoints,
-                    attachments=one.attachments,
-                    host_ports=one.ports,
-                    dns=one.dns,
-                    hostname=one.hostname,
-                )
-            except (NetworkError, OSError) as error:
-                log.error("network of container %s is not taken over: %s", container_id, error)
+    async def rejoin(
+        self, request: JoinRequest, pid: int, endpoints: Sequence[JoinedEndpoint]
+    ) -> None:
+        """Take over a running container's namespace after a restart of the daemon.
+
+        Raises:
+            InvalidArgument: when it cannot be, or nothing is known of it.
+        """
+        kept = await asyncio.to_thread(self._read_kept, request.container_id)
+        if kept is None:
+            raise InvalidArgument(f"nothing is kept of its networks in {self._endpoints_dir}")
+        try:
+            await self._start()
+            await self._restore_tables()
+            if any(a.network_id == DEFAULT_BRIDGE.network_id for a in kept.attachments):
+                await self._ensure_bridge()
+            await self._network.readopt(
+                request.container_id,
+                pid,
+                kept.endpoints,
+                attachments=kept.attachments,
+                host_ports=kept.ports,
+                dns=kept.dns,
+                hostname=kept.hostname,
+            )
+        except (NetworkError, OSError) as error:
+            raise InvalidArgument(str(error)) from error
 
     async def _restore_tables(self) -> None:
         """Take the last tables up before their containers: no manager may be there to ask."""
+        if self._restored or self._tables:
+            return
+        self._restored = True
         try:
             raw = await asyncio.to_thread(self._tables_path.read_bytes)
             stored = msgspec.msgpack.decode(raw, type=_KeptTables)
@@ -277,20 +274,20 @@ class MachineNetworking:
         stored = _KeptTables(self._node_id, self._data_path_addr, self._tables)
         _replace(self._tables_path, msgspec.msgpack.encode(stored))
 
-    def _read_kept(self) -> dict[str, _Kept]:
-        found = {}
-        for path in self._endpoints_dir.glob("*.msgpack"):
-            try:
-                found[path.stem] = msgspec.msgpack.decode(path.read_bytes(), type=_Kept)
-            except msgspec.MsgspecError as error:
-                log.error("%s cannot be read: %s", path, error)
-        return found
+    def _read_kept(self, container_id: str) -> _Kept | None:
+        path = self._kept_path(container_id)
+        try:
+            return msgspec.msgpack.decode(path.read_bytes(), type=_Kept)
+        except FileNotFoundError:
+            return None
+        except msgspec.MsgspecError as error:
+            raise InvalidArgument(f"{path} cannot be read: {error}") from error
 
 
-async def open_networking(
-    config: Config, supervisor: RunningContainers, node_netns: Path = Path("/proc/self/ns/net")
+def open_networking(
+    config: Config, node_netns: Path = Path("/proc/self/ns/net")
 ) -> MachineNetworking:
-    """Return the machine's networking, having taken over the containers that run."""
+    """Return the machine's networking; it starts when something needs it."""
     run_dir = config.run_dir / "network"
     network = Network(
         node_id="",
@@ -301,10 +298,7 @@ async def open_networking(
         bridge_pool=BRIDGE_POOL,
         node_netns=node_netns,
     )
-    networking = MachineNetworking(network, run_dir)
-    states = await supervisor.list()
-    await networking.readopt({s.container_id: s.pid for s in states if s.status != "stopped"})
-    return networking
+    return MachineNetworking(network, run_dir)
 
 
 def upstream_resolvers(path: Path) -> tuple[str, ...]:

@@ -39,20 +39,26 @@ class CertificateAuthority:
     def sign(self, subject: x509.Name, names: list[str]) -> TLSMaterial:
         """Return a certificate with any subject, also a wrong one."""
         key = ec.generate_private_key(ec.SECP256R1())
+        private = key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        return TLSMaterial(self.ca_pem, self.certify(subject, names, key.public_key()), private)
+
+    def certify(
+        self, subject: x509.Name, names: list[str], key: ec.EllipticCurvePublicKey
+    ) -> bytes:
+        """Return a certificate for a key that stays with its owner."""
         certificate = (
-            _builder(subject, self._name, key.public_key())
+            _builder(subject, self._name, key)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(
                 x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False
             )
             .sign(self._key, hashes.SHA256())
         )
-        private = key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        return TLSMaterial(self.ca_pem, _pem(certificate), private)
+        return _pem(certificate)
 
 
 def _builder(
