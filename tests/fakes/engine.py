@@ -1,0 +1,212 @@
+"""Fakes of what the engine stands on: a supervisor without processes, a network, a clock."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from runtime.errors import BadStatus, NoSuchContainer, StartFailed
+from runtime.oci import ContainerState, Launch
+from worker.engine.ports import (
+    ExecProcess,
+    Joined,
+    JoinedEndpoint,
+    JoinRequest,
+    NetworkInfo,
+)
+
+
+class FakeClock:
+    """Time that moves only when told; a sleep returns at once and is remembered."""
+
+    def __init__(self) -> None:
+        self.at_ns = 1_000_000_000_000
+        self.slept: list[float] = []
+
+    def now_ns(self) -> int:
+        """Return the set time, one nanosecond later at each call."""
+        self.at_ns += 1
+        return self.at_ns
+
+    async def sleep(self, seconds: float) -> None:
+        """Remember the wish and go on."""
+        self.slept.append(seconds)
+        await asyncio.sleep(0)
+
+
+class FakeAttachment:
+    """Output put by the test, input remembered."""
+
+    def __init__(self) -> None:
+        self.output: asyncio.Queue[tuple[str, bytes] | None] = asyncio.Queue()
+        self.written = b""
+        self.stdin_closed = False
+
+    async def __aiter__(self) -> AsyncIterator[tuple[str, bytes]]:
+        while (item := await self.output.get()) is not None:
+            yield item
+
+    async def write(self, data: bytes) -> None:
+        """Remember input."""
+        self.written += data
+
+    async def close_stdin(self) -> None:
+        """Remember the end of input."""
+        self.stdin_closed = True
+
+    async def close(self) -> None:
+        """End the output."""
+        self.output.put_nowait(None)
+
+
+class FakeSupervisor:
+    """Containers as states; the test ends them with `end`."""
+
+    def __init__(self) -> None:
+        self.states: dict[str, ContainerState] = {}
+        self.launches: list[Launch] = []
+        self.signals: list[tuple[str, int]] = []
+        self.obeys: set[int] = {9, 15}
+        """Signals a container ends by."""
+        self.refuse = ""
+        """Message of the next failing starts; empty lets them succeed."""
+        self.attachments: dict[str, FakeAttachment] = {}
+        self._queues: list[asyncio.Queue[ContainerState]] = []
+        self._stamp = 0
+
+    async def start(self, launch: Launch, *, netns_fd: int | None = None) -> ContainerState:
+        """Enter a running container."""
+        if self.refuse:
+            raise StartFailed(self.refuse)
+        self._stamp += 1_000_000
+        self.launches.append(launch)
+        state = ContainerState(
+            launch.container_id, "running", 100 + len(self.launches), None, False, self._stamp,
+            0, "", (),
+        )  # fmt: skip
+        self.states[launch.container_id] = state
+        return state
+
+    def end(self, container_id: str, code: int) -> None:
+        """End a container as the kernel would."""
+        state = replace(
+            self.states[container_id],
+            status="stopped",
+            pid=0,
+            exit_code=code,
+            finished_ns=self._stamp + 1,
+        )
+        self.states[container_id] = state
+        for queue in self._queues:
+            queue.put_nowait(state)
+        if container_id in self.attachments:
+            self.attachments[container_id].output.put_nowait(None)
+
+    async def exec(
+        self, container_id: str, process: dict[str, Any], stdio: tuple[int, int, int] | None
+    ) -> ExecProcess:
+        """Refuse: no fake process can be had."""
+        raise StartFailed("executable file not found in $PATH")
+
+    async def kill(self, container_id: str, signal: int, *, everyone: bool = False) -> None:
+        """Remember a signal, and end the container by those it obeys."""
+        state = self._get(container_id)
+        if state.status == "stopped":
+            raise BadStatus("stopped", "running")
+        self.signals.append((container_id, signal))
+        if signal in self.obeys:
+            self.end(container_id, 128 + signal)
+
+    async def pause(self, container_id: str) -> None:
+        """Mark as paused."""
+        self.states[container_id] = replace(self._get(container_id), status="paused")
+
+    async def resume(self, container_id: str) -> None:
+        """Mark as running."""
+        self.states[container_id] = replace(self._get(container_id), status="running")
+
+    async def update(self, container_id: str, resources: dict[str, Any]) -> None:
+        """Take any limits."""
+        self._get(container_id)
+
+    async def wait(self, container_id: str) -> ContainerState:
+        """Return the present state."""
+        return self._get(container_id)
+
+    async def delete(self, container_id: str, *, force: bool = False) -> None:
+        """Forget a stopped container."""
+        if self._get(container_id).status != "stopped" and not force:
+            raise BadStatus("running", "stopped")
+        del self.states[container_id]
+
+    async def resize(self, container_id: str, rows: int, cols: int) -> None:
+        """Take any size."""
+        self._get(container_id)
+
+    async def attach(self, container_id: str) -> FakeAttachment:
+        """Return the one attachment of a container."""
+        return self.attachments.setdefault(container_id, FakeAttachment())
+
+    async def stats(self, container_id: str) -> Mapping[str, Any]:
+        """Return no counters."""
+        return {}
+
+    async def processes(self, container_id: str) -> Sequence[int]:
+        """Return the first process."""
+        return [self._get(container_id).pid]
+
+    async def list(self) -> list[ContainerState]:
+        """Return every state."""
+        return [*self.states.values()]
+
+    def subscribe(self) -> asyncio.Queue[ContainerState]:
+        """Return a queue of ends."""
+        queue: asyncio.Queue[ContainerState] = asyncio.Queue()
+        self._queues.append(queue)
+        return queue
+
+    async def close(self) -> None:
+        """Forget the subscribers."""
+        self._queues.clear()
+
+    def _get(self, container_id: str) -> ContainerState:
+        if container_id not in self.states:
+            raise NoSuchContainer(container_id)
+        return self.states[container_id]
+
+
+class FakeNetworking:
+    """One bridge that hands out addresses in order."""
+
+    def __init__(self) -> None:
+        self.members: dict[str, str] = {}
+        self._next = 2
+
+    async def join(self, request: JoinRequest) -> Joined:
+        """Give an address; the descriptor is of /dev/null."""
+        address = f"10.9.0.{self._next}"
+        self._next += 1
+        self.members[request.container_id] = address
+        endpoint = JoinedEndpoint(
+            "bridge", "b1", "e1", address, 24, "10.9.0.1", "02:00:00:00:00:01"
+        )
+        return Joined(os.open("/dev/null", os.O_RDONLY), (endpoint,), request.ports)
+
+    async def rejoin(
+        self, request: JoinRequest, pid: int, endpoints: Sequence[JoinedEndpoint]
+    ) -> None:
+        """Enter a container with the address it has."""
+        self.members[request.container_id] = endpoints[0].address
+
+    async def leave(self, container_id: str) -> None:
+        """Free the address."""
+        self.members.pop(container_id, None)
+
+    def networks(self) -> Sequence[NetworkInfo]:
+        """Return the bridge."""
+        return (NetworkInfo("b1", "bridge", "bridge", "10.9.0.0/24", "10.9.0.1"),)
+
+    async def close(self) -> None:
+        """Forget everyone."""
+        self.members.clear()

@@ -1,0 +1,225 @@
+"""The engine on fakes: lives of containers, restarts, readoption, names."""
+
+import asyncio
+import io
+import tarfile
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from runtime.image import archive
+from runtime.image.store import ImageStore
+from swarmapi.errors import AlreadyExists, Conflict, InvalidArgument, NotFound, Unsupported
+from tests.fakes.engine import FakeClock, FakeNetworking, FakeSupervisor
+from worker.engine.engine import Engine, EngineParts
+from worker.engine.spec import decode_create
+
+
+class World:
+    """One machine: its disk, its supervisor, and the engine of the moment."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.supervisor = FakeSupervisor()
+        self.network = FakeNetworking()
+        self.clock = FakeClock()
+        images = ImageStore(root / "images")
+        raw = io.BytesIO()
+        with tarfile.open(fileobj=raw, mode="w") as tar:
+            member = tarfile.TarInfo("etc/passwd")
+            text = b"root:x:0:0::/root:/bin/sh\nbob:x:7:8::/home/bob:/bin/sh\n"
+            member.size = len(text)
+            tar.addfile(member, io.BytesIO(text))
+        raw.seek(0)
+        archive.import_rootfs(images, raw, "img:1", config={"Cmd": ["serve"], "Env": ["A=image"]})
+        self.images = images
+        self.engine = self.boot()
+
+    def boot(self) -> Engine:
+        """Make a new engine on the same disk."""
+        self.engine = Engine(
+            EngineParts(
+                data_root=self.root,
+                cgroup_parent="t",
+                supervisor=self.supervisor,
+                networking=self.network,
+                images=self.images,
+                clock=self.clock,
+            )
+        )
+        return self.engine
+
+    def started(self, times: int) -> bool:
+        """Tell whether there were so many starts."""
+        return len(self.supervisor.launches) == times
+
+    async def run(self, name: str, host: dict[str, object] | None = None, **config: object) -> str:
+        """Create and start a container; return its id."""
+        body = {"Image": "img:1", "HostConfig": host or {}, **config}
+        container_id = await self.engine.create(decode_create(body, name))
+        await self.engine.start(container_id)
+        return container_id
+
+
+def play(tmp_path: Path, story: Callable[[World], Awaitable[None]]) -> None:
+    """Run a story on an open engine."""
+
+    async def main() -> None:
+        world = World(tmp_path)
+        await world.engine.open()
+        try:
+            async with asyncio.timeout(20):
+                await story(world)
+        finally:
+            await world.engine.close()
+
+    asyncio.run(main())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let other tasks run until something is so."""
+    for _ in range(10_000):
+        if condition():
+            return
+        await asyncio.sleep(0.001)
+    raise AssertionError("it never came to be")
+
+
+def test_run_end_wait_remove(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        container_id = await world.run("one", User="bob", Env=["B=own"])
+        process = world.supervisor.launches[0].config["process"]
+        assert process["args"] == ["serve"]
+        assert {"A=image", "B=own", "HOME=/home/bob"} <= set(process["env"])
+        assert (process["user"]["uid"], process["user"]["gid"]) == (7, 8)
+        assert world.network.members == {container_id: "10.9.0.2"}
+        with pytest.raises(Conflict):
+            await world.engine.remove("one")
+        waiting = asyncio.create_task(world.engine.wait("one"))
+        await asyncio.sleep(0)
+        world.supervisor.end(container_id, 3)
+        assert (await waiting).code == 3
+        await world.engine.remove("one")
+        assert world.network.members == {}
+        assert not world.engine.places.directory(container_id).exists()
+        with pytest.raises(NotFound):
+            world.engine.inspect("one")
+
+    play(tmp_path, story)
+
+
+def test_stop_kills_what_ignores_its_signal(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        world.supervisor.obeys = {9}
+        container_id = await world.run("deaf", {"RestartPolicy": {"Name": "always"}})
+        assert await world.engine.stop("deaf", 0.01)
+        assert world.supervisor.signals == [(container_id, 15), (container_id, 9)]
+        record = world.engine.inspect("deaf").record
+        assert (record.status, record.exit_code) == ("exited", 137)
+        assert not await world.engine.stop("deaf")
+
+    play(tmp_path, story)
+
+
+def test_restart_policy_backs_off_and_gives_up(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        policy = {"Name": "on-failure", "MaximumRetryCount": 2}
+        container_id = await world.run("crash", {"RestartPolicy": policy})
+        record = world.engine.inspect("crash").record
+        for starts in (2, 3):
+            world.supervisor.end(container_id, 1)
+            await until(partial(world.started, starts))
+            await until(lambda: record.status == "running")
+        world.supervisor.end(container_id, 1)
+        await until(lambda: record.status == "exited")
+        assert world.clock.slept == [0.1, 0.2]
+        assert record.restart_count == 2
+
+    play(tmp_path, story)
+
+
+def test_failed_start_keeps_the_container_and_tells_why(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        world.supervisor.refuse = 'exec: "serve": executable file not found in $PATH'
+        with pytest.raises(InvalidArgument, match="executable file not found"):
+            await world.run("bad")
+        record = world.engine.inspect("bad").record
+        assert (record.status, record.exit_code) == ("created", 127)
+        assert world.network.members == {}
+
+    play(tmp_path, story)
+
+
+def test_a_new_daemon_adopts_the_running_and_notices_the_lost(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        kept = await world.run("kept")
+        lost = await world.run("lost")
+        ended = await world.run("ended")
+        again = await world.run("again", {"RestartPolicy": {"Name": "always"}})
+        await world.engine.close()
+        world.network.members.clear()
+        world.supervisor.end(ended, 4)
+        del world.supervisor.states[lost], world.supervisor.states[again]
+        await world.boot().open()
+        engine = world.engine
+        assert engine.inspect("kept").record.running
+        assert world.network.members[kept] == "10.9.0.2"
+        assert (await engine.wait("ended")).code == 4
+        assert engine.inspect("lost").record.exit_code == 255
+        await until(lambda: engine.inspect("again").record.running)
+        assert world.supervisor.launches[-1].container_id == again
+
+    play(tmp_path, story)
+
+
+def test_names_are_unique_and_ids_may_be_short(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        container_id = await world.run("web")
+        with pytest.raises(AlreadyExists, match="already in use"):
+            await world.run("web")
+        assert world.engine.inspect(container_id[:8]).record.name == "web"
+        await world.engine.rename("web", "site")
+        assert [c.record.name for c in world.engine.list()] == ["site"]
+        assert world.engine.list({"name": ["web"]}) == []
+
+    play(tmp_path, story)
+
+
+def test_output_and_input_of_an_attach_before_the_start(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        body = {"Image": "img:1", "OpenStdin": True}
+        container_id = await world.engine.create(decode_create(body, "in"))
+        session = await world.engine.attach("in")
+        typing = asyncio.create_task(session.write(b"early"))
+        await asyncio.sleep(0)
+        assert not typing.done()
+        await world.engine.start("in")
+        await typing
+        attachment = world.supervisor.attachments[container_id]
+        assert attachment.written == b"early"
+        attachment.output.put_nowait(("stderr", b"out"))
+        attachment.output.put_nowait(None)
+        assert [item async for item in session.output()] == [(2, b"out")]
+
+    play(tmp_path, story)
+
+
+@pytest.mark.parametrize(
+    ("host", "named"),
+    [
+        ({"BlkioWeight": 5}, "BlkioWeight"),
+        ({"Links": ["a:b"]}, "Links"),
+        ({"SecurityOpt": ["apparmor=x"]}, "apparmor=x"),
+        ({"LogConfig": {"Type": "syslog"}}, "syslog"),
+    ],
+)
+def test_what_is_not_served_is_refused_by_name(
+    tmp_path: Path, host: dict[str, object], named: str
+) -> None:
+    async def story(world: World) -> None:
+        with pytest.raises(Unsupported, match=named):
+            await world.run("x1", host)
+
+    play(tmp_path, story)

@@ -1,0 +1,87 @@
+"""Parts of the engine alone: configuration, journal, logs, ports, durations."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from swarmapi.errors import InvalidArgument
+from worker.api.hijack import frame, parse_detach_keys
+from worker.api.render import human_duration
+from worker.config import load
+from worker.engine.journal import Journal
+from worker.engine.launcher import parse_size
+from worker.engine.lifecycle import signal_number
+from worker.engine.logs import LogQuery, read_log
+
+
+def test_flags_beat_environment_beats_file(tmp_path: Path) -> None:
+    file = tmp_path / "swarmd.toml"
+    file.write_text('data-root = "/f"\nrun-dir = "/f"\ncgroup-parent = "f"\n')
+    environ = {"SWARMD_CONFIG": str(file), "SWARMD_RUN_DIR": "/e", "SWARMD_CGROUP_PARENT": "e"}
+    config = load(["--cgroup-parent", "flag"], environ)
+    assert (str(config.data_root), str(config.run_dir), config.cgroup_parent) == (
+        "/f",
+        "/e",
+        "flag",
+    )
+    file.write_text('dataroot = "/f"\n')
+    with pytest.raises(InvalidArgument, match="dataroot"):
+        load([], environ)
+
+
+def test_journal_survives_a_torn_tail(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    journal = Journal(path)
+    journal.open()
+    journal.put("a", b"1")
+    journal.put("b", b"2")
+    journal.delete("a")
+    journal.put("c", b"3")
+    journal.close()
+    whole = path.read_bytes()
+    for cut, expected in ((0, {b"2", b"3"}), (1, {b"2"})):
+        path.write_bytes(whole[: len(whole) - cut])
+        again = Journal(path)
+        again.open()
+        assert set(again.values()) == expected
+        again.put("d", b"4")
+        again.close()
+        last = Journal(path)
+        last.open()
+        assert set(last.values()) == expected | {b"4"}
+        last.close()
+
+
+def _entry(second: int, stream: str, text: str) -> str:
+    stamp = f"2026-01-01T00:00:{second:02d}.5Z"
+    return json.dumps({"log": text, "stream": stream, "time": stamp}) + "\n"
+
+
+def test_logs_by_tail_stream_and_time_across_a_rotation(tmp_path: Path) -> None:
+    path = tmp_path / "c.log"
+    (tmp_path / "c.log.1").write_text(_entry(1, "stdout", "one\n") + _entry(2, "stderr", "two\n"))
+    path.write_text(_entry(3, "stdout", "three\n") + '{"log": "torn')
+
+    def read(query: LogQuery) -> list[bytes]:
+        async def collect() -> list[bytes]:
+            return [line.data async for line in read_log(path, query, lambda: False)]
+
+        return asyncio.run(collect())
+
+    assert read(LogQuery()) == [b"one\n", b"two\n", b"three\n"]
+    assert read(LogQuery(tail=2, follow=True)) == [b"two\n", b"three\n"]
+    assert read(LogQuery(stderr=False)) == [b"one\n", b"three\n"]
+    assert read(LogQuery(since_ns=1_767_225_602 * 10**9)) == [b"two\n", b"three\n"]
+
+
+def test_words_of_the_wire() -> None:
+    assert frame(2, b"err\n") == b"\x02\0\0\0\0\0\0\x04err\n"
+    assert parse_detach_keys("ctrl-a,d") == b"\x01d"
+    assert parse_size("10m") == 10 << 20
+    assert signal_number("SIGRTMIN+3") == 37
+    assert human_duration(90 * 10**9) == "About a minute"
+    assert human_duration(3 * 3600 * 10**9) == "3 hours"
+    with pytest.raises(InvalidArgument):
+        signal_number("NOPE")
