@@ -14,6 +14,8 @@ from swarmapi.errors import SwarmError
 log = logging.getLogger(__name__)
 RETRY_S: Final = 0.1
 IDLE_S: Final = 3_600.0
+SHORTEST_S: Final = 0.005
+"""Sleep at least this long where a turn that is due changes nothing."""
 
 
 class ControlLoop:
@@ -92,7 +94,7 @@ class ControlLoop:
             return 0.0
         if self._deadline_ns is None:
             return IDLE_S
-        return max(0.0, (self._deadline_ns - self._store.now_ns()) / 1e9)
+        return max(SHORTEST_S, (self._deadline_ns - self._store.now_ns()) / 1e9)
 
     async def _sleep(self, limit_s: float) -> None:
         with contextlib.suppress(TimeoutError):

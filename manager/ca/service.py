@@ -1,7 +1,7 @@
 """The gRPC services `CertificateAuthority` and `Membership`."""
 
 import datetime
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from manager.ca.authority import check_manager, check_node
@@ -15,6 +15,9 @@ from swarmapi.model.objects import Cluster, Node, NodeDescription, RootCA
 from swarmapi.model.spec import Availability, NodeRole, NodeSpec
 from swarmapi.v1 import ca_pb2 as pb
 
+Relay = Callable[[str, pb.IssueRequest], Awaitable[pb.IssueReply]]
+"""Passes a request with a join token on to the leader at an address."""
+
 
 def _now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
@@ -24,9 +27,14 @@ class CertificateService:
     """Issues certificates on the leader; the root is told by every manager."""
 
     def __init__(
-        self, store: Store, root_pem: bytes, now: Callable[[], datetime.datetime] = _now
+        self,
+        store: Store,
+        root_pem: bytes,
+        relay: Relay | None = None,
+        now: Callable[[], datetime.datetime] = _now,
     ) -> None:
         self._store = store
+        self._relay = relay
         self._root_pem = root_pem
         self._now = now
 
@@ -41,6 +49,13 @@ class CertificateService:
     ) -> pb.IssueReply:
         """Issue a first certificate for a join token, or renew the caller's own."""
         try:
+            leader = self._store.log.status.leader_address
+            if request.join_token and not self._store.log.status.is_leader and leader:
+                # A token proves itself, so a follower may carry it; a renewal needs the caller's
+                # own certificate and goes to the leader by redirection.
+                if self._relay is None:
+                    raise NotLeader(leader=leader)
+                return await self._relay(leader, request)
             cluster, root = self._leading()
             if request.join_token:
                 node = await self._admit(request, root)

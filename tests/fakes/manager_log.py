@@ -23,6 +23,7 @@ class SingleCopyLog:
         self._status = LogStatus(True, True, node_id, "127.0.0.1:2377")
         self._callbacks: list[Callable[[LogStatus], None]] = []
         self._members = {node_id: "127.0.0.1:2377"}
+        self.started = False
 
     @property
     def status(self) -> LogStatus:
@@ -52,6 +53,16 @@ class SingleCopyLog:
 
     def members(self) -> dict[str, str]:
         return dict(self._members)
+
+    @property
+    def backends(self) -> dict[str, str]:
+        return {}
+
+    async def start(self) -> None:
+        self.started = True
+
+    async def stop(self) -> None:
+        self.started = False
 
     async def add_member(self, node_id: str, address: str) -> None:
         self._members[node_id] = address

@@ -1,0 +1,207 @@
+"""One manager: its servers, its loops, and their order at start and stop."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Protocol
+
+import grpc
+from aiohttp import web
+
+from manager.api.app import build_app
+from manager.api.forward import ForwardService, GrpcForwarder
+from manager.bootstrap import Founding, found
+from manager.ca.certificates import JOIN_SERVER_NAME
+from manager.ca.rpc import LEADER_METADATA
+from manager.ca.service import CertificateService, MembershipService
+from manager.config import RunConfig, split
+from manager.dispatcher.dispatcher import Dispatcher
+from manager.dispatcher.service import DispatcherService
+from manager.front import Front
+from manager.loop import ControlLoop
+from manager.replica import Log, Replica, Store
+from manager.roster import Roster
+from swarmapi.errors import BY_GRPC_CODE, SwarmError, Unavailable
+from swarmapi.identity import MANAGER, TLSMaterial, expect
+from swarmapi.v1 import ca_pb2, ca_pb2_grpc, dispatcher_pb2_grpc, forward_pb2_grpc
+
+log = logging.getLogger(__name__)
+RETRY_S: Final = 0.2
+JOIN_WAIT_S: Final = 15.0
+_MESSAGE_BYTES: Final = 64 << 20
+_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", _MESSAGE_BYTES),
+    ("grpc.max_send_message_length", _MESSAGE_BYTES),
+    ("grpc.so_reuseport", 0),
+)
+# The generated modules are untyped.
+_ca_rpc: Any = ca_pb2_grpc
+_dispatcher_rpc: Any = dispatcher_pb2_grpc
+_forward_rpc: Any = forward_pb2_grpc
+
+
+class RunningLog(Log, Protocol):
+    """A log with a life, and perhaps a port of its own behind the public one."""
+
+    async def start(self) -> None:
+        """Begin to take part."""
+
+    async def stop(self) -> None:
+        """Stop taking part; what is acknowledged is durable."""
+
+    @property
+    def backends(self) -> dict[str, str]:
+        """TLS server names of its own, and where they are served (`host:port`, `unix:PATH`)."""
+
+
+class Manager:
+    """Everything of one process; `new_log` makes the log over the replica."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        tls: TLSMaterial,
+        new_log: Callable[[Replica], RunningLog],
+        new_id: Callable[[], str],
+        founding: Founding | None = None,
+    ) -> None:
+        self._config = config
+        self._tls = tls
+        self._founding = founding
+        self._log = new_log(replica := Replica())
+        self.store = Store(replica, self._log, new_id)
+        self._jobs: list[asyncio.Task[None]] = []
+        self._servers: list[grpc.aio.Server] = []
+        self._forwarder = GrpcForwarder(tls.identity.node_id, lambda: tls)
+        self._front: Front | None = None
+        self._runner: web.AppRunner | None = None
+        self.port = 0
+        """The public port that was bound."""
+
+    async def start(self) -> None:
+        """Serve; raises OSError when an address cannot be had."""
+        paths = self._config.paths
+        paths.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        dispatcher = Dispatcher(self.store)
+        control = ControlLoop(self.store, acks=lambda: dispatcher.acks)
+        dispatcher.on_acks = control.nudge
+        roster = Roster(self.store)
+        await self._log.start()
+        await self._serve_grpc(dispatcher)
+        host, port = split(self._config.listen)
+        backends = {JOIN_SERVER_NAME: f"unix:{paths.inner('join')}", **self._log.backends}
+        self._front = Front(host, port, backends, f"unix:{paths.inner('grpc')}")
+        self.port = await asyncio.to_thread(self._front.start)
+        self._begin("control loop", control.run)
+        self._begin("liveness", dispatcher.watch)
+        self._begin("roster", roster.run)
+        if self._founding is not None:
+            self._begin("founding", self._found)
+        elif self._config.join:
+            self._begin("join", self._join)
+        await self._serve_rest()
+
+    async def stop(self) -> None:
+        """End in the reverse order."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+        for job in self._jobs:
+            job.cancel()
+        await asyncio.gather(*self._jobs, return_exceptions=True)
+        await self._forwarder.close()
+        if self._front is not None:
+            await asyncio.to_thread(self._front.stop)
+        for server in self._servers:
+            await server.stop(0.5)
+        await self._log.stop()
+
+    def _begin(self, name: str, job: Callable[[], Awaitable[None]]) -> None:
+        self._jobs.append(asyncio.create_task(_kept_going(name, job), name=name))
+
+    async def _serve_grpc(self, dispatcher: Dispatcher) -> None:
+        paths = self._config.paths
+        authority = CertificateService(self.store, self._tls.ca_pem, self._relay)
+        trusted = grpc.aio.server(options=_OPTIONS)
+        _ca_rpc.add_CertificateAuthorityServicer_to_server(authority, trusted)
+        _ca_rpc.add_MembershipServicer_to_server(MembershipService(self.store), trusted)
+        _dispatcher_rpc.add_DispatcherServicer_to_server(DispatcherService(dispatcher), trusted)
+        _forward_rpc.add_ForwardServicer_to_server(
+            ForwardService(self.store, paths.socket), trusted
+        )
+        joining = grpc.aio.server(options=_OPTIONS)
+        _ca_rpc.add_CertificateAuthorityServicer_to_server(authority, joining)
+        for name, server, with_certificate in (("grpc", trusted, True), ("join", joining, False)):
+            path = paths.inner(name)
+            path.unlink(missing_ok=True)
+            server.add_secure_port(f"unix:{path}", self._tls.server(with_certificate))
+            await server.start()
+            path.chmod(0o600)
+            self._servers.append(server)
+
+    async def _serve_rest(self) -> None:
+        app = build_app(self.store, self._tls.identity.node_id, self._forwarder)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        await self._runner.setup()
+        path = self._config.paths.socket
+        path.unlink(missing_ok=True)
+        await web.UnixSite(self._runner, str(path)).start()
+        path.chmod(0o600)
+
+    async def _relay(self, leader: str, request: ca_pb2.IssueRequest) -> ca_pb2.IssueReply:
+        """Carry a join token to the leader."""
+        credentials, options = self._tls.client(), [expect(MANAGER)]
+        try:
+            async with grpc.aio.secure_channel(leader, credentials, options=options) as channel:
+                stub = _ca_rpc.CertificateAuthorityStub(channel)
+                reply = await stub.IssueCertificate(request, timeout=JOIN_WAIT_S)
+        except grpc.aio.AioRpcError as error:
+            kind = BY_GRPC_CODE.get(error.code().name, Unavailable)
+            raise kind(error.details() or error.code().name) from error
+        assert isinstance(reply, ca_pb2.IssueReply)
+        return reply
+
+    async def _found(self) -> None:
+        """Commit the first entry as soon as this member leads."""
+        founding = self._founding
+        if founding is None:
+            return
+        while True:
+            status = self.store.log.status
+            if status.is_leader and status.ready:
+                with contextlib.suppress(SwarmError):
+                    await found(self.store, self._config.paths, founding)
+                    return
+            await asyncio.sleep(RETRY_S)
+
+    async def _join(self) -> None:
+        """Ask the leader for membership until it is granted; asking twice changes nothing."""
+        target = self._config.join
+        while True:
+            request = ca_pb2.JoinRequest(address=self._config.advertise)
+            options = [expect(MANAGER)]
+            credentials = self._tls.client()
+            try:
+                async with grpc.aio.secure_channel(target, credentials, options=options) as channel:
+                    await _ca_rpc.MembershipStub(channel).Join(request, timeout=JOIN_WAIT_S)
+                log.info("member of Raft through %s", target)
+                return
+            except grpc.aio.AioRpcError as error:
+                pairs: Any = error.trailing_metadata()
+                leader = dict(pairs or ()).get(LEADER_METADATA, "")
+                log.info("not yet a member: %s", error.details())
+                target = leader or self._config.join
+            if self.store.log.status.leader_address:
+                return
+            await asyncio.sleep(RETRY_S)
+
+
+async def _kept_going(name: str, job: Callable[[], Awaitable[None]]) -> None:
+    """Run a job to its end; a bug in it is logged, and it begins again."""
+    while True:
+        try:
+            await job()
+            return
+        except Exception:
+            log.exception("%s failed", name)
+        await asyncio.sleep(1.0)
