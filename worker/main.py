@@ -7,9 +7,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from aiohttp import web
@@ -19,31 +18,22 @@ from runtime.errors import RuntimeFailure, SupervisorGone
 from runtime.image.store import ImageStore
 from swarmapi.errors import SwarmError
 from worker.api.app import build_app
+from worker.cluster.side import ClusterSide
 from worker.config import Config, load
 from worker.engine.clock import SystemClock
 from worker.engine.engine import Engine, EngineParts
-from worker.engine.networks import build_networking
-from worker.engine.ports import Networking
+from worker.networking import open_networking
 
 log = logging.getLogger("swarmd")
 SHUTDOWN_TIMEOUT_S = 0.5
 CONNECT_TRIES, CONNECT_PAUSE_S = 5, 0.2
 
 
-@dataclass(frozen=True)
-class Extension:
-    """What a cluster adds to a running engine."""
-
-    routes: Callable[[web.Application], None] | None = None
-    swarm_state: Callable[[], str] = lambda: "inactive"
-
-
-ExtensionFactory = Callable[[Config, Engine], Extension]
-
-
 @asynccontextmanager
-async def daemon(config: Config, extend: ExtensionFactory | None = None) -> AsyncIterator[Engine]:
-    """Run an engine and its API for the length of the block; containers outlive it.
+async def daemon(config: Config) -> AsyncIterator[Engine]:
+    """Run an engine, its cluster side and its API for the length of the block.
+
+    Containers and the manager outlive it.
 
     Raises:
         RuntimeFailure: when the supervisor cannot be launched or adopted.
@@ -55,7 +45,7 @@ async def daemon(config: Config, extend: ExtensionFactory | None = None) -> Asyn
     lock = _lock(config.data_root)
     try:
         supervisor = await _connect(config)
-        networking: Networking = await build_networking(config)
+        networking = open_networking(config)
         engine = Engine(
             EngineParts(
                 data_root=config.data_root,
@@ -67,8 +57,9 @@ async def daemon(config: Config, extend: ExtensionFactory | None = None) -> Asyn
             )
         )
         await engine.open()
-        extension = extend(config, engine) if extend else Extension()
-        app = build_app(engine, swarm_state=extension.swarm_state, cluster_routes=extension.routes)
+        cluster = ClusterSide(config, engine, networking)
+        await cluster.start()
+        app = build_app(engine, swarm_state=cluster.swarm_state, cluster_routes=cluster.routes)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT_S)
         await runner.setup()
         try:
@@ -78,6 +69,7 @@ async def daemon(config: Config, extend: ExtensionFactory | None = None) -> Asyn
             engine.events.close()
             await runner.cleanup()
             config.socket_path.unlink(missing_ok=True)
+            await cluster.stop()
             await engine.close()
             await networking.close()
             await supervisor.close()
@@ -122,13 +114,13 @@ def _listen(path: Path) -> socket.socket:
     return listener
 
 
-async def serve(config: Config, extend: ExtensionFactory | None = None) -> None:
+async def serve(config: Config) -> None:
     """Run until SIGTERM or SIGINT."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with daemon(config, extend):
+    async with daemon(config):
         log.info("API listens on %s", config.socket_path)
         await stop.wait()
         log.info("stopping; containers go on")

@@ -157,6 +157,7 @@ class MachineNetworking:
         self._node_id, self._data_path_addr = node_id, data_path_addr
         await self._start()
         await self._network.identify(node_id, data_path_addr)
+        await self._restore_tables()
 
     async def set_tables(self, tables: Mapping[str, NetworkTable]) -> dict[str, int]:
         """Put the endpoint tables into effect; return the revisions that are.
@@ -231,7 +232,10 @@ class MachineNetworking:
         except msgspec.MsgspecError as error:
             log.warning("the last endpoint tables cannot be read: %s", error)
             return
-        await self.identify(stored.node_id, stored.data_path_addr)
+        if self._node_id not in ("", stored.node_id):
+            return
+        self._node_id, self._data_path_addr = stored.node_id, stored.data_path_addr
+        await self._network.identify(stored.node_id, stored.data_path_addr)
         await self.set_tables(stored.tables)
 
     # Parts
