@@ -356,9 +356,8 @@ class Simulation:
         for fake in self.nodes.values():
             fake.alive = fake.reachable = True
             stored = self.view.nodes[fake.id]
-            self.world.commit(
-                c.PutNode(node=node(fake.id, labels={"rack": "a"}, state=stored.state))
-            )
+            roomy = node(fake.id, labels={"rack": "a"}, state=stored.state, memory_bytes=4096 * MIB)
+            self.world.commit(c.PutNode(node=roomy))
         idle = 0
         for _ in range(600):
             before = self.view.index
