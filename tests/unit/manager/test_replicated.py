@@ -234,3 +234,24 @@ def test_slot_with_two_ends_gets_one_replacement() -> None:
     made.converge()
     assert len(made.running("s")) == 1
     assert len(made.view.tasks) == 3
+
+
+def test_dirty_keys_and_deadlines_tell_when_to_run() -> None:
+    """A loop that runs turns only when something is dirty or due gets everything placed."""
+    made = world("n1", "n2")
+    made.add_network("net")
+    made.settle()
+    made.put_service("s", spec(replicas=450, networks=("net",)))
+    made.put_service("t", spec("t", replicas=450))
+    made.put_service("g", spec("g", replicas=None))
+    for _ in range(60):
+        due = made.deadline_ns is not None and made.deadline_ns <= made.now_ns
+        if not made.dirty and not due:
+            break
+        made.turn()
+    else:
+        raise AssertionError("never comes to rest")
+    states = [t.status.state for t in made.view.tasks.values()]
+    free = 254 - 2  # a /24 less gateway and VIP
+    assert states.count(TaskState.ASSIGNED) == free + 450 + 2
+    assert states.count(TaskState.NEW) == 450 - free
