@@ -1,0 +1,73 @@
+"""`swarm-manager`: entry point of the control plane."""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+
+from manager.bootstrap import load_founding, prepare_first
+from manager.config import InitConfig, RunConfig, load
+from manager.lock import lock
+from manager.raftlog import open_log
+from manager.server import Manager
+from swarmapi.errors import FailedPrecondition, SwarmError
+from swarmapi.identity import TLSMaterial
+from swarmapi.ids import new_id
+
+log = logging.getLogger(__name__)
+
+
+def main() -> int:
+    """Run the command line; returns the exit status."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    try:
+        config = load(sys.argv[1:])
+        if isinstance(config, InitConfig):
+            made = prepare_first(config, os.urandom)
+            sys.stdout.write(json.dumps(made) + "\n")
+        else:
+            with lock(config.paths):
+                asyncio.run(serve(config))
+    except SwarmError as error:
+        sys.stderr.write(f"swarm-manager: {error.message}\n")
+        return 1
+    except OSError as error:
+        sys.stderr.write(f"swarm-manager: {error}\n")
+        return 1
+    return 0
+
+
+async def serve(config: RunConfig) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    paths = config.paths
+    tls = TLSMaterial.read(paths.ca, paths.cert, paths.key)
+    identity = tls.identity
+    if not identity.is_manager or config.node_id not in ("", identity.node_id):
+        raise FailedPrecondition(
+            f"the certificate in {paths.state_dir} is {identity.role} {identity.node_id}: "
+            "a manager's own is needed"
+        )
+    founding = load_founding(paths)
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    manager = Manager(
+        config,
+        tls,
+        lambda replica: open_log(config, tls, replica, first=founding is not None),
+        lambda: new_id(os.urandom),
+        founding,
+    )
+    await manager.start()
+    log.info("manager %s serves %s", identity.node_id, config.listen)
+    await stopped.wait()
+    await manager.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

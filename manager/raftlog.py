@@ -1,0 +1,90 @@
+"""The log of a running manager: Raft, behind the public port."""
+
+from collections.abc import Callable
+
+from manager.config import RunConfig
+from manager.raft.node import RaftNode
+from manager.raft.outcomes import RaftStatus
+from manager.replica import LogStatus, Replica
+from swarmapi.identity import TLSMaterial
+
+
+def open_log(config: RunConfig, tls: TLSMaterial, replica: Replica, *, first: bool) -> "RaftLog":
+    """Return this node's log; `first` founds a cluster where there is no state yet."""
+    return RaftLog(config, tls, replica, first=first)
+
+
+class RaftLog:
+    """`manager.replica.Log` over a Raft member.
+
+    The member serves a socket of its own; other members reach it on the public port, by this
+    node's id as the TLS server name.
+    """
+
+    def __init__(
+        self, config: RunConfig, tls: TLSMaterial, replica: Replica, *, first: bool
+    ) -> None:
+        self._node_id = tls.identity.node_id
+        self._socket = config.paths.inner("raft")
+        self._state_dir = config.paths.raft
+        self._node = RaftNode(
+            node_id=self._node_id,
+            address=config.advertise,
+            state_dir=config.paths.raft,
+            machine=replica,
+            tls=tls,
+            bootstrap=first,
+            listen_address=f"unix:{self._socket}",
+        )
+
+    @property
+    def backends(self) -> dict[str, str]:
+        """Return the server name of this member and where it is served."""
+        return {self._node_id: f"unix:{self._socket}"}
+
+    async def start(self) -> None:
+        """Start the member; raises OSError or Corrupt."""
+        self._state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._socket.unlink(missing_ok=True)
+        await self._node.start()
+        self._socket.chmod(0o600)
+
+    async def stop(self) -> None:
+        """Stop the member."""
+        await self._node.stop()
+
+    @property
+    def status(self) -> LogStatus:
+        """Return how this member stands."""
+        return _status(self._node.status)
+
+    def on_status(self, callback: Callable[[LogStatus], None]) -> None:
+        """Call back in the API loop when it changes."""
+        self._node.on_status(lambda status: callback(_status(status)))
+
+    async def propose(self, payload: bytes) -> int:
+        """Commit a command (see `RaftNode.propose`)."""
+        return await self._node.propose(payload)
+
+    async def read_index(self) -> int:
+        """Return once the state here is as new as any acknowledged write."""
+        return await self._node.read_index()
+
+    def members(self) -> dict[str, str]:
+        """Return the members' addresses by node id."""
+        return self._node.members()
+
+    async def add_member(self, node_id: str, address: str) -> None:
+        """Add a member that runs at its address."""
+        await self._node.add_member(node_id, address)
+
+    async def remove_member(self, node_id: str) -> None:
+        """Remove a member; where it is this one, another leader is made to do it."""
+        if node_id == self._node_id:
+            await self._node.transfer_leadership()
+        else:
+            await self._node.remove_member(node_id)
+
+
+def _status(status: RaftStatus) -> LogStatus:
+    return LogStatus(status.is_leader, status.ready, status.leader_id, status.leader_address)
