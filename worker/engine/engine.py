@@ -128,9 +128,10 @@ class Engine:
                 session.connected(None)
             raise
         await self._attach_late(container, sessions)
-        if container.console_size is not None and container.record.config.tty:
+        rows, columns = container.console_size or container.record.host.console_size
+        if rows and columns and container.record.config.tty:
             with suppress(RuntimeFailure):
-                await self.supervisor.resize(container.record.id, *container.console_size)
+                await self.supervisor.resize(container.record.id, rows, columns)
         return started
 
     async def stop(self, reference: str, timeout_s: float | None = None, signal: str = "") -> bool:
@@ -372,6 +373,7 @@ class Engine:
         if spec.config.stop_signal:
             signal_number(spec.config.stop_signal)
         self._check_log(spec.host)
+        check_no_healthcheck(spec)
         now_ns = self.parts.clock.now_ns()
         record = Record(
             id=self.parts.random_bytes(32).hex(),
@@ -386,6 +388,8 @@ class Engine:
             args=args,
             env=bundle.merge_env(image_config.get("Env") or [], spec.config.env),
         )
+        if image_config.get("Healthcheck"):
+            record.warnings.append("the image's health check is not run")
         record.config.labels = {**(image_config.get("Labels") or {}), **record.config.labels}
         published_ports(record)
         record.mounts = resolve_mounts(
@@ -472,3 +476,14 @@ class Engine:
         record = container.record
         attributes = {"image": record.config.image, "name": record.name, **record.config.labels}
         self.events.emit("container", action, record.id, attributes | dict(extra or {}))
+
+
+def check_no_healthcheck(spec: ContainerCreate) -> None:
+    """Refuse a health check that would never run.
+
+    Raises:
+        Unsupported: when one is asked for.
+    """
+    test = spec.config.healthcheck.test if spec.config.healthcheck else []
+    if test and test[0] != "NONE":
+        raise Unsupported("health checks are not supported: create without one")

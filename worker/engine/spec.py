@@ -151,7 +151,6 @@ class EndpointSpec(msgspec.Struct, kw_only=True):
 
     aliases: list[str] = []
     ipv4_address: str = ""
-    mac_address: str = ""
 
 
 class ContainerCreate(msgspec.Struct, kw_only=True):
@@ -233,7 +232,7 @@ def _endpoints(networking: Mapping[str, Any]) -> dict[str, EndpointSpec]:
     for network, settings in (networking.get("EndpointsConfig") or {}).items():
         settings = settings or {}
         ipam = settings.get("IPAMConfig") or {}
-        for key in ("Links", "DriverOpts"):
+        for key in ("Links", "DriverOpts", "MacAddress"):
             if settings.get(key):
                 raise Unsupported(f"EndpointsConfig.{key} is not supported")
         if ipam.get("IPv6Address"):
@@ -241,7 +240,6 @@ def _endpoints(networking: Mapping[str, Any]) -> dict[str, EndpointSpec]:
         endpoints[network] = EndpointSpec(
             aliases=list(settings.get("Aliases") or []),
             ipv4_address=ipam.get("IPv4Address") or "",
-            mac_address=settings.get("MacAddress") or "",
         )
     return endpoints
 
