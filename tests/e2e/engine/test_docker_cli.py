@@ -46,14 +46,7 @@ class Machine:
         flags += ["--cgroup-parent", self.cgroup]
         with (self.root / "log").open("ab") as log:
             self._daemon = subprocess.Popen(
-                self.inside(
-                    sys.executable,
-                    "-m",
-                    "worker.main",
-                    *directories,
-                    "--cgroup-parent",
-                    self.cgroup,
-                ),
+                self.inside(sys.executable, "-m", "worker.main", *flags),
                 stderr=log,
                 stdin=subprocess.DEVNULL,
             )
