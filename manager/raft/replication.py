@@ -37,6 +37,8 @@ class RaftConfig:
     snapshot_bytes: int = 64 << 20
     keep_entries: int = 500
     """Entries kept behind a snapshot, so that a slow follower needs none."""
+    reach_timeout_s: float = 5.0
+    """How long a new member may take to answer before it is added."""
     apply_max: int = 2000
     """Entries applied in one turn."""
 

@@ -1,0 +1,157 @@
+"""Members over real TLS, files and loopback."""
+
+import asyncio
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from manager.raft.replication import RaftConfig
+from swarmapi.errors import FailedPrecondition, InvalidArgument, NotLeader, Unavailable
+from tests.fakes.pki import CertificateAuthority
+from tests.fakes.raft_cluster import RaftCluster
+
+_GUARD_S = 60
+
+
+def run(cluster: RaftCluster, work: Coroutine[Any, Any, None]) -> None:
+    async def guarded() -> None:
+        async with asyncio.timeout(_GUARD_S):
+            try:
+                await work
+            finally:
+                await cluster.stop()
+
+    asyncio.run(guarded())
+    assert cluster.halts == []
+
+
+async def three(cluster: RaftCluster) -> None:
+    first = await cluster.start("m1", bootstrap=True)
+    await cluster.until(first, lambda status: status.ready)
+    for name in ("m2", "m3"):
+        await cluster.start(name)
+        await first.add_member(name, cluster.address(name))
+
+
+async def propose(cluster: RaftCluster, commands: list[bytes]) -> None:
+    leader = cluster.nodes[await cluster.leader()]
+    await asyncio.gather(*(leader.propose(command) for command in commands))
+
+
+async def same_everywhere(cluster: RaftCluster) -> list[bytes]:
+    """Return the commands once every member has applied what the leader has."""
+    leader = await cluster.leader()
+    await cluster.nodes[leader].propose(b"last")
+    commands = cluster.machines[leader].commands
+    for name in cluster.nodes:
+        await cluster.machines[name].until(commands)
+    return commands
+
+
+def test_a_leader_dies_and_nothing_is_lost(tmp_path: Path) -> None:
+    cluster = RaftCluster(tmp_path)
+
+    async def work() -> None:
+        await three(cluster)
+        written = [f"a{number}".encode() for number in range(200)]
+        await propose(cluster, written)
+        killed = await cluster.leader()
+        await cluster.stop(killed)
+        await propose(cluster, [b"after"])
+        await cluster.stop()
+        for name in ("m1", "m2", "m3"):
+            await cluster.start(name)
+        assert [*written, b"after", b"last"] == await same_everywhere(cluster)
+        assert set(cluster.nodes[killed].members()) == {"m1", "m2", "m3"}
+
+    run(cluster, work())
+
+
+def test_members_come_and_go(tmp_path: Path) -> None:
+    cluster = RaftCluster(tmp_path, RaftConfig(reach_timeout_s=0.5))
+
+    async def work() -> None:
+        await three(cluster)
+        leader = cluster.nodes[await cluster.leader()]
+        await cluster.start("m0")
+        await leader.add_member("m0", cluster.address("m0"))
+        await leader.add_member("m0", cluster.address("m0"))
+        assert set(leader.members()) == {"m0", "m1", "m2", "m3"}
+        with pytest.raises(FailedPrecondition, match="remove it first"):
+            await leader.add_member("m0", "127.0.0.1:1")
+        await leader.remove_member("m0")
+        await leader.remove_member("m0")
+        assert set(leader.members()) == {"m1", "m2", "m3"}
+        with pytest.raises(FailedPrecondition, match="transfer the leadership"):
+            await leader.remove_member(leader.status.leader_id)
+        await cluster.stop("m0")
+        with pytest.raises(Unavailable, match="does not answer"):
+            await leader.add_member("m9", cluster.address("m9"))
+        assert await same_everywhere(cluster) == [b"last"]
+
+    run(cluster, work())
+
+
+def test_a_follower_names_the_leader_and_takes_over_when_asked(tmp_path: Path) -> None:
+    cluster = RaftCluster(tmp_path)
+
+    async def work() -> None:
+        await three(cluster)
+        old = cluster.nodes[await cluster.leader()]
+        target = next(name for name in cluster.nodes if name != old.status.leader_id)
+        follower = cluster.nodes[target]
+        await cluster.until(follower, lambda status: bool(status.leader_address))
+        with pytest.raises(NotLeader) as refused:
+            await follower.propose(b"x")
+        assert refused.value.leader == cluster.address(old.status.leader_id)
+        with pytest.raises(NotLeader):
+            await follower.read_index()
+        await old.transfer_leadership(target)
+        await cluster.until(follower, lambda status: status.ready)
+        assert await follower.propose(b"mine") <= await follower.read_index()
+        with pytest.raises(InvalidArgument, match="not another member"):
+            await follower.transfer_leadership("m9")
+
+    run(cluster, work())
+
+
+def test_a_joiner_gets_a_snapshot(tmp_path: Path) -> None:
+    cluster = RaftCluster(tmp_path, RaftConfig(snapshot_entries=50, keep_entries=5))
+
+    async def work() -> None:
+        first = await cluster.start("m1", bootstrap=True)
+        for round_ in range(5):
+            await propose(cluster, [f"{round_}-{number}".encode() for number in range(40)])
+        await cluster.start("m2")
+        await first.add_member("m2", cluster.address("m2"))
+        commands = await same_everywhere(cluster)
+        assert len(commands) == 201
+        assert cluster.machines["m2"].restored
+        await cluster.stop()
+        await cluster.start("m1")
+        await cluster.start("m2")
+        assert await same_everywhere(cluster) == [*commands, b"last"]
+
+    run(cluster, work())
+
+
+def test_refusals(tmp_path: Path) -> None:
+    cluster = RaftCluster(tmp_path, RaftConfig(command_max_bytes=100, reach_timeout_s=0.5))
+
+    async def work() -> None:
+        node = await cluster.start("m1", bootstrap=True)
+        await cluster.leader()
+        with pytest.raises(InvalidArgument, match="101 bytes"):
+            await node.propose(b"x" * 101)
+        with pytest.raises(InvalidArgument, match="empty"):
+            await node.propose(b"")
+        await cluster.start("m2", authority=CertificateAuthority())
+        with pytest.raises(Unavailable, match="does not answer"):
+            await node.add_member("m2", cluster.address("m2"))
+        await cluster.stop("m1")
+        with pytest.raises(Unavailable, match="not running"):
+            await node.propose(b"x")
+
+    run(cluster, work())
