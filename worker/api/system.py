@@ -27,6 +27,16 @@ _EVENT_FILTERS = {
     "scope", "secret", "service", "type", "volume",
 }  # fmt: skip
 
+_REGISTRIES: dict[str, Any] = {
+    "AllowNondistributableArtifactsCIDRs": None,
+    "AllowNondistributableArtifactsHostnames": None,
+    "InsecureRegistryCIDRs": ["127.0.0.0/8", "::1/128"],
+    "IndexConfigs": {
+        "docker.io": {"Name": "docker.io", "Mirrors": [], "Secure": True, "Official": True}
+    },
+    "Mirrors": [],
+}
+
 
 async def ping(request: web.Request) -> web.StreamResponse:
     """Tell the API version and that the daemon lives."""
@@ -126,15 +136,7 @@ def describe(engine: Engine) -> dict[str, Any]:
         "OSType": "linux",
         "Architecture": platform.machine(),
         "IndexServerAddress": "https://index.docker.io/v1/",
-        "RegistryConfig": {
-            "AllowNondistributableArtifactsCIDRs": None,
-            "AllowNondistributableArtifactsHostnames": None,
-            "InsecureRegistryCIDRs": ["127.0.0.0/8", "::1/128"],
-            "IndexConfigs": {
-                "docker.io": {"Name": "docker.io", "Mirrors": [], "Secure": True, "Official": True}
-            },
-            "Mirrors": [],
-        },
+        "RegistryConfig": _REGISTRIES,
         "NCPU": os.cpu_count() or 1,
         "MemTotal": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         "GenericResources": None,
