@@ -1,0 +1,153 @@
+"""Three managers with their real logs on loopback: joining, forwarding, losing the leader."""
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import grpc
+
+from manager.bootstrap import load_founding, prepare_first
+from manager.ca.certificates import JOIN_SERVER_NAME, new_request
+from manager.config import InitConfig, Paths, RunConfig
+from manager.raftlog import open_log
+from manager.server import Manager
+from swarmapi.identity import TLSMaterial, expect
+from swarmapi.ids import new_id
+from swarmapi.v1 import ca_pb2, ca_pb2_grpc
+from tests.unit.manager_shell.wire import Agent
+
+stubs: Any = ca_pb2_grpc
+
+
+def free_address() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+class Place:
+    """One manager's directories and address; may run several times."""
+
+    def __init__(self, root: Path) -> None:
+        self.paths = Paths(root / "s", root / "r")
+        self.address = free_address()
+        self.join = ""
+        self.manager: Manager | None = None
+
+    @property
+    def node_id(self) -> str:
+        return self.tls.identity.node_id
+
+    @property
+    def tls(self) -> TLSMaterial:
+        return TLSMaterial.read(self.paths.ca, self.paths.cert, self.paths.key)
+
+    async def start(self) -> None:
+        tls, founding = self.tls, load_founding(self.paths)
+        config = RunConfig(self.paths, self.node_id, self.address, self.address, self.join)
+        self.manager = Manager(
+            config,
+            tls,
+            lambda replica: open_log(config, tls, replica, first=founding is not None),
+            lambda: new_id(os.urandom),
+            founding,
+        )
+        await self.manager.start()
+
+    async def stop(self) -> None:
+        if self.manager is not None:
+            await self.manager.stop()
+            self.manager = None
+
+    async def rest(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        connector = aiohttp.UnixConnector(str(self.paths.socket))
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            session.request(method, f"http://manager{path}", json=body) as response,
+        ):
+            text = await response.text()
+            return response.status, await response.json() if text else None
+
+    async def until(self, path: str, holds: Callable[[Any], bool]) -> Any:
+        """Ask until the answer holds what is wanted."""
+        while True:
+            status, body = await self.rest("GET", path)
+            if status == 200 and holds(body):
+                return body
+            await asyncio.sleep(0.02)
+
+    async def enter(self, through: "Place", token: str) -> None:
+        """Obtain a manager's certificate with a token."""
+        key_pem, csr_pem = new_request()
+        request = ca_pb2.IssueRequest(csr_pem=csr_pem, join_token=token, address=self.address)
+        ca_pem = through.tls.ca_pem
+        async with grpc.aio.secure_channel(
+            through.address,
+            grpc.ssl_channel_credentials(ca_pem),
+            options=[expect(JOIN_SERVER_NAME)],
+        ) as channel:
+            reply = await stubs.CertificateAuthorityStub(channel).IssueCertificate(request)
+        self.paths.state_dir.mkdir(parents=True)
+        self.paths.ca.write_bytes(ca_pem)
+        self.paths.cert.write_bytes(reply.certificate_pem)
+        self.paths.key.write_bytes(key_pem)
+        self.join = through.address
+
+
+def members(count: int) -> Callable[[Any], bool]:
+    def holds(nodes: Any) -> bool:
+        reachable = [n for n in nodes if n["ManagerStatus"]["Reachability"] == "reachable"]
+        return len(reachable) == count
+
+    return holds
+
+
+def test_join_forward_lose_the_leader_and_come_back(tmp_path: Path) -> None:
+    spec = {"Name": "web", "TaskTemplate": {"ContainerSpec": {"Image": "busybox"}}}
+
+    async def story(places: list[Place]) -> None:
+        first, second, third = places
+        init = InitConfig(first.paths, first.address, ("10.0.0.0/8",), 24)
+        prepare_first(init, os.urandom)
+        await first.start()
+        cluster = await first.until("/swarm", lambda body: "JoinTokens" in body)
+        token = cluster["JoinTokens"]["Manager"]
+        await second.enter(first, token)
+        await second.start()
+        await first.until("/nodes", members(2))
+        # A follower carries the token to the leader, and the new member through to Raft.
+        await second.until("/swarm", lambda body: True)
+        await third.enter(second, token)
+        await third.start()
+        await first.until("/nodes", members(3))
+        status, made = await third.rest("POST", "/v1.50/services/create", spec)
+        assert status == 201
+        agent = Agent(second.address, second.tls, second.node_id)
+        code, _, metadata = await agent.failure()
+        assert (code, metadata["swarm-leader"]) == ("UNAVAILABLE", first.address)
+        await agent.close()
+        await first.stop()
+        found = await second.until("/services/web", lambda body: True)
+        assert found["ID"] == made["ID"]
+        status, _ = await third.rest("POST", "/services/create", {**spec, "Name": "two"})
+        assert status == 201
+        await first.start()
+        names = await first.until("/services", lambda body: len(body) == 2)
+        assert sorted(s["Spec"]["Name"] for s in names) == ["two", "web"]
+        nodes = await first.until("/nodes", members(3))
+        leader = next(n["ID"] for n in nodes if n["ManagerStatus"].get("Leader"))
+        assert leader != first.node_id
+
+    async def main() -> None:
+        places = [Place(tmp_path / name) for name in "abc"]
+        try:
+            await asyncio.wait_for(story(places), 50)
+        finally:
+            for place in places:
+                await place.stop()
+
+    asyncio.run(main())
