@@ -92,7 +92,8 @@ class Dispatcher:
         leads = status.is_leader and status.ready
         if leads and not self._led:
             nodes = self._store.view.nodes.values()
-            self.liveness.lead([n.id for n in nodes if n.state == NodeState.READY], self._clock())
+            known = [n.id for n in nodes if n.state != NodeState.DOWN]
+            self.liveness.lead(known, self._clock(), self.period_s())
             self._acks.clear()
         self._led = leads
         if not leads:
@@ -197,12 +198,13 @@ class Dispatcher:
             older.end(Conflict("another session of this node began"))
         self._sessions[node_id] = session
         self._acks[node_id] = held
-        self.liveness.register(node_id, self._clock())
+        period_s = self.period_s()
+        self.liveness.register(node_id, self._clock(), period_s)
         self.on_acks()
         welcome = pb.Welcome(
             format=FORMAT,
             session_id=session.id,
-            beat_every_ms=int(self.period_s() * 1000),
+            beat_every_ms=int(period_s * 1000),
             managers=manager_addresses(self._store.view),
             role=session.role,
         )
@@ -305,7 +307,7 @@ class Dispatcher:
         if not self._led:
             return
         changes = []
-        for node_id, state in self.liveness.expired(self._clock(), self.period_s()):
+        for node_id, state in self.liveness.expired(self._clock()):
             node = self._store.view.nodes.get(node_id)
             if node is None or node.state == NodeState.DOWN:
                 continue

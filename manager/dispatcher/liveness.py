@@ -21,7 +21,9 @@ def beat_period_s(base_s: float, nodes: int) -> float:
 @dataclass
 class _Heard:
     last_s: float
-    grace: float
+    period_s: float
+    """What the node was told; a later setting reaches it with its next session."""
+    grace: float = 1
     told: str = ""
 
 
@@ -32,14 +34,14 @@ class Liveness:
         self._heard: dict[str, _Heard] = {}
         self._next_tick_s: float | None = None
 
-    def lead(self, node_ids: list[str], now_s: float) -> None:
+    def lead(self, node_ids: list[str], now_s: float, period_s: float) -> None:
         """Begin as a new leader: every node gets double the time to find us."""
-        self._heard = {i: _Heard(now_s, NEW_LEADER_GRACE) for i in node_ids}
+        self._heard = {i: _Heard(now_s, period_s, NEW_LEADER_GRACE) for i in node_ids}
         self._next_tick_s = None
 
-    def register(self, node_id: str, now_s: float) -> None:
+    def register(self, node_id: str, now_s: float, period_s: float) -> None:
         """A session begins."""
-        self._heard[node_id] = _Heard(now_s, 1)
+        self._heard[node_id] = _Heard(now_s, period_s)
 
     def beat(self, node_id: str, now_s: float) -> None:
         """A node was heard."""
@@ -60,13 +62,13 @@ class Liveness:
                 heard.last_s = min(now_s, heard.last_s + late_s)
         self._next_tick_s = now_s + every_s
 
-    def expired(self, now_s: float, period_s: float) -> list[tuple[str, str]]:
+    def expired(self, now_s: float) -> list[tuple[str, str]]:
         """Return (node id, `unknown` or `down`) for nodes that just became that silent."""
         result = []
         for node_id, heard in sorted(self._heard.items()):
             silent_s = now_s - heard.last_s
-            allowed_s = MISSED * period_s * heard.grace
-            if silent_s > allowed_s + LOST_AFTER * period_s:
+            allowed_s = MISSED * heard.period_s * heard.grace
+            if silent_s > allowed_s + LOST_AFTER * heard.period_s:
                 state = "down"
             elif silent_s > allowed_s:
                 state = "unknown"

@@ -60,7 +60,10 @@ class ReportBatcher:
         if waits:
             if self._flusher is None or self._flusher.done():
                 self._flusher = asyncio.create_task(self._flush())
-            await asyncio.gather(*waits)
+            # Not gather: a session that ends must not cancel what a newer one waits for.
+            done, _ = await asyncio.wait(waits)
+            for future in done:
+                future.result()
         return list(reports)
 
     async def _flush(self) -> None:
@@ -77,6 +80,7 @@ class ReportBatcher:
                 for future in futures:
                     if not future.done():
                         future.set_exception(error)
+                        future.exception()  # its session may have ended: then nobody looks
                 continue
             for future in futures:
                 if not future.done():

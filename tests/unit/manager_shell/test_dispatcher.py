@@ -14,10 +14,12 @@ from manager.control.services import create_service, remove_service, update_serv
 from manager.dispatcher.dispatcher import Dispatcher
 from manager.dispatcher.liveness import Liveness, beat_period_s
 from manager.replica import LogStatus
-from manager.store.changes import PutNode
+from manager.store.changes import PutCluster, PutNode
 from swarmapi.model.objects import Node, NodeState, TaskState
 from swarmapi.model.spec import (
+    ClusterSpec,
     ContainerSpec,
+    DispatcherConfig,
     EndpointSpec,
     NodeRole,
     NodeSpec,
@@ -308,17 +310,63 @@ def test_silent_node_becomes_unknown_then_down() -> None:
 
 def test_time_of_a_stalled_loop_does_not_count_and_a_new_leader_waits_double() -> None:
     liveness = Liveness()
-    liveness.register("n", 0.0)
+    liveness.register("n", 0.0, 1.0)
     liveness.tick(0.0, 0.25)
     liveness.tick(60.0, 0.25)
-    assert liveness.expired(60.0, 1.0) == []
+    assert liveness.expired(60.0) == []
     liveness.tick(60.25, 0.25)
-    assert liveness.expired(62.7, 1.0) == []
-    assert liveness.expired(63.3, 1.0) == [("n", "down")]
-    assert liveness.expired(63.4, 1.0) == []
-    liveness.lead(["n"], 100.0)
-    assert liveness.expired(105.9, 1.0) == []
-    assert liveness.expired(106.1, 1.0) == [("n", "unknown")]
+    assert liveness.expired(62.7) == []
+    assert liveness.expired(63.3) == [("n", "down")]
+    assert liveness.expired(63.4) == []
+    liveness.lead(["n"], 100.0, 1.0)
+    assert liveness.expired(105.9) == []
+    assert liveness.expired(106.1) == [("n", "unknown")]
+
+
+def test_a_shorter_period_does_not_expire_those_told_the_longer_one() -> None:
+    clock = Hand()
+
+    async def story(field: Field) -> None:
+        cluster = field.cluster.store.view.cluster
+        assert cluster is not None
+
+        async def beat_every(period_ns: int) -> None:
+            present = field.cluster.store.view.cluster
+            assert present is not None
+            spec = ClusterSpec(dispatcher=DispatcherConfig(heartbeat_period=period_ns))
+            changed = msgspec.structs.replace(present, spec=spec)
+            await field.cluster.store.propose((PutCluster(cluster=changed),))
+
+        await beat_every(5_000_000_000)
+        welcome = await field.agent().hello()
+        assert welcome.beat_every_ms == 5000
+        await beat_every(1_000_000_000)
+        clock.now += 14
+        await field.dispatcher.expire()
+        assert field.cluster.store.view.nodes["w1"].state == NodeState.READY
+
+    play(story, clock)
+
+
+def test_new_leader_waits_double_then_marks_the_silent_node_down() -> None:
+    clock = Hand()
+
+    async def story(field: Field) -> None:
+        log = field.cluster.log
+        agent = field.agent()
+        await agent.hello()
+        log.become(LogStatus(False, True, "m2", "10.0.0.2:2377"))
+        await agent.failure()
+        clock.now += 60
+        log.become(LogStatus(True, True, "m1"))
+        clock.now += 5.9
+        await field.dispatcher.expire()
+        assert field.cluster.store.view.nodes["w1"].state == NodeState.READY
+        clock.now += 0.7
+        await field.dispatcher.expire()
+        assert field.cluster.store.view.nodes["w1"].state.value == "down"
+
+    play(story, clock)
 
 
 def test_beats_grow_slower_with_the_cluster() -> None:
