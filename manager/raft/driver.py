@@ -93,7 +93,7 @@ class Driver:
 
     def busy(self, core: RaftCore) -> bool:
         """Whether the next turn has work already."""
-        return bool(self.inbox) or core.log.journal.dirty
+        return bool(self.inbox or self._out) or core.log.journal.dirty
 
     def begin(self, core: RaftCore) -> Write | None:
         """Run the turn up to the disk; return what must be durable before `finish`."""

@@ -1,0 +1,28 @@
+"""Only the audited PySyncObj is let in, and it can no longer unpickle."""
+
+import pickle
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from manager.raft.pinned import VERSION, PlainData, syncobj, verify
+
+
+def test_another_version_is_refused() -> None:
+    source = Path(syncobj.__file__).read_bytes()
+    with pytest.raises(ImportError, match="install pysyncobj=="):
+        verify("0.3.18", source)
+
+
+def test_another_source_is_refused() -> None:
+    source = Path(syncobj.__file__).read_bytes()
+    verify(VERSION, source)
+    with pytest.raises(ImportError, match="not the audited"):
+        verify(VERSION, source + b"\n")
+
+
+def test_a_pickle_is_not_run() -> None:
+    assert syncobj.pickle is PlainData
+    with pytest.raises(msgspec.DecodeError):
+        syncobj.pickle.loads(pickle.dumps(print))
