@@ -164,6 +164,10 @@ class Store:
         digest = hashlib.sha256(request_id.encode()).digest()[:16]
         return base36(int.from_bytes(digest, "big"), ID_LENGTH)
 
+    def knows(self, request_id: str) -> bool:
+        """Tell whether a request was committed before: checks of its time do not count again."""
+        return bool(request_id) and request_id in self.view.requests
+
     async def propose(self, changes: Iterable[Change], request_id: str = "") -> Applied:
         """Commit one transaction and return what it did.
 

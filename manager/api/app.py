@@ -25,7 +25,9 @@ _VERSION_PREFIX: Final = r"/v{version:1\.\d+}"
 class Forwarder(Protocol):
     """Passes a request to the leader."""
 
-    async def forward(self, request: web.Request, leader_address: str) -> web.StreamResponse:
+    async def forward(
+        self, request: web.Request, leader_address: str, request_id: str
+    ) -> web.StreamResponse:
         """Return the leader's answer; raises Unavailable when nothing of it came."""
 
 
@@ -105,6 +107,9 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
 @web.middleware
 async def _gate(request: web.Request, handler: Handler) -> web.StreamResponse:
     gate = request.app[GATE]
+    request_id = request.headers.get(REQUEST_ID, "")
+    if not request_id and request.method not in ("GET", "HEAD"):
+        request_id = request.app[STORE].new_id()  # sent again, it still happens once
     deadline_s = asyncio.get_running_loop().time() + gate.wait_s
     while True:
         leader = await gate.leader_address()
@@ -117,10 +122,8 @@ async def _gate(request: web.Request, handler: Handler) -> web.StreamResponse:
                 "the leader changed while the request was on its way: try again", leader
             )
         try:
-            return await gate.forwarder.forward(request, leader)
+            return await gate.forwarder.forward(request, leader, request_id)
         except Unavailable:
-            # The leader may have taken it: only what is harmless twice is sent again.
-            repeatable = request.method == "GET" or REQUEST_ID in request.headers
-            if not repeatable or asyncio.get_running_loop().time() >= deadline_s:
+            if asyncio.get_running_loop().time() >= deadline_s:
                 raise
         await asyncio.sleep(RETRY_S)

@@ -35,14 +35,16 @@ class GrpcForwarder:
         self._tls = tls
         self._channels: dict[str, grpc.aio.Channel] = {}
 
-    async def forward(self, request: web.Request, leader_address: str) -> web.StreamResponse:
+    async def forward(
+        self, request: web.Request, leader_address: str, request_id: str
+    ) -> web.StreamResponse:
         """Return the leader's answer, streamed.
 
         Raises:
             Unavailable: when nothing of an answer came: the request may be sent again.
         """
         body = await request.read()
-        parts = self._parts(request, body)
+        parts = self._parts(request, body, request_id)
         call = self._channel(leader_address).stream_stream(
             "/swarmapi.v1.Forward/Call",
             request_serializer=pb.ForwardRequest.SerializeToString,
@@ -83,11 +85,11 @@ class GrpcForwarder:
             self._channels[address] = channel
         return channel
 
-    def _parts(self, request: web.Request, body: bytes) -> list[pb.ForwardRequest]:
+    def _parts(self, request: web.Request, body: bytes, request_id: str) -> list[pb.ForwardRequest]:
         headers = [
             pb.Header(name=k, value=v)
             for k, v in request.headers.items()
-            if k.lower() not in (*_HOP_BY_HOP, FORWARDED.lower())
+            if k.lower() not in (*_HOP_BY_HOP, FORWARDED.lower(), REQUEST_ID.lower())
         ]
         if ON_BEHALF_OF not in request.headers:
             headers.append(pb.Header(name=ON_BEHALF_OF, value=self._node_id))
@@ -95,7 +97,7 @@ class GrpcForwarder:
             method=request.method,
             path=request.path_qs,
             headers=headers,
-            request_id=request.headers.get(REQUEST_ID, ""),
+            request_id=request_id,
         )
         chunks = [body[i : i + CHUNK_BYTES] for i in range(0, len(body), CHUNK_BYTES)]
         return [pb.ForwardRequest(head=head), *(pb.ForwardRequest(chunk=c) for c in chunks)]
@@ -134,6 +136,8 @@ class ForwardService:
             body += part.chunk
         headers = [(h.name, h.value) for h in first.head.headers]
         headers.append((FORWARDED, caller_id))
+        if first.head.request_id:
+            headers.append((REQUEST_ID, first.head.request_id))
         connector = aiohttp.UnixConnector(str(self._socket_path))
         timeout = aiohttp.ClientTimeout(total=None)
         async with (

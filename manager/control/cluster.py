@@ -52,6 +52,8 @@ async def update_cluster(
         SwarmError: a stale version or an invalid setting.
     """
     cluster = the_cluster(store)
+    if store.knows(request_id):
+        return
     if cluster.meta.version != version:
         raise Internal(OUT_OF_SEQUENCE)
     check_cluster(spec)

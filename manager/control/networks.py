@@ -44,6 +44,8 @@ async def create_network(store: Store, spec: NetworkSpec, request_id: str = "") 
 
 async def remove_network(store: Store, key: str, request_id: str = "") -> None:
     """Remove a network that neither a service nor a task uses."""
+    if store.knows(request_id):
+        return
     network = find_network(store.view, key)
     change = Delete(object="network", id=network.id, reason="network removed")
     await store.propose((change,), request_id)

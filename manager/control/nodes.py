@@ -45,6 +45,8 @@ async def update_node(
         FailedPrecondition: it would demote the last manager.
     """
     node = find_node(store.view, key)
+    if store.knows(request_id):
+        return node
     if node.meta.version != version:
         raise Internal(OUT_OF_SEQUENCE)
     if spec.name and spec.name != node.spec.name:
@@ -66,6 +68,8 @@ async def remove_node(store: Store, key: str, force: bool, request_id: str = "")
     Raises:
         FailedPrecondition: it is a manager, or reachable and `force` is not set.
     """
+    if store.knows(request_id):
+        return
     node = find_node(store.view, key)
     if node.is_manager:
         raise FailedPrecondition(

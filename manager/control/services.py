@@ -78,7 +78,7 @@ async def update_service(
         SwarmError: a stale version, an invalid spec, another name or mode.
     """
     service = find_service(store.view, key)
-    _check_version(service, version)
+    _check_version(store, service, version, request_id)
     if not spec.name:
         spec = replace(spec, name=service.spec.name)
     if spec.mode.replicated is None and spec.mode.global_ is None:
@@ -100,7 +100,7 @@ async def rollback_service(store: Store, key: str, version: int, request_id: str
         FailedPrecondition: there is no previous spec.
     """
     service = find_service(store.view, key)
-    _check_version(service, version)
+    _check_version(store, service, version, request_id)
     record = store.view.specs.get((service.id, service.previous_spec_version))
     if not service.previous_spec_version or record is None:
         raise FailedPrecondition(f"service {service.spec.name} does not have a previous spec")
@@ -116,6 +116,8 @@ async def rollback_service(store: Store, key: str, version: int, request_id: str
 
 async def remove_service(store: Store, key: str, request_id: str = "") -> None:
     """Remove a service; its tasks are stopped and removed after it."""
+    if store.knows(request_id):
+        return
     service = find_service(store.view, key)
     change = Delete(object="service", id=service.id, reason="service removed")
     await store.propose((change,), request_id)
@@ -178,8 +180,8 @@ async def _put(
     return store.view.services.get(service.id, new)
 
 
-def _check_version(service: Service, version: int) -> None:
-    if service.meta.version != version:
+def _check_version(store: Store, service: Service, version: int, request_id: str) -> None:
+    if service.meta.version != version and not store.knows(request_id):
         raise Internal(OUT_OF_SEQUENCE)
 
 

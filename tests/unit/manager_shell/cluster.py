@@ -10,6 +10,7 @@ from manager.control.cluster import first_changes
 from manager.loop import ControlLoop
 from manager.replica import Replica, Store
 from manager.store.changes import SetNodeStatus, SetTaskStatus
+from swarmapi.errors import Unavailable
 from swarmapi.model.objects import (
     Cluster,
     Node,
@@ -94,7 +95,15 @@ class NoForwarder:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.request_ids: list[str] = []
+        self.failures = 0
 
-    async def forward(self, request: web.Request, leader_address: str) -> web.StreamResponse:
+    async def forward(
+        self, request: web.Request, leader_address: str, request_id: str
+    ) -> web.StreamResponse:
         self.asked.append(leader_address)
+        self.request_ids.append(request_id)
+        if self.failures:
+            self.failures -= 1
+            raise Unavailable("the leader is gone")
         return web.Response(text=f"{request.method} {request.path_qs}")

@@ -221,6 +221,39 @@ def test_same_request_id_creates_once() -> None:
     play(story)
 
 
+def test_update_and_removal_sent_again_happen_once() -> None:
+    async def story(cluster: MemoryCluster, client: Client) -> None:
+        await post(client, "/services/create", spec(), 201)
+        version = (await get(client, "/services/web"))["Version"]["Index"]
+        path = f"/services/web/update?version={version}"
+        for _ in range(2):
+            headers = {"X-Swarm-Request-Id": "u1"}
+            response = await client.post(path, json=spec(Labels={"a": "b"}), headers=headers)
+            assert response.status == 200
+        (service,) = cluster.store.view.services.values()
+        assert (service.spec_version, service.previous_spec_version) == (2, 1)
+        for _ in range(2):
+            headers = {"X-Swarm-Request-Id": "d1"}
+            assert (await client.delete("/services/web", headers=headers)).status == 200
+        assert (await client.delete("/services/web")).status == 404
+
+    play(story)
+
+
+def test_forwarded_mutation_is_sent_again_under_one_id() -> None:
+    forwarder = NoForwarder()
+
+    async def story(cluster: MemoryCluster, client: Client) -> None:
+        cluster.log.become(LogStatus(False, True, "m2", "10.0.0.2:2377"))
+        forwarder.failures = 1
+        response = await client.post("/services/create", json=spec())
+        assert response.status == 200
+        first, second = forwarder.request_ids
+        assert first == second != ""
+
+    play(story, forwarder)
+
+
 def test_nodes_are_listed_updated_and_guarded() -> None:
     async def story(cluster: MemoryCluster, client: Client) -> None:
         (node,) = await get(client, "/nodes")
