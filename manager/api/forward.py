@@ -16,7 +16,7 @@ from manager.api.routes import ON_BEHALF_OF
 from manager.ca.authority import check_manager
 from manager.ca.rpc import refuse
 from manager.replica import Store
-from swarmapi.errors import SwarmError, Unavailable
+from swarmapi.errors import NotLeader, SwarmError, Unavailable
 from swarmapi.identity import MANAGER, TLSMaterial, expect, identity_from_auth_context
 from swarmapi.v1 import forward_pb2 as pb
 
@@ -121,6 +121,10 @@ class ForwardService:
         """Answer one forwarded request."""
         try:
             caller = check_manager(self._store.view, identity_from_auth_context(context))
+            status = self._store.log.status
+            if not status.is_leader:
+                # Refused before anything happened: the follower looks for the leader again.
+                raise NotLeader(leader=status.leader_address)
             await self._answer(caller.id, context)
         except SwarmError as error:
             await refuse(context, error)
