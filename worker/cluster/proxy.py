@@ -40,16 +40,20 @@ class ManagerProxy:
             await self._session.close()
             self._session = None
 
-    async def pass_on(self, request: web.Request) -> web.StreamResponse:
+    async def pass_on(self, request: web.Request, read: bytes | None = None) -> web.StreamResponse:
         """Send a request to the manager and stream its answer back.
+
+        `read` is the body where the caller has read it already.
 
         Raises:
             Unavailable: when the manager does not take the connection.
         """
         headers = {k: v for k, v in request.headers.items() if k.lower() not in _HOP_BY_HOP}
-        body = _pieces(request) if request.can_read_body else None
-        if body is not None and request.content_length is not None:
-            headers["Content-Length"] = str(request.content_length)
+        body: bytes | AsyncIterator[bytes] | None = read
+        if read is None and request.can_read_body:
+            body = _pieces(request)
+            if request.content_length is not None:
+                headers["Content-Length"] = str(request.content_length)
         try:
             answer = await self._open().request(
                 request.method,

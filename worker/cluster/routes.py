@@ -77,7 +77,8 @@ async def _sort(request: web.Request, handler: Handler) -> web.StreamResponse:
 async def _create_network(request: web.Request, handler: Handler) -> web.StreamResponse:
     body = await query.body(request)
     if body.get("Driver") == "overlay" or body.get("Scope") == "swarm" or body.get("Ingress"):
-        return await pass_on(request)
+        request.app[MEMBER].require_manager()
+        return await request.app[PROXY].pass_on(request, await request.read())
     return await handler(request)
 
 
