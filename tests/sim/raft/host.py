@@ -8,11 +8,11 @@ import msgspec
 from manager.raft.core import RaftCore
 from manager.raft.driver import Connected, Disconnected, Driver, Event, Received, Request
 from manager.raft.journal import Journal, Write
-from manager.raft.messages import Message
+from manager.raft.messages import MAY_OVERTAKE_SYNC, Message
 from manager.raft.ports import Frozen, Member
 from manager.raft.replication import RaftConfig
 from manager.raft.snapshot import SnapshotHeader, pack_snapshot, read_snapshot
-from tests.sim.raft.world import Crash, Network, World
+from tests.sim.raft.world import Crash, Network, Violation, World
 
 CONFIG = RaftConfig(
     append_max_bytes=4000,
@@ -281,8 +281,8 @@ class Host:
             self._guarded(lambda: self._finish(write))
 
     def _finish(self, write: Write) -> None:
-        self._writing = False
         self.core.log.journal.write(write)
+        self._writing = False
         self.driver.finish(self.core, write)
 
     def _guarded(self, act: Callable[[], None]) -> None:
@@ -317,6 +317,9 @@ class Host:
     # Links, as the driver sees them
 
     def send(self, peer: str, messages: Sequence[Message]) -> None:
+        durable = not (self._writing or self.core.log.journal.dirty)
+        if not durable and not all(isinstance(each, MAY_OVERTAKE_SYNC) for each in messages):
+            raise Violation(f"{self.name} promises what its disk does not hold: {messages}")
         self._network.send(self.name, peer, messages)
 
     def add(self, member: Member) -> None:
