@@ -112,7 +112,9 @@ class ManagerProcess:
             raise Unavailable(
                 f"swarm-manager does not serve {self.socket_path}: {self._complaint()}"
             ) from None
-        child.returncode = 0  # it outlives us on purpose
+        finally:
+            if child.returncode is None:
+                child.returncode = 0  # it outlives us on purpose
         log.info("manager %d launched", pid)
         return pid
 

@@ -5,6 +5,7 @@ know and the cluster might is passed on.
 """
 
 import json
+import re
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
@@ -21,6 +22,7 @@ from worker.cluster.requests import decode_init, decode_join
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 MEMBER: web.AppKey[Member] = web.AppKey("cluster_member")
 PROXY: web.AppKey[ManagerProxy] = web.AppKey("cluster_proxy")
+_VERSION = re.compile(r"^/v1\.\d+(?=/)")
 INFO: web.AppKey[SwarmInfo] = web.AppKey("cluster_info")
 
 
@@ -113,9 +115,7 @@ async def _one_network(request: web.Request, handler: Handler) -> web.StreamResp
 
 def _bare_path(request: web.Request) -> str:
     """Return the path without version prefix and final slash."""
-    version = request.match_info.get("version")
-    path = request.path.removeprefix(f"/v{version}") if version else request.path
-    return path.rstrip("/") or "/"
+    return _VERSION.sub("", request.path).rstrip("/") or "/"
 
 
 _PASSED_ON = ("/nodes", "/services", "/tasks", "/secrets", "/configs")

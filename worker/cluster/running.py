@@ -37,6 +37,7 @@ _CHANNEL_OPTIONS = (
 )
 _RETRY_FIRST_S, _RETRY_MAX_S = 0.2, 10.0
 _RENEW_CHECK_S = 3600.0
+_CANCEL_AGAIN_S = 0.5
 
 
 class ClusterNetwork(Protocol):
@@ -100,9 +101,11 @@ class RunningNode:
 
     async def _end(self, name: str) -> None:
         job = self._jobs.pop(name, None)
-        if job is not None:
+        while job is not None and not job.done():
+            # More than once: gRPC may answer a cancellation with an error of its own, which the
+            # job takes for the end of a session.
             job.cancel()
-            await asyncio.gather(job, return_exceptions=True)
+            await asyncio.wait([job], timeout=_CANCEL_AGAIN_S)
 
     # The agent
 
