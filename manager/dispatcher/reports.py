@@ -11,11 +11,7 @@ from swarmapi.model.objects import TaskState, TaskStatus
 log = logging.getLogger(__name__)
 FLUSH_AFTER_S = 0.01
 LARGEST_BATCH = 500
-_AGENTS_STATES = frozenset(
-    s
-    for s in TaskState
-    if s > TaskState.ASSIGNED and s not in (TaskState.REMOVE, TaskState.ORPHANED)
-)
+_MANAGERS_STATES = (TaskState.REMOVE, TaskState.ORPHANED)
 
 
 class ReportBatcher:
@@ -37,7 +33,7 @@ class ReportBatcher:
         task = self._store.view.tasks.get(task_id)
         if task is not None and task.node_id != node_id:
             raise Forbidden(f"task {task_id} is not on node {node_id}")
-        if status.state not in _AGENTS_STATES:
+        if status.state in _MANAGERS_STATES:
             raise InvalidArgument(f"task {task_id}: {status.state.name} is no agent's report")
 
     async def store(self, reports: dict[str, TaskStatus]) -> list[str]:
@@ -49,7 +45,7 @@ class ReportBatcher:
         waits = []
         for task_id, status in reports.items():
             task = self._store.view.tasks.get(task_id)
-            if task is None or status.state < task.status.state:
+            if task is None or status.state < max(task.status.state, TaskState.ACCEPTED):
                 continue
             before = self._waiting.get(task_id)
             if before is None or status.state >= before.state:

@@ -228,6 +228,26 @@ def test_report_for_another_nodes_task_is_refused() -> None:
     play(story)
 
 
+def test_orphaned_is_no_agents_report_and_assigned_is_no_news() -> None:
+    async def story(field: Field) -> None:
+        store = field.cluster.store
+        agent = field.agent()
+        await agent.hello()
+        await create_service(store, spec())
+        await field.cluster.settle()
+        (task,) = store.view.tasks.values()
+        version = task.meta.version
+        await agent.report(task.id, TaskState.ASSIGNED)
+        assert await agent.stored() == [task.id]
+        assert store.view.tasks[task.id].meta.version == version
+        await agent.report(task.id, TaskState.ORPHANED)
+        code, message, _ = await agent.failure()
+        assert code == "INVALID_ARGUMENT"
+        assert "ORPHANED" in message
+
+    play(story)
+
+
 @pytest.mark.parametrize(
     ("node_id", "cluster_id", "words"),
     [("stranger", "cluster1", "is not in the cluster"), ("w1", "other", "for another cluster")],

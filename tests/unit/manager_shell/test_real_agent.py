@@ -1,0 +1,130 @@
+"""A real agent against a real manager on loopback; only the containers are events."""
+
+import asyncio
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import grpc
+
+from manager.bootstrap import prepare_first
+from manager.config import InitConfig
+from swarmapi.identity import MANAGER, expect
+from swarmapi.model.objects import NodeDescription
+from swarmapi.model.tables import NetworkTable
+from tests.fakes.executor import FakeExecutor, RealClock
+from tests.unit.manager_shell.test_three_managers import Place as ManagerPlace
+from worker.agent.reporter import Reporter
+from worker.agent.session import Agent, AgentParts, Place
+from worker.agent.tasks import TaskTable
+from worker.cluster.ca_client import Applicant, Issued, join, renew
+from worker.cluster.tokens import JoinToken
+from worker.engine.journal import Journal
+
+SPEC = {
+    "Name": "web",
+    "TaskTemplate": {
+        "ContainerSpec": {"Image": "busybox"},
+        "Placement": {"Constraints": ["node.role==worker"]},
+        "RestartPolicy": {"Delay": 0},
+    },
+    "Mode": {"Replicated": {"Replicas": 3}},
+    "EndpointSpec": {"Ports": [{"TargetPort": 80}]},
+}
+
+
+class Tables:
+    """Holds every table at once."""
+
+    def __init__(self) -> None:
+        self.tables: Mapping[str, NetworkTable] = {}
+
+    async def set_tables(self, tables: Mapping[str, NetworkTable]) -> dict[str, int]:
+        self.tables = tables
+        return {i: t.revision for i, t in tables.items()}
+
+
+async def nothing(managers: list[str]) -> None:
+    """Forget the managers' addresses."""
+
+
+def agent_of(
+    issued: Issued, target: str, executor: FakeExecutor, tables: Tables, journal: Path
+) -> tuple[Agent, TaskTable]:
+    def channel(address: str) -> grpc.aio.Channel:
+        credentials = issued.tls.client()
+        return grpc.aio.secure_channel(address, credentials, options=[expect(MANAGER)])
+
+    reporter, clock = Reporter(), RealClock()
+    tasks = TaskTable(Journal(journal), executor, clock, reporter.put)
+    agent = Agent(
+        AgentParts(
+            place=lambda: Place(NodeDescription(hostname="w1"), "127.0.0.1", "127.0.0.1"),
+            tasks=tasks,
+            reporter=reporter,
+            tables=tables,
+            channel=channel,
+            managers=[target],
+            save_managers=nothing,
+            clock=clock,
+        )
+    )
+    tasks.open()
+    return agent, tasks
+
+
+def test_join_run_replace_and_remove(tmp_path: Path) -> None:
+    async def story(place: ManagerPlace) -> None:
+        prepare_first(InitConfig(place.paths, place.address, ("10.0.0.0/8",), 24), os.urandom)
+        await place.start()
+        cluster = await place.until("/swarm", lambda body: "JoinTokens" in body)
+        token = JoinToken.parse(cluster["JoinTokens"]["Worker"])
+        issued = await join(place.address, token, Applicant("127.0.0.1:1", "w1"))
+        assert issued.role == "worker"
+        assert (await renew(place.address, issued.tls, Applicant("127.0.0.1:1", "w1"))).role == (
+            "worker"
+        )
+        executor, tables = FakeExecutor(), Tables()
+        agent, tasks = agent_of(issued, place.address, executor, tables, tmp_path / "journal")
+        running = asyncio.create_task(agent.run())
+        try:
+            assert (await place.rest("POST", "/services/create", SPEC))[0] == 201
+
+            await place.until(
+                "/services?status=1",
+                lambda body: body[0]["ServiceStatus"]["RunningTasks"] == 3,
+            )
+            (table,) = tables.tables.values()
+            assert table.ingress
+            (dead, *_) = list(executor.containers)
+            executor.end(dead, 3)
+            path = '/tasks?filters={"desired-state":["running"]}'
+            after = await place.until(
+                path,
+                lambda body: (
+                    len([t for t in body if t["Status"]["State"] == "running"]) == 3
+                    and dead not in [t["ID"] for t in body]
+                ),
+            )
+            assert {t["NodeID"] for t in after} == {issued.node_id}
+            _, failed = await place.rest("GET", f"/tasks/{dead}")
+            assert failed["Status"]["State"] == "failed"
+            assert failed["Status"]["ContainerStatus"]["ExitCode"] == 3
+            assert (await place.rest("DELETE", "/services/web"))[0] == 200
+            await place.until("/tasks", lambda body: not body)
+        finally:
+            while not running.done():
+                # gRPC may answer a cancellation with an error, which the agent takes for the end
+                # of a session.
+                running.cancel()
+                await asyncio.wait([running], timeout=0.1)
+            await tasks.close()
+
+    async def main() -> None:
+        place = ManagerPlace(tmp_path / "m")
+        try:
+            await asyncio.wait_for(story(place), 20)
+        finally:
+            await place.stop()
+
+    asyncio.run(main())
