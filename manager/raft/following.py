@@ -180,7 +180,7 @@ class Following(Replication):
         done = self._snapshots.written()
         if done is not None:
             self._snapshot_index = max(self._snapshot_index, done.index)
-            self.log.journal.compact(min(done.index, self.last_index) - self.config.keep_entries)
+            self.log.journal.compact(self._keep_from(done.index))
         frozen = self._snapshots.frozen()
         if frozen is not None:
             self._write_snapshot(frozen.index, frozen.parts)
@@ -190,6 +190,16 @@ class Following(Replication):
         ):
             self._applied_bytes = 0
             self._snapshots.request()
+
+    def _keep_from(self, index: int) -> int:
+        """Return the first entry to keep behind a snapshot of `index`."""
+        kept_bytes = 0
+        first: int = max(self.log[0][1], index - self.config.keep_entries)
+        for command, kept, _ in reversed(self.log.between(first, index)):
+            kept_bytes += len(command)
+            if kept_bytes > self.config.keep_bytes:
+                return min(kept + 1, index)
+        return first
 
     def _write_snapshot(self, index: int, parts: Iterable[bytes]) -> None:
         if index <= self._snapshot_index:

@@ -23,7 +23,6 @@ from manager.raft.replication import RaftConfig
 from swarmapi.errors import InvalidArgument, Unavailable
 from swarmapi.identity import TLSMaterial
 
-PENDING_MAX: Final = 20_000
 _TRANSFER_TIMEOUT_S: Final = 5.0
 _TRANSFER_RETRY_S: Final = 0.05
 _EXIT_HALTED: Final = 70
@@ -82,6 +81,7 @@ class RaftNode:
         self._callbacks: list[Callable[[RaftStatus], None]] = []
         self._changed: list[asyncio.Future[None]] = []
         self._pending: set[asyncio.Future[int]] = set()
+        self._pending_bytes = 0
         self._queue: list[Callable[[RaftCore], None]] = []
         self._applied_index = 0
         self._thread: MemberThread | None = None
@@ -137,10 +137,17 @@ class RaftNode:
                 f"change has {len(payload)} bytes, at most {self._config.command_max_bytes}"
                 " fit into the log; split it"
             )
-        if len(self._pending) >= PENDING_MAX:
-            raise Unavailable(f"{PENDING_MAX} changes are in flight; retry later")
         thread = self._running()
-        return await self._ask(lambda core, future: thread.propose(core, future, payload))
+        full = len(self._pending) >= self._config.pending_max
+        if full or self._pending_bytes + len(payload) > self._config.pending_max_bytes:
+            raise Unavailable(
+                f"{len(self._pending)} changes ({self._pending_bytes} bytes) are in flight; retry"
+            )
+        self._pending_bytes += len(payload)
+        try:
+            return await self._ask(lambda core, future: thread.propose(core, future, payload))
+        finally:
+            self._pending_bytes -= len(payload)
 
     async def read_index(self) -> int:
         """Return once the machine's state is as new as any write acknowledged before the call.

@@ -36,7 +36,11 @@ class RaftConfig:
     snapshot_entries: int = 5000
     snapshot_bytes: int = 64 << 20
     keep_entries: int = 500
-    """Entries kept behind a snapshot, so that a slow follower needs none."""
+    keep_bytes: int = 16 << 20
+    """Entries, and their bytes, kept behind a snapshot so that a slow follower needs none."""
+    pending_max: int = 20_000
+    pending_max_bytes: int = 64 << 20
+    """Commands proposed and not yet applied, before more are refused."""
     reach_timeout_s: float = 5.0
     """How long a new member may take to answer before it is added."""
     apply_max: int = 2000

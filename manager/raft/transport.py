@@ -181,7 +181,7 @@ class GrpcLinks:
             try:
                 await self._open(member)
                 pause_s = _RETRY_MIN_S
-            except grpc.RpcError as error:
+            except Exception as error:  # noqa: BLE001 - whatever broke a stream, dial the next
                 _log.debug("raft link to %s at %s: %s", member.id, member.address, error)
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))
             pause_s = min(pause_s * 2, _RETRY_MAX_S)

@@ -14,6 +14,13 @@ from manager.raft.replication import RaftConfig
 from tests.fakes.pki import CertificateAuthority
 
 
+def free_address() -> str:
+    """Return a loopback address nobody serves now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
 @dataclass
 class RecordingMachine:
     """Keeps the commands it applied."""
@@ -56,9 +63,7 @@ class RaftCluster:
     def address(self, node_id: str) -> str:
         """Return the member's address, a free port of loopback."""
         if node_id not in self._addresses:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                self._addresses[node_id] = f"127.0.0.1:{probe.getsockname()[1]}"
+            self._addresses[node_id] = free_address()
         return self._addresses[node_id]
 
     async def start(

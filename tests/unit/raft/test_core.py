@@ -48,7 +48,11 @@ class Bench:
     """One member whose peers are the test."""
 
     def __init__(
-        self, path: Path, world: World, members: tuple[str, ...] = ("a", "b", "c")
+        self,
+        path: Path,
+        world: World,
+        members: tuple[str, ...] = ("a", "b", "c"),
+        config: RaftConfig | None = None,
     ) -> None:
         self.world = world
         self.sent: list[tuple[str, m.Message]] = []
@@ -64,7 +68,7 @@ class Bench:
             self.journal,
             snapshots,
             self.driver,
-            RaftConfig(),
+            config or RaftConfig(),
         )
         for peer in members[1:]:
             self.driver.inbox.append(Connected(peer))
@@ -294,6 +298,18 @@ def test_a_damaged_snapshot_is_not_installed(bench: Bench) -> None:
     assert bench.core.applied_index == 40
     assert bench.machine.payloads == [b"state"]
     assert list(bench.core.members()) == ["a", "b"]
+
+
+def test_few_large_entries_stay_behind_a_snapshot(tmp_path: Path) -> None:
+    world = World(1)
+    config = RaftConfig(snapshot_entries=10, keep_bytes=250)
+    with world.entered():
+        bench = Bench(tmp_path, world, config=config)
+        entries = [entry(index, 1, b"x" * 99) for index in range(5, 35)]
+        bench.hear("b", append(1, (4, 0), *entries, commit=34))
+        bench.turn(2.0)
+        assert bench.journal.entries[0][1] == 33
+        assert len(bench.machine.payloads) == 30
 
 
 def test_a_log_without_its_snapshot_is_refused(tmp_path: Path) -> None:

@@ -137,6 +137,22 @@ def test_a_joiner_gets_a_snapshot(tmp_path: Path) -> None:
     run(cluster, work())
 
 
+@pytest.mark.parametrize("config", [RaftConfig(pending_max=3), RaftConfig(pending_max_bytes=3)])
+def test_more_than_fits_in_flight_is_refused(tmp_path: Path, config: RaftConfig) -> None:
+    cluster = RaftCluster(tmp_path, config)
+
+    async def work() -> None:
+        node = await cluster.start("m1", bootstrap=True)
+        await cluster.leader()
+        proposals = [node.propose(b"%d" % number) for number in range(5)]
+        results = await asyncio.gather(*proposals, return_exceptions=True)
+        assert [isinstance(result, int) for result in results] == [True] * 3 + [False] * 2
+        assert all(isinstance(result, Unavailable) for result in results[3:])
+        assert await node.propose(b"now")
+
+    run(cluster, work())
+
+
 def test_refusals(tmp_path: Path) -> None:
     cluster = RaftCluster(tmp_path, RaftConfig(command_max_bytes=100, reach_timeout_s=0.5))
 
