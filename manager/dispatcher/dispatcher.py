@@ -106,15 +106,13 @@ class Dispatcher:
             session.end(Unavailable("the state was replaced: begin a new session"))
 
     def _on_applied(self, applied: Applied) -> None:
-        if not self._sessions:
-            return
         view = self._store.view
         for kind, object_id in applied.changed:
             if kind == "task":
                 self._route_task(object_id)
             elif kind == "node":
                 self._node_changed(object_id)
-        if any(n.table_index == applied.index for n in view.networks.values()):
+        if self._sessions and any(n.table_index == applied.index for n in view.networks.values()):
             for session in self._sessions.values():
                 session.changed.set()
 
@@ -138,6 +136,8 @@ class Dispatcher:
                 session.end(Forbidden(f"node {node_id} was removed from the cluster"))
         elif session is not None and session.role != node.spec.role.value:
             session.end(Conflict(f"node {node_id} is now a {node.spec.role.value}"))
+        if node is not None and self._led and node.state != NodeState.DOWN:
+            self.liveness.expect(node_id, self._clock(), self.period_s())
         for other in self._sessions.values():
             other.changed.set()  # the list of managers may differ
 

@@ -43,6 +43,10 @@ class Liveness:
         """A session begins."""
         self._heard[node_id] = _Heard(now_s, period_s)
 
+    def expect(self, node_id: str, now_s: float, period_s: float) -> None:
+        """A node joined: it has double the time for its first session."""
+        self._heard.setdefault(node_id, _Heard(now_s, period_s, NEW_LEADER_GRACE))
+
     def beat(self, node_id: str, now_s: float) -> None:
         """A node was heard."""
         heard = self._heard.get(node_id)

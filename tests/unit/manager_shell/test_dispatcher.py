@@ -389,6 +389,22 @@ def test_new_leader_waits_double_then_marks_the_silent_node_down() -> None:
     play(story, clock)
 
 
+def test_node_that_joined_and_never_came_is_down() -> None:
+    clock = Hand()
+
+    async def story(field: Field) -> None:
+        store = field.cluster.store
+        await store.propose((PutNode(node=Node(id="w2"), expect_version=0),))
+        clock.now += 5.9
+        await field.dispatcher.expire()
+        assert store.view.nodes["w2"].state == NodeState.UNKNOWN
+        clock.now += 0.7
+        await field.dispatcher.expire()
+        assert store.view.nodes["w2"].state.value == "down"
+
+    play(story, clock)
+
+
 def test_beats_grow_slower_with_the_cluster() -> None:
     assert [beat_period_s(1.0, n) for n in (1, 100, 550, 1000, 5000)] == [1, 1, 3, 5, 5]
 

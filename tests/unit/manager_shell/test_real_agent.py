@@ -9,7 +9,7 @@ import grpc
 
 from manager.bootstrap import prepare_first
 from manager.config import InitConfig
-from swarmapi.identity import MANAGER, expect
+from swarmapi.identity import MANAGER, TLSMaterial, expect
 from swarmapi.model.objects import NodeDescription
 from swarmapi.model.tables import NetworkTable
 from tests.fakes.executor import FakeExecutor, RealClock
@@ -17,7 +17,7 @@ from tests.unit.manager_shell.test_three_managers import Place as ManagerPlace
 from worker.agent.reporter import Reporter
 from worker.agent.session import Agent, AgentParts, Place
 from worker.agent.tasks import TaskTable
-from worker.cluster.ca_client import Applicant, Issued, join, renew
+from worker.cluster.ca_client import Applicant, join, renew
 from worker.cluster.tokens import JoinToken
 from worker.engine.journal import Journal
 
@@ -49,10 +49,10 @@ async def nothing(managers: list[str]) -> None:
 
 
 def agent_of(
-    issued: Issued, target: str, executor: FakeExecutor, tables: Tables, journal: Path
+    tls: TLSMaterial, target: str, executor: FakeExecutor, tables: Tables, journal: Path
 ) -> tuple[Agent, TaskTable]:
     def channel(address: str) -> grpc.aio.Channel:
-        credentials = issued.tls.client()
+        credentials = tls.client()
         return grpc.aio.secure_channel(address, credentials, options=[expect(MANAGER)])
 
     reporter, clock = Reporter(), RealClock()
@@ -85,8 +85,12 @@ def test_join_run_replace_and_remove(tmp_path: Path) -> None:
             "worker"
         )
         executor, tables = FakeExecutor(), Tables()
-        agent, tasks = agent_of(issued, place.address, executor, tables, tmp_path / "journal")
-        running = asyncio.create_task(agent.run())
+        agent, tasks = agent_of(issued.tls, place.address, executor, tables, tmp_path / "journal")
+        # The manager's own agent: it holds the ingress table and acknowledges withdrawals.
+        own, own_tasks = agent_of(
+            place.tls, place.address, FakeExecutor(), Tables(), tmp_path / "own"
+        )
+        agents = [asyncio.create_task(agent.run()), asyncio.create_task(own.run())]
         try:
             assert (await place.rest("POST", "/services/create", SPEC))[0] == 201
 
@@ -113,12 +117,15 @@ def test_join_run_replace_and_remove(tmp_path: Path) -> None:
             assert (await place.rest("DELETE", "/services/web"))[0] == 200
             await place.until("/tasks", lambda body: not body)
         finally:
-            while not running.done():
+            pending = set(agents)
+            while pending:
                 # gRPC may answer a cancellation with an error, which the agent takes for the end
                 # of a session.
-                running.cancel()
-                await asyncio.wait([running], timeout=0.1)
+                for running in pending:
+                    running.cancel()
+                _, pending = await asyncio.wait(pending, timeout=0.1)
             await tasks.close()
+            await own_tasks.close()
 
     async def main() -> None:
         place = ManagerPlace(tmp_path / "m")
