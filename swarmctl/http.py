@@ -62,9 +62,9 @@ class Response:
         rest = b""
         for chunk in self.chunks():
             *lines, rest = (rest + chunk).split(b"\n")
-            yield from (json.loads(line) for line in lines if line.strip())
+            yield from (_json(line) for line in lines if line.strip())
         if rest.strip():
-            yield json.loads(rest)
+            yield _json(rest)
 
     def close(self) -> None:
         self._reader.close()
@@ -155,7 +155,7 @@ class Client:
     def call(self, method: str, path: str, *, query: Query | None = None, body: Any = None) -> Any:
         """Return the JSON of the answer, None where it has no body."""
         data = self.request(method, path, query=query, body=body).read()
-        return json.loads(data) if data.strip() else None
+        return _json(data) if data.strip() else None
 
     def get(self, path: str, **query: str) -> Any:
         """Return the JSON of a GET."""
@@ -228,6 +228,13 @@ class Client:
                 os.path.join(folder, "cert.pem"), os.path.join(folder, "key.pem")
             )
         return context.wrap_socket(connection, server_hostname=name)
+
+
+def _json(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise ClientError(f"the daemon's answer is not JSON: {error}") from error
 
 
 def _unix_connection(path: str) -> socket.socket:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -84,13 +85,17 @@ class FakeClock:
 def test_create_sends_dockers_body(daemon: Daemon, ctl: Run) -> None:
     serve(daemon, [])
     result = ctl(
-        *"service create -d --name web --replicas 2 --network ov1 --env A=1 --label sl=1".split(),
-        *"--container-label cl=2 --publish published=8090,target=80,mode=host".split(),
-        *"--mount type=volume,source=vv,target=/v --constraint node.role==manager".split(),
-        *"--limit-memory 64m --reserve-cpu 0.1 --restart-condition any --restart-delay 1s".split(),
-        *"--update-delay 1s --update-parallelism 1 --update-order start-first".split(),
-        *"--rollback-parallelism 1 --health-cmd true --stop-grace-period 1s".split(),
-        *"--placement-pref spread=node.labels.rack --no-resolve-image".split(),
+        *shlex.split(
+            "service create -d --name web --replicas 2 --network ov1 --env A=1 --label sl=1"
+        ),
+        *shlex.split("--container-label cl=2 --publish published=8090,target=80,mode=host"),
+        *shlex.split("--mount type=volume,source=vv,target=/v --constraint node.role==manager"),
+        *shlex.split(
+            "--limit-memory 64m --reserve-cpu 0.1 --restart-condition any --restart-delay 1s"
+        ),
+        *shlex.split("--update-delay 1s --update-parallelism 1 --update-order start-first"),
+        *shlex.split("--rollback-parallelism 1 --health-cmd true --stop-grace-period 1s"),
+        *shlex.split("--placement-pref spread=node.labels.rack --no-resolve-image"),
         *["busybox", "sh", "-c", "sleep 1"],
     )
     assert (result.code, result.out, result.err) == (0, SERVICE["ID"] + "\n", "")
@@ -153,7 +158,7 @@ def _keys(value: Any, path: str = "") -> Iterator[str]:
             if inner not in (0, "", None, {}, [], False):
                 yield f"{path}.{name}"
             yield from _keys(inner, f"{path}.{name}")
-    elif isinstance(value, list):
+    elif isinstance(value, list | tuple):
         for inner in value:
             yield from _keys(inner, path)
 
@@ -161,19 +166,26 @@ def _keys(value: Any, path: str = "") -> Iterator[str]:
 def test_every_flag_of_create_is_a_field_of_the_model(daemon: Daemon, ctl: Run) -> None:
     serve(daemon, [])
     result = ctl(
-        *"service create -d -q -t --read-only --init --hostname h --user u --workdir /w".split(),
-        *"--entrypoint x --stop-signal INT --health-interval 1s --health-timeout 1s".split(),
-        *"--health-retries 2 --health-start-period 1s --health-start-interval 1s".split(),
-        *"--limit-cpu 1 --limit-pids 9 --reserve-memory 1m --restart-max-attempts 3".split(),
-        *"--restart-window 1s --replicas-max-per-node 2 --endpoint-mode dnsrr".split(),
-        *"--update-monitor 1s --update-failure-action rollback --update-max-failure-ratio 0.1".split(),
-        *"--rollback-delay 1s --rollback-monitor 1s --rollback-failure-action pause".split(),
-        *"--rollback-max-failure-ratio 0.5 --rollback-order stop-first --host a:1.1.1.1".split(),
-        *"--dns 1.1.1.1 --dns-search x --dns-option y --cap-add NET_ADMIN --cap-drop KILL".split(),
-        *"--ulimit nofile=1:2 --sysctl a=b --network name=ov1,alias=z --publish 80".split(),
-        *"--mount type=bind,src=/a,dst=/b,bind-propagation=shared,bind-create-src".split(),
-        *"--mount type=volume,src=v,dst=/c,volume-nocopy,volume-label=l".split(),
-        *"--mount type=tmpfs,dst=/t,tmpfs-size=1m,tmpfs-mode=700 --no-resolve-image x".split(),
+        *shlex.split(
+            "service create -d -q -t --read-only --init --hostname h --user u --workdir /w"
+        ),
+        *shlex.split("--entrypoint x --stop-signal INT --health-interval 1s --health-timeout 1s"),
+        *shlex.split("--health-retries 2 --health-start-period 1s --health-start-interval 1s"),
+        *shlex.split("--limit-cpu 1 --limit-pids 9 --reserve-memory 1m --restart-max-attempts 3"),
+        *shlex.split("--restart-window 1s --replicas-max-per-node 2 --endpoint-mode dnsrr"),
+        *shlex.split("--update-monitor 1s --update-failure-action rollback"),
+        *shlex.split("--update-max-failure-ratio 0.1"),
+        *shlex.split("--rollback-delay 1s --rollback-monitor 1s --rollback-failure-action pause"),
+        *shlex.split(
+            "--rollback-max-failure-ratio 0.5 --rollback-order stop-first --host a:1.1.1.1"
+        ),
+        *shlex.split(
+            "--dns 1.1.1.1 --dns-search x --dns-option y --cap-add NET_ADMIN --cap-drop KILL"
+        ),
+        *shlex.split("--ulimit nofile=1:2 --sysctl a=b --network name=ov1,alias=z --publish 80"),
+        *shlex.split("--mount type=bind,src=/a,dst=/b,bind-propagation=shared,bind-create-src"),
+        *shlex.split("--mount type=volume,src=v,dst=/c,volume-nocopy,volume-label=l"),
+        *shlex.split("--mount type=tmpfs,dst=/t,tmpfs-size=1m,tmpfs-mode=700 --no-resolve-image x"),
     )
     assert (result.code, result.err) == (0, "")
     assert_in_model(daemon.body("/services/create"))
@@ -208,8 +220,8 @@ def test_create_global_and_its_conflicts(daemon: Daemon, ctl: Run) -> None:
 def test_update_changes_lists_by_their_keys(daemon: Daemon, ctl: Run) -> None:
     serve(daemon, [])
     result = ctl(
-        *"service update -d --env-add B=3 --env-rm A --label-add n=2 --label-rm old".split(),
-        *"--publish-rm 80 --publish-add 81:81 --force --args".split(),
+        *shlex.split("service update -d --env-add B=3 --env-rm A --label-add n=2 --label-rm old"),
+        *shlex.split("--publish-rm 80 --publish-add 81:81 --force --args"),
         "sleep '1 2'",
         "web",
     )
