@@ -252,8 +252,6 @@ class MachineNetworking:
                 self._bridge = await self._network.create_bridge_network(DEFAULT_BRIDGE)
 
     def _attachment(self, name: str, spec: EndpointSpec, names: tuple[str, ...]) -> Attachment:
-        if spec.mac_address:
-            raise Unsupported(f"network {name}: MacAddress is not supported: leave it out")
         address = spec.ipv4_address or None
         if name in (DEFAULT_BRIDGE.name, DEFAULT_BRIDGE.network_id):
             return Attachment(DEFAULT_BRIDGE.network_id, "bridge", address)
