@@ -52,9 +52,8 @@ def _ps(client: Client, args: Namespace) -> int:
 
 
 def _row(item: Any, *, whole: bool) -> table.Row:
-    command = f'"{item.get("Command", "")}"'
-    if not whole and len(command) > _COMMAND_WIDTH:
-        command = f'{command[: _COMMAND_WIDTH - 2]}…"'
+    command = item.get("Command", "")
+    command = f'"{command if whole else table.ellipsis(command, _COMMAND_WIDTH)}"'
     labels = item.get("Labels") or {}
     networks = (item.get("NetworkSettings") or {}).get("Networks") or {}
     image = item.get("Image", "")

@@ -89,7 +89,7 @@ class Daemon:
         self._stop = asyncio.Event()
         self._program_ended = asyncio.Event()
         self._streams: list[Echo] = []
-        self._thread = threading.Thread(target=self._run)
+        self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> "Daemon":
         self._thread.start()
@@ -186,4 +186,5 @@ class Daemon:
         program = Echo(transport, ended=self._program_ended.set)
         self._streams.append(program)
         transport.set_protocol(program)
+        await self._program_ended.wait()
         raise asyncio.CancelledError
