@@ -355,7 +355,7 @@ def test_measure_counts_slots_not_tasks() -> None:
     ]
     progress = converge.measure(SERVICE, tasks, NODES)
     assert (progress.running, progress.wanted) == (1, 2)
-    everywhere = {"Spec": {"Mode": {"Global": {}}}}
+    everywhere: dict[str, Any] = {"Spec": {"Mode": {"Global": {}}}}
     progress = converge.measure(
         everywhere, [task(0, "running"), task(0, "new", NodeID="n2")], NODES
     )
