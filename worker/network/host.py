@@ -75,6 +75,10 @@ class Host:
         self.bridges: dict[str, BridgeNetwork] = {}
         netns.inside(node_fd, lambda: netns.write_sysctl("ipv4/ip_forward", 1))
 
+    def use_data_path(self, address: str) -> None:
+        """Take the VXLAN underlay address of overlays opened from now on."""
+        self._data_path = address
+
     # Networks
 
     def add_bridge(self, spec: BridgeNetwork) -> None:

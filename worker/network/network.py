@@ -393,6 +393,12 @@ class Network:
 
     # Cluster
 
+    async def identify(self, node_id: str, data_path_addr: str) -> None:
+        """Say which node of a cluster this machine is; overlays opened from now on use it."""
+        async with self._lock:
+            self._node_id, self._data_path_addr = node_id, data_path_addr
+            await self._on_thread(lambda: self._kernel.use_data_path(data_path_addr))
+
     async def set_tables(self, tables: Mapping[str, NetworkTable]) -> dict[str, int]:
         """Replace the endpoint tables and return {network id: revision} now in effect.
 
