@@ -256,7 +256,7 @@ class GrpcLinks:
     def _report(link: _Link, result: object) -> None:
         expected = (grpc.RpcError, asyncio.CancelledError, asyncio.InvalidStateError)
         if isinstance(result, BaseException) and not isinstance(result, expected):
-            level = logging.WARNING if isinstance(result, msgspec.DecodeError) else logging.ERROR
+            level = logging.WARNING if isinstance(result, msgspec.DecodeError) else logging.INFO
             _log.log(level, "raft link to %s ended: %r", link.peer, result)
 
 
