@@ -1,0 +1,102 @@
+"""Addresses, stored state, and what the machine's networking refuses before it touches anything."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from swarmapi.errors import Internal, InvalidArgument, NotFound, Unsupported
+from worker.cluster import addresses
+from worker.cluster.description import describe
+from worker.cluster.requests import decode_init, decode_join
+from worker.cluster.state import ClusterFiles, Membership
+from worker.config import Config
+from worker.engine.ports import JoinRequest
+from worker.engine.spec import EndpointSpec
+from worker.networking import open_networking, upstream_resolvers
+
+HERE = Membership(
+    node_id="n1",
+    cluster_id="c1",
+    role="worker",
+    managers=["10.0.0.1:2377"],
+    listen_addr="0.0.0.0:2377",
+    advertise_addr="10.0.0.7:2400",
+    data_path_addr="10.0.0.7",
+)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "listen", "chosen"),
+    [
+        ("10.0.0.7", "0.0.0.0:2377", "10.0.0.7:2377"),
+        ("10.0.0.7:99", "0.0.0.0:2377", "10.0.0.7:99"),
+        ("10.0.0.7", "0.0.0.0:2400", "10.0.0.7:2400"),
+        ("", "10.0.0.8:2400", "10.0.0.8:2400"),
+        ("lo", "0.0.0.0:2377", "127.0.0.1:2377"),
+    ],
+)
+def test_the_advertised_address(wanted: str, listen: str, chosen: str) -> None:
+    assert addresses.advertised(wanted, listen) == chosen
+
+
+@pytest.mark.parametrize("wanted", ["0.0.0.0", "no-such-if", "10.0.0.7:0", "::1", "10.0.0.7:x"])
+def test_an_address_nobody_can_reach_is_refused(wanted: str) -> None:
+    with pytest.raises(InvalidArgument, match=r"address|interface"):
+        addresses.advertised(wanted, "0.0.0.0:2377")
+
+
+def test_state_is_read_back_and_erased(tmp_path: Path) -> None:
+    files = ClusterFiles(tmp_path / "cluster")
+    assert files.load() is None
+    files.save(HERE)
+    assert files.load() == HERE
+    assert HERE.address == "10.0.0.7"
+    files.erase()
+    assert files.load() is None
+
+
+def test_damaged_state_is_told_with_its_path(tmp_path: Path) -> None:
+    files = ClusterFiles(tmp_path)
+    files.save(HERE)
+    (tmp_path / "cluster.json").write_text("{")
+    with pytest.raises(Internal, match=r"cluster\.json cannot be read"):
+        files.load()
+
+
+def test_the_description_has_what_the_scheduler_needs() -> None:
+    found = describe()
+    assert found.hostname
+    assert found.platform.os == "linux"
+    assert found.cpu_nanos >= 1_000_000_000
+    assert found.cpu_nanos % 1_000_000_000 == 0
+    assert found.memory_bytes > 1 << 20
+
+
+def test_requests_are_checked() -> None:
+    with pytest.raises(InvalidArgument, match="Availability"):
+        decode_init({"Availability": "asleep"})
+    with pytest.raises(InvalidArgument, match="RemoteAddr"):
+        decode_join({"JoinToken": "t"})
+    with pytest.raises(Unsupported, match="DataPathPort"):
+        decode_init({"DataPathPort": 4790})
+
+
+def test_resolvers_that_ipv4_reaches(tmp_path: Path) -> None:
+    conf = tmp_path / "resolv.conf"
+    conf.write_text("search x\nnameserver 10.0.0.2\nnameserver fe80::1\n")
+    assert upstream_resolvers(conf) == ("10.0.0.2",)
+    assert upstream_resolvers(tmp_path / "none") == ()
+
+
+def test_an_unknown_network_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    async def run() -> None:
+        networking = open_networking(Config(data_root=tmp_path, run_dir=tmp_path / "run"))
+        request = JoinRequest("c1", "host", ("c1",), {"nowhere": EndpointSpec()})
+        with pytest.raises(NotFound, match="network nowhere"):
+            await networking.join(request)
+        await networking.leave("c1")
+        await networking.close()
+        assert not (tmp_path / "run").exists()
+
+    asyncio.run(run())
