@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from manager.raft.journal import Corrupt
 from manager.raft.replication import RaftConfig
 from swarmapi.errors import FailedPrecondition, InvalidArgument, NotLeader, Unavailable
 from tests.fakes.pki import CertificateAuthority
@@ -169,5 +170,36 @@ def test_refusals(tmp_path: Path) -> None:
         await cluster.stop("m1")
         with pytest.raises(Unavailable, match="not running"):
             await node.propose(b"x")
+
+    run(cluster, work())
+
+
+def test_damaged_state_does_not_start(tmp_path: Path) -> None:
+    cluster = RaftCluster(tmp_path)
+    (tmp_path / "m1").mkdir()
+    (tmp_path / "m1" / "snapshot").write_bytes(b"not a snapshot")
+
+    async def work() -> None:
+        with pytest.raises(Corrupt, match="restore this member"):
+            await cluster.start("m1", bootstrap=True)
+
+    run(cluster, work())
+
+
+def test_a_state_machine_that_fails_halts_the_member(tmp_path: Path) -> None:
+    cluster = RaftCluster(tmp_path)
+
+    async def work() -> None:
+        node = await cluster.start("m1", bootstrap=True)
+        await cluster.leader()
+        cluster.machines["m1"].commands = None  # type: ignore[assignment]  # makes apply fail
+        waiting = asyncio.ensure_future(node.propose(b"x"))
+        while not cluster.halts:
+            await asyncio.wait([waiting], timeout=0.01)
+        assert not waiting.done()
+        await cluster.stop()
+        with pytest.raises(Unavailable, match="stopped"):
+            await waiting
+        assert isinstance(cluster.halts.pop(), TypeError)
 
     run(cluster, work())
