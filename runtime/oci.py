@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from runtime.errors import Unsupported
-from runtime.seccomp import default_profile
+from runtime.supervisor.seccomp import default_profile
 
 
 def _words(text: str) -> list[str]:

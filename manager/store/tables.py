@@ -26,7 +26,8 @@ def network_table(view: View, network_id: str) -> NetworkTable | None:
     if network is None or not network.subnet:
         return None
     nodes = sorted(view.participants(network))
-    members = [view.nodes[n] for n in nodes if n in view.nodes]
+    known = [view.nodes[n] for n in nodes if n in view.nodes]
+    members = [node for node in known if _has_place(node, network)]
     endpoints: dict[str, TaskEndpoint] = {}
     service_ids: set[str] = set()
     for node in members:
@@ -128,6 +129,11 @@ def _service(service: Service, network: Network) -> ServiceEntry:
         aliases=aliases,
         ports=ports,
     )
+
+
+def _has_place(node: Node, network: Network) -> bool:
+    """Tell whether others can name it: it has said its data path, and has its ingress address."""
+    return bool(node.data_path) and (not network.spec.ingress or bool(node.ingress_address))
 
 
 def _node(node: Node, network: Network, shares: int) -> NodeEntry:

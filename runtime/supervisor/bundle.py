@@ -10,7 +10,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-_MODULES = ("__init__", "errors", "seccomp")
+_MODULES = ("__init__", "errors")
 _MAIN = "from runtime.supervisor.main import main\n\nmain()\n"
 
 

@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from runtime import errors, seccomp
-from runtime.supervisor import counters, kernel, launch, process, wire
+from runtime import errors
+from runtime.supervisor import counters, kernel, launch, process, seccomp, wire
 from runtime.supervisor.cgroups import Group, Layout
 from runtime.supervisor.container import Container
 from runtime.supervisor.journal import Journal

@@ -118,7 +118,9 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 def test_run_exec_and_logs(machine: Machine) -> None:
     words = "echo out; echo err >&2; exit 3"
     ran = machine.docker("run", "--name", "one", "box:1", "sh", "-c", words, check=False)
-    assert (ran.returncode, ran.stdout, ran.stderr) == (3, b"out\n", b"err\n")
+    assert ran.stderr == b"err\n"
+    assert ran.stdout == b"out\n"
+    assert ran.returncode == 3
     logs = machine.docker("logs", "one")
     assert (logs.stdout, logs.stderr) == (b"out\n", b"err\n")
     megabytes = bytes(3_000_000)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from runtime.errors import Unsupported
-from runtime.seccomp import compile_profile, default_profile
+from runtime.supervisor.seccomp import compile_profile, default_profile
 from runtime.supervisor.sysnum import AARCH64, I386, X86_64
 
 ALLOW, EPERM, ENOSYS = 0x7FFF0000, 0x50001, 0x50026
