@@ -1,8 +1,9 @@
 """The aiohttp application: errors, the leader's gate, the table of routes."""
 
 import asyncio
+import functools
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Final, Protocol
 
 from aiohttp import web
@@ -26,9 +27,17 @@ class Forwarder(Protocol):
     """Passes a request to the leader."""
 
     async def forward(
-        self, request: web.Request, leader_address: str, request_id: str
+        self,
+        request: web.Request,
+        leader_address: str,
+        request_id: str,
+        lost: Callable[[], Coroutine[None, None, None]],
     ) -> web.StreamResponse:
-        """Return the leader's answer; raises Unavailable when nothing of it came."""
+        """Return the leader's answer.
+
+        Raises:
+            Unavailable: nothing of an answer came before `lost()` returned.
+        """
 
 
 class Gate:
@@ -65,6 +74,11 @@ class Gate:
                 "The swarm does not have a leader. It's possible that too few managers are "
                 "online. Make sure more than half of the managers are online."
             ) from error
+
+    async def until_leader_is_not(self, address: str) -> None:
+        """Return once another leader, or none, is known: a dead one never says that it is."""
+        while self._log.status.leader_address == address:
+            await self._changed.wait()
 
 
 GATE: Final = web.AppKey("gate", Gate)
@@ -122,7 +136,8 @@ async def _gate(request: web.Request, handler: Handler) -> web.StreamResponse:
                 "the leader changed while the request was on its way: try again", leader
             )
         try:
-            return await gate.forwarder.forward(request, leader, request_id)
+            lost = functools.partial(gate.until_leader_is_not, leader)
+            return await gate.forwarder.forward(request, leader, request_id, lost)
         except Unavailable:
             if asyncio.get_running_loop().time() >= deadline_s:
                 raise

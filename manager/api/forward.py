@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,12 +36,16 @@ class GrpcForwarder:
         self._channels: dict[str, grpc.aio.Channel] = {}
 
     async def forward(
-        self, request: web.Request, leader_address: str, request_id: str
+        self,
+        request: web.Request,
+        leader_address: str,
+        request_id: str,
+        lost: Callable[[], Coroutine[None, None, None]],
     ) -> web.StreamResponse:
         """Return the leader's answer, streamed.
 
         Raises:
-            Unavailable: when nothing of an answer came: the request may be sent again.
+            Unavailable: nothing of an answer came while it led: the request may be sent again.
         """
         body = await request.read()
         parts = self._parts(request, body, request_id)
@@ -52,8 +56,7 @@ class GrpcForwarder:
         )(_each(parts))
         try:
             try:
-                async with asyncio.timeout(HEAD_WAIT_S):
-                    first = await call.read()
+                first = await _unless(lost(), call.read(), HEAD_WAIT_S)
             except (grpc.aio.AioRpcError, TimeoutError) as error:
                 words = error.details() if isinstance(error, grpc.aio.AioRpcError) else "no answer"
                 raise Unavailable(f"leader {leader_address}: {words}") from error
@@ -101,6 +104,25 @@ class GrpcForwarder:
         )
         chunks = [body[i : i + CHUNK_BYTES] for i in range(0, len(body), CHUNK_BYTES)]
         return [pb.ForwardRequest(head=head), *(pb.ForwardRequest(chunk=c) for c in chunks)]
+
+
+async def _unless(
+    lost: Coroutine[None, None, None], reply: Awaitable[object], timeout_s: float
+) -> object:
+    """Return the reply; raises TimeoutError when `lost` returns first, or the time is over.
+
+    A leader whose machine lost its power leaves the connection open and silent.
+    """
+    gone, head = asyncio.ensure_future(lost), asyncio.ensure_future(reply)
+    try:
+        await asyncio.wait({gone, head}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if not head.done():
+            raise TimeoutError
+        return head.result()
+    finally:
+        for future in (gone, head):
+            future.cancel()
+        await asyncio.gather(gone, head, return_exceptions=True)
 
 
 async def _each(parts: list[pb.ForwardRequest]) -> AsyncIterator[pb.ForwardRequest]:

@@ -136,7 +136,11 @@ class TaskTable:
             if plan.step == Step.NOTHING:
                 await driver.changed.wait()
                 continue
-            outcome = await self._perform(driver, plan)
+            try:
+                outcome = await self._perform(driver, plan)
+            except Exception as error:
+                logger.exception("task %s: %s failed", task.id, plan.step)
+                outcome = Outcome(error=f"internal error: {type(error).__name__}: {error}")
             if outcome is None:
                 continue  # the assignment changed meanwhile: look again
             driver.status = taskmachine.after(plan, driver.status, outcome, self._clock.now_ns())

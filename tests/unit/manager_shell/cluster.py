@@ -99,7 +99,11 @@ class NoForwarder:
         self.failures = 0
 
     async def forward(
-        self, request: web.Request, leader_address: str, request_id: str
+        self,
+        request: web.Request,
+        leader_address: str,
+        request_id: str,
+        lost: Callable[[], Coroutine[None, None, None]],
     ) -> web.StreamResponse:
         self.asked.append(leader_address)
         self.request_ids.append(request_id)
