@@ -2,6 +2,7 @@
 
 import datetime
 import itertools
+from collections.abc import Callable, Coroutine
 
 from aiohttp import web
 
