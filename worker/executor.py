@@ -14,6 +14,7 @@ from worker.engine.spec import (
     EndpointSpec,
     Healthcheck,
     HostConfig,
+    PortBinding,
     Ulimit,
 )
 from worker.engine.spec import Mount as EngineMount
@@ -43,7 +44,7 @@ def to_container(task: Task, spec: SpecVersion) -> ContainerCreate:
     return ContainerCreate(
         name=name,
         config=_config(container, {**(container.labels or {}), **labels}),
-        host=_host(task, container, spec.spec.task_template.resources),
+        host=_host(task, container, spec.spec.task_template.resources, _host_ports(spec)),
         endpoints={
             lease.network_id: EndpointSpec(
                 ipv4_address=lease.address.partition("/")[0], aliases=list(lease.aliases)
@@ -80,11 +81,29 @@ def _config(container: ContainerSpec, labels: dict[str, str]) -> ContainerConfig
     )
 
 
-def _host(task: Task, container: ContainerSpec, resources: Resources | None) -> HostConfig:
+def _host_ports(spec: SpecVersion) -> dict[str, list[PortBinding] | None]:
+    """Return the ports published on the task's own node; ingress ports are the mesh's."""
+    bindings: dict[str, list[PortBinding] | None] = {}
+    endpoint = spec.spec.endpoint_spec
+    for port in (endpoint.ports or ()) if endpoint else ():
+        if port.publish_mode == "host":
+            key = f"{port.target_port}/{port.protocol or 'tcp'}"
+            host_port = PortBinding(host_port=str(port.published_port or ""))
+            bindings[key] = [*(bindings.get(key) or ()), host_port]
+    return bindings
+
+
+def _host(
+    task: Task,
+    container: ContainerSpec,
+    resources: Resources | None,
+    ports: dict[str, list[PortBinding] | None],
+) -> HostConfig:
     limits = resources.limits if resources else None
     dns = container.dns_config
     return HostConfig(
         network_mode=task.addresses[0].network_id if task.addresses else "default",
+        port_bindings=ports,
         mounts=[_mount(mount) for mount in container.mounts or ()],
         cap_add=list(container.capability_add or ()),
         cap_drop=list(container.capability_drop or ()),
