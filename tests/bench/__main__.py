@@ -15,7 +15,7 @@ from pathlib import Path
 import tests.bench
 from tests.bench.contest import Benchmark, Result, run
 
-FRAME = {"__main__", "contest"}
+FRAME = {"__main__", "contest", "peers"}
 
 
 def modules() -> list[str]:

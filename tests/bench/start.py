@@ -1,31 +1,29 @@
-"""Start to exit of /bin/true on one bundle: our supervisor against crun and runc, interleaved.
+"""Request to exit of /bin/true on one bundle: our supervisor against crun and runc.
 
-    python -m tests.bench.start --rounds 50 --crun /usr/bin/crun --runc /usr/bin/runc --json out
-
-Memory and pids limits and the default seccomp profile are on for all. On a hybrid of cgroup v1
-and v2 crun refuses to work, so the peers run in a mount namespace without the v2 mount.
+Memory and pids limits, Docker's default seccomp profile and a network namespace of its own are on
+for all. On a hybrid of cgroup v1 and v2 crun refuses to work, so the peers run in a mount
+namespace without the v2 mount.
 """
 
-from __future__ import annotations
-
-import argparse
 import asyncio
 import contextlib
 import ctypes
+import itertools
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from runtime.client import Supervisor
 from runtime.oci import Launch, LogConfig, default_config
+from tests.bench import peers
+from tests.bench.contest import Benchmark, Contender
 
-BUDGET_RATIO = 0.25
 _CLONE_NEWNS, _MS_REC_PRIVATE, _MNT_DETACH = 0x20000, 1 << 18 | 16384, 2
 
 
@@ -61,82 +59,71 @@ def hide_v2() -> None:
     libc.umount2(b"/sys/fs/cgroup/unified", _MNT_DETACH)
 
 
-def peer_run(program: str, base: Path, number: int) -> float:
-    """Run one container with a peer; returns milliseconds."""
-    name = f"swrt-bench-{os.getpid()}-{number}"
-    command = [program, "--root", str(base / "peer-state"), "run", "-b", str(base), name]
-    hybrid = os.path.ismount("/sys/fs/cgroup/unified")
-    started = time.perf_counter()
-    subprocess.run(
-        command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-        preexec_fn=hide_v2 if hybrid else None,
-    )  # fmt: skip
-    return (time.perf_counter() - started) * 1000
+class Arena:
+    """One bundle, our supervisor, and the state of the peers, in a directory of their own."""
 
-
-async def own_run(supervisor: Supervisor, config: dict[str, Any], base: Path, n: int) -> float:
-    """Run one container with the supervisor; returns milliseconds."""
-    launch = Launch(f"bench{n}", config, None, LogConfig("json-file", str(base / "log")))
-    started = time.perf_counter()
-    await supervisor.start(launch)
-    state = await supervisor.wait(launch.container_id)
-    spent = (time.perf_counter() - started) * 1000
-    if state.exit_code != 0:
-        raise SystemExit(f"exit code {state.exit_code}: {state.error}")
-    await supervisor.delete(launch.container_id)
-    return spent
-
-
-async def measure(options: argparse.Namespace) -> dict[str, list[float]]:
-    """Interleave all contestants for the asked number of rounds."""
-    peers = {n: p for n, p in (("crun", options.crun), ("runc", options.runc)) if p}
-    times: dict[str, list[float]] = {name: [] for name in ("swarm", *peers)}
-    with tempfile.TemporaryDirectory(prefix="swrt-bench-") as directory:
-        base = Path(directory)
-        config = build_bundle(base)
-        write_peer_bundle(base, config)
+    def __init__(self) -> None:
+        self._directory = tempfile.TemporaryDirectory(prefix="swrt-bench-")
+        self._base = Path(self._directory.name)
+        self._config = build_bundle(self._base)
+        write_peer_bundle(self._base, self._config)
+        self._numbers = itertools.count()
+        self._environment = peers.environment()
+        self._hybrid = os.path.ismount("/sys/fs/cgroup/unified")
+        self._runner = asyncio.Runner()
         parent = f"swrt-bench-{os.getpid()}"
-        supervisor = await Supervisor.connect(base / "state", base / "run", parent)
-        try:
-            await own_run(supervisor, config, base, -1)
-            for n in range(options.rounds):
-                times["swarm"].append(await own_run(supervisor, config, base, n))
-                for name, program in peers.items():
-                    times[name].append(await asyncio.to_thread(peer_run, program, base, n))
-        finally:
-            with contextlib.suppress(OSError):
-                await supervisor.shutdown(force=True)
-    return times
+        self._supervisor = self._runner.run(
+            Supervisor.connect(self._base / "state", self._base / "run", parent)
+        )
+
+    def own(self) -> float:
+        """Run one container with the supervisor; returns milliseconds."""
+        return self._runner.run(self._own())
+
+    async def _own(self) -> float:
+        log = LogConfig("json-file", str(self._base / "log"))
+        launch = Launch(f"bench{next(self._numbers)}", self._config, None, log)
+        started = time.perf_counter()
+        await self._supervisor.start(launch)
+        state = await self._supervisor.wait(launch.container_id)
+        spent_ms = (time.perf_counter() - started) * 1000
+        if state.exit_code != 0:
+            raise RuntimeError(f"exit code {state.exit_code}: {state.error}")
+        await self._supervisor.delete(launch.container_id)
+        return spent_ms
+
+    def peer(self, name: str) -> float:
+        """Run one container with a peer; returns milliseconds."""
+        container = f"swrt-bench-{os.getpid()}-{next(self._numbers)}"
+        state = str(self._base / "peer-state")
+        command = [peers.program(name), "--root", state, "run", "-b", str(self._base), container]
+        started = time.perf_counter()
+        subprocess.run(
+            command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            env=self._environment, preexec_fn=hide_v2 if self._hybrid else None,
+        )  # fmt: skip
+        return (time.perf_counter() - started) * 1000
+
+    def close(self) -> None:
+        """Shut the supervisor down and remove the directory."""
+        with contextlib.suppress(OSError):
+            self._runner.run(self._supervisor.shutdown(force=True))
+        self._runner.close()
+        self._directory.cleanup()
 
 
-def main() -> None:
-    """Measure, print a table, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=50)
-    parser.add_argument("--crun", default="")
-    parser.add_argument("--runc", default="")
-    parser.add_argument("--json", default="")
-    options = parser.parse_args()
-    times = asyncio.run(measure(options))
-    result: dict[str, Any] = {"unit": "ms", "rounds": options.rounds}
-    for name, values in times.items():
-        ordered = sorted(values)
-        result[name] = {
-            "min": ordered[0],
-            "median": statistics.median(ordered),
-            "p95": ordered[int(len(ordered) * 0.95)],
-        }
-        row = "  ".join(f"{key} {value:8.2f}" for key, value in result[name].items())
-        print(f"{name:6s} {row}")
-    for name in times:
-        if name != "swarm":
-            ratio = result["swarm"]["median"] / result[name]["median"]
-            result[f"ratio_{name}"] = ratio
-            met = "" if name != "crun" else f" (budget {BUDGET_RATIO}: {ratio <= BUDGET_RATIO})"
-            print(f"swarm / {name}: {ratio:.3f}{met}")
-    if options.json:
-        Path(options.json).write_text(json.dumps(result, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+def benchmark() -> Benchmark:
+    """Return the benchmark; the budget is the end target of our start against crun's."""
+    arena = Arena()
+    rivals = [
+        Contender(name, partial(arena.peer, name), peers.missing(name)) for name in ("crun", "runc")
+    ]
+    return Benchmark(
+        title="start to exit of /bin/true, default seccomp, memory and pids limits",
+        unit="ms",
+        contenders=(Contender("swarm", arena.own), *rivals),
+        budget=0.25,
+        rounds=100,
+        peer="crun",
+        close=arena.close,
+    )

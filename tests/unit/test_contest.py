@@ -1,5 +1,11 @@
 """The bench driver's arithmetic and its turns."""
 
+import importlib
+from typing import get_type_hints
+
+import pytest
+
+from tests.bench.__main__ import modules
 from tests.bench.contest import Benchmark, Contender, run
 
 
@@ -50,3 +56,9 @@ def test_a_missing_peer_is_named_and_never_meets_a_budget() -> None:
     assert not result.met
     assert "not run: not downloaded" in result.table()
     assert result.record()["measured"] is None
+
+
+@pytest.mark.parametrize("name", modules())
+def test_every_module_follows_the_contract(name: str) -> None:
+    made = importlib.import_module(f"tests.bench.{name}").benchmark
+    assert get_type_hints(made) == {"return": Benchmark}
