@@ -1,0 +1,108 @@
+"""A machine for tests: `swarmd` in a network namespace of its own, and the docker CLI."""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from runtime.client import Supervisor
+
+BUSYBOX = Path("/usr/bin/busybox")
+APPLETS = (
+    "sh", "cat", "echo", "sleep", "true", "wget", "httpd", "mkdir", "wc", "ls", "id", "stat",
+    "hostname", "nslookup", "ip", "mount", "touch", "ping", "nc", "grep", "chown", "chmod", "rm",
+)  # fmt: skip
+
+
+class Machine:
+    """A daemon in a network namespace, its directories and the CLI that talks to it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.data, self.run_dir = root / "data", root / "run"
+        self.cgroup = f"swarme2e{os.getpid()}"
+        self._daemon: subprocess.Popen[bytes] | None = None
+        self._holder = subprocess.Popen(
+            ["unshare", "-n", "sh", "-c", "ip link set lo up && echo up && exec cat"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert self._holder.stdout is not None
+        assert self._holder.stdout.readline() == b"up\n"
+
+    def inside(self, *argv: str) -> list[str]:
+        """Return a command line that runs in the namespace."""
+        return ["nsenter", f"--net=/proc/{self._holder.pid}/ns/net", *argv]
+
+    def start(self) -> None:
+        """Start the daemon and wait until it answers."""
+        flags = ["--data-root", str(self.data), "--run-dir", str(self.run_dir)]
+        flags += ["--cgroup-parent", self.cgroup]
+        with (self.root / "log").open("ab") as log:
+            self._daemon = subprocess.Popen(
+                self.inside(sys.executable, "-m", "worker.main", *flags),
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+            )
+        deadline = time.monotonic() + 30
+        while self.docker("version", check=False).returncode != 0:
+            assert self._daemon.poll() is None, (self.root / "log").read_text()
+            assert time.monotonic() < deadline, (self.root / "log").read_text()
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """End the daemon."""
+        assert self._daemon is not None
+        self._daemon.send_signal(number)
+        self._daemon.wait(20)
+
+    def docker(
+        self, *argv: str, stdin: bytes = b"", check: bool = True
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run the docker CLI."""
+        done = subprocess.run(
+            ["docker", *argv],
+            input=stdin,
+            capture_output=True,
+            timeout=30,
+            env={**os.environ, "DOCKER_HOST": f"unix://{self.run_dir}/swarmd.sock"},
+            check=False,
+        )
+        if check:
+            assert done.returncode == 0, done.stderr.decode() + (self.root / "log").read_text()
+        return done
+
+    def close(self) -> None:
+        """Take everything away: daemon, containers, supervisor, namespace, cgroups."""
+        if self._daemon is not None and self._daemon.poll() is None:
+            self.stop(signal.SIGKILL)
+        asyncio.run(self._end_supervisor())
+        assert self._holder.stdin is not None
+        self._holder.stdin.close()
+        self._holder.wait(10)
+        assert self._holder.stdout is not None
+        self._holder.stdout.close()
+        for group in Path("/sys/fs/cgroup").glob(f"*/{self.cgroup}"):
+            with suppress(OSError):
+                group.rmdir()
+
+    async def _end_supervisor(self) -> None:
+        supervisor = await Supervisor.connect(self.data / "runtime", self.run_dir, self.cgroup)
+        await supervisor.shutdown(force=True)
+
+
+def install_box(machine: Machine) -> None:
+    """Import the image `box:1`: busybox and nothing else."""
+    rootfs = machine.root / "rootfs"
+    (rootfs / "bin").mkdir(parents=True)
+    shutil.copy(BUSYBOX, rootfs / "bin/busybox")
+    for name in APPLETS:
+        (rootfs / "bin" / name).symlink_to("busybox")
+    with tarfile.open(machine.root / "box.tar", "w") as tar:
+        tar.add(rootfs, ".")
+    machine.docker("import", str(machine.root / "box.tar"), "box:1")
