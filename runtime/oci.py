@@ -9,11 +9,8 @@ from functools import lru_cache
 from typing import Any
 
 from runtime.errors import Unsupported
+from runtime.supervisor.capabilities import CAPABILITIES
 from runtime.supervisor.seccomp import default_profile
-
-
-def _words(text: str) -> list[str]:
-    return text.split()
 
 
 @dataclass(frozen=True)
@@ -79,52 +76,6 @@ DEFAULT_CAPABILITIES = (
     "CAP_SYS_CHROOT",
     "CAP_KILL",
     "CAP_AUDIT_WRITE",
-)
-ALL_CAPABILITIES = tuple(
-    f"CAP_{name}"
-    for name in [
-        "CHOWN",
-        "DAC_OVERRIDE",
-        "DAC_READ_SEARCH",
-        "FOWNER",
-        "FSETID",
-        "KILL",
-        "SETGID",
-        "SETUID",
-        "SETPCAP",
-        "LINUX_IMMUTABLE",
-        "NET_BIND_SERVICE",
-        "NET_BROADCAST",
-        "NET_ADMIN",
-        "NET_RAW",
-        "IPC_LOCK",
-        "IPC_OWNER",
-        "SYS_MODULE",
-        "SYS_RAWIO",
-        "SYS_CHROOT",
-        "SYS_PTRACE",
-        "SYS_PACCT",
-        "SYS_ADMIN",
-        "SYS_BOOT",
-        "SYS_NICE",
-        "SYS_RESOURCE",
-        "SYS_TIME",
-        "SYS_TTY_CONFIG",
-        "MKNOD",
-        "LEASE",
-        "AUDIT_WRITE",
-        "AUDIT_CONTROL",
-        "SETFCAP",
-        "MAC_OVERRIDE",
-        "MAC_ADMIN",
-        "SYSLOG",
-        "WAKE_ALARM",
-        "BLOCK_SUSPEND",
-        "AUDIT_READ",
-        "PERFMON",
-        "BPF",
-        "CHECKPOINT_RESTORE",
-    ]
 )
 MASKED_PATHS = (
     "/proc/asound",
@@ -196,10 +147,10 @@ def capability_set(add: Iterable[str] = (), drop: Iterable[str] = ()) -> tuple[s
         for word in words:
             name = word.upper()
             if name == "ALL":
-                out.update(ALL_CAPABILITIES)
+                out.update(CAPABILITIES)
                 continue
             name = name if name.startswith("CAP_") else f"CAP_{name}"
-            if name not in ALL_CAPABILITIES:
+            if name not in CAPABILITIES:
                 raise Unsupported(f"unknown capability {word}")
             out.add(name)
         return out
@@ -208,7 +159,7 @@ def capability_set(add: Iterable[str] = (), drop: Iterable[str] = ()) -> tuple[s
     kept = set() if "ALL" in given else set(DEFAULT_CAPABILITIES) - dropped
     if "ALL" in {word.upper() for word in add}:
         added -= names(word for word in drop if word.upper() != "ALL")
-    return tuple(name for name in ALL_CAPABILITIES if name in kept | added)
+    return tuple(name for name in CAPABILITIES if name in kept | added)
 
 
 def default_config(
@@ -246,7 +197,7 @@ def default_config(
     `seccomp` is `default`, `unconfined` or an OCI profile, `shared_namespaces` maps a namespace
     type to a path to join, or to `host`. The network namespace comes from Launch.netns.
     """
-    caps = ALL_CAPABILITIES if privileged else capability_set(cap_add, cap_drop)
+    caps = CAPABILITIES if privileged else capability_set(cap_add, cap_drop)
     limits = dict(resources or {})
     limits["devices"] = _device_rules(devices, privileged) + list(limits.get("devices") or [])
     linux: dict[str, Any] = {

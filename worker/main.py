@@ -49,7 +49,6 @@ async def daemon(config: Config) -> AsyncIterator[Engine]:
         engine = Engine(
             EngineParts(
                 data_root=config.data_root,
-                cgroup_parent=config.cgroup_parent,
                 supervisor=supervisor,
                 networking=networking,
                 images=await asyncio.to_thread(ImageStore, config.data_root / "images"),

@@ -134,6 +134,10 @@ def _refuse(config: dict[str, Any], linux: dict[str, Any]) -> None:
     for name in ("uidMappings", "gidMappings", "mountLabel", "intelRdt", "personality"):
         if linux.get(name):
             raise Unsupported(f"linux.{name} is not supported")
+    if linux.get("cgroupsPath"):
+        raise Unsupported(
+            "linux.cgroupsPath is not supported: a container's cgroup is named by its id"
+        )
     for namespace in linux.get("namespaces") or []:
         if namespace["type"] in ("user", "time"):
             raise Unsupported(f"a {namespace['type']} namespace is not supported")

@@ -8,58 +8,11 @@ from typing import Any
 
 from runtime.errors import StartFailed, Unsupported
 from runtime.supervisor import kernel
+from runtime.supervisor.capabilities import CAPABILITIES
 from runtime.supervisor.plan import EXISTS_OK, IGNORE, SEARCH, Plan, Slot
 
-
-def _words(text: str) -> list[str]:
-    return text.split()
-
-
-CAPABILITIES = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "SETGID",
-    "SETUID",
-    "SETPCAP",
-    "LINUX_IMMUTABLE",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_ADMIN",
-    "NET_RAW",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "SYS_MODULE",
-    "SYS_RAWIO",
-    "SYS_CHROOT",
-    "SYS_PTRACE",
-    "SYS_PACCT",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_NICE",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "MKNOD",
-    "LEASE",
-    "AUDIT_WRITE",
-    "AUDIT_CONTROL",
-    "SETFCAP",
-    "MAC_OVERRIDE",
-    "MAC_ADMIN",
-    "SYSLOG",
-    "WAKE_ALARM",
-    "BLOCK_SUSPEND",
-    "AUDIT_READ",
-    "PERFMON",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-]
-_BIT = {f"CAP_{name}": bit for bit, name in enumerate(CAPABILITIES)}
-_SYS_RESOURCE = 1 << 24
+_BIT = dict(zip(CAPABILITIES, range(len(CAPABILITIES)), strict=True))
+_SYS_RESOURCE = 1 << _BIT["CAP_SYS_RESOURCE"]
 _RLIMITS = [
     "CPU",
     "FSIZE",

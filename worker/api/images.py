@@ -264,7 +264,7 @@ async def build(request: web.Request) -> web.StreamResponse:
     options = build_options(request)
     lines = JsonLines(request)
     quiet = query.flag(request, "q")
-    stepper = Stepper(engine.supervisor, engine.networking, engine.places)
+    stepper = Stepper(engine.supervisor, engine.networking)
     builder = Builder(engine.images, stepper, engine.parts.clock.now_ns)
     loop = asyncio.get_running_loop()
     progress: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()

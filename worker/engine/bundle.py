@@ -52,7 +52,6 @@ def build_config(
     home: str,
     files: Mapping[str, str],
     rootfs: str,
-    cgroups_path: str,
 ) -> dict[str, Any]:
     """Return the config.json of a start; `files` maps a target like /etc/hosts to a host file."""
     host = record.host
@@ -88,7 +87,6 @@ def build_config(
         domainname=record.config.domainname,
     )
     linux = config["linux"]
-    linux["cgroupsPath"] = cgroups_path
     if host.masked_paths is not None:
         linux["maskedPaths"] = host.masked_paths
     if host.readonly_paths is not None:

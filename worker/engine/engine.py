@@ -41,7 +41,6 @@ class EngineParts:
     """What an engine is built from."""
 
     data_root: Path
-    cgroup_parent: str
     supervisor: Supervisor
     networking: Networking
     images: ImageStore
@@ -63,7 +62,7 @@ class Engine:
         self.supervisor = parts.supervisor
         self.events = EventBus(parts.clock.now_ns)
         self.volumes = Volumes(parts.data_root / "volumes")
-        self.places = Places(parts.data_root / "containers", parts.cgroup_parent)
+        self.places = Places(parts.data_root / "containers")
         self.swarm_info = parts.swarm_info
         self._table = ContainerTable(Journal(parts.data_root / "containers.journal"))
         self._launcher = Launcher(self.places, parts.supervisor, parts.networking, self._netns_pid)

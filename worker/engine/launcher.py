@@ -22,7 +22,6 @@ class Places:
     """Where the files of containers are."""
 
     containers: Path
-    cgroup_parent: str
 
     def directory(self, container_id: str) -> Path:
         """The directory of one container."""
@@ -31,10 +30,6 @@ class Places:
     def log(self, container_id: str) -> Path:
         """Its json-file log."""
         return self.directory(container_id) / f"{container_id}-json.log"
-
-    def cgroup(self, container_id: str) -> str:
-        """Its cgroup, relative to each hierarchy's root."""
-        return f"/{self.cgroup_parent.strip('/')}/{container_id}"
 
 
 class Launcher:
@@ -106,7 +101,6 @@ class Launcher:
             home=rootfs.home_of(user["uid"], passwd),
             files=files,
             rootfs=overlay.merged,
-            cgroups_path=self._places.cgroup(record.id),
         )
 
     @staticmethod

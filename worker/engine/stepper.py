@@ -12,7 +12,6 @@ from runtime.errors import NoSuchContainer
 from runtime.oci import Launch, LogConfig, Overlay, default_config
 from swarmapi.errors import Unsupported
 from worker.engine.bundle import resources_of
-from worker.engine.launcher import Places
 from worker.engine.ports import JoinRequest, Networking, Supervisor
 from worker.engine.rootfs import read_member, resolve_user
 from worker.engine.spec import EndpointSpec, HostConfig
@@ -28,12 +27,10 @@ class Stepper:
         self,
         supervisor: Supervisor,
         networking: Networking,
-        places: Places,
         random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._supervisor = supervisor
         self._networking = networking
-        self._places = places
         self._random_bytes = random_bytes
         self._loop = asyncio.get_running_loop()
 
@@ -72,7 +69,6 @@ class Stepper:
             mounts=self._files(upper.parent, hostname),
             resources=_resources(limits),
         )
-        config["linux"]["cgroupsPath"] = self._places.cgroup(step_id)
         overlay = Overlay(tuple(map(str, lower)), str(upper), str(work), str(merged))
         try:
             return asyncio.run_coroutine_threadsafe(

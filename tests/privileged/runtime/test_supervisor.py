@@ -397,6 +397,10 @@ def test_what_is_not_supported_is_refused_by_name() -> None:
         launch.config["linux"]["namespaces"].append({"type": "user"})
         with pytest.raises(Unsupported, match="user namespace"):
             await bench.supervisor.start(launch)
+        launch = bench.launch("c", "true")
+        launch.config["linux"]["cgroupsPath"] = "/elsewhere"
+        with pytest.raises(Unsupported, match="cgroupsPath"):
+            await bench.supervisor.start(launch)
         assert await bench.supervisor.list() == []
 
     run(story)

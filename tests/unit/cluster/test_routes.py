@@ -53,7 +53,6 @@ def application(base: Path, member: Member, proxy: ManagerProxy) -> web.Applicat
     engine = Engine(
         EngineParts(
             data_root=base,
-            cgroup_parent="unused",
             supervisor=cast(Supervisor, None),  # an engine that is never opened asks none
             networking=open_networking(Config(data_root=base, run_dir=base / "run")),
             images=ImageStore(base / "images"),

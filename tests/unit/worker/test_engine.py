@@ -42,7 +42,6 @@ class World:
         self.engine = Engine(
             EngineParts(
                 data_root=self.root,
-                cgroup_parent="t",
                 supervisor=self.supervisor,
                 networking=self.network,
                 images=self.images,
