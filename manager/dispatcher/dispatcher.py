@@ -48,6 +48,7 @@ class Session:
         self.role = role
         self.dirty_tasks: set[str] = set()
         self.stored: list[str] = []
+        self.beaten = False
         self.changed = asyncio.Event()
         self.error: SwarmError | None = None
 
@@ -238,6 +239,9 @@ class Dispatcher:
                 await reader
 
     async def _send(self, session: Session, context: Any) -> None:
+        if session.beaten:
+            session.beaten = False
+            await context.write(pb.DispatcherMessage(beat=pb.Beat()))
         if session.stored:
             ids, session.stored = session.stored, []
             await context.write(pb.DispatcherMessage(stored=pb.ReportsStored(task_ids=ids)))
@@ -253,7 +257,10 @@ class Dispatcher:
             async for message in messages:
                 self.liveness.beat(session.node_id, self._clock())
                 kind = message.WhichOneof("message")
-                if kind == "reports":
+                if kind == "beat":
+                    session.beaten = True
+                    session.changed.set()
+                elif kind == "reports":
                     reports = self._checked(session, message.reports)
                     job = asyncio.create_task(self._store_reports(session, reports))
                     pending.add(job)

@@ -54,12 +54,15 @@ class Outdated:
 
 
 def _difference(old: ServiceSpec, new: ServiceSpec) -> str:
-    if old.endpoint_spec != new.endpoint_spec or old.networks != new.networks:
+    same = defaults.mean_the_same
+    before, after = defaults.task_template(old), defaults.task_template(new)
+    if not same(defaults.endpoint(old), defaults.endpoint(new)):
         return "all"
-    if old.task_template == new.task_template:
+    if (old.networks or ()) != (new.networks or ()):
+        return "all"
+    if same(before, after):
         return "none"
-    same_place = replace(old.task_template, placement=new.task_template.placement)
-    return "placement" if same_place == new.task_template else "all"
+    return "placement" if same(replace(before, placement=after.placement), after) else "all"
 
 
 def update(turn: Turn, service: Service, slots: Slots) -> None:

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from tests.e2e.lab import LabHandle, wait_until
 
 
@@ -75,15 +77,32 @@ def test_a_power_cut_on_a_worker_replaces_its_tasks_elsewhere(lab: LabHandle, we
     assert len({answer["hostname"] for answer in answers}) == 5
 
 
-def test_a_power_cut_on_the_leader_leaves_a_cluster_that_accepts_changes(
-    lab: LabHandle, web: str
+@pytest.mark.parametrize("loss", ["kill", "pause"])
+def test_a_lost_leader_leaves_a_cluster_that_accepts_changes_and_its_nodes_ready(
+    lab: LabHandle, web: str, loss: str
 ) -> None:
     leader = lab.leader("m1")
     other = next(name for name in lab.managers() if name != leader)
-    lab.run("kill", leader)
-    lab.swarmctl(other, "service", "scale", f"{web}=5")
-    assert lab.leader(other) != leader
-    lab.await_running(other, web, 5)
+    lost_id = next(
+        entry["ID"]
+        for entry in lab.api(other, "GET", "/nodes").body
+        if entry["Description"]["Hostname"] == leader
+    )
+    kept = {task["ID"] for task in lab.running(other, web) if task["NodeID"] != lost_id}
+    lab.run(loss, leader)
+    try:
+        lab.swarmctl(other, "service", "scale", f"{web}=5")
+        assert lab.leader(other) != leader
+        # The successor gives every node the same grace: when it is over for the lost one, it is
+        # for all that have not found the successor.
+        wait_until(lambda: lab.node_states(other).get(leader) == "down", 30, "the loss is seen")
+        states = lab.node_states(other)
+        assert {states[node] for node in lab.nodes if node != leader} == {"ready"}, states
+        lab.await_running(other, web, 5)
+        assert kept <= {task["ID"] for task in lab.running(other, web)}
+    finally:
+        if loss == "pause":
+            lab.run("resume", leader)
 
 
 def test_a_restart_of_the_daemons_leaves_containers_running(lab: LabHandle, web: str) -> None:

@@ -27,9 +27,16 @@ logger = logging.getLogger(__name__)
 FORMAT = 1
 LEADER_METADATA = "swarm-leader"
 """Trailing metadata by which a manager that does not lead names the leader, `host:port`."""
+_CONNECT_TIMEOUT_S = 2.0
+"""A machine without power answers nothing at all; a new leader's grace is 6 periods of 1 s."""
+_SHUN_NS = 3 * 10**9
+"""Long enough for an election: by then its followers no longer name a lost leader."""
 _WELCOME_TIMEOUT_S = 10
+_SILENT_PERIODS = 4
+"""Every beat is answered; a leader that is silent for so many periods is gone or stopped. Fewer
+than the periods of grace that its successor gives."""
 _BACKOFF_FIRST_S = 0.1
-_BACKOFF_MAX_S = 8.0
+_BACKOFF_MAX_S = 2.0
 
 
 class Tables(Protocol):
@@ -68,6 +75,10 @@ class SessionEnded(Exception):
     """The session is over; a new one follows."""
 
 
+class Unreachable(SessionEnded):
+    """The session did not begin: nobody was there."""
+
+
 class Agent:
     """Keeps a session with the leader for as long as it runs."""
 
@@ -76,6 +87,9 @@ class Agent:
         self._tables: dict[str, NetworkTable] = {}
         self._revisions: dict[str, int] = {}
         self._leader = ""
+        """Whom the last manager named as the leader; empty when it named nobody."""
+        self._shunned_until_ns: dict[str, int] = {}
+        """Managers that did not answer; tried before that time only if there is no other."""
         self._chain = 0
         self.session_id = ""
         """Of the session in force; empty while there is none."""
@@ -84,18 +98,30 @@ class Agent:
         """Hold sessions until cancelled."""
         backoff_s = 0.0
         while True:
-            target = self._leader or random.choice(self._parts.managers)
-            self._leader = ""
+            target = self._target()
             try:
                 await self._session(target)
             except (grpc.aio.AioRpcError, SessionEnded, Unavailable, TimeoutError) as error:
                 self._leader = _leader_of(error)
                 logger.info("session with %s ended: %s", target, _words(error))
+                if isinstance(error, Unreachable | TimeoutError):
+                    self._shunned_until_ns[target] = self._parts.clock.now_ns() + _SHUN_NS
             began, self.session_id = bool(self.session_id), ""
-            if self._leader:
+            if self._leader and not self._shuns(self._leader):
                 continue
             backoff_s = 0.0 if began else min(_BACKOFF_MAX_S, _BACKOFF_FIRST_S + 2 * backoff_s)
             await self._parts.clock.sleep(random.uniform(0.02, max(backoff_s, 0.05)))
+
+    def _shuns(self, manager: str) -> bool:
+        return self._parts.clock.now_ns() < self._shunned_until_ns.get(manager, 0)
+
+    def _target(self) -> str:
+        """Return the named leader, else any manager; the ones that did not answer come last."""
+        named, self._leader = self._leader, ""
+        if named and not self._shuns(named):
+            return named
+        managers = self._parts.managers
+        return random.choice([m for m in managers if not self._shuns(m)] or managers)
 
     async def _session(self, target: str) -> None:
         outgoing: asyncio.Queue[pb.AgentMessage] = asyncio.Queue()
@@ -112,6 +138,7 @@ class Agent:
             )
         )
         async with self._parts.channel(target) as channel:
+            await _connect(channel)
             messages = _open(channel, outgoing)
             async with asyncio.timeout(_WELCOME_TIMEOUT_S):
                 first = await anext(messages, None)
@@ -149,9 +176,12 @@ class Agent:
                 outgoing.put_nowait(pb.AgentMessage(reports=pb.TaskReports(reports=reports)))
 
         async def listen() -> None:
-            async for message in messages:
+            while True:
+                async with asyncio.timeout(_SILENT_PERIODS * beat_every_s):
+                    message = await anext(messages, None)
+                if message is None:
+                    raise SessionEnded("the manager closed the stream")
                 await self._take(message, unconfirmed, outgoing)
-            raise SessionEnded("the manager closed the stream")
 
         jobs = [asyncio.ensure_future(job()) for job in (beat, report, listen)]
         try:
@@ -226,6 +256,22 @@ class Agent:
         if managers and managers != self._parts.managers:
             self._parts.managers = managers
             await self._parts.save_managers(managers)
+
+
+async def _connect(channel: grpc.aio.Channel) -> None:
+    """Wait until a channel is connected.
+
+    Raises:
+        Unreachable: the connection is refused, or not a manager's.
+        TimeoutError: nobody answers there.
+    """
+    async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+        state = channel.get_state(try_to_connect=True)
+        while state is not grpc.ChannelConnectivity.READY:
+            if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+                raise Unreachable("it cannot be reached")
+            await channel.wait_for_state_change(state)
+            state = channel.get_state()
 
 
 def _open(

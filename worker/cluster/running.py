@@ -29,13 +29,6 @@ from worker.engine.journal import Journal
 
 log = logging.getLogger(__name__)
 JOURNAL_NAME = "tasks.journal"
-_CHANNEL_OPTIONS = (
-    # Turns on TCP_USER_TIMEOUT: beats that nobody acknowledges for 3 s end the connection,
-    # well within the grace a new leader gives (6 periods of 1 s). The
-    # ping itself is as rare as servers permit.
-    ("grpc.keepalive_time_ms", 300_000),
-    ("grpc.keepalive_timeout_ms", 3_000),
-)
 _RETRY_FIRST_S, _RETRY_MAX_S = 0.2, 10.0
 _RENEW_CHECK_S = 3600.0
 _CANCEL_AGAIN_S = 0.5
@@ -129,8 +122,7 @@ class RunningNode:
         return Place(describe(), self.membership.address, self.membership.data_path_addr)
 
     def _channel(self, target: str) -> grpc.aio.Channel:
-        options = [expect(MANAGER), *_CHANNEL_OPTIONS]
-        return grpc.aio.secure_channel(target, self._tls.client(), options=options)
+        return grpc.aio.secure_channel(target, self._tls.client(), options=[expect(MANAGER)])
 
     async def _save_managers(self, managers: list[str]) -> None:
         await self._save(replace(self.membership, managers=managers))

@@ -3,12 +3,19 @@
 Source of the numbers: SwarmKit's constants (Engine API 1.50, ServiceSpec).
 """
 
+from typing import Any
+
+from msgspec.structs import replace
+
 from swarmapi.model.spec import (
     ContainerSpec,
+    EndpointSpec,
     RestartCondition,
     RestartPolicy,
     ServiceSpec,
+    TaskTemplate,
     UpdateConfig,
+    to_json,
 )
 
 SECOND_NS = 1_000_000_000
@@ -70,3 +77,38 @@ def stop_grace_period_ns(spec: ServiceSpec) -> int:
 def endpoint_mode(spec: ServiceSpec) -> str:
     """Return `vip` or `dnsrr`."""
     return (spec.endpoint_spec.mode if spec.endpoint_spec else "") or "vip"
+
+
+def task_template(spec: ServiceSpec) -> TaskTemplate:
+    """Return what tasks are made of, with the defaults that matter to them."""
+    grace = stop_grace_period_ns(spec)
+    return replace(
+        spec.task_template,
+        container_spec=replace(container(spec), stop_grace_period=grace),
+        restart_policy=restart_policy(spec),
+    )
+
+
+def endpoint(spec: ServiceSpec) -> EndpointSpec:
+    """Return the endpoint with every blank filled (vip, tcp, ingress)."""
+    ports = (spec.endpoint_spec.ports if spec.endpoint_spec else None) or ()
+    filled = (
+        replace(p, protocol=p.protocol or "tcp", publish_mode=p.publish_mode or "ingress")
+        for p in ports
+    )
+    return EndpointSpec(mode=endpoint_mode(spec), ports=tuple(filled))
+
+
+def mean_the_same(one: Any, other: Any) -> bool:
+    """Tell whether two parts of specs differ in nothing but empty blocks, lists and maps.
+
+    Clients send back what they read, in which blanks have become `{}`.
+    """
+    return bool(_without_empties(to_json(one)) == _without_empties(to_json(other)))
+
+
+def _without_empties(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    pruned = {key: _without_empties(entry) for key, entry in value.items()}
+    return {key: entry for key, entry in pruned.items() if entry not in ({}, [], (), None)}

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cswarmapi/v1/dispatcher.proto\x12\x0bswarmapi.v1\"\xb4\x01\n\x0c\x41gentMessage\x12#\n\x05hello\x18\x01 \x01(\x0b\x32\x12.swarmapi.v1.HelloH\x00\x12!\n\x04\x62\x65\x61t\x18\x02 \x01(\x0b\x32\x11.swarmapi.v1.BeatH\x00\x12+\n\x07reports\x18\x03 \x01(\x0b\x32\x18.swarmapi.v1.TaskReportsH\x00\x12$\n\x03\x61\x63k\x18\x04 \x01(\x0b\x32\x15.swarmapi.v1.TableAckH\x00\x42\t\n\x07message\"\xaf\x01\n\x05Hello\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\x0c\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x11\n\tdata_path\x18\x04 \x01(\t\x12.\n\x06tables\x18\x05 \x03(\x0b\x32\x1e.swarmapi.v1.Hello.TablesEntry\x1a-\n\x0bTablesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\x06\n\x04\x42\x65\x61t\"7\n\x0bTaskReports\x12(\n\x07reports\x18\x01 \x03(\x0b\x32\x17.swarmapi.v1.TaskReport\"-\n\nTaskReport\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\x0c\"u\n\x08TableAck\x12\x37\n\trevisions\x18\x01 \x03(\x0b\x32$.swarmapi.v1.TableAck.RevisionsEntry\x1a\x30\n\x0eRevisionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\xa6\x01\n\x11\x44ispatcherMessage\x12\'\n\x07welcome\x18\x01 \x01(\x0b\x32\x14.swarmapi.v1.WelcomeH\x00\x12/\n\x0b\x61ssignments\x18\x02 \x01(\x0b\x32\x18.swarmapi.v1.AssignmentsH\x00\x12,\n\x06stored\x18\x03 \x01(\x0b\x32\x1a.swarmapi.v1.ReportsStoredH\x00\x42\t\n\x07message\"d\n\x07Welcome\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x15\n\rbeat_every_ms\x18\x03 \x01(\x04\x12\x10\n\x08managers\x18\x04 \x03(\t\x12\x0c\n\x04role\x18\x05 \x01(\t\"\xeb\x01\n\x0b\x41ssignments\x12+\n\x04kind\x18\x01 \x01(\x0e\x32\x1d.swarmapi.v1.Assignments.Kind\x12\r\n\x05\x63hain\x18\x02 \x01(\x04\x12(\n\x05tasks\x18\x03 \x03(\x0b\x32\x19.swarmapi.v1.AssignedTask\x12\x15\n\rremoved_tasks\x18\x04 \x03(\t\x12\x0e\n\x06tables\x18\x05 \x03(\x0c\x12\x16\n\x0eremoved_tables\x18\x06 \x03(\t\x12\x10\n\x08managers\x18\x07 \x03(\t\"%\n\x04Kind\x12\x0f\n\x0bINCREMENTAL\x10\x00\x12\x0c\n\x08\x43OMPLETE\x10\x01\"*\n\x0c\x41ssignedTask\x12\x0c\n\x04task\x18\x01 \x01(\x0c\x12\x0c\n\x04spec\x18\x02 \x01(\x0c\"!\n\rReportsStored\x12\x10\n\x08task_ids\x18\x01 \x03(\t2V\n\nDispatcher\x12H\n\x07Session\x12\x19.swarmapi.v1.AgentMessage\x1a\x1e.swarmapi.v1.DispatcherMessage(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cswarmapi/v1/dispatcher.proto\x12\x0bswarmapi.v1\"\xb4\x01\n\x0c\x41gentMessage\x12#\n\x05hello\x18\x01 \x01(\x0b\x32\x12.swarmapi.v1.HelloH\x00\x12!\n\x04\x62\x65\x61t\x18\x02 \x01(\x0b\x32\x11.swarmapi.v1.BeatH\x00\x12+\n\x07reports\x18\x03 \x01(\x0b\x32\x18.swarmapi.v1.TaskReportsH\x00\x12$\n\x03\x61\x63k\x18\x04 \x01(\x0b\x32\x15.swarmapi.v1.TableAckH\x00\x42\t\n\x07message\"\xaf\x01\n\x05Hello\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\x0c\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x11\n\tdata_path\x18\x04 \x01(\t\x12.\n\x06tables\x18\x05 \x03(\x0b\x32\x1e.swarmapi.v1.Hello.TablesEntry\x1a-\n\x0bTablesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\x06\n\x04\x42\x65\x61t\"7\n\x0bTaskReports\x12(\n\x07reports\x18\x01 \x03(\x0b\x32\x17.swarmapi.v1.TaskReport\"-\n\nTaskReport\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\x0c\"u\n\x08TableAck\x12\x37\n\trevisions\x18\x01 \x03(\x0b\x32$.swarmapi.v1.TableAck.RevisionsEntry\x1a\x30\n\x0eRevisionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\xc9\x01\n\x11\x44ispatcherMessage\x12\'\n\x07welcome\x18\x01 \x01(\x0b\x32\x14.swarmapi.v1.WelcomeH\x00\x12/\n\x0b\x61ssignments\x18\x02 \x01(\x0b\x32\x18.swarmapi.v1.AssignmentsH\x00\x12,\n\x06stored\x18\x03 \x01(\x0b\x32\x1a.swarmapi.v1.ReportsStoredH\x00\x12!\n\x04\x62\x65\x61t\x18\x04 \x01(\x0b\x32\x11.swarmapi.v1.BeatH\x00\x42\t\n\x07message\"d\n\x07Welcome\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x15\n\rbeat_every_ms\x18\x03 \x01(\x04\x12\x10\n\x08managers\x18\x04 \x03(\t\x12\x0c\n\x04role\x18\x05 \x01(\t\"\xeb\x01\n\x0b\x41ssignments\x12+\n\x04kind\x18\x01 \x01(\x0e\x32\x1d.swarmapi.v1.Assignments.Kind\x12\r\n\x05\x63hain\x18\x02 \x01(\x04\x12(\n\x05tasks\x18\x03 \x03(\x0b\x32\x19.swarmapi.v1.AssignedTask\x12\x15\n\rremoved_tasks\x18\x04 \x03(\t\x12\x0e\n\x06tables\x18\x05 \x03(\x0c\x12\x16\n\x0eremoved_tables\x18\x06 \x03(\t\x12\x10\n\x08managers\x18\x07 \x03(\t\"%\n\x04Kind\x12\x0f\n\x0bINCREMENTAL\x10\x00\x12\x0c\n\x08\x43OMPLETE\x10\x01\"*\n\x0c\x41ssignedTask\x12\x0c\n\x04task\x18\x01 \x01(\x0c\x12\x0c\n\x04spec\x18\x02 \x01(\x0c\"!\n\rReportsStored\x12\x10\n\x08task_ids\x18\x01 \x03(\t2V\n\nDispatcher\x12H\n\x07Session\x12\x19.swarmapi.v1.AgentMessage\x1a\x1e.swarmapi.v1.DispatcherMessage(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,17 +52,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TABLEACK_REVISIONSENTRY']._serialized_start=587
   _globals['_TABLEACK_REVISIONSENTRY']._serialized_end=635
   _globals['_DISPATCHERMESSAGE']._serialized_start=638
-  _globals['_DISPATCHERMESSAGE']._serialized_end=804
-  _globals['_WELCOME']._serialized_start=806
-  _globals['_WELCOME']._serialized_end=906
-  _globals['_ASSIGNMENTS']._serialized_start=909
-  _globals['_ASSIGNMENTS']._serialized_end=1144
-  _globals['_ASSIGNMENTS_KIND']._serialized_start=1107
-  _globals['_ASSIGNMENTS_KIND']._serialized_end=1144
-  _globals['_ASSIGNEDTASK']._serialized_start=1146
-  _globals['_ASSIGNEDTASK']._serialized_end=1188
-  _globals['_REPORTSSTORED']._serialized_start=1190
-  _globals['_REPORTSSTORED']._serialized_end=1223
-  _globals['_DISPATCHER']._serialized_start=1225
-  _globals['_DISPATCHER']._serialized_end=1311
+  _globals['_DISPATCHERMESSAGE']._serialized_end=839
+  _globals['_WELCOME']._serialized_start=841
+  _globals['_WELCOME']._serialized_end=941
+  _globals['_ASSIGNMENTS']._serialized_start=944
+  _globals['_ASSIGNMENTS']._serialized_end=1179
+  _globals['_ASSIGNMENTS_KIND']._serialized_start=1142
+  _globals['_ASSIGNMENTS_KIND']._serialized_end=1179
+  _globals['_ASSIGNEDTASK']._serialized_start=1181
+  _globals['_ASSIGNEDTASK']._serialized_end=1223
+  _globals['_REPORTSSTORED']._serialized_start=1225
+  _globals['_REPORTSSTORED']._serialized_end=1258
+  _globals['_DISPATCHER']._serialized_start=1260
+  _globals['_DISPATCHER']._serialized_end=1346
 # @@protoc_insertion_point(module_scope)

@@ -50,7 +50,7 @@ class DispatcherServicer:
 
     def Session(self, request_iterator, context):
         """One stream per session: the agent speaks first with Hello, then beats, acknowledges and
-        reports; the leader answers with Welcome, then assignments and tables.
+        reports; the leader answers with Welcome, then assignments and tables, and every beat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -328,6 +328,21 @@ def test_silent_node_becomes_unknown_then_down() -> None:
     play(story, clock)
 
 
+def test_every_beat_is_answered_and_counts() -> None:
+    clock = Hand()
+
+    async def story(field: Field) -> None:
+        agent = field.agent()
+        await agent.hello()
+        for _ in range(3):
+            clock.now += 2.9
+            await agent.beat()
+        await field.dispatcher.expire()
+        assert field.cluster.store.view.nodes["w1"].state == NodeState.READY
+
+    play(story, clock)
+
+
 def test_time_of_a_stalled_loop_does_not_count_and_a_new_leader_waits_double() -> None:
     liveness = Liveness()
     liveness.register("n", 0.0, 1.0)

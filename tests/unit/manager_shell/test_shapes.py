@@ -3,10 +3,12 @@
 import asyncio
 from typing import Any
 
+import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from manager.api.app import build_app
 from manager.api.render import rfc3339
+from swarmapi.model.objects import TaskState
 from tests.unit.manager_shell.cluster import MemoryCluster, NoForwarder
 
 SPEC = {
@@ -131,3 +133,41 @@ def test_times_are_written_as_go_writes_them() -> None:
     assert rfc3339(second) == "2026-01-01T00:00:00Z"
     assert rfc3339(second + 120_000_000) == "2026-01-01T00:00:00.12Z"
     assert rfc3339(second + 1) == "2026-01-01T00:00:00.000000001Z"
+
+
+MINIMAL = {
+    "Name": "web",
+    "TaskTemplate": {"ContainerSpec": {"Image": "busybox:latest"}},
+    "EndpointSpec": {"Ports": [{"TargetPort": 80}]},
+}
+
+
+@pytest.mark.parametrize("given", [SPEC | {"TaskTemplate": MINIMAL["TaskTemplate"]}, MINIMAL])
+@pytest.mark.parametrize("insert_defaults", ["false", "true"])
+def test_what_was_read_and_scaled_replaces_no_task(
+    given: dict[str, Any], insert_defaults: str
+) -> None:
+    """Clients read the spec, change the count and send all of it back."""
+
+    async def main() -> None:
+        cluster = MemoryCluster()
+        await cluster.found()
+        await cluster.settle()
+        app = build_app(cluster.store, "m1", NoForwarder())
+        async with TestClient(TestServer(app)) as client:
+            assert (await client.post("/services/create", json=given)).status == 201
+            await cluster.settle()
+            before = await cluster.run_tasks()
+            url = f"/services/web?insertDefaults={insert_defaults}"
+            read = await (await client.get(url)).json()
+            spec = read["Spec"] | {"Mode": {"Replicated": {"Replicas": len(before) + 2}}}
+            url = f"/services/web/update?version={read['Version']['Index']}"
+            assert (await client.post(url, json=spec)).status == 200
+            await cluster.settle()
+            after = {task.id: task for task in await cluster.run_tasks()}
+        assert len(after) == len(before) + 2
+        assert {after[task.id].desired for task in before} == {TaskState.RUNNING}
+        (service,) = cluster.store.view.services.values()
+        assert service.update_status is None
+
+    asyncio.run(main())

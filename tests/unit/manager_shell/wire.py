@@ -102,6 +102,12 @@ class Agent:
         report = pb.TaskReport(task_id=task_id, status=status)
         await self.call.write(pb.AgentMessage(reports=pb.TaskReports(reports=[report])))
 
+    async def beat(self) -> None:
+        """Beat and wait until the leader has answered."""
+        await self.call.write(pb.AgentMessage(beat=pb.Beat()))
+        while (await self.read()).WhichOneof("message") != "beat":
+            continue
+
     async def ack(self, revisions: dict[str, int]) -> None:
         await self.call.write(pb.AgentMessage(ack=pb.TableAck(revisions=revisions)))
 
