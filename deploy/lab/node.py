@@ -9,6 +9,7 @@ import signal
 import socket as sockets
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -270,13 +271,19 @@ def run_child(command: list[str], env: dict[str, str]) -> int:
 
 
 def remove_lab_directories(lab: Lab) -> None:
-    """Delete the lab's disks and sockets, and the shared directories once they are empty."""
+    """Delete the lab's disks and sockets, and with the last lab the shared directories.
+
+    Removing a mount point unmounts it in every other lab's namespace, so they stay till then.
+    """
     with locked():
         shutil.rmtree(lab.run_dir, ignore_errors=True)
         shutil.rmtree(lab.state_dir)
         cgroups.remove_parent_if_empty()
-        for path in (RUN_ROOT, STATE_ROOT, *map(Path, NODE_DIRS.values())):
-            try:
+        for path in (RUN_ROOT, STATE_ROOT):
+            with suppress(OSError):
                 path.rmdir()
-            except OSError:
-                continue  # another lab, or a swarmd of the machine itself, lives there
+        if STATE_ROOT.exists():
+            return
+        for path in map(Path, NODE_DIRS.values()):
+            with suppress(OSError):  # a swarmd of the machine itself lives there
+                path.rmdir()

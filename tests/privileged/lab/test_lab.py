@@ -217,6 +217,14 @@ def test_labs_of_different_names_coexist(run: Run, names: list[str]) -> None:
     assert reaches(run, "w1", "m1")
 
 
+def test_the_end_of_one_lab_leaves_the_mounts_of_another(run: Run, names: list[str]) -> None:
+    up(names[1], workers=0)
+    assert lab(names[1], "down").returncode == 0
+    mounts = run("exec", "m1", "cat", "/proc/self/mounts").stdout
+    for directory in ("/var/lib/swarm", "/run/swarm", "/etc/swarm"):
+        assert f" {directory} " in mounts
+
+
 def test_the_same_name_twice_is_refused_and_keeps_the_first(run: Run, names: list[str]) -> None:
     again = lab(names[0], "up", "--bare", "--bin", str(STANDIN))
     assert again.returncode == 1
