@@ -11,8 +11,9 @@ from runtime.errors import BadStatus, NoSuchContainer, RuntimeFailure
 from runtime.errors import Unsupported as RuntimeUnsupported
 from runtime.image.errors import BadArchive, BadReference, ImageConflict, ImageError, ImageNotFound
 from swarmapi.errors import SwarmError
+from swarmapi.rest import Declared, route_of
 from worker.api import containers, execs, images, networks, streams, system, volumes
-from worker.api.keys import ENGINE, SWARM_STATE
+from worker.api.keys import DECLARED, ENGINE, SWARM_STATE
 from worker.api.responses import failure
 from worker.api.version import API_VERSION, MIN_API_VERSION, SERVER, minor
 from worker.engine.engine import Engine
@@ -45,9 +46,10 @@ def build_app(
     `swarm_state` is the ping's Swarm header. `cluster_routes` may add routes with `add_routes`;
     they are looked up before the engine's, which answer for a node outside a cluster.
     """
-    app = web.Application(middlewares=[_errors, _version], client_max_size=_BODY_LIMIT_BYTES)
+    app = web.Application(middlewares=[_errors, _version, _refused], client_max_size=_BODY_LIMIT_BYTES)
     app[ENGINE] = engine
     app[SWARM_STATE] = swarm_state
+    app[DECLARED] = {}
     app.on_response_prepare.append(_headers)
     if cluster_routes is not None:
         cluster_routes(app)
@@ -57,11 +59,12 @@ def build_app(
     return app
 
 
-def add_routes(app: web.Application, routes: Sequence[tuple[str, str, Handler]]) -> None:
-    """Serve (method, path, handler) with and without the version prefix."""
-    for method, path, handler in routes:
+def add_routes(app: web.Application, routes: Sequence[Declared]) -> None:
+    """Serve routes with and without the version prefix."""
+    for route in map(route_of, routes):
         for prefix in ("", _VERSION_PREFIX):
-            app.router.add_route(method, prefix + path, handler)
+            served = app.router.add_route(route.method, prefix + route.path, route.handler)
+            app[DECLARED][served] = route
 
 
 def status_of(error: RuntimeFailure) -> int:
@@ -111,6 +114,14 @@ async def _version(request: web.Request, handler: Handler) -> web.StreamResponse
                 f"client version {version} is too old. Minimum supported API version is "
                 f"{MIN_API_VERSION}, please upgrade your client to a newer version",
             )
+    return await handler(request)
+
+
+@web.middleware
+async def _refused(request: web.Request, handler: Handler) -> web.StreamResponse:
+    route = request.app[DECLARED].get(request.match_info.route)
+    if route is not None:
+        route.refuse(request.query)
     return await handler(request)
 
 

@@ -1,4 +1,4 @@
-"""Parameters of a request in the many spellings of Docker's clients."""
+"""Parameters of a request, read as its route declares them, and its JSON body."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,57 +6,69 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from swarmapi import rest
 from swarmapi.errors import InvalidArgument
+from worker.api.keys import DECLARED
 
-_FALSE = {"", "0", "no", "false", "none"}
+
+def text(request: web.Request, name: str) -> str:
+    """Read a string; empty when absent."""
+    return rest.read_text(_param(request, name, rest.text(name)), request.query.get(name))
+
+
+def texts(request: web.Request, name: str) -> list[str]:
+    """Read a repeated string."""
+    _param(request, name, rest.texts(name))
+    return request.query.getall(name, [])
 
 
 def flag(request: web.Request, name: str, default: bool = False) -> bool:
     """Read a boolean: anything but empty, 0, no, false and none is true."""
-    value = request.query.get(name)
-    return default if value is None else value.strip().lower() not in _FALSE
+    declared = _param(request, name, rest.flag(name, default=default))
+    return rest.read_flag(declared, request.query.get(name))
 
 
-def integer(request: web.Request, name: str, default: int) -> int:
+def integer(request: web.Request, name: str, default: int = 0) -> int:
     """Read a whole number.
 
     Raises:
         InvalidArgument: when it is none.
     """
-    value = request.query.get(name, "")
-    if not value:
-        return default
-    try:
-        return int(value)
-    except ValueError:
-        raise InvalidArgument(f"invalid value {value!r} for {name}: not a number") from None
+    declared = _param(request, name, rest.integer(name, default=default))
+    return rest.read_integer(declared, request.query.get(name))
 
 
 def time_ns(request: web.Request, name: str) -> int:
     """Read a unix time in seconds with an optional fraction; 0 when absent."""
-    value = request.query.get(name, "")
-    whole, _, fraction = value.partition(".")
-    if not value:
-        return 0
-    digits = fraction[:9].ljust(9, "0")
-    if not (whole.removeprefix("-").isdigit() and digits.isdigit()):
-        raise InvalidArgument(f"invalid value {value!r} for {name}: not a unix time")
-    return int(whole) * 1_000_000_000 + int(digits)
+    return rest.read_time_ns(_param(request, name, rest.time(name)), request.query.get(name))
 
 
 def filters(request: web.Request) -> dict[str, list[str]]:
-    """Read `filters`, as `{"k":{"v":true}}` or `{"k":["v"]}`."""
-    raw = request.query.get("filters", "")
+    """Read `filters`, as `{"k":{"v":true}}` or `{"k":["v"]}`; a key not declared is refused."""
+    declared = _param(request, "filters", rest.filters())
+    return rest.read_filters(declared, request.query.get("filters"))
+
+
+def document(request: web.Request, name: str) -> Any:
+    """Read a parameter that holds JSON, as its declared type; None when absent."""
+    declared = _param(request, name, rest.document(name, Any))
+    raw = request.query.get(name, "")
     if not raw:
-        return {}
+        return None
     try:
-        found = msgspec.json.decode(raw, type=dict[str, dict[str, bool] | list[str]])
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise InvalidArgument(f"invalid filter: {error}") from error
-    return {
-        key: [value for value, on in values.items() if on] if isinstance(values, dict) else values
-        for key, values in found.items()
-    }
+        return msgspec.json.decode(raw.encode("utf-8", "replace"), type=declared.type)
+    except msgspec.DecodeError as error:
+        raise InvalidArgument(f"{name}: {error}") from error
+
+
+def _param(request: web.Request, name: str, undeclared: rest.Param) -> rest.Param:
+    route = request.app[DECLARED].get(request.match_info.route)
+    if route is None or route.hidden:
+        return undeclared
+    declared = route.param(name)
+    if declared.kind != undeclared.kind:
+        raise LookupError(f"{name} of {route.path} is declared as {declared.kind}")
+    return declared
 
 
 async def body(request: web.Request) -> dict[str, Any]:
