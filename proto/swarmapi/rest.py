@@ -128,9 +128,8 @@ def read_text(param: Param, value: str | None) -> str:
     if not value:
         return ""
     if param.choices and value not in param.choices:
-        raise InvalidArgument(
-            f"invalid value {value!r} for {param.name}: use {', '.join(filter(None, param.choices))}"
-        )
+        allowed = ", ".join(param.choices)
+        raise InvalidArgument(f"invalid value {value!r} for {param.name}: use {allowed}")
     return value
 
 

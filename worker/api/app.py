@@ -46,7 +46,9 @@ def build_app(
     `swarm_state` is the ping's Swarm header. `cluster_routes` may add routes with `add_routes`;
     they are looked up before the engine's, which answer for a node outside a cluster.
     """
-    app = web.Application(middlewares=[_errors, _version, _refused], client_max_size=_BODY_LIMIT_BYTES)
+    app = web.Application(
+        middlewares=[_errors, _version, _refused], client_max_size=_BODY_LIMIT_BYTES
+    )
     app[ENGINE] = engine
     app[SWARM_STATE] = swarm_state
     app[DECLARED] = {}

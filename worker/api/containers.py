@@ -5,27 +5,29 @@ from typing import Any
 
 from aiohttp import web
 
+from swarmapi import rest
 from swarmapi.errors import InvalidArgument, SwarmError
-from worker.api import query
+from swarmapi.rest import Route
+from worker.api import answers, query
 from worker.api.keys import engine_of
 from worker.api.render import container_details, container_summary
 from worker.api.responses import answer, encode, nothing
 from worker.api.stats import render_stats
 from worker.api.system import tree_bytes
-from worker.engine.filters import label_matches
-from worker.engine.spec import decode_create
+from worker.engine.filters import CONTAINER_KEYS, label_matches
+from worker.engine.spec import CreateRequest, HostConfig, decode_create
 
-_WAIT_CONDITIONS = {"": "not-running", "not-running": "not-running"} | {
-    name: name for name in ("next-exit", "removed")
-}
+_WAIT_CONDITIONS = ("not-running", "next-exit", "removed")
+_OWN_TIMEOUT = -(1 << 63)
+"""Stands for the container's own stop timeout; -1 is a client's word for waiting for ever."""
 
 
 async def create(request: web.Request) -> web.StreamResponse:
     """Create a container."""
-    platform = request.query.get("platform", "")
+    platform = query.text(request, "platform")
     if platform and not platform.startswith("linux"):
         raise InvalidArgument(f"platform {platform!r} cannot run here")
-    spec = decode_create(await query.body(request), request.query.get("name", ""))
+    spec = decode_create(await query.body(request), query.text(request, "name"))
     engine = engine_of(request)
     container_id = await engine.create(spec)
     warnings = engine.inspect(container_id).record.warnings
@@ -35,7 +37,7 @@ async def create(request: web.Request) -> web.StreamResponse:
 async def list_containers(request: web.Request) -> web.StreamResponse:
     """List containers, newest first."""
     engine = engine_of(request)
-    limit = query.integer(request, "limit", 0)
+    limit = query.integer(request, "limit")
     everything = query.flag(request, "all") or limit > 0
     found = engine.list(query.filters(request), everything=everything)
     rendered = [container_summary(c.record) for c in (found[:limit] if limit > 0 else found)]
@@ -63,15 +65,13 @@ async def inspect(request: web.Request) -> web.StreamResponse:
 
 async def start(request: web.Request) -> web.StreamResponse:
     """Start a container; 304 when it runs."""
-    if request.query.get("checkpoint"):
-        raise InvalidArgument("checkpoints are not supported: start without one")
     return nothing(204 if await engine_of(request).start(request.match_info["id"]) else 304)
 
 
 async def stop(request: web.Request) -> web.StreamResponse:
     """Stop a container; 304 when it does not run."""
     stopped = await engine_of(request).stop(
-        request.match_info["id"], _timeout(request), request.query.get("signal", "")
+        request.match_info["id"], _timeout(request), query.text(request, "signal")
     )
     return nothing(204 if stopped else 304)
 
@@ -79,16 +79,14 @@ async def stop(request: web.Request) -> web.StreamResponse:
 async def restart(request: web.Request) -> web.StreamResponse:
     """Stop and start a container."""
     await engine_of(request).restart(
-        request.match_info["id"], _timeout(request), request.query.get("signal", "")
+        request.match_info["id"], _timeout(request), query.text(request, "signal")
     )
     return nothing()
 
 
 async def kill(request: web.Request) -> web.StreamResponse:
     """Send a signal."""
-    await engine_of(request).kill(
-        request.match_info["id"], request.query.get("signal", "") or "KILL"
-    )
+    await engine_of(request).kill(request.match_info["id"], query.text(request, "signal") or "KILL")
     return nothing()
 
 
@@ -106,7 +104,7 @@ async def unpause(request: web.Request) -> web.StreamResponse:
 
 async def rename(request: web.Request) -> web.StreamResponse:
     """Give a container another name."""
-    name = request.query.get("name", "")
+    name = query.text(request, "name")
     if not name:
         raise InvalidArgument("Neither old nor new names may be empty")
     await engine_of(request).rename(request.match_info["id"], name)
@@ -121,8 +119,6 @@ async def update(request: web.Request) -> web.StreamResponse:
 
 async def remove(request: web.Request) -> web.StreamResponse:
     """Delete a container."""
-    if query.flag(request, "link"):
-        raise InvalidArgument("links are not supported: remove without link")
     await engine_of(request).remove(
         request.match_info["id"],
         force=query.flag(request, "force"),
@@ -135,9 +131,6 @@ async def prune(request: web.Request) -> web.StreamResponse:
     """Delete every stopped container that passes the filters."""
     engine = engine_of(request)
     wanted = query.filters(request)
-    for key in wanted:
-        if key not in ("label", "label!"):
-            raise InvalidArgument(f"invalid filter '{key}'")
     deleted: list[str] = []
     freed = 0
     for container in engine.list({"status": ["created", "exited", "dead"]}, everything=True):
@@ -160,12 +153,10 @@ async def wait(request: web.Request) -> web.StreamResponse:
     The head goes out at once: clients start the container only after they have seen it.
     """
     engine = engine_of(request)
-    given = request.query.get("condition", "")
-    if given not in _WAIT_CONDITIONS:
-        raise InvalidArgument(f"invalid condition: {given!r}")
+    given = query.text(request, "condition")
     reference = request.match_info["id"]
     engine.inspect(reference)
-    waiting = asyncio.ensure_future(engine.wait(reference, _WAIT_CONDITIONS[given]))
+    waiting = asyncio.ensure_future(engine.wait(reference, given or "not-running"))
     await asyncio.sleep(0)  # lets the waiter register before the client can act on the head
     response = web.StreamResponse(headers={"Content-Type": "application/json"})
     response.enable_chunked_encoding()
@@ -185,7 +176,7 @@ async def wait(request: web.Request) -> web.StreamResponse:
 
 async def resize(request: web.Request) -> web.StreamResponse:
     """Set the size of the terminal."""
-    rows, columns = query.integer(request, "h", 0), query.integer(request, "w", 0)
+    rows, columns = query.integer(request, "h"), query.integer(request, "w")
     await engine_of(request).resize(request.match_info["id"], rows, columns)
     return web.Response(status=200)
 
@@ -194,7 +185,7 @@ async def top(request: web.Request) -> web.StreamResponse:
     """List the processes of a container as ps(1) shows them."""
     engine = engine_of(request)
     pids = set(await engine.processes(request.match_info["id"]))
-    arguments = request.query.get("ps_args", "") or "-ef"
+    arguments = query.text(request, "ps_args") or "-ef"
     process = await asyncio.create_subprocess_exec(
         "ps",
         *arguments.split(),
@@ -220,7 +211,7 @@ async def stats(request: web.Request) -> web.StreamResponse:
     engine = engine_of(request)
     container = engine.inspect(request.match_info["id"])
     record = container.record
-    stream = query.flag(request, "stream", True)
+    stream = query.flag(request, "stream")
     before: dict[str, Any] = {}
     if not stream:
         if not query.flag(request, "one-shot") and record.running:
@@ -242,25 +233,76 @@ async def stats(request: web.Request) -> web.StreamResponse:
 
 
 def _timeout(request: web.Request) -> float | None:
-    return query.integer(request, "t", 0) if request.query.get("t") else None
+    seconds = query.integer(request, "t", _OWN_TIMEOUT)
+    return None if seconds == _OWN_TIMEOUT else seconds
 
 
+_SIGNAL = rest.text("signal", "name or number")
+_STOP = (_SIGNAL, rest.integer("t", "seconds until it is killed", default=_OWN_TIMEOUT))
+_SIZE = rest.flag("size", "with SizeRw and SizeRootFs")
+_IN = "/containers/{id}"
 ROUTES = (
-    ("POST", "/containers/create", create),
-    ("GET", "/containers/json", list_containers),
-    ("POST", "/containers/prune", prune),
-    ("GET", "/containers/{id}/json", inspect),
-    ("POST", "/containers/{id}/start", start),
-    ("POST", "/containers/{id}/stop", stop),
-    ("POST", "/containers/{id}/restart", restart),
-    ("POST", "/containers/{id}/kill", kill),
-    ("POST", "/containers/{id}/pause", pause),
-    ("POST", "/containers/{id}/unpause", unpause),
-    ("POST", "/containers/{id}/rename", rename),
-    ("POST", "/containers/{id}/update", update),
-    ("POST", "/containers/{id}/wait", wait),
-    ("POST", "/containers/{id}/resize", resize),
-    ("GET", "/containers/{id}/top", top),
-    ("GET", "/containers/{id}/stats", stats),
-    ("DELETE", "/containers/{id}", remove),
+    Route(
+        "POST",
+        "/containers/create",
+        create,
+        (rest.text("name"), rest.text("platform", "os[/arch[/variant]]")),
+        body=CreateRequest,
+        answer=answers.Created,
+        status=201,
+    ),
+    Route(
+        "GET",
+        "/containers/json",
+        list_containers,
+        (rest.flag("all"), rest.integer("limit"), _SIZE, rest.filters(*CONTAINER_KEYS)),
+        answer=list[answers.ContainerSummary],
+    ),
+    Route(
+        "POST",
+        "/containers/prune",
+        prune,
+        (rest.filters("label", "label!"),),
+        answer=answers.Pruned,
+    ),
+    Route("GET", _IN + "/json", inspect, (_SIZE,), answer=answers.ContainerDetails),
+    Route(
+        "POST",
+        _IN + "/start",
+        start,
+        (rest.text("detachKeys"), *rest.refused("checkpoint", "checkpoint-dir")),
+        status=204,
+        errors=(304,),
+    ),
+    Route("POST", _IN + "/stop", stop, _STOP, status=204, errors=(304,)),
+    Route("POST", _IN + "/restart", restart, _STOP, status=204),
+    Route("POST", _IN + "/kill", kill, (_SIGNAL,), status=204),
+    Route("POST", _IN + "/pause", pause, status=204),
+    Route("POST", _IN + "/unpause", unpause, status=204),
+    Route("POST", _IN + "/rename", rename, (rest.text("name"),), status=204),
+    Route("POST", _IN + "/update", update, body=HostConfig, answer=answers.Warned),
+    Route(
+        "POST",
+        _IN + "/wait",
+        wait,
+        (rest.text("condition", choices=_WAIT_CONDITIONS),),
+        answer=answers.Exit,
+    ),
+    Route("POST", _IN + "/resize", resize, (rest.integer("h"), rest.integer("w"))),
+    Route("GET", _IN + "/top", top, (rest.text("ps_args"),), answer=answers.Processes),
+    Route(
+        "GET",
+        _IN + "/stats",
+        stats,
+        (rest.flag("stream", default=True), rest.flag("one-shot")),
+        answer=answers.Object,
+        content="stream",
+    ),
+    Route(
+        "DELETE",
+        _IN,
+        remove,
+        (rest.flag("v", "also anonymous volumes"), rest.flag("force"), *rest.refused("link")),
+        status=204,
+    ),
 )

@@ -5,11 +5,21 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from swarmapi import rest
 from swarmapi.errors import InvalidArgument
-from worker.api import hijack, query
+from swarmapi.rest import Route
+from worker.api import answers, hijack, query
 from worker.api.keys import engine_of
 from worker.api.responses import answer
 from worker.engine.execs import ExecConfig
+
+
+class StartRequest(msgspec.Struct, rename="pascal"):
+    """The body of `POST /exec/{id}/start`."""
+
+    detach: bool = False
+    tty: bool = False
+    console_size: list[int] | None = None
 
 
 async def create(request: web.Request) -> web.StreamResponse:
@@ -97,13 +107,20 @@ async def inspect(request: web.Request) -> web.StreamResponse:
 async def resize(request: web.Request) -> web.StreamResponse:
     """Set the size of an exec's terminal."""
     found = engine_of(request).find_exec(request.match_info["id"])
-    await found.resize(query.integer(request, "h", 0), query.integer(request, "w", 0))
+    await found.resize(query.integer(request, "h"), query.integer(request, "w"))
     return web.Response(status=200)
 
 
 ROUTES = (
-    ("POST", "/containers/{id}/exec", create),
-    ("POST", "/exec/{id}/start", start),
-    ("POST", "/exec/{id}/resize", resize),
-    ("GET", "/exec/{id}/json", inspect),
+    Route(
+        "POST",
+        "/containers/{id}/exec",
+        create,
+        body=ExecConfig,
+        answer=answers.Id,
+        status=201,
+    ),
+    Route("POST", "/exec/{id}/start", start, body=StartRequest, answer=bytes, content="upgrade"),
+    Route("POST", "/exec/{id}/resize", resize, (rest.integer("h"), rest.integer("w"))),
+    Route("GET", "/exec/{id}/json", inspect, answer=answers.ExecDetails),
 )

@@ -18,8 +18,10 @@ from runtime.image.commit import commit as commit_upper
 from runtime.image.errors import BuildError, ImageNotFound
 from runtime.image.model import Image
 from runtime.image.unpack import unpack
+from swarmapi import rest
 from swarmapi.errors import InvalidArgument, SwarmError, Unsupported
-from worker.api import query
+from swarmapi.rest import Route
+from worker.api import answers, query
 from worker.api.bodies import Spool
 from worker.api.keys import engine_of
 from worker.api.render import image_details, image_summary
@@ -29,8 +31,6 @@ from worker.engine.filters import label_matches, pattern_matches
 from worker.engine.stepper import Stepper
 
 _CHUNK_BYTES = 256 * 1024
-_LIST_FILTERS = {"before", "dangling", "label", "reference", "since"}
-_REFUSED_BUILD_OPTIONS = ("cachefrom", "extrahosts", "outputs", "remote", "cgroupparent", "shmsize")
 _LIMITS = ("memory", "memswap", "cpushares", "cpuperiod", "cpuquota")
 
 
@@ -38,9 +38,6 @@ async def list_images(request: web.Request) -> web.StreamResponse:
     """List images, newest first."""
     engine = engine_of(request)
     wanted = query.filters(request)
-    for key in wanted:
-        if key not in _LIST_FILTERS:
-            raise InvalidArgument(f"invalid filter '{key}'")
     found = await asyncio.to_thread(engine.images.list)
     parents = {image.parent for image in found}
     shown = []
@@ -89,7 +86,7 @@ async def history(request: web.Request) -> web.StreamResponse:
 async def tag(request: web.Request) -> web.StreamResponse:
     """Give an image a further name."""
     engine = engine_of(request)
-    name = _name(request.query.get("repo", ""), request.query.get("tag", ""))
+    name = _name(query.text(request, "repo"), query.text(request, "tag"))
     image = await asyncio.to_thread(engine.images.tag, request.match_info["name"], name)
     engine.events.emit("image", "tag", image.id, {"name": name})
     return web.Response(status=201)
@@ -115,9 +112,6 @@ async def prune(request: web.Request) -> web.StreamResponse:
     """Remove unused images: dangling ones, or with `dangling=false` every one."""
     engine = engine_of(request)
     wanted = query.filters(request)
-    for key in wanted:
-        if key not in ("dangling", "label"):
-            raise InvalidArgument(f"invalid filter '{key}'")
     everything = any(value in ("false", "0") for value in wanted.get("dangling", ()))
     before = (await asyncio.to_thread(engine.images.usage)).unpacked_bytes
     done: list[dict[str, str]] = []
@@ -158,7 +152,7 @@ async def save(request: web.Request) -> web.StreamResponse:
     """Send images as one archive."""
     engine = engine_of(request)
     name = request.match_info.get("name")
-    names = [name] if name else request.query.getall("names", [])
+    names = [name] if name else query.texts(request, "names")
     if not names:
         raise InvalidArgument("no image names given")
     for wanted in names:
@@ -182,17 +176,17 @@ async def _send_file(request: web.Request, file: IO[bytes]) -> web.StreamRespons
 async def create(request: web.Request) -> web.StreamResponse:
     """Import a root file system; pulling is refused by name while there is no registry client."""
     engine = engine_of(request)
-    source = request.query.get("fromSrc", "")
+    source = query.text(request, "fromSrc")
     if not source:
-        name = _name(request.query.get("fromImage", ""), request.query.get("tag", ""))
+        name = _name(query.text(request, "fromImage"), query.text(request, "tag"))
         raise Unsupported(
             f"pull of {name} is not supported: load the image with `load` or build it"
         )
     if source != "-":
         raise Unsupported("import from a URL is not supported: send the archive")
-    repo = request.query.get("repo", "")
-    name = _name(repo, request.query.get("tag", "")) if repo else ""
-    config = _apply_changes(request.query.getall("changes", []))
+    repo = query.text(request, "repo")
+    name = _name(repo, query.text(request, "tag")) if repo else ""
+    config = _apply_changes(query.texts(request, "changes"))
     lines = JsonLines(request)
     async with Spool(request) as file:
         image = await asyncio.to_thread(
@@ -201,7 +195,7 @@ async def create(request: web.Request) -> web.StreamResponse:
                 file,
                 name,
                 config=config,
-                message=request.query.get("message", ""),
+                message=query.text(request, "message"),
             )
         )
     engine.events.emit("image", "import", image.id, {"name": name})
@@ -218,11 +212,11 @@ def _apply_changes(changes: list[str]) -> dict[str, Any]:
 async def commit(request: web.Request) -> web.StreamResponse:
     """Make an image of a container's changes; the container is paused meanwhile."""
     engine = engine_of(request)
-    record = engine.inspect(request.query.get("container", "")).record
-    _apply_changes(request.query.getall("changes", []))
-    repo = request.query.get("repo", "")
-    refs = (_name(repo, request.query.get("tag", "")),) if repo else ()
-    freeze = record.status == "running" and query.flag(request, "pause", True)
+    record = engine.inspect(query.text(request, "container")).record
+    _apply_changes(query.texts(request, "changes"))
+    repo = query.text(request, "repo")
+    refs = (_name(repo, query.text(request, "tag")),) if repo else ()
+    freeze = record.status == "running" and query.flag(request, "pause")
     if freeze:
         await engine.pause(record.id)
     try:
@@ -232,8 +226,8 @@ async def commit(request: web.Request) -> web.StreamResponse:
                 engine.images.resolve(record.image_id),
                 engine.places.directory(record.id) / "upper",
                 config=_committed_config(record.config, record.env),
-                author=request.query.get("author", ""),
-                comment=request.query.get("comment", ""),
+                author=query.text(request, "author"),
+                comment=query.text(request, "comment"),
                 created_by=" ".join([record.path, *record.args]),
                 refs=refs,
             )
@@ -318,35 +312,26 @@ def build_options(request: web.Request) -> BuildOptions:
         InvalidArgument: for malformed JSON or numbers.
         Unsupported: for an option we do not serve.
     """
-    if request.query.get("version", "1") != "1":
+    if query.text(request, "version") == "2":
         raise Unsupported("BuildKit is not supported: build with DOCKER_BUILDKIT=0")
-    for name in _REFUSED_BUILD_OPTIONS:
-        if request.query.get(name, "") not in ("", "0", "null", "[]", "{}"):
-            raise Unsupported(f"build option {name} is not supported")
-    limits = {name: query.integer(request, name, 0) for name in _LIMITS}
+    limits = {name: query.integer(request, name) for name in _LIMITS}
     return BuildOptions(
-        tags=tuple(request.query.getall("t", [])),
-        dockerfile=request.query.get("dockerfile", "") or "Dockerfile",
+        tags=tuple(query.texts(request, "t")),
+        dockerfile=query.text(request, "dockerfile") or "Dockerfile",
         build_args=_json_map(request, "buildargs"),
         labels=_json_map(request, "labels"),
-        target=request.query.get("target", ""),
+        target=query.text(request, "target"),
         no_cache=query.flag(request, "nocache"),
-        network_mode=request.query.get("networkmode", "") or "default",
+        network_mode=query.text(request, "networkmode") or "default",
         limits={name: value for name, value in limits.items() if value > 0},
-        platform=request.query.get("platform", ""),
+        platform=query.text(request, "platform"),
         squash=query.flag(request, "squash"),
     )
 
 
 def _json_map(request: web.Request, name: str) -> dict[str, str]:
-    raw = request.query.get(name, "")
-    if not raw:
-        return {}
-    try:
-        found = msgspec.json.decode(raw, type=dict[str, str | None] | None)
-    except msgspec.DecodeError as error:
-        raise InvalidArgument(f"{name}: {error}") from error
-    return {key: value for key, value in (found or {}).items() if value is not None}
+    found: dict[str, str | None] = query.document(request, name) or {}
+    return {key: value for key, value in found.items() if value is not None}
 
 
 async def prune_cache(request: web.Request) -> web.StreamResponse:
@@ -403,19 +388,115 @@ def _emit_removal(engine: Engine, done: list[dict[str, str]]) -> None:
                 engine.events.emit("image", action, step[key], {"name": step[key]})
 
 
+_MAP = dict[str, str | None] | None
+_BUILD_QUERY = (
+    rest.text("version", choices=("1", "2")),
+    rest.texts("t", "names of the image"),
+    rest.text("dockerfile"),
+    rest.document("buildargs", _MAP),
+    rest.document("labels", _MAP),
+    rest.text("target"),
+    rest.flag("nocache"),
+    rest.flag("pull"),
+    rest.flag("rm", default=True),
+    rest.flag("forcerm"),
+    rest.flag("q"),
+    rest.flag("squash"),
+    rest.text("networkmode"),
+    rest.text("platform"),
+    *(rest.integer(name) for name in _LIMITS),
+    *rest.refused("cachefrom", "extrahosts", "outputs", "remote", "cgroupparent", "shmsize"),
+)
+_NAMED = (rest.text("repo"), rest.text("tag"))
+_PLATFORM = rest.refused("platform")
+_CHANGES = rest.texts("changes", "Dockerfile instructions")
+_LIST_FILTERS = rest.filters("before", "dangling", "label", "reference", "since")
+_IN = "/images/{name:.+}"
 ROUTES = (
-    ("GET", "/images/json", list_images),
-    ("GET", "/images/get", save),
-    ("POST", "/images/load", load),
-    ("POST", "/images/create", create),
-    ("POST", "/images/prune", prune),
-    ("POST", "/build", build),
-    ("POST", "/build/prune", prune_cache),
-    ("POST", "/commit", commit),
-    ("GET", "/images/{name:.+}/json", inspect),
-    ("GET", "/images/{name:.+}/history", history),
-    ("GET", "/images/{name:.+}/get", save),
-    ("POST", "/images/{name:.+}/tag", tag),
-    ("POST", "/images/{name:.+}/push", push),
-    ("DELETE", "/images/{name:.+}", remove),
+    Route(
+        "GET",
+        "/images/json",
+        list_images,
+        (
+            rest.flag("all"),
+            rest.flag("digests"),
+            rest.flag("shared-size"),
+            rest.flag("manifests"),
+            _LIST_FILTERS,
+        ),
+        answer=list[answers.ImageSummary],
+    ),
+    Route(
+        "GET", "/images/get", save, (rest.texts("names"), *_PLATFORM), answer=bytes, content="tar"
+    ),
+    Route(
+        "POST",
+        "/images/load",
+        load,
+        (rest.flag("quiet"), *_PLATFORM),
+        body=bytes,
+        answer=answers.Object,
+        content="stream",
+    ),
+    Route(
+        "POST",
+        "/images/create",
+        create,
+        (
+            rest.text("fromImage"),
+            rest.text("fromSrc"),
+            *_NAMED,
+            rest.text("message"),
+            rest.text("platform"),
+            _CHANGES,
+        ),
+        body=bytes,
+        answer=answers.Object,
+        content="stream",
+    ),
+    Route(
+        "POST",
+        "/images/prune",
+        prune,
+        (rest.filters("dangling", "label"),),
+        answer=answers.Pruned,
+    ),
+    Route(
+        "POST",
+        "/build",
+        build,
+        _BUILD_QUERY,
+        body=bytes,
+        answer=answers.Object,
+        content="stream",
+    ),
+    Route("POST", "/build/prune", prune_cache, answer=answers.Pruned),
+    Route(
+        "POST",
+        "/commit",
+        commit,
+        (
+            rest.text("container"),
+            *_NAMED,
+            rest.text("comment"),
+            rest.text("author"),
+            rest.flag("pause", default=True),
+            _CHANGES,
+        ),
+        body=answers.Object,
+        answer=answers.Id,
+        status=201,
+    ),
+    Route("GET", _IN + "/json", inspect, _PLATFORM, answer=answers.ImageDetails),
+    Route("GET", _IN + "/history", history, _PLATFORM, answer=list[answers.HistoryRow]),
+    Route("GET", _IN + "/get", save, _PLATFORM, answer=bytes, content="tar"),
+    Route("POST", _IN + "/tag", tag, _NAMED, status=201),
+    Route("POST", _IN + "/push", push, (rest.text("tag"), rest.text("platform"))),
+    Route(
+        "DELETE",
+        _IN,
+        remove,
+        (rest.flag("force"), rest.flag("noprune"), *rest.refused("platforms")),
+        answer=list[answers.Object],
+    ),
 )

@@ -4,8 +4,10 @@ from typing import Any
 
 from aiohttp import web
 
-from swarmapi.errors import InvalidArgument, NotFound
-from worker.api import query
+from swarmapi import rest
+from swarmapi.errors import NotFound
+from swarmapi.rest import Route
+from worker.api import answers, query
 from worker.api.keys import engine_of
 from worker.api.responses import answer
 from worker.engine.engine import Engine
@@ -16,9 +18,6 @@ async def list_networks(request: web.Request) -> web.StreamResponse:
     """List networks by name."""
     engine = engine_of(request)
     wanted = query.filters(request)
-    for key in wanted:
-        if key not in ("name", "id", "driver", "type", "scope", "label", "dangling"):
-            raise InvalidArgument(f"invalid filter '{key}'")
     shown = []
     for network in engine.networking.networks():
         checks = (
@@ -86,8 +85,15 @@ def _members(engine: Engine, network: NetworkInfo) -> dict[str, Any]:
     return found
 
 
+_FILTERS = rest.filters("name", "id", "driver", "type", "scope", "label", "dangling")
 ROUTES = (
-    ("GET", "/networks", list_networks),
-    ("GET", "/networks/", list_networks),
-    ("GET", "/networks/{id}", inspect),
+    Route("GET", "/networks", list_networks, (_FILTERS,), answer=list[answers.Network]),
+    Route("GET", "/networks/", list_networks, (_FILTERS,), hidden=True),
+    Route(
+        "GET",
+        "/networks/{id}",
+        inspect,
+        (rest.text("scope", "swarm, global or local"), rest.flag("verbose")),
+        answer=answers.Network,
+    ),
 )

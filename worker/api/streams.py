@@ -2,7 +2,9 @@
 
 from aiohttp import web
 
+from swarmapi import rest
 from swarmapi.errors import InvalidArgument
+from swarmapi.rest import Route
 from worker.api import hijack, query
 from worker.api.keys import engine_of
 from worker.api.version import API_VERSION, minor
@@ -21,7 +23,7 @@ async def attach(request: web.Request) -> web.StreamResponse:
     )
     tty = record.config.tty
     live, stdin = query.flag(request, "stream"), query.flag(request, "stdin")
-    keys = hijack.parse_detach_keys(request.query.get("detachKeys", ""))
+    keys = hijack.parse_detach_keys(query.text(request, "detachKeys"))
     session = await engine.attach(record.id) if live else None
     connection = hijack.take_over(request, hijack.content_type(request, tty=tty))
     if query.flag(request, "logs"):
@@ -101,7 +103,7 @@ def log_query(request: web.Request) -> LogQuery:
     stdout, stderr = query.flag(request, "stdout"), query.flag(request, "stderr")
     if not (stdout or stderr):
         raise InvalidArgument("Bad parameters: you must choose at least one stream")
-    tail = request.query.get("tail", "all") or "all"
+    tail = query.text(request, "tail") or "all"
     if tail != "all" and not tail.lstrip("-").isdigit():
         raise InvalidArgument(f"invalid value {tail!r} for tail: all or a number")
     lines = None if tail == "all" or int(tail) < 0 else int(tail)
@@ -115,7 +117,30 @@ def log_query(request: web.Request) -> LogQuery:
     )
 
 
+_STREAMS = (rest.flag("stdout"), rest.flag("stderr"))
+LOG_QUERY = (
+    *_STREAMS,
+    rest.flag("follow"),
+    rest.time("since"),
+    rest.time("until"),
+    rest.flag("timestamps"),
+    rest.flag("details"),
+    rest.text("tail", "all, or how many lines"),
+)
 ROUTES = (
-    ("POST", "/containers/{id}/attach", attach),
-    ("GET", "/containers/{id}/logs", logs),
+    Route(
+        "POST",
+        "/containers/{id}/attach",
+        attach,
+        (
+            *_STREAMS,
+            rest.flag("stream", "what comes from now on"),
+            rest.flag("logs", "what came before"),
+            rest.flag("stdin"),
+            rest.text("detachKeys"),
+        ),
+        answer=bytes,
+        content="upgrade",
+    ),
+    Route("GET", "/containers/{id}/logs", logs, LOG_QUERY, answer=bytes, content="upgrade"),
 )

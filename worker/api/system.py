@@ -10,8 +10,9 @@ from typing import Any
 
 from aiohttp import web
 
-from swarmapi.errors import InvalidArgument
-from worker.api import query
+from swarmapi import rest
+from swarmapi.rest import Route
+from worker.api import answers, query
 from worker.api.keys import SWARM_STATE, engine_of
 from worker.api.render import container_summary, image_summary
 from worker.api.responses import JsonLines, answer
@@ -22,10 +23,10 @@ from worker.engine.filters import label_matches
 from worker.engine.rfc3339 import format_ns
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
-_EVENT_FILTERS = {
+_EVENT_FILTERS = (
     "config", "container", "daemon", "event", "image", "label", "network", "node", "plugin",
     "scope", "secret", "service", "type", "volume",
-}  # fmt: skip
+)  # fmt: skip
 
 _REGISTRIES: dict[str, Any] = {
     "AllowNondistributableArtifactsCIDRs": None,
@@ -166,9 +167,6 @@ async def events(request: web.Request) -> web.StreamResponse:
     """Stream events, one JSON document a line."""
     engine = engine_of(request)
     wanted = query.filters(request)
-    for key in wanted:
-        if key not in _EVENT_FILTERS:
-            raise InvalidArgument(f"invalid filter '{key}'")
     since_ns, until_ns = query.time_ns(request, "since"), query.time_ns(request, "until")
     lines = JsonLines(request, end=b"\n")
     await lines.begin()
@@ -208,7 +206,7 @@ def event_matches(event: Event, wanted: Mapping[str, Sequence[str]]) -> bool:
 async def disk_usage(request: web.Request) -> web.StreamResponse:
     """Sum up what images, containers and volumes take."""
     engine = engine_of(request)
-    kinds = set(request.query.getall("type", [])) or {"image", "container", "volume"}
+    kinds = set(query.texts(request, "type")) or {"image", "container", "volume"}
     usage = await asyncio.to_thread(engine.images.usage)
     body: dict[str, Any] = {"LayersSize": usage.unpacked_bytes, "BuildCache": []}
     if "image" in kinds:
@@ -291,10 +289,17 @@ def _filesystem(path: Path) -> str:
 
 
 ROUTES = (
-    ("GET", "/_ping", ping),
-    ("HEAD", "/_ping", ping),
-    ("GET", "/version", version),
-    ("GET", "/info", info),
-    ("GET", "/events", events),
-    ("GET", "/system/df", disk_usage),
+    Route("GET", "/_ping", ping, answer=str, content="text"),
+    Route("HEAD", "/_ping", ping),
+    Route("GET", "/version", version, answer=answers.Version),
+    Route("GET", "/info", info, answer=answers.Object),
+    Route(
+        "GET",
+        "/events",
+        events,
+        (rest.time("since"), rest.time("until"), rest.filters(*_EVENT_FILTERS)),
+        answer=answers.Object,
+        content="stream",
+    ),
+    Route("GET", "/system/df", disk_usage, (rest.texts("type"),), answer=answers.DiskUsage),
 )

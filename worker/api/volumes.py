@@ -3,25 +3,33 @@
 import asyncio
 from pathlib import Path
 
+import msgspec
 from aiohttp import web
 
-from swarmapi.errors import InvalidArgument, Unsupported
-from worker.api import query
+from swarmapi import rest
+from swarmapi.errors import Unsupported
+from swarmapi.rest import Route
+from worker.api import answers, query
 from worker.api.keys import engine_of
 from worker.api.responses import answer, nothing
 from worker.api.system import tree_bytes
 from worker.engine.filters import label_matches
 
-_FILTERS = {"dangling", "driver", "label", "name"}
+_LIST_FILTERS = rest.filters("dangling", "driver", "label", "name")
+
+
+class CreateRequest(msgspec.Struct, rename="pascal"):
+    """The body of `POST /volumes/create`."""
+
+    name: str = ""
+    driver: str = "local"
+    labels: dict[str, str] | None = None
 
 
 async def list_volumes(request: web.Request) -> web.StreamResponse:
     """List volumes by name."""
     engine = engine_of(request)
     wanted = query.filters(request)
-    for key in wanted:
-        if key not in _FILTERS:
-            raise InvalidArgument(f"invalid filter '{key}'")
     shown = []
     for volume in engine.volumes.list():
         used = bool(engine.user_of_volume(volume.name))
@@ -90,9 +98,9 @@ async def prune(request: web.Request) -> web.StreamResponse:
 
 
 ROUTES = (
-    ("GET", "/volumes", list_volumes),
-    ("POST", "/volumes/create", create),
-    ("POST", "/volumes/prune", prune),
-    ("GET", "/volumes/{name}", inspect),
-    ("DELETE", "/volumes/{name}", remove),
+    Route("GET", "/volumes", list_volumes, (_LIST_FILTERS,), answer=answers.Volumes),
+    Route("POST", "/volumes/create", create, body=CreateRequest, answer=answers.Volume, status=201),
+    Route("POST", "/volumes/prune", prune, (rest.filters("all", "label"),), answer=answers.Pruned),
+    Route("GET", "/volumes/{name}", inspect, answer=answers.Volume),
+    Route("DELETE", "/volumes/{name}", remove, (rest.flag("force"),), status=204),
 )

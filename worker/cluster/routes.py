@@ -102,13 +102,13 @@ async def _list_networks(request: web.Request, handler: Handler) -> web.StreamRe
 
 async def _one_network(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Ask the manager first unless the scope is local: it alone knows a cluster's network whole."""
-    if request.query.get("scope") == "local":
+    if query.text(request, "scope") == "local":
         return await handler(request)
     reference = request.path.rpartition("/")[2]
     status, _ = await request.app[PROXY].call("GET", f"/networks/{reference}")
     if status == 200:
         return await request.app[PROXY].pass_on(request)
-    if request.query.get("scope") == "swarm":
+    if query.text(request, "scope") == "swarm":
         raise NotFound(f"network {reference} not found")
     return await handler(request)
 

@@ -9,17 +9,17 @@ from worker.engine.record import Record
 
 Filters = Mapping[str, Sequence[str]]
 
-_CONTAINER_KEYS = {
+CONTAINER_KEYS = (
     "ancestor", "before", "exited", "expose", "health", "id", "is-task", "label", "name",
     "network", "publish", "since", "status", "volume",
-}  # fmt: skip
+)  # fmt: skip
 _STATUSES = {"created", "running", "paused", "restarting", "removing", "exited", "dead"}
 
 
 def check_container_filters(filters: Filters) -> None:
     """Refuse a filter Docker does not know, in its words."""
     for key in filters:
-        if key not in _CONTAINER_KEYS:
+        if key not in CONTAINER_KEYS:
             raise InvalidArgument(f"invalid filter '{key}'")
     for status in filters.get("status", ()):
         if status not in _STATUSES:

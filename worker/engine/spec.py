@@ -153,6 +153,19 @@ class EndpointSpec(msgspec.Struct, kw_only=True):
     ipv4_address: str = ""
 
 
+class Networking(msgspec.Struct, rename="pascal"):
+    """The networks a container joins, by name."""
+
+    endpoints_config: dict[str, dict[str, Any] | None] | None = None
+
+
+class CreateRequest(ContainerConfig, rename="pascal", kw_only=True):
+    """The body of `POST /containers/create`, as documented; `decode_create` reads it."""
+
+    host_config: HostConfig | None = None
+    networking_config: Networking | None = None
+
+
 class ContainerCreate(msgspec.Struct, kw_only=True):
     """Everything `Engine.create` needs; `name` empty means choose one."""
 

@@ -1,0 +1,219 @@
+"""Shapes of answers, in Docker's names, as the API's document shows them.
+
+The fuzzer holds real answers against these. What is large and the runtime's own (a container's
+Config, the document of `GET /info`) is an object of any keys.
+"""
+
+from typing import Any, NotRequired, TypedDict
+
+Object = dict[str, Any]
+
+
+class Id(TypedDict):
+    """What was made."""
+
+    Id: str
+
+
+class Created(Id):
+    """A container was made."""
+
+    Warnings: list[str] | None
+
+
+class Warned(TypedDict):
+    """Done, with remarks."""
+
+    Warnings: list[str] | None
+
+
+class Exit(TypedDict):
+    """How a container ended."""
+
+    StatusCode: int
+    Error: NotRequired[Object]
+
+
+class Processes(TypedDict):
+    """What ps(1) shows."""
+
+    Titles: list[str]
+    Processes: list[list[str]]
+
+
+class Pruned(TypedDict):
+    """What a prune removed; the list's name depends on the kind."""
+
+    SpaceReclaimed: int
+    ContainersDeleted: NotRequired[list[str] | None]
+    VolumesDeleted: NotRequired[list[str] | None]
+    CachesDeleted: NotRequired[list[str] | None]
+    ImagesDeleted: NotRequired[list[Object] | None]
+
+
+class ContainerSummary(TypedDict):
+    """A container in a list."""
+
+    Id: str
+    Names: list[str]
+    Image: str
+    ImageID: str
+    Command: str
+    Created: int
+    Ports: list[Object]
+    Labels: dict[str, str]
+    State: str
+    Status: str
+    HostConfig: Object
+    NetworkSettings: Object
+    Mounts: list[Object]
+    SizeRw: NotRequired[int]
+    SizeRootFs: NotRequired[int]
+
+
+class ContainerDetails(TypedDict):
+    """A container."""
+
+    Id: str
+    Created: str
+    Path: str
+    Args: list[str]
+    State: Object
+    Image: str
+    Name: str
+    RestartCount: int
+    Driver: str
+    Platform: str
+    HostConfig: Object
+    Mounts: list[Object]
+    Config: Object
+    NetworkSettings: Object
+    SizeRw: NotRequired[int]
+    SizeRootFs: NotRequired[int]
+
+
+class ExecDetails(TypedDict):
+    """An exec."""
+
+    ID: str
+    Running: bool
+    ExitCode: int | None
+    ProcessConfig: Object
+    OpenStdin: bool
+    OpenStderr: bool
+    OpenStdout: bool
+    CanRemove: bool
+    ContainerID: str
+    DetachKeys: str
+    Pid: int
+
+
+class ImageSummary(TypedDict):
+    """An image in a list."""
+
+    Id: str
+    ParentId: str
+    Created: int
+    RepoTags: list[str]
+    RepoDigests: list[str]
+    Labels: dict[str, str] | None
+    Size: int
+    SharedSize: int
+    Containers: int
+
+
+class ImageDetails(TypedDict):
+    """An image."""
+
+    Id: str
+    RepoTags: list[str]
+    RepoDigests: list[str]
+    Parent: str
+    Comment: str
+    Created: str
+    Author: str
+    Config: Object
+    Architecture: str
+    Os: str
+    Size: int
+    GraphDriver: Object
+    RootFS: Object
+    Metadata: Object
+
+
+class HistoryRow(TypedDict):
+    """A step an image was made by."""
+
+    Id: str
+    Created: int
+    CreatedBy: str
+    Tags: list[str] | None
+    Size: int
+    Comment: str
+
+
+class Volume(TypedDict):
+    """A volume."""
+
+    Name: str
+    Driver: str
+    Mountpoint: str
+    CreatedAt: str
+    Labels: dict[str, str] | None
+    Options: dict[str, str] | None
+    Scope: str
+    UsageData: NotRequired[Object]
+
+
+class Volumes(TypedDict):
+    """All volumes."""
+
+    Volumes: list[Volume]
+    Warnings: list[str] | None
+
+
+class Network(TypedDict):
+    """A network."""
+
+    Name: str
+    Id: str
+    Created: str
+    Scope: str
+    Driver: str
+    EnableIPv4: bool
+    EnableIPv6: bool
+    IPAM: Object
+    Internal: bool
+    Attachable: bool
+    Ingress: bool
+    ConfigFrom: Object
+    ConfigOnly: bool
+    Containers: NotRequired[Object]
+    Options: dict[str, str] | None
+    Labels: dict[str, str] | None
+
+
+class Version(TypedDict):
+    """What runs here."""
+
+    Platform: Object
+    Components: list[Object]
+    Version: str
+    ApiVersion: str
+    MinAPIVersion: str
+    GitCommit: str
+    GoVersion: str
+    Os: str
+    Arch: str
+    KernelVersion: str
+    BuildTime: str
+
+
+class DiskUsage(TypedDict):
+    """What is on the disk."""
+
+    LayersSize: int
+    Images: NotRequired[list[ImageSummary]]
+    Containers: NotRequired[list[ContainerSummary]]
+    Volumes: NotRequired[list[Volume]]
+    BuildCache: NotRequired[list[Object]]
