@@ -82,7 +82,12 @@ class RunConfig:
     join: str
 
 
-def load(argv: Sequence[str]) -> InitConfig | RunConfig:
+@dataclass(frozen=True)
+class DescribeConfig:
+    """`swarm-manager openapi`."""
+
+
+def load(argv: Sequence[str]) -> InitConfig | RunConfig | DescribeConfig:
     """Return what the command line asks for.
 
     Raises:
@@ -90,6 +95,8 @@ def load(argv: Sequence[str]) -> InitConfig | RunConfig:
         SystemExit: by argparse, for a wrong flag or `--help`.
     """
     flags = _parser().parse_args(argv)
+    if flags.command == "openapi":
+        return DescribeConfig()
     paths = Paths(Path(flags.state_dir), Path(flags.run_dir))
     for name in ("state_dir", "run_dir"):
         if not Path(getattr(flags, name)).is_absolute():
@@ -132,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     init = commands.add_parser("init", help="prepare the first manager of a new cluster")
     run = commands.add_parser("run", help="serve until SIGTERM")
+    commands.add_parser("openapi", help="print the document of the routes a manager answers")
     for command in (init, run):
         command.add_argument("--state-dir", required=True, help="certificate, journal, lock")
         command.add_argument("--run-dir", required=True, help="sockets")

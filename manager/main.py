@@ -7,8 +7,9 @@ import os
 import signal
 import sys
 
+from manager.api.routes import document as api_document
 from manager.bootstrap import load_founding, prepare_first
-from manager.config import InitConfig, RunConfig, load
+from manager.config import DescribeConfig, InitConfig, RunConfig, load
 from manager.lock import lock
 from manager.raftlog import open_log
 from manager.server import Manager
@@ -26,7 +27,9 @@ def main() -> int:
     )
     try:
         config = load(sys.argv[1:])
-        if isinstance(config, InitConfig):
+        if isinstance(config, DescribeConfig):
+            sys.stdout.write(json.dumps(api_document()) + "\n")
+        elif isinstance(config, InitConfig):
             made = prepare_first(config, os.urandom)
             sys.stdout.write(json.dumps(made) + "\n")
         else:

@@ -12,6 +12,7 @@ from manager.api.responses import REQUEST_ID, failure
 from manager.api.routes import NODE_ID, ROUTES, STORE
 from manager.replica import LogStatus, Store
 from swarmapi.errors import NotLeader, SwarmError, Unavailable
+from swarmapi.query import add_routes, refuse
 
 log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -20,7 +21,6 @@ FORWARDED: Final = "X-Swarm-Forwarded"
 ELECTION_WAIT_S: Final = 10.0
 RETRY_S: Final = 0.1
 _BODY_LIMIT_BYTES: Final = 16 << 20
-_VERSION_PREFIX: Final = r"/v{version:1\.\d+}"
 
 
 class Forwarder(Protocol):
@@ -90,9 +90,7 @@ def build_app(store: Store, node_id: str, forwarder: Forwarder) -> web.Applicati
     app[STORE] = store
     app[NODE_ID] = node_id
     app[GATE] = Gate(store, forwarder)
-    for method, path, handler in ROUTES:
-        for prefix in ("", _VERSION_PREFIX):
-            app.router.add_route(method, prefix + path, handler)
+    add_routes(app, ROUTES)
     app.router.add_route("*", "/{tail:.*}", _not_found)
     return app
 
@@ -130,6 +128,7 @@ async def _gate(request: web.Request, handler: Handler) -> web.StreamResponse:
         if not leader:
             if request.method == "GET":
                 await request.app[STORE].log.read_index()
+            refuse(request)
             return await handler(request)
         if FORWARDED in request.headers:
             raise NotLeader(

@@ -1,8 +1,9 @@
-"""Answers and query values as Docker's clients mean them."""
+"""Answers as Docker's clients mean them."""
 
 import msgspec
 from aiohttp import web
 
+from swarmapi import query
 from swarmapi.errors import InvalidArgument
 
 JSON = "application/json"
@@ -22,17 +23,12 @@ def failure(status: int, message: str) -> web.Response:
     return answer({"message": message}, status)
 
 
-def flag(request: web.Request, name: str) -> bool:
-    """Return a boolean of the query: as in Docker, all but ``, `0`, `no`, `false` and `none`."""
-    return request.query.get(name, "").strip().lower() not in ("", "0", "no", "false", "none")
-
-
 def version(request: web.Request) -> int:
-    """Return the `version` of the query; raises InvalidArgument when it is no number."""
-    text = request.query.get("version", "")
-    if not text.isdigit():
-        raise InvalidArgument(f"invalid {'swarm' if not text else 'object'} version {text!r}")
-    return int(text)
+    """Return the object's version a client saw; raises InvalidArgument when it names none."""
+    number = query.integer(request, "version")
+    if number < 0:
+        raise InvalidArgument("version is required: the object's own, as it was read")
+    return number
 
 
 def request_id(request: web.Request) -> str:

@@ -2,26 +2,27 @@
 
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from typing import Any, Final, TypedDict
 
 import msgspec
 from aiohttp import web
 
 from manager.api import render
-from manager.api.responses import answer, flag, request_id, version
+from manager.api.responses import answer, request_id, version
 from manager.control import cluster, networks, nodes, services, tasks
 from manager.control.lookup import (
     find_network,
     find_node,
     find_service,
     find_task,
-    parse_filters,
 )
 from manager.replica import Store
+from swarmapi import openapi, query, rest
 from swarmapi.errors import InvalidArgument, Unsupported
 from swarmapi.model.decode import decode_spec, spec_from
 from swarmapi.model.objects import NodeState
 from swarmapi.model.spec import ClusterSpec, NetworkSpec, NodeSpec, ServiceSpec
+from swarmapi.rest import API_VERSION, Route, route_of
 
 STORE: Final = web.AppKey("store", Store)
 NODE_ID: Final = web.AppKey("node_id", str)
@@ -36,8 +37,6 @@ async def get_cluster(request: web.Request) -> web.Response:
 
 async def update_cluster(request: web.Request) -> web.Response:
     store = request.app[STORE]
-    if flag(request, "rotateManagerUnlockKey"):
-        raise Unsupported("rotateManagerUnlockKey: autolock is not supported")
     body = await request.read()
     try:
         data = msgspec.json.decode(body) if body else {}
@@ -55,8 +54,8 @@ async def update_cluster(request: web.Request) -> web.Response:
         spec_from(data, ClusterSpec),
         version(request),
         os.urandom,
-        rotate_worker_token=flag(request, "rotateWorkerToken"),
-        rotate_manager_token=flag(request, "rotateManagerToken"),
+        rotate_worker_token=query.flag(request, "rotateWorkerToken"),
+        rotate_manager_token=query.flag(request, "rotateManagerToken"),
         request_id=request_id(request),
     )
     return web.Response()
@@ -64,7 +63,9 @@ async def update_cluster(request: web.Request) -> web.Response:
 
 async def leave(request: web.Request) -> web.Response:
     node_id = _own_id(request)
-    await cluster.leave(request.app[STORE], node_id, flag(request, "force"), request_id(request))
+    await cluster.leave(
+        request.app[STORE], node_id, query.flag(request, "force"), request_id(request)
+    )
     return web.Response()
 
 
@@ -90,7 +91,7 @@ def _node_json(store: Store, node_id: str) -> render.Json:
 
 async def list_nodes(request: web.Request) -> web.Response:
     store = request.app[STORE]
-    filters = parse_filters(request.query.get("filters", ""), nodes.FILTERS)
+    filters = query.filters(request)
     return answer([_node_json(store, n.id) for n in nodes.list_nodes(store.view, filters)])
 
 
@@ -106,15 +107,15 @@ async def update_node(request: web.Request) -> web.Response:
 
 
 async def remove_node(request: web.Request) -> web.Response:
-    key, force = request.match_info["id"], flag(request, "force")
+    key, force = request.match_info["id"], query.flag(request, "force")
     await nodes.remove_node(request.app[STORE], key, force, request_id(request))
     return web.Response()
 
 
 async def list_services(request: web.Request) -> web.Response:
     view = request.app[STORE].view
-    filters = parse_filters(request.query.get("filters", ""), services.FILTERS)
-    with_status = flag(request, "status")
+    filters = query.filters(request)
+    with_status = query.flag(request, "status")
     return answer(
         [
             render.service_json(s, counts=services.count_tasks(view, s) if with_status else None)
@@ -131,16 +132,16 @@ async def create_service(request: web.Request) -> web.Response:
 
 async def get_service(request: web.Request) -> web.Response:
     service = find_service(request.app[STORE].view, request.match_info["id"])
-    return answer(render.service_json(service, insert_defaults=flag(request, "insertDefaults")))
+    return answer(
+        render.service_json(service, insert_defaults=query.flag(request, "insertDefaults"))
+    )
 
 
 async def update_service(request: web.Request) -> web.Response:
     store, key = request.app[STORE], request.match_info["id"]
-    rollback = request.query.get("rollback", "")
+    rollback = query.text(request, "rollback")
     if rollback == "previous":
         await services.rollback_service(store, key, version(request), request_id(request))
-    elif rollback:
-        raise InvalidArgument(f"rollback: {rollback!r} is not supported: use previous")
     else:
         spec = decode_spec(await request.read(), ServiceSpec)
         number = version(request)
@@ -156,7 +157,7 @@ async def remove_service(request: web.Request) -> web.Response:
 
 async def list_tasks(request: web.Request) -> web.Response:
     view = request.app[STORE].view
-    filters = parse_filters(request.query.get("filters", ""), tasks.FILTERS)
+    filters = query.filters(request)
     return answer([render.task_json(view, t) for t in tasks.list_tasks(view, filters)])
 
 
@@ -172,7 +173,7 @@ async def explain_task(request: web.Request) -> web.Response:
 
 async def list_networks(request: web.Request) -> web.Response:
     view = request.app[STORE].view
-    filters = parse_filters(request.query.get("filters", ""), networks.FILTERS)
+    filters = query.filters(request)
     return answer([render.network_json(n) for n in networks.list_networks(view, filters)])
 
 
@@ -206,30 +207,111 @@ async def refuse_autolock(request: web.Request) -> web.Response:
     raise Unsupported("autolock is not supported")
 
 
-ROUTES: Final[Sequence[tuple[str, str, Handler]]] = (
-    ("GET", "/swarm", get_cluster),
-    ("POST", "/swarm/update", update_cluster),
+Object = dict[str, Any]
+
+
+class Made(TypedDict):
+    """What was made."""
+
+    ID: str
+
+
+class NetworkMade(TypedDict):
+    """A network was made."""
+
+    Id: str
+    Warning: str
+
+
+class Warned(TypedDict):
+    """Done, with remarks."""
+
+    Warnings: list[str] | None
+
+
+class Versioned(TypedDict):
+    """What every object of the cluster has; the rest is its kind's."""
+
+    ID: str
+    Version: Object
+    CreatedAt: str
+    UpdatedAt: str
+
+
+_VERSION = rest.integer("version", "of the object as it was read", default=-1)
+_FORCE = rest.flag("force")
+ROUTES: Final[Sequence[rest.Declared]] = (
+    Route("GET", "/swarm", get_cluster, answer=Versioned),
+    Route(
+        "POST",
+        "/swarm/update",
+        update_cluster,
+        (
+            _VERSION,
+            rest.flag("rotateWorkerToken"),
+            rest.flag("rotateManagerToken"),
+            *rest.refused("rotateManagerUnlockKey"),
+        ),
+        body=ClusterSpec,
+    ),
     ("POST", "/swarm/leave", leave),
-    ("GET", "/swarm/unlockkey", refuse_autolock),
-    ("POST", "/swarm/unlock", refuse_autolock),
-    ("GET", "/nodes", list_nodes),
-    ("GET", "/nodes/{id}", get_node),
-    ("DELETE", "/nodes/{id}", remove_node),
-    ("POST", "/nodes/{id}/update", update_node),
-    ("GET", "/services", list_services),
-    ("POST", "/services/create", create_service),
-    ("GET", "/services/{id}", get_service),
-    ("DELETE", "/services/{id}", remove_service),
-    ("POST", "/services/{id}/update", update_service),
-    ("GET", "/tasks", list_tasks),
-    ("GET", "/tasks/{id}", get_task),
-    ("GET", "/swarm/v1/tasks/{id}/explain", explain_task),
-    ("GET", "/networks", list_networks),
-    ("POST", "/networks/create", create_network),
-    ("GET", "/networks/{id}", get_network),
-    ("DELETE", "/networks/{id}", remove_network),
+    Route("GET", "/swarm/unlockkey", refuse_autolock, status=501),
+    Route("POST", "/swarm/unlock", refuse_autolock, status=501),
+    Route("GET", "/nodes", list_nodes, (rest.filters(*nodes.FILTERS),), answer=list[Versioned]),
+    Route("GET", "/nodes/{id}", get_node, answer=Versioned),
+    Route("DELETE", "/nodes/{id}", remove_node, (_FORCE,)),
+    Route("POST", "/nodes/{id}/update", update_node, (_VERSION,), body=NodeSpec),
+    Route(
+        "GET",
+        "/services",
+        list_services,
+        (rest.filters(*services.FILTERS), rest.flag("status", "with ServiceStatus")),
+        answer=list[Versioned],
+    ),
+    Route("POST", "/services/create", create_service, body=ServiceSpec, answer=Made, status=201),
+    Route("GET", "/services/{id}", get_service, (rest.flag("insertDefaults"),), answer=Versioned),
+    Route("DELETE", "/services/{id}", remove_service),
+    Route(
+        "POST",
+        "/services/{id}/update",
+        update_service,
+        (
+            _VERSION,
+            rest.text("rollback", choices=("previous",)),
+            rest.text("registryAuthFrom", choices=("spec", "previous-spec")),
+        ),
+        body=ServiceSpec,
+        answer=Warned,
+    ),
+    Route("GET", "/tasks", list_tasks, (rest.filters(*tasks.FILTERS),), answer=list[Versioned]),
+    Route("GET", "/tasks/{id}", get_task, answer=Versioned),
+    Route("GET", "/swarm/v1/tasks/{id}/explain", explain_task, answer=Object),
+    Route(
+        "GET", "/networks", list_networks, (rest.filters(*networks.FILTERS),), answer=list[Object]
+    ),
+    Route(
+        "POST", "/networks/create", create_network, body=NetworkSpec, answer=NetworkMade, status=201
+    ),
+    Route(
+        "GET",
+        "/networks/{id}",
+        get_network,
+        (rest.text("scope", "swarm, global or local"), rest.flag("verbose")),
+        answer=Object,
+    ),
+    Route("DELETE", "/networks/{id}", remove_network, status=204),
     ("GET", "/secrets", list_nothing),
     ("GET", "/configs", list_nothing),
     ("*", "/secrets/{tail:.*}", refuse_secrets),
     ("*", "/configs/{tail:.*}", refuse_secrets),
 )
+
+
+def document() -> openapi.Json:
+    """Return the OpenAPI document of these routes."""
+    return openapi.describe(
+        [route_of(route) for route in ROUTES],
+        title="swarm-manager",
+        version=API_VERSION,
+        group="Cluster",
+    )

@@ -1,15 +1,14 @@
 """Finding objects: by id, name or unique prefix, and by Docker's filters."""
 
-import json
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 from manager.store.view import View
 from swarmapi.errors import InvalidArgument, NotFound
 from swarmapi.model.objects import Network, Node, Service, Task
 
 T = TypeVar("T")
-Filters = Mapping[str, tuple[str, ...]]
+Filters = Mapping[str, Sequence[str]]
 
 
 def find(kind: str, table: Mapping[str, T], key: str, names: Callable[[T], str]) -> T:
@@ -54,37 +53,6 @@ def find_task(view: View, key: str) -> Task:
 
 def _task_name(task: Task) -> str:
     return f"{task.service_name}.{task.slot or task.node_id}"
-
-
-def parse_filters(text: str, allowed: Iterable[str]) -> Filters:
-    """Read the `filters` query: `{"name": {"web": true}}` or `{"name": ["web"]}`.
-
-    Raises:
-        InvalidArgument: not JSON of that form, or a filter that is not offered here.
-    """
-    if not text:
-        return {}
-    try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise InvalidArgument(f"filters: invalid JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise InvalidArgument("filters: an object is expected")
-    allowed = set(allowed)
-    result = {}
-    for name, values in data.items():
-        if name not in allowed:
-            raise InvalidArgument(f"invalid filter '{name}'")
-        result[name] = _filter_values(name, values)
-    return result
-
-
-def _filter_values(name: str, values: Any) -> tuple[str, ...]:
-    if isinstance(values, dict):
-        values = [key for key, on in values.items() if on]
-    if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
-        raise InvalidArgument(f"filters: {name}: a set of strings is expected")
-    return tuple(values)
 
 
 def matches_prefix(filters: Filters, name: str, value: str) -> bool:

@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 from swarmapi.errors import InvalidArgument, Unsupported
 
+API_VERSION = "1.50"
+"""The version of the Docker Engine API that is served."""
 Kind = Literal["text", "texts", "flag", "integer", "time", "filters", "json", "refused"]
 """texts: repeated; time: unix seconds with a fraction; filters: `{"k":{"v":true}}` or
 `{"k":["v"]}`; json: a JSON document; refused: not served, an error unless empty."""

@@ -11,16 +11,15 @@ from runtime.errors import BadStatus, NoSuchContainer, RuntimeFailure
 from runtime.errors import Unsupported as RuntimeUnsupported
 from runtime.image.errors import BadArchive, BadReference, ImageConflict, ImageError, ImageNotFound
 from swarmapi.errors import SwarmError
-from swarmapi.rest import Declared, route_of
-from worker.api import containers, execs, images, networks, streams, system, volumes
-from worker.api.keys import DECLARED, ENGINE, SWARM_STATE
+from swarmapi.query import add_routes, refuse
+from worker.api import containers, document, execs, images, networks, streams, system, volumes
+from worker.api.keys import ENGINE, SWARM_STATE
 from worker.api.responses import failure
 from worker.api.version import API_VERSION, MIN_API_VERSION, SERVER, minor
 from worker.engine.engine import Engine
 
 log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-_VERSION_PREFIX = r"/v{version:1\.\d+}"
 _BODY_LIMIT_BYTES = 16 << 20
 _STATUS: Sequence[tuple[type[RuntimeFailure], int]] = (
     (ImageNotFound, 404),
@@ -51,22 +50,14 @@ def build_app(
     )
     app[ENGINE] = engine
     app[SWARM_STATE] = swarm_state
-    app[DECLARED] = {}
     app.on_response_prepare.append(_headers)
+    add_routes(app, document.ROUTES)
     if cluster_routes is not None:
         cluster_routes(app)
     for module in (system, containers, streams, execs, images, volumes, networks):
         add_routes(app, module.ROUTES)
     app.router.add_route("*", "/{tail:.*}", _not_found)
     return app
-
-
-def add_routes(app: web.Application, routes: Sequence[Declared]) -> None:
-    """Serve routes with and without the version prefix."""
-    for route in map(route_of, routes):
-        for prefix in ("", _VERSION_PREFIX):
-            served = app.router.add_route(route.method, prefix + route.path, route.handler)
-            app[DECLARED][served] = route
 
 
 def status_of(error: RuntimeFailure) -> int:
@@ -121,9 +112,7 @@ async def _version(request: web.Request, handler: Handler) -> web.StreamResponse
 
 @web.middleware
 async def _refused(request: web.Request, handler: Handler) -> web.StreamResponse:
-    route = request.app[DECLARED].get(request.match_info.route)
-    if route is not None:
-        route.refuse(request.query)
+    refuse(request)
     return await handler(request)
 
 

@@ -5,10 +5,10 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from swarmapi import rest
+from swarmapi import query, rest
 from swarmapi.errors import InvalidArgument
 from swarmapi.rest import Route
-from worker.api import answers, hijack, query
+from worker.api import answers, hijack
 from worker.api.keys import engine_of
 from worker.api.responses import answer
 from worker.engine.execs import ExecConfig

@@ -18,10 +18,10 @@ from runtime.image.commit import commit as commit_upper
 from runtime.image.errors import BuildError, ImageNotFound
 from runtime.image.model import Image
 from runtime.image.unpack import unpack
-from swarmapi import rest
+from swarmapi import query, rest
 from swarmapi.errors import InvalidArgument, SwarmError, Unsupported
 from swarmapi.rest import Route
-from worker.api import answers, query
+from worker.api import answers
 from worker.api.bodies import Spool
 from worker.api.keys import engine_of
 from worker.api.render import image_details, image_summary

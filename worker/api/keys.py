@@ -4,15 +4,11 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from swarmapi.rest import Route
 from worker.engine.engine import Engine
 
 ENGINE = web.AppKey("engine", Engine)
 SWARM_STATE: web.AppKey[Callable[[], str]] = web.AppKey("swarm_state")
 """The Swarm header of a ping: inactive, pending, error, locked, active/worker, active/manager."""
-
-DECLARED: web.AppKey[dict[web.AbstractRoute, Route]] = web.AppKey("declared")
-"""What is served, as it was declared."""
 
 
 def engine_of(request: web.Request) -> Engine:

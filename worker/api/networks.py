@@ -4,10 +4,10 @@ from typing import Any
 
 from aiohttp import web
 
-from swarmapi import rest
+from swarmapi import query, rest
 from swarmapi.errors import NotFound
 from swarmapi.rest import Route
-from worker.api import answers, query
+from worker.api import answers
 from worker.api.keys import engine_of
 from worker.api.responses import answer
 from worker.engine.engine import Engine

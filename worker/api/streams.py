@@ -2,10 +2,10 @@
 
 from aiohttp import web
 
-from swarmapi import rest
+from swarmapi import query, rest
 from swarmapi.errors import InvalidArgument
 from swarmapi.rest import Route
-from worker.api import hijack, query
+from worker.api import hijack
 from worker.api.keys import engine_of
 from worker.api.version import API_VERSION, minor
 from worker.engine.engine import Engine

@@ -10,9 +10,9 @@ from typing import Any
 
 from aiohttp import web
 
-from swarmapi import rest
+from swarmapi import query, rest
 from swarmapi.rest import Route
-from worker.api import answers, query
+from worker.api import answers
 from worker.api.keys import SWARM_STATE, engine_of
 from worker.api.render import container_summary, image_summary
 from worker.api.responses import JsonLines, answer

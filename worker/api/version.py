@@ -1,6 +1,7 @@
 """The API versions served, and the product's own."""
 
-API_VERSION = "1.50"
+from swarmapi.rest import API_VERSION as API_VERSION
+
 MIN_API_VERSION = "1.24"
 PRODUCT_VERSION = "28.2.2"
 """What clients compare with to guess features: the Engine release whose API we serve."""

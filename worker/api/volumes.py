@@ -6,10 +6,10 @@ from pathlib import Path
 import msgspec
 from aiohttp import web
 
-from swarmapi import rest
+from swarmapi import query, rest
 from swarmapi.errors import Unsupported
 from swarmapi.rest import Route
-from worker.api import answers, query
+from worker.api import answers
 from worker.api.keys import engine_of
 from worker.api.responses import answer, nothing
 from worker.api.system import tree_bytes

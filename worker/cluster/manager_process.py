@@ -5,6 +5,7 @@ can lead a signal to a stranger.
 """
 
 import asyncio
+import json
 import logging
 import os
 import select
@@ -16,6 +17,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from swarmapi.errors import Internal, Unavailable
 from swarmapi.identity import TLSMaterial
@@ -87,6 +89,27 @@ class ManagerProcess:
         if process.returncode != 0:
             raise Internal(f"swarm-manager init: {_last_line(complaint) or process.returncode}")
         return await asyncio.to_thread(ClusterFiles(self.state_dir).load_tls)
+
+    async def document(self) -> dict[str, Any]:
+        """Return the OpenAPI document of the manager's routes; it need not run.
+
+        Raises:
+            Internal: when the program cannot tell.
+        """
+        process = await asyncio.create_subprocess_exec(
+            *self._program,
+            "openapi",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd="/",
+            env=_environment(),
+        )
+        told, complaint = await process.communicate()
+        if process.returncode != 0:
+            raise Internal(f"swarm-manager openapi: {_last_line(complaint) or process.returncode}")
+        document: dict[str, Any] = json.loads(told)
+        return document
 
     async def ensure(self, arguments: Sequence[str]) -> int:
         """Adopt the running manager or launch `swarm-manager run`; return its pid.

@@ -6,18 +6,19 @@ know and the cluster might is passed on.
 
 import json
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import web
 
+from swarmapi import query, rest
 from swarmapi.errors import NotFound
-from worker.api import query
-from worker.api.app import add_routes
+from swarmapi.query import add_routes
+from swarmapi.rest import Route
 from worker.api.responses import answer
 from worker.cluster.info import SwarmInfo
 from worker.cluster.membership import Member
 from worker.cluster.proxy import ManagerProxy
-from worker.cluster.requests import decode_init, decode_join
+from worker.cluster.requests import InitRequest, JoinRequest, decode_init, decode_join
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 MEMBER: web.AppKey[Member] = web.AppKey("cluster_member")
@@ -119,10 +120,10 @@ def _bare_path(request: web.Request) -> str:
 
 
 _PASSED_ON = ("/nodes", "/services", "/tasks", "/secrets", "/configs")
-ROUTES: tuple[tuple[str, str, Handler], ...] = (
-    ("POST", "/swarm/init", init),
-    ("POST", "/swarm/join", join),
-    ("POST", "/swarm/leave", leave),
+ROUTES: Sequence[rest.Declared] = (
+    Route("POST", "/swarm/init", init, body=InitRequest, answer=str),
+    Route("POST", "/swarm/join", join, body=JoinRequest),
+    Route("POST", "/swarm/leave", leave, (rest.flag("force"),)),
     ("*", "/swarm", pass_on),
     ("*", "/swarm/{tail:.*}", pass_on),
     *(("*", path, pass_on) for path in _PASSED_ON),

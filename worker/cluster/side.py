@@ -2,6 +2,8 @@
 
 from aiohttp import web
 
+from swarmapi.openapi import Json
+from worker.api.document import CLUSTER_DOCUMENT
 from worker.cluster.info import SwarmInfo
 from worker.cluster.manager_process import ManagerProcess
 from worker.cluster.membership import Addresses, Member
@@ -18,11 +20,12 @@ class ClusterSide:
     """Membership, proxy and info of one daemon: `routes` into its application, then `start`."""
 
     def __init__(self, config: Config, engine: Engine, network: ClusterNetwork) -> None:
-        manager = ManagerProcess(
+        self._manager = manager = ManagerProcess(
             config.data_root / "manager",
             config.run_dir,
             f"{config.cgroup_parent.strip('/')}/manager",
         )
+        self._document: Json | None = None
         self._proxy = ManagerProxy(manager.socket_path)
         self.member = Member(
             NodeParts(
@@ -41,10 +44,16 @@ class ClusterSide:
     def routes(self, app: web.Application) -> None:
         """Add the cluster's routes to an application (`cluster_routes` of `build_app`)."""
         install(app, self.member, self._proxy, self._info)
+        app[CLUSTER_DOCUMENT] = self._manager_document
 
     def swarm_state(self) -> str:
         """Return the ping's Swarm header (`swarm_state` of `build_app`)."""
         return self._info.ping_state()
+
+    async def _manager_document(self) -> Json:
+        if self._document is None:
+            self._document = await self._manager.document()
+        return self._document
 
     async def start(self) -> None:
         """Take up the stored membership; raises Internal when it cannot be read."""

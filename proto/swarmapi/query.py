@@ -1,6 +1,6 @@
 """Parameters of a request, read as its route declares them, and its JSON body."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -8,7 +8,26 @@ from aiohttp import web
 
 from swarmapi import rest
 from swarmapi.errors import InvalidArgument
-from worker.api.keys import DECLARED
+
+DECLARED: web.AppKey[dict[web.AbstractRoute, rest.Route]] = web.AppKey("declared")
+"""What an application serves, as it was declared."""
+_VERSION_PREFIX = r"/v{version:1\.\d+}"
+
+
+def add_routes(app: web.Application, routes: Sequence[rest.Declared]) -> None:
+    """Serve routes with and without the version prefix."""
+    declared = app.setdefault(DECLARED, {})
+    for route in map(rest.route_of, routes):
+        for prefix in ("", _VERSION_PREFIX):
+            served = app.router.add_route(route.method, prefix + route.path, route.handler)
+            declared[served] = route
+
+
+def refuse(request: web.Request) -> None:
+    """Raise Unsupported for a parameter with a value that the route declares as refused."""
+    route = request.app[DECLARED].get(request.match_info.route)
+    if route is not None:
+        route.refuse(request.query)
 
 
 def text(request: web.Request, name: str) -> str:
