@@ -32,10 +32,12 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 async def get_cluster(request: web.Request) -> web.Response:
+    """Show the cluster."""
     return answer(render.cluster_json(cluster.the_cluster(request.app[STORE])))
 
 
 async def update_cluster(request: web.Request) -> web.Response:
+    """Change the cluster, or its join tokens."""
     store = request.app[STORE]
     body = await request.read()
     try:
@@ -62,6 +64,7 @@ async def update_cluster(request: web.Request) -> web.Response:
 
 
 async def leave(request: web.Request) -> web.Response:
+    """Let this node leave the cluster."""
     node_id = _own_id(request)
     await cluster.leave(
         request.app[STORE], node_id, query.flag(request, "force"), request_id(request)
@@ -90,16 +93,19 @@ def _node_json(store: Store, node_id: str) -> render.Json:
 
 
 async def list_nodes(request: web.Request) -> web.Response:
+    """List nodes."""
     store = request.app[STORE]
     filters = query.filters(request)
     return answer([_node_json(store, n.id) for n in nodes.list_nodes(store.view, filters)])
 
 
 async def get_node(request: web.Request) -> web.Response:
+    """Show a node; `self` is the one that is asked."""
     return answer(_node(request.app[STORE], request.match_info["id"], _own_id(request)))
 
 
 async def update_node(request: web.Request) -> web.Response:
+    """Change role, availability or labels of a node."""
     spec = decode_spec(await request.read(), NodeSpec)
     key, number = request.match_info["id"], version(request)
     await nodes.update_node(request.app[STORE], key, spec, number, request_id(request))
@@ -107,12 +113,14 @@ async def update_node(request: web.Request) -> web.Response:
 
 
 async def remove_node(request: web.Request) -> web.Response:
+    """Remove a node from the cluster."""
     key, force = request.match_info["id"], query.flag(request, "force")
     await nodes.remove_node(request.app[STORE], key, force, request_id(request))
     return web.Response()
 
 
 async def list_services(request: web.Request) -> web.Response:
+    """List services."""
     view = request.app[STORE].view
     filters = query.filters(request)
     with_status = query.flag(request, "status")
@@ -125,12 +133,14 @@ async def list_services(request: web.Request) -> web.Response:
 
 
 async def create_service(request: web.Request) -> web.Response:
+    """Create a service."""
     spec = decode_spec(await request.read(), ServiceSpec)
     service = await services.create_service(request.app[STORE], spec, request_id(request))
     return answer({"ID": service.id}, 201)
 
 
 async def get_service(request: web.Request) -> web.Response:
+    """Show a service."""
     service = find_service(request.app[STORE].view, request.match_info["id"])
     return answer(
         render.service_json(service, insert_defaults=query.flag(request, "insertDefaults"))
@@ -138,6 +148,7 @@ async def get_service(request: web.Request) -> web.Response:
 
 
 async def update_service(request: web.Request) -> web.Response:
+    """Change a service, or go back to its previous spec."""
     store, key = request.app[STORE], request.match_info["id"]
     rollback = query.text(request, "rollback")
     if rollback == "previous":
@@ -150,45 +161,53 @@ async def update_service(request: web.Request) -> web.Response:
 
 
 async def remove_service(request: web.Request) -> web.Response:
+    """Remove a service and its tasks."""
     key = request.match_info["id"]
     await services.remove_service(request.app[STORE], key, request_id(request))
     return web.Response()
 
 
 async def list_tasks(request: web.Request) -> web.Response:
+    """List tasks."""
     view = request.app[STORE].view
     filters = query.filters(request)
     return answer([render.task_json(view, t) for t in tasks.list_tasks(view, filters)])
 
 
 async def get_task(request: web.Request) -> web.Response:
+    """Show a task."""
     view = request.app[STORE].view
     return answer(render.task_json(view, find_task(view, request.match_info["id"])))
 
 
 async def explain_task(request: web.Request) -> web.Response:
+    """Tell why a task is where it is, or is nowhere."""
     view = request.app[STORE].view
     return answer(tasks.explain(view, find_task(view, request.match_info["id"])))
 
 
 async def list_networks(request: web.Request) -> web.Response:
+    """List the cluster's networks."""
     view = request.app[STORE].view
     filters = query.filters(request)
     return answer([render.network_json(n) for n in networks.list_networks(view, filters)])
 
 
 async def create_network(request: web.Request) -> web.Response:
+    """Create a network of the cluster."""
     spec = decode_spec(await request.read(), NetworkSpec)
     network = await networks.create_network(request.app[STORE], spec, request_id(request))
     return answer({"Id": network.id, "Warning": ""}, 201)
 
 
 async def get_network(request: web.Request) -> web.Response:
+    """Show a network of the cluster."""
     network = find_network(request.app[STORE].view, request.match_info["id"])
     return answer(render.network_json(network))
 
 
 async def remove_network(request: web.Request) -> web.Response:
+    """Remove a network no service uses."""
     key = request.match_info["id"]
     await networks.remove_network(request.app[STORE], key, request_id(request))
     return web.Response(status=204)
@@ -200,10 +219,12 @@ async def list_nothing(request: web.Request) -> web.Response:
 
 
 async def refuse_secrets(request: web.Request) -> web.Response:
+    """Refuse by name."""
     raise Unsupported("secrets and configs are not supported yet")
 
 
 async def refuse_autolock(request: web.Request) -> web.Response:
+    """Refuse by name: managers are not locked."""
     raise Unsupported("autolock is not supported")
 
 
@@ -296,7 +317,7 @@ ROUTES: Final[Sequence[rest.Declared]] = (
         "GET",
         "/networks/{id}",
         get_network,
-        (rest.text("scope", "swarm, global or local"), rest.flag("verbose")),
+        (rest.flag("verbose"),),
         answer=Object,
     ),
     Route("DELETE", "/networks/{id}", remove_network, status=204),

@@ -20,6 +20,8 @@ from worker.engine.engine import Engine
 
 log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+MODULES = (system, containers, streams, execs, images, volumes, networks)
+"""Those with a table of routes, `ROUTES`."""
 _BODY_LIMIT_BYTES = 16 << 20
 _STATUS: Sequence[tuple[type[RuntimeFailure], int]] = (
     (ImageNotFound, 404),
@@ -54,7 +56,7 @@ def build_app(
     add_routes(app, document.ROUTES)
     if cluster_routes is not None:
         cluster_routes(app)
-    for module in (system, containers, streams, execs, images, volumes, networks):
+    for module in MODULES:
         add_routes(app, module.ROUTES)
     app.router.add_route("*", "/{tail:.*}", _not_found)
     return app

@@ -31,7 +31,7 @@ from worker.engine.filters import label_matches, pattern_matches
 from worker.engine.stepper import Stepper
 
 _CHUNK_BYTES = 256 * 1024
-_LIMITS = ("memory", "memswap", "cpushares", "cpuperiod", "cpuquota")
+LIMITS = ("memory", "memswap", "cpushares", "cpuperiod", "cpuquota")
 
 
 async def list_images(request: web.Request) -> web.StreamResponse:
@@ -314,12 +314,12 @@ def build_options(request: web.Request) -> BuildOptions:
     """
     if query.text(request, "version") == "2":
         raise Unsupported("BuildKit is not supported: build with DOCKER_BUILDKIT=0")
-    limits = {name: query.integer(request, name) for name in _LIMITS}
+    limits = {name: query.integer(request, name) for name in LIMITS}
     return BuildOptions(
         tags=tuple(query.texts(request, "t")),
         dockerfile=query.text(request, "dockerfile") or "Dockerfile",
-        build_args=_json_map(request, "buildargs"),
-        labels=_json_map(request, "labels"),
+        build_args=_without_nulls(query.document(request, "buildargs")),
+        labels=_without_nulls(query.document(request, "labels")),
         target=query.text(request, "target"),
         no_cache=query.flag(request, "nocache"),
         network_mode=query.text(request, "networkmode") or "default",
@@ -329,9 +329,8 @@ def build_options(request: web.Request) -> BuildOptions:
     )
 
 
-def _json_map(request: web.Request, name: str) -> dict[str, str]:
-    found: dict[str, str | None] = query.document(request, name) or {}
-    return {key: value for key, value in found.items() if value is not None}
+def _without_nulls(found: dict[str, str | None] | None) -> dict[str, str]:
+    return {key: value for key, value in (found or {}).items() if value is not None}
 
 
 async def prune_cache(request: web.Request) -> web.StreamResponse:
@@ -397,15 +396,16 @@ _BUILD_QUERY = (
     rest.document("labels", _MAP),
     rest.text("target"),
     rest.flag("nocache"),
-    rest.flag("pull"),
     rest.flag("rm", default=True),
     rest.flag("forcerm"),
     rest.flag("q"),
     rest.flag("squash"),
     rest.text("networkmode"),
     rest.text("platform"),
-    *(rest.integer(name) for name in _LIMITS),
-    *rest.refused("cachefrom", "extrahosts", "outputs", "remote", "cgroupparent", "shmsize"),
+    *(rest.integer(name) for name in LIMITS),
+    *rest.refused(
+        "pull", "cachefrom", "extrahosts", "outputs", "remote", "cgroupparent", "shmsize"
+    ),
 )
 _NAMED = (rest.text("repo"), rest.text("tag"))
 _PLATFORM = rest.refused("platform")
