@@ -21,6 +21,7 @@ from typing import Any
 from runtime import errors
 from runtime.oci import ContainerState, Launch
 from runtime.supervisor import bundle, wire
+from runtime.supervisor.restart import RestartPolicy
 
 Pids = list[int]  # the class below has a method named list
 _FRAME = struct.Struct(">BI")
@@ -285,6 +286,8 @@ class Supervisor:
             log=asdict(launch.log),
             stdin_open=launch.stdin_open,
             netns=launch.netns,
+            restart=asdict(launch.restart),
+            health=None if launch.health is None else asdict(launch.health),
         )
         state = _state(value[0])
         self._states.setdefault(state.container_id, state)
@@ -328,9 +331,20 @@ class Supervisor:
         master = fds[1] if len(fds) > 1 else -1
         return ExecProcess(pid, fds[0], master, ended)
 
-    async def kill(self, container_id: str, signal: int, *, everyone: bool = False) -> None:
-        """Signal the first process, or every process of the container."""
-        await self._ask("kill", container=container_id, signal=int(signal), everyone=everyone)
+    async def kill(
+        self, container_id: str, signal: int, *, everyone: bool = False, final: bool = False
+    ) -> None:
+        """Signal the first process, or every process of the container.
+
+        With `final` its restart policy has no say any more, also when it waits for a restart.
+        """
+        await self._ask(
+            "kill", container=container_id, signal=int(signal), everyone=everyone, final=final
+        )
+
+    async def set_restart(self, container_id: str, restart: RestartPolicy) -> None:
+        """Give a running container another restart policy."""
+        await self._ask("policy", container=container_id, restart=asdict(restart))
 
     async def pause(self, container_id: str) -> None:
         """Freeze all processes."""
@@ -357,7 +371,7 @@ class Supervisor:
         """Forget a stopped container; `force` kills it first."""
         if force and (await self.state(container_id)).status != "stopped":
             with contextlib.suppress(errors.BadStatus):
-                await self.kill(container_id, 9, everyone=True)
+                await self.kill(container_id, 9, everyone=True, final=True)
             await self.wait(container_id)
         await self._ask("delete", container=container_id)
         self._states.pop(container_id, None)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 from runtime.errors import Unsupported
 from runtime.supervisor.capabilities import CAPABILITIES
+from runtime.supervisor.health import HealthCheck
+from runtime.supervisor.restart import RestartPolicy
 from runtime.supervisor.seccomp import default_profile
 
 
@@ -35,7 +37,10 @@ class LogConfig:
 
 @dataclass(frozen=True)
 class Launch:
-    """A request to start; netns is `new`, `host`, `fd` or `container:PID`."""
+    """A request to start; netns is `new`, `host`, `fd` or `container:PID`.
+
+    `restart` and `health` are the supervisor's to obey, whoever is away.
+    """
 
     container_id: str
     config: dict[str, Any]
@@ -43,11 +48,17 @@ class Launch:
     log: LogConfig
     stdin_open: bool = False
     netns: str = "new"
+    restart: RestartPolicy = field(default_factory=RestartPolicy)
+    health: HealthCheck | None = None
 
 
 @dataclass(frozen=True)
 class ContainerState:
-    """What the supervisor knows: status is created, running, paused or stopped."""
+    """What the supervisor knows: status is created, running, paused, restarting or stopped.
+
+    Without an exit code, a stopped container's end was seen by nobody. `health` has the fields of
+    `runtime.supervisor.health.Health`.
+    """
 
     container_id: str
     status: str
@@ -58,6 +69,9 @@ class ContainerState:
     finished_ns: int
     error: str
     warnings: tuple[str, ...]
+    restart_count: int = 0
+    stop_asked: bool = False
+    health: dict[str, Any] | None = None
 
 
 # Docker's defaults: moby oci/caps/defaults.go and oci/defaults.go

@@ -92,6 +92,11 @@ class Holder:
         self.pids[role], self.born[role] = pid, time.monotonic()
 
     def _start_server(self) -> None:
+        while self._command(socket.MSG_DONTWAIT):
+            continue  # what the last one still said
+        self.server_end.close()
+        self.server_far.close()
+        self.server_end, self.server_far = wire.pair()
         fds = [self.server_far.fileno(), self.listener.fileno(), self.pump_near.fileno()]
         words = (str(self.ready_fd), self.state_dir, json.dumps(self.layout.as_dict()))
         self._spawn("server", fds, *words)
@@ -107,8 +112,11 @@ class Holder:
     def _start_pump(self) -> None:
         self._spawn("pump", [self.pump_far.fileno()])
         for meta, kept in self.kept.values():
-            streams = [name for name in meta["streams"] if name != "pidfd"]
-            fds = [fd for name, fd in zip(meta["streams"], kept, strict=True) if name != "pidfd"]
+            pairs = zip(meta["streams"], kept, strict=True)
+            given = [(name, fd) for name, fd in pairs if name not in ("pidfd", "netns")]
+            if not given:
+                continue
+            streams, fds = [name for name, _ in given], [fd for _, fd in given]
             message = {"op": "add", "id": meta["id"], "log": meta["log"], "streams": streams}
             wire.send(self.pump_near, message, fds)
 
@@ -146,24 +154,32 @@ class Holder:
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         poll = select.epoll()
         poll.register(wake_read, select.EPOLLIN)
-        poll.register(self.server_end.fileno(), select.EPOLLIN)
         self._start_server()
         self._start_pump()
         while not self.quitting:
-            for fd, _ in poll.poll():
-                if fd == wake_read:
-                    os.read(wake_read, 4096)
-                    self._reap()
-                elif not self._command():
-                    return
+            watched = self.server_end
+            poll.register(watched.fileno(), select.EPOLLIN)
+            while watched is self.server_end and not self.quitting:
+                for fd, _ in poll.poll():
+                    if fd == wake_read:
+                        os.read(wake_read, 4096)
+                        self._reap()
+                    elif watched is self.server_end:
+                        self._command()
         self._quit()
 
-    def _command(self) -> bool:
-        message, fds = wire.receive(self.server_end)
+    def _command(self, flags: int = 0) -> bool:
+        """Obey one message; false when there is none."""
+        try:
+            message, fds = wire.receive(self.server_end, flags)
+        except BlockingIOError:
+            return False
         if message is None:
             return False
         op = message["op"]
         if op == "keep":
+            _, kept = self.kept.pop(message["id"], (None, []))
+            wire.close_all(kept)
             self.kept[message["id"]] = (message, fds)
         elif op == "drop":
             _, kept = self.kept.pop(message["id"], (None, []))

@@ -38,10 +38,10 @@ def send(sock: socket.socket, message: dict[str, Any], fds: list[int] | None = N
     sock.sendmsg([raw], ancillary)
 
 
-def receive(sock: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
+def receive(sock: socket.socket, flags: int = 0) -> tuple[dict[str, Any] | None, list[int]]:
     """Receive one record; None at the end of the connection."""
     space = socket.CMSG_SPACE(4 * _MAX_FDS)
-    raw, ancillary, _, _ = sock.recvmsg(MAX_MESSAGE, space, socket.MSG_CMSG_CLOEXEC)
+    raw, ancillary, _, _ = sock.recvmsg(MAX_MESSAGE, space, socket.MSG_CMSG_CLOEXEC | flags)
     fds = array.array("i")
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
