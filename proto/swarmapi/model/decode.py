@@ -16,13 +16,18 @@ T = TypeVar("T", bound=msgspec.Struct)
 HARMLESS: dict[str, tuple[Any, ...]] = {
     "TaskTemplate.Runtime": ("container",),
     "TaskTemplate.ContainerSpec.Isolation": ("default",),
-    "TaskTemplate.ContainerSpec.Init": (False,),
     "Driver.Name": ("overlay",),
     "CheckDuplicate": (True, False),
     "EnableIPv4": (True,),
     "Scope": ("swarm",),
 }
 """Documented defaults of fields that are not honoured: accepted, and dropped."""
+
+CHOICES = frozenset(("Mode.ReplicatedJob", "Mode.GlobalJob"))
+"""Fields that say something by being there, even as an empty object."""
+
+_INT64 = (-(1 << 63), (1 << 63) - 1)
+"""What a number can be at all: sums of two still fit the log, and Go's clients can read it."""
 
 
 def is_blank(value: Any) -> bool:
@@ -73,7 +78,8 @@ def _clean(data: dict[str, Any], kind: type[msgspec.Struct], path: str) -> dict[
         where = f"{path}.{key}" if path else key
         field = fields.get(key.lower())
         if field is None:
-            if not is_blank(value) and value not in HARMLESS.get(where, ()):
+            chosen = where in CHOICES and value is not None
+            if chosen or not (is_blank(value) or value in HARMLESS.get(where, ())):
                 raise InvalidArgument(f"unsupported field {where}: leave it out or empty")
             continue
         if value is None or (value == "" and not _accepts_text(field.type)):
@@ -83,6 +89,8 @@ def _clean(data: dict[str, Any], kind: type[msgspec.Struct], path: str) -> dict[
 
 
 def _clean_value(value: Any, kind: Any, where: str) -> Any:
+    if isinstance(value, int) and not _INT64[0] <= value <= _INT64[1]:
+        raise InvalidArgument(f"{where}: {value} does not fit into 64 bits")
     struct = _struct_in(kind)
     if struct is not None:
         if isinstance(value, dict):

@@ -45,6 +45,16 @@ def test_keys_match_without_regard_to_case() -> None:
         (b'{"TaskTemplate": {"Nonsense": {"A": 1}}}', "unsupported field TaskTemplate.Nonsense"),
         (b'{"EndpointSpec": {"Ports": [{"Colour": "red"}]}}', "EndpointSpec.Ports[0].Colour"),
         (b'{"TaskTemplate": {"RestartPolicy": {"Condition": "never"}}}', "RestartPolicy.Condition"),
+        (b'{"Mode": {"ReplicatedJob": {}}}', "unsupported field Mode.ReplicatedJob"),
+        (b'{"Mode": {"GlobalJob": {}}}', "unsupported field Mode.GlobalJob"),
+        (
+            b'{"TaskTemplate": {"RestartPolicy": {"Delay": 9223372036854775808}}}',
+            "TaskTemplate.RestartPolicy.Delay",
+        ),
+        (
+            b'{"EndpointSpec": {"Ports": [{"TargetPort": -9223372036854775809}]}}',
+            "EndpointSpec.Ports[0].TargetPort",
+        ),
     ],
 )
 def test_bad_input_names_the_path(body: bytes, words: str) -> None:
