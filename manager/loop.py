@@ -9,11 +9,17 @@ from typing import Final
 from manager.reconcile import Acks, Env, Key, all_keys, turn
 from manager.replica import LogStatus, Store
 from manager.store.apply import Applied
+from manager.store.changes import parts
 from swarmapi.errors import SwarmError
 
 log = logging.getLogger(__name__)
 RETRY_S: Final = 0.1
 IDLE_S: Final = 3_600.0
+TRANSACTION_BYTES: Final = 512 << 10
+"""Half of what the log takes at once: long texts in many changes do not make a turn fail for ever.
+
+A turn may be cut anywhere: what is missing is found again from the View.
+"""
 SHORTEST_S: Final = 0.005
 """Sleep at least this long where a turn that is due changes nothing."""
 
@@ -59,8 +65,8 @@ class ControlLoop:
         try:
             result = turn(self._store.view, dirty, Env(now_ns, self._store.new_id), self._acks())
             self._deadline_ns = result.next_deadline_ns
-            if result.changes:
-                await self._store.propose(result.changes)
+            for part in parts(result.changes, TRANSACTION_BYTES):
+                await self._store.propose(part)
         except BaseException:
             # What was not proposed is still to be done.
             self._dirty |= dirty

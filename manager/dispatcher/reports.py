@@ -3,14 +3,18 @@
 import asyncio
 import logging
 
+from msgspec.structs import replace
+
 from manager.replica import Store
 from manager.store.changes import SetTaskStatus
-from swarmapi.errors import Forbidden, InvalidArgument, SwarmError
+from swarmapi.errors import Forbidden, Internal, InvalidArgument, SwarmError
 from swarmapi.model.objects import TaskState, TaskStatus
 
 log = logging.getLogger(__name__)
 FLUSH_AFTER_S = 0.01
-LARGEST_BATCH = 500
+LARGEST_BATCH = 200
+LONGEST_TEXT = 1000
+"""Of a message or an error; a batch of the longest still fits one transaction."""
 _MANAGERS_STATES = (TaskState.REMOVE, TaskState.ORPHANED)
 
 
@@ -43,7 +47,8 @@ class ReportBatcher:
             SwarmError: when they could not be committed.
         """
         waits = []
-        for task_id, status in reports.items():
+        for task_id, reported in reports.items():
+            status = _clipped(reported)
             task = self._store.view.tasks.get(task_id)
             if task is None or status.state < max(task.status.state, TaskState.ACCEPTED):
                 continue
@@ -72,7 +77,10 @@ class ReportBatcher:
                 await self._store.propose(
                     SetTaskStatus(task_id=i, status=s, reason="reported") for i, s in batch.items()
                 )
-            except SwarmError as error:
+            except Exception as error:
+                if not isinstance(error, SwarmError):
+                    log.exception("%d reports not stored", len(batch))
+                    error = Internal(f"reports not stored: {type(error).__name__}: {error}")
                 for future in futures:
                     if not future.done():
                         future.set_exception(error)
@@ -81,3 +89,9 @@ class ReportBatcher:
             for future in futures:
                 if not future.done():
                     future.set_result(None)
+
+
+def _clipped(status: TaskStatus) -> TaskStatus:
+    if max(len(status.message), len(status.error)) <= LONGEST_TEXT:
+        return status
+    return replace(status, message=status.message[:LONGEST_TEXT], error=status.error[:LONGEST_TEXT])

@@ -9,6 +9,9 @@ from swarmapi.model.objects import Explanation, FilterRefusal, Node, NodeState, 
 from swarmapi.model.spec import Availability, Placement, Platform
 
 EXAMPLES: Final = 3
+MAX_REFUSALS: Final = 50
+MAX_TEXT: Final = 200
+"""What is kept of a text that a user wrote: it is stored once for every task that waits."""
 _MIB: Final = 1 << 20
 
 
@@ -118,7 +121,7 @@ def explain_refusals(
         for (name, reason), nodes in refused.items()
     ]
     refusals.sort(key=lambda r: (-r.count, r.filter, r.reason))
-    return Explanation(nodes=total, refusals=tuple(refusals))
+    return Explanation(nodes=total, refusals=tuple(refusals[:MAX_REFUSALS]))
 
 
 def _refusals(
@@ -133,10 +136,10 @@ def _refusals(
         yield ("resources", "")
     for expression in needs.constraints:
         if first_failing((expression,), node) is not None:
-            yield ("constraints", f"constraint {expression} not satisfied")
+            yield ("constraints", f"constraint {_clipped(expression)} not satisfied")
     if not has_platform(needs.platforms, node):
         wanted = ", ".join(f"{p.os or 'any'}/{p.architecture or 'any'}" for p in needs.platforms)
-        yield ("platform", f"does not offer platform {wanted}")
+        yield ("platform", f"does not offer platform {_clipped(wanted)}")
     port = taken_port(view, needs.demand, candidate)
     if port is not None:
         yield ("host-port", f"host port {port[1]}/{port[0]} already in use")
@@ -153,6 +156,10 @@ def _resources_text(demand: Demand, nodes: list[Candidate]) -> str:
         free = max(max(c.cpu_nanos for c in nodes), 0)
         parts.append(f"needs {demand.cpu_nanos / 1e9:g} CPUs, at most {free / 1e9:g} free")
     return " and ".join(parts)
+
+
+def _clipped(text: str) -> str:
+    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
 
 
 def _mib(size_bytes: int) -> str:

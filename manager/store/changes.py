@@ -4,6 +4,7 @@ Every change has a stable tag, because logs outlive programs. A tag once used is
 another meaning; new fields have defaults.
 """
 
+from collections.abc import Iterable, Iterator
 from typing import Final, TypeAlias
 
 import msgspec
@@ -240,6 +241,21 @@ _tag_decoder = msgspec.msgpack.Decoder(_Tag)
 def encode(transaction: Transaction) -> bytes:
     """Return the msgpack form of a transaction."""
     return _encoder.encode(transaction)
+
+
+def parts(changes: Iterable[Change], limit_bytes: int) -> Iterator[tuple[Change, ...]]:
+    """Cut changes, in order, into runs of at most `limit_bytes`; a longer one stands alone."""
+    part: list[Change] = []
+    size_bytes = 0
+    for change in changes:
+        length = len(_encoder.encode(change))
+        if part and size_bytes + length > limit_bytes:
+            yield tuple(part)
+            part, size_bytes = [], 0
+        part.append(change)
+        size_bytes += length
+    if part:
+        yield tuple(part)
 
 
 def decode(data: bytes) -> Transaction:

@@ -4,8 +4,11 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from manager.raft.replication import RaftConfig
 from manager.replica import LogStatus, Replica
-from swarmapi.errors import NotLeader
+from swarmapi.errors import InvalidArgument, NotLeader
+
+COMMAND_MAX_BYTES = RaftConfig().command_max_bytes
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class SingleCopyLog:
     async def propose(self, payload: bytes) -> int:
         if not self._status.is_leader:
             raise NotLeader(leader=self._status.leader_address)
+        if len(payload) > COMMAND_MAX_BYTES:
+            raise InvalidArgument(f"change has {len(payload)} bytes: split it")
         await asyncio.sleep(0)
         self._index += 1
         index = self._index

@@ -1,0 +1,63 @@
+"""The control loop: what a turn found is committed, however long its texts are."""
+
+import asyncio
+
+from manager.control.services import create_service
+from manager.dispatcher.reports import LARGEST_BATCH, ReportBatcher
+from swarmapi.model.objects import TaskState, TaskStatus
+from swarmapi.model.spec import (
+    ContainerSpec,
+    Placement,
+    Replicated,
+    ServiceMode,
+    ServiceSpec,
+    TaskTemplate,
+)
+from tests.unit.manager_shell.cluster import MemoryCluster
+
+LONG = tuple(f"node.labels.{number}=={'x' * 150}" for number in range(60))
+
+
+def wanted(name: str, replicas: int, constraints: tuple[str, ...] = ()) -> ServiceSpec:
+    return ServiceSpec(
+        name=name,
+        task_template=TaskTemplate(
+            container_spec=ContainerSpec(image="a"), placement=Placement(constraints=constraints)
+        ),
+        mode=ServiceMode(replicated=Replicated(replicas=replicas)),
+    )
+
+
+def test_long_explanations_do_not_stop_the_cluster() -> None:
+    """200 tasks that fit nowhere, each with a long story, are more than one log entry holds."""
+
+    async def story() -> None:
+        cluster = MemoryCluster()
+        await cluster.found()
+        await cluster.settle()
+        await create_service(cluster.store, wanted("stuck", 200, LONG))
+        await create_service(cluster.store, wanted("fine", 1))
+        await cluster.settle()
+        states = {t.service_name: t.status.state for t in cluster.store.view.tasks.values()}
+        assert states == {"stuck": TaskState.PENDING, "fine": TaskState.ASSIGNED}
+        assert all(
+            t.explanation for t in cluster.store.view.tasks.values() if t.service_name == "stuck"
+        )
+
+    asyncio.run(story())
+
+
+def test_reports_with_long_texts_are_stored() -> None:
+    async def story() -> None:
+        cluster = MemoryCluster()
+        await cluster.found()
+        await cluster.settle()
+        await create_service(cluster.store, wanted("many", LARGEST_BATCH))
+        await cluster.settle()
+        view = cluster.store.view
+        failed = TaskStatus(state=TaskState.FAILED, message="m" * 9_000, error="e" * 9_000)
+        tasks = list(view.tasks)
+        assert await ReportBatcher(cluster.store).store(dict.fromkeys(tasks, failed)) == tasks
+        assert {view.tasks[t].status.state for t in tasks} == {TaskState.FAILED}
+
+    asyncio.run(story())
