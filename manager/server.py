@@ -12,8 +12,6 @@ from aiohttp import web
 from manager.api.app import build_app
 from manager.api.forward import ForwardService, GrpcForwarder
 from manager.bootstrap import Founding, found
-from manager.ca.certificates import JOIN_SERVER_NAME
-from manager.ca.rpc import LEADER_METADATA
 from manager.ca.service import CertificateService, MembershipService
 from manager.config import RunConfig, split
 from manager.dispatcher.dispatcher import Dispatcher
@@ -22,19 +20,15 @@ from manager.front import Front
 from manager.loop import ControlLoop
 from manager.replica import Log, Replica, Store
 from manager.roster import Roster
+from swarmapi.conversation import LEADER_METADATA, MESSAGE_OPTIONS
 from swarmapi.errors import BY_GRPC_CODE, SwarmError, Unavailable
-from swarmapi.identity import MANAGER, TLSMaterial, expect
+from swarmapi.identity import JOIN_SERVER_NAME, MANAGER, TLSMaterial, expect
 from swarmapi.v1 import ca_pb2, ca_pb2_grpc, dispatcher_pb2_grpc, forward_pb2_grpc
 
 log = logging.getLogger(__name__)
 RETRY_S: Final = 0.2
 JOIN_WAIT_S: Final = 15.0
-_MESSAGE_BYTES: Final = 64 << 20
-_OPTIONS: Final = (
-    ("grpc.max_receive_message_length", _MESSAGE_BYTES),
-    ("grpc.max_send_message_length", _MESSAGE_BYTES),
-    ("grpc.so_reuseport", 0),
-)
+_OPTIONS: Final = (*MESSAGE_OPTIONS, ("grpc.so_reuseport", 0))
 # The generated modules are untyped.
 _ca_rpc: Any = ca_pb2_grpc
 _dispatcher_rpc: Any = dispatcher_pb2_grpc

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from swarmapi.errors import Forbidden, InvalidArgument
+from swarmapi.identity import JOIN_SERVER_NAME
 from swarmapi.ids import base36
 from swarmapi.model.objects import RootCA
 from swarmapi.model.spec import NodeRole
@@ -19,8 +20,6 @@ from swarmapi.model.spec import NodeRole
 ROOT_LIFETIME: Final = datetime.timedelta(days=20 * 365)
 NODE_LIFETIME: Final = datetime.timedelta(days=90)
 BACK_DATED: Final = datetime.timedelta(hours=1)
-JOIN_SERVER_NAME: Final = "swarm-ca"
-"""TLS server name (SNI) that reaches the two calls which need no client certificate."""
 _SECRET_LENGTH: Final = 25
 _DIGEST_LENGTH: Final = 50
 RandomBytes = Callable[[int], bytes]

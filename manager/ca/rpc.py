@@ -4,10 +4,8 @@ from typing import Any, NoReturn
 
 import grpc
 
+from swarmapi.conversation import LEADER_METADATA
 from swarmapi.errors import NotLeader, SwarmError
-
-LEADER_METADATA = "swarm-leader"
-"""Trailing metadata: `host:port` of the leader, where a member that does not lead was asked."""
 
 
 async def refuse(context: "grpc.aio.ServicerContext[Any, Any]", error: SwarmError) -> NoReturn:

@@ -18,6 +18,8 @@ from swarmapi.errors import Unauthenticated
 Role = Literal["swarm-manager", "swarm-worker"]
 MANAGER: Final = "swarm-manager"
 WORKER: Final = "swarm-worker"
+JOIN_SERVER_NAME: Final = "swarm-ca"
+"""TLS server name by which a manager serves the two calls that need no client certificate."""
 
 
 class AuthContext(Protocol):

@@ -5,15 +5,17 @@ one named. Containers and tables stay as they are without a manager, for ever.
 """
 
 import asyncio
+import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import grpc
 import msgspec
 
+from swarmapi.conversation import LEADER_METADATA
 from swarmapi.errors import Unavailable
 from swarmapi.model.objects import NodeDescription, SpecVersion, Task, TaskStatus
 from swarmapi.model.tables import NetworkTable, TableDelta, apply_delta
@@ -25,8 +27,6 @@ from worker.agent.tasks import Assigned, TaskTable
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
-LEADER_METADATA = "swarm-leader"
-"""Trailing metadata by which a manager that does not lead names the leader, `host:port`."""
 _CONNECT_TIMEOUT_S = 2.0
 """A machine without power answers nothing at all; a new leader's grace is 6 periods of 1 s."""
 _SHUN_NS = 3 * 10**9
@@ -139,10 +139,11 @@ class Agent:
         )
         async with self._parts.channel(target) as channel:
             await _connect(channel)
-            messages = _open(channel, outgoing)
+            call = _open(channel)
             async with asyncio.timeout(_WELCOME_TIMEOUT_S):
-                first = await anext(messages, None)
-            if first is None or first.WhichOneof("message") != "welcome":
+                await call.write(outgoing.get_nowait())
+                first = await call.read()
+            if not isinstance(first, pb.DispatcherMessage) or not first.HasField("welcome"):
                 raise SessionEnded("the manager closed the stream")
             welcome = first.welcome
             self.session_id = welcome.session_id
@@ -150,11 +151,11 @@ class Agent:
             self._parts.on_role(welcome.role)
             await self._learn_managers(list(welcome.managers))
             self._parts.reporter.again(self._parts.tasks.statuses())
-            await self._converse(messages, outgoing, welcome.beat_every_ms / 1000)
+            await self._converse(call, outgoing, welcome.beat_every_ms / 1000)
 
     async def _converse(
         self,
-        messages: AsyncIterator[pb.DispatcherMessage],
+        call: Any,
         outgoing: "asyncio.Queue[pb.AgentMessage]",
         beat_every_s: float,
     ) -> None:
@@ -175,17 +176,22 @@ class Agent:
                 ]
                 outgoing.put_nowait(pb.AgentMessage(reports=pb.TaskReports(reports=reports)))
 
+        async def send() -> None:
+            with contextlib.suppress(asyncio.InvalidStateError):  # `listen` tells why it ended
+                while True:
+                    await call.write(await outgoing.get())
+
         async def listen() -> None:
             while True:
                 async with asyncio.timeout(_SILENT_PERIODS * beat_every_s):
-                    message = await anext(messages, None)
-                if message is None:
+                    message = await call.read()
+                if not isinstance(message, pb.DispatcherMessage):
                     raise SessionEnded("the manager closed the stream")
                 await self._take(message, unconfirmed, outgoing)
 
-        jobs = [asyncio.ensure_future(job()) for job in (beat, report, listen)]
+        jobs = [asyncio.ensure_future(job()) for job in (beat, report, send, listen)]
         try:
-            done, _ = await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(jobs, return_when=asyncio.FIRST_EXCEPTION)
             for job in done:
                 job.result()
         finally:
@@ -274,24 +280,17 @@ async def _connect(channel: grpc.aio.Channel) -> None:
             state = channel.get_state()
 
 
-def _open(
-    channel: grpc.aio.Channel, outgoing: "asyncio.Queue[pb.AgentMessage]"
-) -> AsyncIterator[pb.DispatcherMessage]:
-    """Open the stream; it is cancelled with the channel."""
-    session = channel.stream_stream(
+def _open(channel: grpc.aio.Channel) -> Any:
+    """Open the stream; it is cancelled with the channel.
+
+    It is written by hand: gRPC would close an iterator of requests while it still runs.
+    """
+    session: Any = channel.stream_stream(  # the stubs want an iterator of requests
         "/swarmapi.v1.Dispatcher/Session",
         request_serializer=pb.AgentMessage.SerializeToString,
         response_deserializer=pb.DispatcherMessage.FromString,
     )
-    messages: AsyncIterator[pb.DispatcherMessage] = session(_drain(outgoing)).__aiter__()
-    return messages
-
-
-async def _drain(
-    outgoing: "asyncio.Queue[pb.AgentMessage]",
-) -> AsyncIterator[pb.AgentMessage]:
-    while True:
-        yield await outgoing.get()
+    return session()
 
 
 def _leader_of(error: Exception) -> str:

@@ -10,13 +10,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from swarmapi import errors
-from swarmapi.identity import MANAGER, WORKER, TLSMaterial, expect
+from swarmapi.identity import JOIN_SERVER_NAME, MANAGER, WORKER, TLSMaterial, expect
 from swarmapi.v1 import ca_pb2 as pb
 from worker.cluster.addresses import split
 from worker.cluster.tokens import JoinToken
 
-JOIN_SERVER_NAME = "swarm-ca"
-"""TLS server name by which a manager serves the two calls that need no client certificate."""
 _SERVICE = "/swarmapi.v1.CertificateAuthority"
 _TIMEOUT_S = 20.0
 _ROLES = {"manager": MANAGER, "worker": WORKER}

@@ -13,6 +13,7 @@ import grpc
 from cryptography import x509
 from msgspec.structs import replace
 
+from swarmapi.conversation import MESSAGE_OPTIONS
 from swarmapi.errors import SwarmError, Unavailable
 from swarmapi.identity import MANAGER, TLSMaterial, expect
 from swarmapi.model.tables import NetworkTable
@@ -122,7 +123,8 @@ class RunningNode:
         return Place(describe(), self.membership.address, self.membership.data_path_addr)
 
     def _channel(self, target: str) -> grpc.aio.Channel:
-        return grpc.aio.secure_channel(target, self._tls.client(), options=[expect(MANAGER)])
+        options = [expect(MANAGER), *MESSAGE_OPTIONS]
+        return grpc.aio.secure_channel(target, self._tls.client(), options=options)
 
     async def _save_managers(self, managers: list[str]) -> None:
         await self._save(replace(self.membership, managers=managers))

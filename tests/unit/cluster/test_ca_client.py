@@ -5,7 +5,6 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from manager.ca.certificates import JOIN_SERVER_NAME as MANAGERS_NAME
 from manager.ca.certificates import new_token
 from swarmapi.errors import Forbidden, Internal, Unavailable
 from swarmapi.identity import WORKER
@@ -34,10 +33,6 @@ def with_authority(
             await authority.stop()
 
     asyncio.run(run())
-
-
-def test_both_sides_mean_the_same_server_name() -> None:
-    assert ca_client.JOIN_SERVER_NAME == MANAGERS_NAME
 
 
 def test_a_token_brings_a_certificate_whose_key_never_travelled() -> None:

@@ -13,14 +13,14 @@ import grpc
 import pytest
 
 from manager.bootstrap import load_founding, prepare_first
-from manager.ca.certificates import JOIN_SERVER_NAME, new_request
+from manager.ca.certificates import new_request
 from manager.config import InitConfig, Paths, RunConfig, load
 from manager.front import server_name
 from manager.lock import lock
 from manager.replica import LogStatus, Replica
 from manager.server import Manager
 from swarmapi.errors import AlreadyExists, FailedPrecondition, InvalidArgument
-from swarmapi.identity import TLSMaterial, expect
+from swarmapi.identity import JOIN_SERVER_NAME, TLSMaterial, expect
 from swarmapi.ids import new_id
 from swarmapi.model.spec import NodeRole
 from swarmapi.v1 import ca_pb2, ca_pb2_grpc, forward_pb2_grpc

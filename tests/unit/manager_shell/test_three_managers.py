@@ -11,11 +11,11 @@ import aiohttp
 import grpc
 
 from manager.bootstrap import load_founding, prepare_first
-from manager.ca.certificates import JOIN_SERVER_NAME, new_request
+from manager.ca.certificates import new_request
 from manager.config import InitConfig, Paths, RunConfig
 from manager.raftlog import open_log
 from manager.server import Manager
-from swarmapi.identity import TLSMaterial, expect
+from swarmapi.identity import JOIN_SERVER_NAME, TLSMaterial, expect
 from swarmapi.ids import new_id
 from swarmapi.v1 import ca_pb2, ca_pb2_grpc
 from tests.unit.manager_shell.wire import Agent
