@@ -135,7 +135,9 @@ class Manager:
 
     async def _serve_rest(self) -> None:
         app = build_app(self.store, self._tls.identity.node_id, self._forwarder)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        self._runner = web.AppRunner(
+            app, access_log=None, shutdown_timeout=1.0, handler_cancellation=True
+        )
         await self._runner.setup()
         path = self._config.paths.socket
         path.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from aiohttp import web
 from manager.api.responses import REQUEST_ID, failure
 from manager.api.routes import NODE_ID, ROUTES, STORE
 from manager.replica import LogStatus, Store
-from swarmapi.errors import NotLeader, SwarmError, Unavailable
+from swarmapi.errors import NotLeader, OutcomeUnknown, SwarmError, Unavailable
 from swarmapi.query import add_routes, refuse
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,7 @@ class Forwarder(Protocol):
 
         Raises:
             Unavailable: nothing of an answer came before `lost()` returned.
+            OutcomeUnknown: nor did it, and the request cannot be sent again.
         """
 
 
@@ -118,6 +119,21 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 @web.middleware
 async def _gate(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Let reads end with their client (the server cancels them); mutations run to their end."""
+    if request.method in ("GET", "HEAD"):
+        return await _serve(request, handler)
+    serving = asyncio.ensure_future(_serve(request, handler))
+    serving.add_done_callback(functools.partial(_note, request))
+    return await asyncio.shield(serving)
+
+
+def _note(request: web.Request, serving: "asyncio.Future[web.StreamResponse]") -> None:
+    error = None if serving.cancelled() else serving.exception()
+    if error is not None:
+        log.debug("%s %s: %s", request.method, request.path, error)  # also when nobody waits
+
+
+async def _serve(request: web.Request, handler: Handler) -> web.StreamResponse:
     gate = request.app[GATE]
     request_id = request.headers.get(REQUEST_ID, "")
     if not request_id and request.method not in ("GET", "HEAD"):
@@ -137,6 +153,8 @@ async def _gate(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             lost = functools.partial(gate.until_leader_is_not, leader)
             return await gate.forwarder.forward(request, leader, request_id, lost)
+        except OutcomeUnknown:
+            raise
         except Unavailable:
             if asyncio.get_running_loop().time() >= deadline_s:
                 raise

@@ -1,7 +1,6 @@
 """Passing REST requests from a follower to the leader: one gRPC stream each, one hop."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final
@@ -16,11 +15,13 @@ from manager.api.routes import ON_BEHALF_OF
 from manager.ca.authority import check_manager
 from manager.ca.rpc import refuse
 from manager.replica import Store
-from swarmapi.errors import NotLeader, SwarmError, Unavailable
+from swarmapi.errors import NotLeader, OutcomeUnknown, SwarmError, Unavailable
 from swarmapi.identity import MANAGER, TLSMaterial, expect, identity_from_auth_context
 from swarmapi.v1 import forward_pb2 as pb
 
 CHUNK_BYTES: Final = 1 << 16
+KEPT_BODY_BYTES: Final = 1 << 20
+"""A body of up to this length is kept, so that another leader can be sent it again."""
 HEAD_WAIT_S: Final = 30.0
 _HOP_BY_HOP: Final = frozenset(
     ("host", "connection", "transfer-encoding", "content-length", "upgrade", "keep-alive", "te")
@@ -42,37 +43,36 @@ class GrpcForwarder:
         request_id: str,
         lost: Callable[[], Coroutine[None, None, None]],
     ) -> web.StreamResponse:
-        """Return the leader's answer, streamed.
+        """Return the leader's answer; request and answer pass piece by piece.
 
         Raises:
             Unavailable: nothing of an answer came while it led: the request may be sent again.
+            OutcomeUnknown: the same, but a part of a body too long to be kept has been sent.
+            ConnectionResetError: the answer was cut short, or the client's request was.
         """
-        body = await request.read()
-        parts = self._parts(request, body, request_id)
-        call = self._channel(leader_address).stream_stream(
-            "/swarmapi.v1.Forward/Call",
-            request_serializer=pb.ForwardRequest.SerializeToString,
-            response_deserializer=pb.ForwardReply.FromString,
-        )(_each(parts))
+        if _is_kept(request):
+            await request.read()  # kept by the request, for the next leader or this member
+        call = self._open(leader_address)
+        gone = asyncio.ensure_future(lost())
+        sending = asyncio.ensure_future(_send(call, request, self._head(request, request_id)))
         try:
-            try:
-                first = await _unless(lost(), call.read(), HEAD_WAIT_S)
-            except (grpc.aio.AioRpcError, TimeoutError) as error:
-                words = error.details() if isinstance(error, grpc.aio.AioRpcError) else "no answer"
-                raise Unavailable(f"leader {leader_address}: {words}") from error
-            if not isinstance(first, pb.ForwardReply) or first.WhichOneof("part") != "head":
-                raise Unavailable(f"leader {leader_address} gave no answer")
+            first = await _first(call, gone, request, leader_address)
             response = web.StreamResponse(status=first.head.status)
             for header in first.head.headers:
                 response.headers.add(header.name, header.value)
             await response.prepare(request)
-            with contextlib.suppress(grpc.aio.AioRpcError):
-                # A leader lost in mid-stream ends the body early, which the client sees.
-                while isinstance(part := await call.read(), pb.ForwardReply):
+            try:
+                while isinstance(part := await _unless(gone, call.read()), pb.ForwardReply):
                     await response.write(part.chunk)
-                await response.write_eof()
+            except (grpc.aio.AioRpcError, TimeoutError) as error:
+                # Without its end the client sees that the answer is not whole.
+                raise ConnectionResetError(f"leader {leader_address} was lost") from error
+            await response.write_eof()
             return response
         finally:
+            gone.cancel()
+            sending.cancel()
+            await asyncio.gather(gone, sending, return_exceptions=True)
             call.cancel()
 
     async def close(self) -> None:
@@ -80,15 +80,20 @@ class GrpcForwarder:
         for channel in self._channels.values():
             await channel.close(None)
 
-    def _channel(self, address: str) -> grpc.aio.Channel:
+    def _open(self, address: str) -> Any:
         channel = self._channels.get(address)
         if channel is None:
             options = [expect(MANAGER)]
             channel = grpc.aio.secure_channel(address, self._tls().client(), options=options)
             self._channels[address] = channel
-        return channel
+        method: Any = channel.stream_stream(  # the stubs want an iterator of requests
+            "/swarmapi.v1.Forward/Call",
+            request_serializer=pb.ForwardRequest.SerializeToString,
+            response_deserializer=pb.ForwardReply.FromString,
+        )
+        return method()
 
-    def _parts(self, request: web.Request, body: bytes, request_id: str) -> list[pb.ForwardRequest]:
+    def _head(self, request: web.Request, request_id: str) -> pb.RequestHead:
         headers = [
             pb.Header(name=k, value=v)
             for k, v in request.headers.items()
@@ -96,38 +101,81 @@ class GrpcForwarder:
         ]
         if ON_BEHALF_OF not in request.headers:
             headers.append(pb.Header(name=ON_BEHALF_OF, value=self._node_id))
-        head = pb.RequestHead(
+        return pb.RequestHead(
             method=request.method,
             path=request.path_qs,
             headers=headers,
             request_id=request_id,
+            has_body=request.body_exists,
         )
-        chunks = [body[i : i + CHUNK_BYTES] for i in range(0, len(body), CHUNK_BYTES)]
-        return [pb.ForwardRequest(head=head), *(pb.ForwardRequest(chunk=c) for c in chunks)]
+
+
+async def _send(call: Any, request: web.Request, head: pb.RequestHead) -> None:
+    """Send head and body. A body that breaks off ends the call: half of it is no request."""
+    try:
+        await call.write(pb.ForwardRequest(head=head))
+        async for chunk in _pieces(request):
+            await call.write(pb.ForwardRequest(chunk=chunk))
+        await call.done_writing()
+    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        return  # who reads the answer learns why the call ended
+    except Exception:
+        call.cancel()
+        raise
+
+
+async def _pieces(request: web.Request) -> AsyncIterator[bytes]:
+    if _is_kept(request):
+        body = await request.read()
+        for at in range(0, len(body), CHUNK_BYTES):
+            yield body[at : at + CHUNK_BYTES]
+    elif request.can_read_body:
+        async for chunk in request.content.iter_chunked(CHUNK_BYTES):
+            yield chunk
+
+
+def _is_kept(request: web.Request) -> bool:
+    """Tell whether the body can be read again."""
+    return request.content_length is not None and request.content_length <= KEPT_BODY_BYTES
+
+
+async def _first(
+    call: Any, gone: "asyncio.Future[None]", request: web.Request, leader: str
+) -> pb.ForwardReply:
+    """Return the head of the answer (errors as `forward` says)."""
+    words = "no answer"
+    try:
+        first = await _unless(gone, call.read(), HEAD_WAIT_S)
+        if isinstance(first, pb.ForwardReply) and first.HasField("head"):
+            return first
+    except grpc.aio.AioRpcError as error:
+        words = error.details() or error.code().name
+    except TimeoutError:
+        pass
+    if request.content.total_bytes and not _is_kept(request):
+        raise OutcomeUnknown(f"leader {leader}: {words}; a part of the request was on its way")
+    raise Unavailable(f"leader {leader}: {words}")
 
 
 async def _unless(
-    lost: Coroutine[None, None, None], reply: Awaitable[object], timeout_s: float
+    gone: "asyncio.Future[None]", reply: Awaitable[object], timeout_s: float | None = None
 ) -> object:
-    """Return the reply; raises TimeoutError when `lost` returns first, or the time is over.
+    """Return the reply; raises TimeoutError when `gone` is done first, or the time is over.
 
     A leader whose machine lost its power leaves the connection open and silent.
     """
-    gone, head = asyncio.ensure_future(lost), asyncio.ensure_future(reply)
+    read: asyncio.Future[Any] = asyncio.ensure_future(reply)
     try:
-        await asyncio.wait({gone, head}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        if not head.done():
+        await asyncio.wait({gone, read}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if not read.done():
             raise TimeoutError
-        return head.result()
+        if read.cancelled():
+            raise ConnectionResetError("the request broke off")
+        result: object = read.result()
+        return result
     finally:
-        for future in (gone, head):
-            future.cancel()
-        await asyncio.gather(gone, head, return_exceptions=True)
-
-
-async def _each(parts: list[pb.ForwardRequest]) -> AsyncIterator[pb.ForwardRequest]:
-    for part in parts:
-        yield part
+        read.cancel()
+        await asyncio.gather(read, return_exceptions=True)
 
 
 class ForwardService:
@@ -157,9 +205,6 @@ class ForwardService:
         first = await context.read()
         if not isinstance(first, pb.ForwardRequest) or first.WhichOneof("part") != "head":
             raise Unavailable("a forwarded request begins with its head")
-        body = bytearray()
-        while isinstance(part := await context.read(), pb.ForwardRequest):
-            body += part.chunk
         headers = [(h.name, h.value) for h in first.head.headers]
         headers.append((FORWARDED, caller_id))
         if first.head.request_id:
@@ -174,16 +219,22 @@ class ForwardService:
                 first.head.method,
                 f"http://manager{first.head.path}",
                 headers=headers,
-                data=bytes(body),
+                data=_body(context) if first.head.has_body else None,
                 allow_redirects=False,
             ) as response,
         ):
             kept = [
                 pb.Header(name=k, value=v)
                 for k, v in response.headers.items()
-                if k.lower() not in _HOP_BY_HOP
+                if k.lower() not in _HOP_BY_HOP or k.lower() == "content-length"
             ]
             head = pb.ReplyHead(status=response.status, headers=kept)
             await context.write(pb.ForwardReply(head=head))
             async for chunk in response.content.iter_any():
                 await context.write(pb.ForwardReply(chunk=chunk))
+
+
+async def _body(context: Any) -> AsyncIterator[bytes]:
+    """Yield the request's body as it comes."""
+    while isinstance(part := await context.read(), pb.ForwardRequest):
+        yield part.chunk

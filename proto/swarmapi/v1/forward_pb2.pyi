@@ -23,16 +23,18 @@ class ForwardRequest(_message.Message):
     def __init__(self, head: _Optional[_Union[RequestHead, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
 
 class RequestHead(_message.Message):
-    __slots__ = ("method", "path", "headers", "request_id")
+    __slots__ = ("method", "path", "headers", "request_id", "has_body")
     METHOD_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
     HEADERS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    HAS_BODY_FIELD_NUMBER: _ClassVar[int]
     method: str
     path: str
     headers: _containers.RepeatedCompositeFieldContainer[Header]
     request_id: str
-    def __init__(self, method: _Optional[str] = ..., path: _Optional[str] = ..., headers: _Optional[_Iterable[_Union[Header, _Mapping]]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    has_body: bool
+    def __init__(self, method: _Optional[str] = ..., path: _Optional[str] = ..., headers: _Optional[_Iterable[_Union[Header, _Mapping]]] = ..., request_id: _Optional[str] = ..., has_body: _Optional[bool] = ...) -> None: ...
 
 class ForwardReply(_message.Message):
     __slots__ = ("head", "chunk")

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class ForwardStub:
-    """A follower passes a REST request to the leader; one hop only.
+    """A follower passes a REST request to the leader; one hop only. Both directions stream: the head,
+    chunks of the body as they come, and the half-close. Cancelling the call is the client going away.
     """
 
     def __init__(self, channel):
@@ -43,7 +44,8 @@ class ForwardStub:
 
 
 class ForwardServicer:
-    """A follower passes a REST request to the leader; one hop only.
+    """A follower passes a REST request to the leader; one hop only. Both directions stream: the head,
+    chunks of the body as they come, and the half-close. Cancelling the call is the client going away.
     """
 
     def Call(self, request_iterator, context):
@@ -69,7 +71,8 @@ def add_ForwardServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Forward:
-    """A follower passes a REST request to the leader; one hop only.
+    """A follower passes a REST request to the leader; one hop only. Both directions stream: the head,
+    chunks of the body as they come, and the half-close. Cancelling the call is the client going away.
     """
 
     @staticmethod

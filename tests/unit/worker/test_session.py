@@ -8,13 +8,14 @@ from typing import Any
 
 import grpc
 
+from swarmapi.conversation import LEADER_METADATA
 from swarmapi.model.objects import NodeDescription
 from swarmapi.model.tables import NetworkTable
 from swarmapi.v1 import dispatcher_pb2 as pb
 from swarmapi.v1 import dispatcher_pb2_grpc
 from tests.fakes.executor import FakeExecutor, RealClock
 from worker.agent.reporter import Reporter
-from worker.agent.session import LEADER_METADATA, Agent, AgentParts, Place
+from worker.agent.session import Agent, AgentParts, Place
 from worker.agent.tasks import TaskTable
 from worker.engine.journal import Journal
 
