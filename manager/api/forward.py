@@ -116,6 +116,7 @@ async def _send(call: Any, request: web.Request, head: pb.RequestHead) -> None:
         await call.write(pb.ForwardRequest(head=head))
         async for chunk in _pieces(request):
             await call.write(pb.ForwardRequest(chunk=chunk))
+        await call.write(pb.ForwardRequest(end=pb.BodyEnd()))
         await call.done_writing()
     except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
         return  # who reads the answer learns why the call ended
@@ -235,6 +236,9 @@ class ForwardService:
 
 
 async def _body(context: Any) -> AsyncIterator[bytes]:
-    """Yield the request's body as it comes."""
+    """Yield the request's body as it comes; raises ConnectionResetError when it breaks off."""
     while isinstance(part := await context.read(), pb.ForwardRequest):
+        if part.HasField("end"):
+            return
         yield part.chunk
+    raise ConnectionResetError("the request broke off")

@@ -7,6 +7,7 @@ from swarmapi.errors import InvalidArgument
 from swarmapi.rest import Route
 from worker.api import hijack
 from worker.api.keys import engine_of
+from worker.api.presence import while_connected
 from worker.api.version import API_VERSION, minor
 from worker.engine.engine import Engine
 from worker.engine.logs import LogLine, LogQuery
@@ -62,7 +63,7 @@ async def logs(request: web.Request) -> web.StreamResponse:
     response.enable_chunked_encoding()
     if container.record.host.log_config.type != "none":
         await response.prepare(request)
-    await _write_log(engine, container, wanted, request, response)
+    await while_connected(request, _write_log(engine, container, wanted, request, response))
     await response.write_eof()
     return response
 

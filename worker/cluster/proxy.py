@@ -8,6 +8,7 @@ from aiohttp import web
 from yarl import URL
 
 from swarmapi.errors import Unavailable
+from worker.api.presence import while_connected
 
 _CHUNK_BYTES = 64 << 10
 _HOP_BY_HOP = frozenset(
@@ -41,13 +42,17 @@ class ManagerProxy:
             self._session = None
 
     async def pass_on(self, request: web.Request, read: bytes | None = None) -> web.StreamResponse:
-        """Send a request to the manager and stream its answer back.
+        """Send a request to the manager and stream its answer back, while the client is there.
 
         `read` is the body where the caller has read it already.
 
         Raises:
             Unavailable: when the manager does not take the connection.
+            ConnectionResetError: the client went away, or the answer was cut short.
         """
+        return await while_connected(request, self._pass(request, read))
+
+    async def _pass(self, request: web.Request, read: bytes | None) -> web.StreamResponse:
         headers = {k: v for k, v in request.headers.items() if k.lower() not in _HOP_BY_HOP}
         body: bytes | AsyncIterator[bytes] | None = read
         if read is None and request.can_read_body:
@@ -68,14 +73,20 @@ class ManagerProxy:
             response = web.StreamResponse(status=answer.status, reason=answer.reason)
             for key, value in answer.headers.items():
                 if key.lower() not in _HOP_BY_HOP:
-                    response.headers[key] = value
+                    response.headers.add(key, value)
             if answer.content_length is not None:
                 response.content_length = answer.content_length
             else:
                 response.enable_chunked_encoding()
             await response.prepare(request)
-            async for piece in answer.content.iter_any():
-                await response.write(piece)
+            try:
+                async for piece in answer.content.iter_any():
+                    await response.write(piece)
+            except aiohttp.ClientError as error:
+                # Without its end the client sees that the answer is not whole.
+                if request.transport is not None:
+                    request.transport.abort()
+                raise ConnectionResetError(f"the manager's answer broke off: {error}") from error
             await response.write_eof()
             return response
 

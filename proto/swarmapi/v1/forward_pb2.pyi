@@ -15,12 +15,18 @@ class Header(_message.Message):
     def __init__(self, name: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
 
 class ForwardRequest(_message.Message):
-    __slots__ = ("head", "chunk")
+    __slots__ = ("head", "chunk", "end")
     HEAD_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
     head: RequestHead
     chunk: bytes
-    def __init__(self, head: _Optional[_Union[RequestHead, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
+    end: BodyEnd
+    def __init__(self, head: _Optional[_Union[RequestHead, _Mapping]] = ..., chunk: _Optional[bytes] = ..., end: _Optional[_Union[BodyEnd, _Mapping]] = ...) -> None: ...
+
+class BodyEnd(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class RequestHead(_message.Message):
     __slots__ = ("method", "path", "headers", "request_id", "has_body")

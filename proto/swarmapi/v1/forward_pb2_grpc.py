@@ -27,7 +27,7 @@ if _version_not_supported:
 
 class ForwardStub:
     """A follower passes a REST request to the leader; one hop only. Both directions stream: the head,
-    chunks of the body as they come, and the half-close. Cancelling the call is the client going away.
+    chunks of the body as they come, its end. Cancelling the call is the client going away.
     """
 
     def __init__(self, channel):
@@ -45,7 +45,7 @@ class ForwardStub:
 
 class ForwardServicer:
     """A follower passes a REST request to the leader; one hop only. Both directions stream: the head,
-    chunks of the body as they come, and the half-close. Cancelling the call is the client going away.
+    chunks of the body as they come, its end. Cancelling the call is the client going away.
     """
 
     def Call(self, request_iterator, context):
@@ -72,7 +72,7 @@ def add_ForwardServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class Forward:
     """A follower passes a REST request to the leader; one hop only. Both directions stream: the head,
-    chunks of the body as they come, and the half-close. Cancelling the call is the client going away.
+    chunks of the body as they come, its end. Cancelling the call is the client going away.
     """
 
     @staticmethod
