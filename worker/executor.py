@@ -198,15 +198,21 @@ class EngineExecutor:
             return Outcome()
         grace_s = defaults.stop_grace_period_ns(spec.spec) / defaults.SECOND_NS
         try:
-            await self._engine.stop(found, grace_s)
+            await self._stop(found, grace_s)
         except NotFound:
             return Outcome()
-        except Conflict:
-            await self._engine.kill(found)
+        except SwarmError as error:
+            return Outcome(error=error.message, container_id=found)
         record = self._engine.inspect(found).record
         return Outcome(
             container_id=found, exit_code=record.exit_code if record.started_ns else None
         )
+
+    async def _stop(self, container_id: str, grace_s: float) -> None:
+        try:
+            await self._engine.stop(container_id, grace_s)
+        except Conflict:
+            await self._engine.kill(container_id)
 
     async def remove(self, task_id: str) -> None:
         """Delete the container and its anonymous volumes."""

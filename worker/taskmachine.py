@@ -87,7 +87,10 @@ def next_step(desired: TaskState, state: TaskState) -> Plan:
 
 
 def after(plan: Plan, status: TaskStatus, outcome: Outcome, now_ns: int) -> TaskStatus:
-    """Return the status once `plan` has ended with `outcome`; never a lower state."""
+    """Return the status once `plan` has ended with `outcome`; never a lower state.
+
+    The state stays only where a container could not be stopped: it may still run.
+    """
     state = _state_after(plan, status.state, outcome)
     assert state >= status.state, f"a task never goes back from {status.state.name}"
     return TaskStatus(
@@ -103,7 +106,7 @@ def after(plan: Plan, status: TaskStatus, outcome: Outcome, now_ns: int) -> Task
 
 def _state_after(plan: Plan, state: TaskState, outcome: Outcome) -> TaskState:
     if plan.step == Step.SHUT_DOWN:
-        return TaskState.SHUTDOWN
+        return state if outcome.error else TaskState.SHUTDOWN
     if plan.step == Step.WAIT:
         return TaskState.FAILED if outcome.exit_code or outcome.error else TaskState.COMPLETE
     if outcome.error:

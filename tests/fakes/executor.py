@@ -28,6 +28,8 @@ class FakeExecutor:
         return Outcome(container_id=f"c-{task.id}", pid=1)
 
     async def wait(self, task: Task) -> Outcome:
+        if error := self.fail.pop("wait", ""):
+            raise ConnectionError(error)
         if task.id not in self.containers:
             return Outcome(error="the container is gone")
         code = await asyncio.shield(self.containers[task.id])
@@ -35,6 +37,8 @@ class FakeExecutor:
 
     async def shut_down(self, task: Task, spec: SpecVersion) -> Outcome:
         self.calls.append(("shut down", task.id))
+        if error := self.fail.pop("shut down", ""):
+            return Outcome(error=error)
         self.end(task.id, 143)
         return Outcome(exit_code=143)
 
@@ -60,3 +64,13 @@ class RealClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+
+class EagerClock:
+    """A clock on which every sleep is over at once."""
+
+    def now_ns(self) -> int:
+        return 1
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(0)

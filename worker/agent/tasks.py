@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from swarmapi.model.objects import SpecVersion, Task, TaskState, TaskStatus
 from worker import taskmachine
@@ -18,6 +19,8 @@ from worker.engine.journal import Journal
 from worker.taskmachine import Outcome, Plan, Step
 
 logger = logging.getLogger(__name__)
+RETRY_S = 1.0
+"""Between tries of an operation that must succeed in the end."""
 
 
 class Assigned(NamedTuple):
@@ -93,18 +96,18 @@ class TaskTable:
         """Take an INCREMENTAL set; durable before anything is done."""
         fresh = []
         for one in assigned:
+            # What the node itself observed wins over the manager's copy, which is older.
             driver = self._drivers.get(one.task.id)
             if driver is None:
                 fresh.append(one)
-                # What the node itself observed wins over the manager's copy, which is older.
-                self._store(one, TaskStatus(state=TaskState.ASSIGNED))
+                self._store(one, _first_status(one.task))
             elif one.task.desired >= driver.assigned.task.desired:
                 driver.assigned = one
                 self._store(one, driver.status)
                 driver.changed.set()
         await self._journal.commit()
         for one in fresh:
-            self._drive(one, TaskStatus(state=TaskState.ASSIGNED))
+            self._drive(one, _first_status(one.task))
         for task_id in removed:
             await self._forget(task_id)
 
@@ -137,16 +140,32 @@ class TaskTable:
                 await driver.changed.wait()
                 continue
             try:
-                outcome = await self._perform(driver, plan)
-            except Exception as error:
+                moved = await self._advance(driver, plan)
+            except Exception:
                 logger.exception("task %s: %s failed", task.id, plan.step)
-                outcome = Outcome(error=f"internal error: {type(error).__name__}: {error}")
-            if outcome is None:
-                continue  # the assignment changed meanwhile: look again
-            driver.status = taskmachine.after(plan, driver.status, outcome, self._clock.now_ns())
-            self._store(driver.assigned, driver.status)
+                moved = False
+            if not moved:
+                await self._clock.sleep(RETRY_S)
+
+    async def _advance(self, driver: _Driver, plan: Plan) -> bool:
+        """Do one operation and make its result known; False when it must be tried again."""
+        try:
+            outcome = await self._perform(driver, plan)
+        except Exception as error:
+            if plan.step in (Step.WAIT, Step.SHUT_DOWN):
+                raise  # the container may well be running: its end is not known
+            logger.exception("task %s: %s failed", driver.assigned.task.id, plan.step)
+            outcome = Outcome(error=f"internal error: {type(error).__name__}: {error}")
+        if outcome is None:
+            return True  # the assignment changed meanwhile: look again
+        before = driver.status
+        status = taskmachine.after(plan, before, outcome, self._clock.now_ns())
+        if replace(status, timestamp_ns=before.timestamp_ns) != before:
+            self._store(driver.assigned, status)
             await self._journal.commit()
-            self._report(task.id, driver.status)
+            driver.status = status
+            self._report(driver.assigned.task.id, status)
+        return status.state > before.state
 
     async def _perform(self, driver: _Driver, plan: Plan) -> Outcome | None:
         """Do one operation; None when a changed assignment made it pointless.
@@ -181,3 +200,8 @@ class TaskTable:
         if plan.step == Step.SHUT_DOWN:
             return await self._executor.shut_down(task, spec)
         return Outcome()
+
+
+def _first_status(task: Task) -> TaskStatus:
+    """Return where a task that is new here begins; one known to have ended is not run again."""
+    return task.status if task.status.state.is_terminal else TaskStatus(state=TaskState.ASSIGNED)

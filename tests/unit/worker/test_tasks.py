@@ -8,7 +8,7 @@ import msgspec
 
 from swarmapi.model.objects import SpecVersion, Task, TaskState, TaskStatus
 from swarmapi.model.spec import ServiceSpec
-from tests.fakes.executor import FakeExecutor, RealClock
+from tests.fakes.executor import EagerClock, FakeExecutor
 from worker.agent.tasks import Assigned, TaskTable
 from worker.engine.journal import Journal
 
@@ -22,11 +22,14 @@ def _assigned(task_id: str, desired: TaskState = TaskState.RUNNING) -> Assigned:
 class _Node:
     """A task table on a journal, with a queue of its reports."""
 
-    def __init__(self, path: Path, executor: FakeExecutor) -> None:
+    def __init__(self, path: Path, executor: FakeExecutor, journal: Journal | None = None) -> None:
         self.executor = executor
         self.reports: asyncio.Queue[tuple[str, TaskStatus]] = asyncio.Queue()
         self.table = TaskTable(
-            Journal(path), executor, RealClock(), lambda i, s: self.reports.put_nowait((i, s))
+            journal or Journal(path),
+            executor,
+            EagerClock(),
+            lambda i, s: self.reports.put_nowait((i, s)),
         )
         self.table.open()
 
@@ -140,3 +143,71 @@ async def _keeps_its_own_status(path: Path) -> None:
 
 def test_b08_the_local_status_is_authoritative(tmp_path: Path) -> None:
     _run(_keeps_its_own_status, tmp_path)
+
+
+async def _stops_in_the_end(path: Path) -> None:
+    node = _Node(path, FakeExecutor())
+    await node.table.change([_assigned("a")], [])
+    await node.until("a", TaskState.RUNNING)
+    node.executor.fail["shut down"] = "the supervisor is away"
+    await node.table.change([_assigned("a", TaskState.SHUTDOWN)], [])
+    told = await node.until("a", TaskState.RUNNING)
+    assert told.error == "the supervisor is away"
+    stopped = await node.until("a", TaskState.SHUTDOWN)
+    assert not stopped.error
+    assert node.executor.calls.count(("shut down", "a")) == 2
+    await node.table.close()
+
+
+def test_a_task_that_could_not_be_stopped_still_runs_and_is_tried_again(tmp_path: Path) -> None:
+    _run(_stops_in_the_end, tmp_path)
+
+
+async def _waits_again(path: Path) -> None:
+    node = _Node(path, FakeExecutor())
+    node.executor.fail["wait"] = "connection reset"
+    await node.table.change([_assigned("a")], [])
+    await node.until("a", TaskState.RUNNING)
+    node.executor.end("a", 0)
+    ended = await node.until("a", TaskState.COMPLETE)
+    assert not ended.error
+    await node.table.close()
+
+
+def test_a_lost_supervisor_is_not_the_end_of_a_task(tmp_path: Path) -> None:
+    _run(_waits_again, tmp_path)
+
+
+async def _goes_on_after_a_full_disk(path: Path) -> None:
+    journal = Journal(path)
+    node = _Node(path, FakeExecutor(), journal)
+    commit, full = journal.commit, [OSError(28, "No space left on device")] * 3
+
+    async def commit_or_fail() -> None:
+        if full:
+            raise full.pop()
+        await commit()
+
+    await node.table.change([_assigned("a")], [])
+    setattr(journal, "commit", commit_or_fail)  # noqa: B010 - mypy knows it as a method
+    await node.until("a", TaskState.RUNNING)
+    assert not full
+    await node.table.close()
+
+
+def test_a_full_disk_does_not_end_the_care_for_a_task(tmp_path: Path) -> None:
+    _run(_goes_on_after_a_full_disk, tmp_path)
+
+
+async def _knows_what_has_ended(path: Path) -> None:
+    node = _Node(path, FakeExecutor())
+    task, spec = _assigned("a")
+    failed = msgspec.structs.replace(task, status=TaskStatus(state=TaskState.FAILED))
+    await node.table.change([Assigned(failed, spec), _assigned("b")], [])
+    await node.until("b", TaskState.RUNNING)
+    assert not [call for call in node.executor.calls if call[1] == "a"]
+    await node.table.close()
+
+
+def test_a_node_without_memory_does_not_run_an_ended_task_again(tmp_path: Path) -> None:
+    _run(_knows_what_has_ended, tmp_path)
