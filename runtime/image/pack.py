@@ -24,18 +24,31 @@ def pack_layer(upper: Path, out: IO[bytes]) -> None:
     _pack(upper, out, whiteouts=True)
 
 
-def pack_rootfs(root: Path, out: IO[bytes]) -> None:
-    """Write a root file system as a plain tar (docker export)."""
+def pack_rootfs(root: Path | int, out: IO[bytes]) -> None:
+    """Write a root file system, of a path or descriptor, as a plain tar (docker export)."""
     _pack(root, out, whiteouts=False)
 
 
-def _pack(root: Path, out: IO[bytes], *, whiteouts: bool) -> None:
+def pack_entry(parent: int, name: str, base: str, out: IO[bytes]) -> None:
+    """Write one file or tree, `name` in the directory `parent`, as a plain tar.
+
+    Its entries begin with `base`; a symlink is written as itself. `name` `.` is `parent` itself.
+    """
     with tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT) as tar:
-        fd = os.open(root, _DIRECTORY)
+        _Walk(tar, whiteouts=False).entry(parent, name, "", base)
+
+
+def _pack(root: Path | int, out: IO[bytes], *, whiteouts: bool) -> None:
+    with tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT) as tar:
+        fd = os.open(".", _DIRECTORY, dir_fd=root) if isinstance(root, int) else _open(root)
         try:
             _Walk(tar, whiteouts).directory(fd, "")
         finally:
             os.close(fd)
+
+
+def _open(root: Path) -> int:
+    return os.open(root, _DIRECTORY)
 
 
 class TarWriter:
@@ -135,21 +148,22 @@ class _Walk(TarWriter):
         if self._whiteouts and is_opaque(fd):
             self.add_mark(f"{path}{OPAQUE_MARK}")
         for name in sorted(os.listdir(fd)):
-            self._entry(fd, name, path)
+            self.entry(fd, name, path, name)
 
-    def _entry(self, parent: int, name: str, path: str) -> None:
+    def entry(self, parent: int, name: str, path: str, shown: str) -> None:
+        """Add what `name` in the directory is, as `shown` below `path`."""
         try:
             status = os.stat(name, dir_fd=parent, follow_symlinks=False)
             if stat.S_ISDIR(status.st_mode):
                 fd = os.open(name, _DIRECTORY, dir_fd=parent)
                 try:
-                    self.directory(fd, f"{path}{name}/")
+                    self.directory(fd, f"{path}{shown}/")
                 finally:
                     os.close(fd)
             elif self._whiteouts and is_whiteout(status):
                 self.add_mark(f"{path}{WHITEOUT_PREFIX}{name}")
             elif not stat.S_ISSOCK(status.st_mode):
-                self._leaf(parent, name, path + name, status)
+                self._leaf(parent, name, path + shown, status)
         except FileNotFoundError:
             return  # vanished while we walked
 

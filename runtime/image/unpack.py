@@ -38,10 +38,16 @@ class UnpackLimits:
 
 @dataclass(frozen=True)
 class UnpackOptions:
-    """How to unpack: `whiteouts` makes overlayfs ones of OCI ones, `devices` allows nodes."""
+    """How to unpack: `whiteouts` makes overlayfs ones of OCI ones, `devices` allows nodes.
+
+    `owner` (uid, gid) replaces the members' own; `keep_kinds` refuses to replace a directory by
+    something else or the other way round.
+    """
 
     whiteouts: bool = False
     devices: bool = False
+    owner: tuple[int, int] | None = None
+    keep_kinds: bool = False
     limits: UnpackLimits = UnpackLimits()
 
 
@@ -66,13 +72,19 @@ def clean_name(name: str) -> tuple[str, ...]:
     return tuple(parts)
 
 
-def unpack(source: Readable, root: Path, options: UnpackOptions = UnpackOptions()) -> int:
+def unpack(
+    source: Readable,
+    root: Path | int,
+    options: UnpackOptions = UnpackOptions(),
+    below: str = "",
+) -> int:
     """Unpack a plain or compressed tar below an existing directory; return the bytes of files.
 
-    Raises BadArchive; owners are applied when running as root.
+    `root` bounds what symlinks can reach; members are created in its directory `below`, which
+    itself is left as it is. Raises BadArchive; owners are applied when running as root.
     """
     plain, _ = decompress(source)
-    with Unpacker(root, options) as unpacker:
+    with Unpacker(root, options, below) as unpacker:
         reader = TarReader(plain)
         try:
             for member in reader:
@@ -86,9 +98,13 @@ def unpack(source: Readable, root: Path, options: UnpackOptions = UnpackOptions(
 class Unpacker:
     """Creates members one by one below a root; use as a context manager."""
 
-    def __init__(self, root: Path, options: UnpackOptions) -> None:
+    def __init__(self, root: Path | int, options: UnpackOptions, below: str = "") -> None:
         self._options = options
-        self._root = os.open(root, _DIRECTORY | os.O_CLOEXEC)
+        if isinstance(root, int):
+            self._root = os.dup(root)
+        else:
+            self._root = os.open(root, _DIRECTORY | os.O_CLOEXEC)
+        self._below = tuple(part for part in below.split("/") if part)
         self._owners = os.geteuid() == 0
         self._directories: dict[tuple[str, ...], int] = {}
         self._entries = 0
@@ -104,7 +120,7 @@ class Unpacker:
         """Set the times of directories, children first."""
         for parts in sorted(self._directories, key=len, reverse=True):
             try:
-                fd = open_in_root(self._root, "/".join(parts), _DIRECTORY)
+                fd = self._open(parts)
             except OSError:
                 continue  # replaced by a later member
             try:
@@ -117,14 +133,17 @@ class Unpacker:
         self._count(member)
         parts = clean_name(member.name)
         if not parts:
-            if member.isdir():
+            if member.isdir() and not self._below:
                 self._describe_directory(self._root, member, ())
             return
         name = parts[-1]
         with self._parent(parts[:-1]) as parent:
             if self._options.whiteouts and name.startswith(WHITEOUT_PREFIX):
                 self._whiteout(parent, name)
-            elif member.isdir():
+                return
+            if self._options.keep_kinds:
+                _check_kinds(parent, name, member)
+            if member.isdir():
                 self._directory(parent, name, member, parts)
             else:
                 _clear(parent, name)
@@ -145,7 +164,7 @@ class Unpacker:
     @contextmanager
     def _parent(self, parts: tuple[str, ...]) -> Iterator[int]:
         try:
-            fd = open_in_root(self._root, "/".join(parts), _DIRECTORY)
+            fd = self._open(parts)
         except FileNotFoundError:
             fd = self._make_parents(parts)
         try:
@@ -153,9 +172,12 @@ class Unpacker:
         finally:
             os.close(fd)
 
+    def _open(self, parts: tuple[str, ...]) -> int:
+        return open_in_root(self._root, "/".join((*self._below, *parts)), _DIRECTORY)
+
     def _make_parents(self, parts: tuple[str, ...]) -> int:
         """Create missing directories one at a time, each below a descriptor inside the root."""
-        fd = os.dup(self._root)
+        fd = self._open(())
         for depth, part in enumerate(parts, 1):
             try:
                 try:
@@ -164,7 +186,7 @@ class Unpacker:
                     pass
             finally:
                 os.close(fd)
-            fd = open_in_root(self._root, "/".join(parts[:depth]), _DIRECTORY)
+            fd = self._open(parts[:depth])
         return fd
 
     def _whiteout(self, parent: int, name: str) -> None:
@@ -228,14 +250,15 @@ class Unpacker:
 
     def _describe(self, fd: int, member: tarfile.TarInfo) -> None:
         if self._owners:
-            os.fchown(fd, member.uid, member.gid)
+            os.fchown(fd, *(self._options.owner or (member.uid, member.gid)))
         os.fchmod(fd, member.mode & 0o7777)  # after chown, which clears setuid
         for key, value in xattrs(member).items():
             _set_xattr(fd, key, value)
 
     def _describe_unopened(self, parent: int, name: str, member: tarfile.TarInfo) -> None:
         if self._owners:
-            os.chown(name, member.uid, member.gid, dir_fd=parent, follow_symlinks=False)
+            owner = self._options.owner or (member.uid, member.gid)
+            os.chown(name, *owner, dir_fd=parent, follow_symlinks=False)
         os.utime(name, ns=(mtime_ns(member),) * 2, dir_fd=parent, follow_symlinks=False)
         for key, value in xattrs(member).items():
             _set_xattr(f"/proc/self/fd/{parent}/{name}", key, value)
@@ -271,6 +294,17 @@ def _set_xattr(target: int | str, key: str, value: bytes) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTSUP, errno.EPERM):
             raise
+
+
+def _check_kinds(parent: int, name: str, member: tarfile.TarInfo) -> None:
+    try:
+        there = stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return
+    if there and not member.isdir():
+        raise BadArchive(f"cannot overwrite directory {name!r} with non-directory {member.name!r}")
+    if member.isdir() and not there:
+        raise BadArchive(f"cannot overwrite non-directory {name!r} with directory {member.name!r}")
 
 
 def _clear(parent: int, name: str) -> None:

@@ -12,7 +12,17 @@ from runtime.errors import Unsupported as RuntimeUnsupported
 from runtime.image.errors import BadArchive, BadReference, ImageConflict, ImageError, ImageNotFound
 from swarmapi.errors import SwarmError
 from swarmapi.query import add_routes, refuse
-from worker.api import containers, document, execs, images, networks, streams, system, volumes
+from worker.api import (
+    archives,
+    containers,
+    document,
+    execs,
+    images,
+    networks,
+    streams,
+    system,
+    volumes,
+)
 from worker.api.keys import ENGINE, SWARM_STATE
 from worker.api.responses import failure
 from worker.api.version import API_VERSION, MIN_API_VERSION, SERVER, minor
@@ -20,7 +30,7 @@ from worker.engine.engine import Engine
 
 log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-MODULES = (system, containers, streams, execs, images, volumes, networks)
+MODULES = (system, archives, containers, streams, execs, images, volumes, networks)
 """Those with a table of routes, `ROUTES`."""
 _BODY_LIMIT_BYTES = 16 << 20
 _STATUS: Sequence[tuple[type[RuntimeFailure], int]] = (

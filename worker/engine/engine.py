@@ -19,6 +19,7 @@ from worker.engine import bundle
 from worker.engine.attach import AttachSession
 from worker.engine.events import EventBus
 from worker.engine.execs import Exec, ExecConfig
+from worker.engine.files import Files
 from worker.engine.filters import Filters, check_container_filters, matches
 from worker.engine.journal import Journal
 from worker.engine.launcher import Launcher, Places, parse_size, published_ports
@@ -66,6 +67,7 @@ class Engine:
         self.swarm_info = parts.swarm_info
         self._table = ContainerTable(Journal(parts.data_root / "containers.journal"))
         self._launcher = Launcher(self.places, parts.supervisor, parts.networking, self._netns_pid)
+        self.files = Files(self._table.get, self._launcher, self.lower_dirs)
         self._lifecycle = Lifecycle(
             table=self._table,
             places=self.places,
@@ -340,6 +342,10 @@ class Engine:
             return self._execs[exec_id]
         except KeyError:
             raise NotFound(f"No such exec instance: {exec_id}") from None
+
+    def emit(self, reference: str, action: str, extra: Mapping[str, str] | None = None) -> None:
+        """Tell the event bus what a client did with a container."""
+        self._emit(self._table.get(reference), action, extra)
 
     # -- inside ----------------------------------------------------------------------------
 

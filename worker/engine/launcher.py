@@ -8,11 +8,12 @@ from typing import Any
 
 from runtime.oci import ContainerState, Launch, LogConfig, Overlay
 from swarmapi.errors import InvalidArgument
-from worker.engine import bundle, rootfs
+from worker.engine import bundle, initlayer, rootfs
 from worker.engine.ports import Joined, JoinRequest, Networking, Supervisor
 from worker.engine.record import EndpointState, Record
 from worker.engine.spec import EndpointSpec, PortBinding
 
+_WRITTEN = ("hostname", "hosts", "resolv.conf")
 _SIZES = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _LOCALHOST = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 
@@ -54,7 +55,7 @@ class Launcher:
             InvalidArgument: when the record cannot be turned into a start.
             RuntimeFailure: when the supervisor refuses or the program cannot be run.
         """
-        overlay = self._overlay(record.id, lower)
+        overlay = self.overlay(record.id, lower)
         mode = record.host.network_mode
         joined = await self._join(record)
         try:
@@ -113,15 +114,21 @@ class Launcher:
             rootfs.read_member(layers, "etc/group"),
         )
 
+    def files_of(self, container_id: str) -> dict[str, str]:
+        """Return target in the container → host file, of the files the daemon writes."""
+        directory = self._places.directory(container_id)
+        return {f"/etc/{name}": str(directory / name) for name in _WRITTEN}
+
     def _upper(self, container_id: str) -> str:
         return str(self._places.directory(container_id) / "upper")
 
-    def _overlay(self, container_id: str, lower: Sequence[str]) -> Overlay:
+    def overlay(self, container_id: str, lower: Sequence[str]) -> Overlay:
+        """Return the layers of a container over those of its image; makes the directories."""
         directory = self._places.directory(container_id)
         for name in ("upper", "work", "merged"):
             (directory / name).mkdir(parents=True, exist_ok=True)
         return Overlay(
-            lower=tuple(lower),
+            lower=(initlayer.prepare(self._places.containers.parent), *lower),
             upper=self._upper(container_id),
             work=str(directory / "work"),
             merged=str(directory / "merged"),
@@ -169,17 +176,10 @@ class Launcher:
         for state in record.joined.values():
             if state.address:
                 hosts += f"{state.address}\t{name}\n"
-        files = {
-            "/etc/hostname": name + "\n",
-            "/etc/hosts": hosts,
-            "/etc/resolv.conf": self._resolv_conf(record, joined),
-        }
-        bound = {}
-        for target, text in files.items():
-            path = directory / os.path.basename(target)
-            path.write_text(text)
-            bound[target] = str(path)
-        return bound
+        texts = (name + "\n", hosts, self._resolv_conf(record, joined))
+        for file, text in zip(_WRITTEN, texts, strict=True):
+            (directory / file).write_text(text)
+        return self.files_of(record.id)
 
     @staticmethod
     def _resolv_conf(record: Record, joined: Joined | None) -> str:
