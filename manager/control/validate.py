@@ -2,8 +2,10 @@
 
 import ipaddress
 import re
+from collections.abc import Iterable
 from typing import Final
 
+from manager.scheduler.constraints import parse
 from swarmapi.errors import InvalidArgument, Unsupported
 from swarmapi.ids import check_service_name
 from swarmapi.model import defaults
@@ -12,6 +14,7 @@ from swarmapi.model.spec import (
     ContainerSpec,
     EndpointSpec,
     HealthConfig,
+    Mount,
     NetworkSpec,
     Placement,
     Resources,
@@ -27,8 +30,8 @@ MAX_REPLICAS: Final = 100_000
 MTU_OPTION: Final = "com.docker.network.driver.mtu"
 _MTU_RANGE: Final = (68, 65_535)
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:\-]*(@sha256:[0-9a-f]{64})?\Z")
-_CONSTRAINT = re.compile(r"\s*[a-zA-Z0-9._\-]+\s*(==|!=)\s*.+\Z")
-_CONSTRAINT_KEYS = ("node.id", "node.hostname", "node.role", "node.ip", "node.platform.os")
+_TEMPLATE = re.compile(r"\{\{.*\}\}", re.DOTALL)
+_SPREAD = re.compile(r"(node|engine)\.labels\..+\Z", re.IGNORECASE)
 _MOUNT_TYPES = ("bind", "volume", "tmpfs")
 
 
@@ -95,8 +98,6 @@ def check_cluster(spec: ClusterSpec) -> None:
     """
     if spec.name not in ("", "default"):
         raise InvalidArgument("Name: the cluster's name is default and cannot be changed")
-    limit = spec.orchestration.task_history_retention_limit if spec.orchestration else None
-    _not_negative("Orchestration.TaskHistoryRetentionLimit", limit or 0)
     period = spec.dispatcher.heartbeat_period if spec.dispatcher else 0
     _not_negative("Dispatcher.HeartbeatPeriod", period)
     if 0 < period < 100_000_000:
@@ -131,9 +132,47 @@ def _check_container(path: str, spec: ContainerSpec | None) -> None:
     if not _IMAGE.match(spec.image):
         raise InvalidArgument(f"{path}.Image: {spec.image!r} is not a valid repository/tag")
     _not_negative(f"{path}.StopGracePeriod", spec.stop_grace_period or 0)
+    if spec.init:
+        raise Unsupported(f"{path}.Init: not supported: leave it out or false")
+    _check_names(path, spec)
+    _check_templates(f"{path}.Hostname", (spec.hostname,))
+    _check_templates(f"{path}.Env", spec.env or ())
+    _check_mounts(path, spec.mounts or ())
+    _check_health(f"{path}.Healthcheck", spec.health_check)
+
+
+def _check_names(path: str, spec: ContainerSpec) -> None:
+    """Check what goes into the container's hosts and resolv.conf."""
+    for number, line in enumerate(spec.hosts or ()):
+        address, _, names = line.strip().partition(" ")
+        if not _is_address(address) or not names.strip():
+            raise InvalidArgument(f"{path}.Hosts[{number}]: {line!r} is not `address name`")
+    dns = spec.dns_config
+    for number, address in enumerate((dns.nameservers if dns else None) or ()):
+        if not _is_address(address):
+            where = f"{path}.DNSConfig.Nameservers[{number}]"
+            raise InvalidArgument(f"{where}: {address!r} is not an IP address")
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_templates(path: str, values: Iterable[str]) -> None:
+    for value in values:
+        if _TEMPLATE.search(value):
+            raise Unsupported(f"{path}: templates ({value!r}) are not supported")
+
+
+def _check_mounts(path: str, mounts: Iterable[Mount]) -> None:
     targets: set[str] = set()
-    for number, mount in enumerate(spec.mounts or ()):
+    for number, mount in enumerate(mounts):
         where = f"{path}.Mounts[{number}]"
+        _check_templates(f"{where}.Source", (mount.source,))
         if mount.type not in _MOUNT_TYPES:
             raise InvalidArgument(f"{where}.Type: {mount.type!r} is not bind, volume or tmpfs")
         if not mount.target.startswith("/"):
@@ -143,7 +182,6 @@ def _check_container(path: str, spec: ContainerSpec | None) -> None:
         if mount.target in targets:
             raise InvalidArgument(f"{where}.Target: {mount.target} is used by another mount")
         targets.add(mount.target)
-    _check_health(f"{path}.Healthcheck", spec.health_check)
 
 
 def _check_health(path: str, config: HealthConfig | None) -> None:
@@ -188,12 +226,17 @@ def _check_placement(path: str, placement: Placement | None) -> None:
     _not_negative(f"{path}.MaxReplicas", placement.max_replicas)
     for number, constraint in enumerate(placement.constraints or ()):
         where = f"{path}.Constraints[{number}]"
-        if not _CONSTRAINT.match(constraint):
-            raise InvalidArgument(f"{where}: {constraint!r} is not `key==value` or `key!=value`")
-        key = re.split("==|!=", constraint, maxsplit=1)[0].strip().lower()
-        known = key in (*_CONSTRAINT_KEYS, "node.platform.arch")
-        if not known and not key.startswith(("node.labels.", "engine.labels.")):
-            raise InvalidArgument(f"{where}: unknown key {key!r}")
+        try:
+            parse(constraint)
+        except InvalidArgument as error:
+            raise InvalidArgument(f"{where}: {error.message}") from error
+    for number, preference in enumerate(placement.preferences or ()):
+        descriptor = preference.spread.spread_descriptor if preference.spread else ""
+        if not _SPREAD.match(descriptor):
+            raise InvalidArgument(
+                f"{path}.Preferences[{number}].Spread.SpreadDescriptor: {descriptor!r} is not "
+                "node.labels.X or engine.labels.X"
+            )
 
 
 def _check_update(path: str, config: UpdateConfig | None, actions: tuple[str, ...]) -> None:

@@ -143,6 +143,7 @@ class ContainerSpec(Spec, frozen=True):
     capability_drop: tuple[str, ...] | None = None
     ulimits: tuple[Ulimit, ...] | None = None
     init: bool | None = None
+    """Kept for clients that send False and compare; True is refused."""
 
 
 class NetworkAttachmentConfig(Spec, frozen=True):

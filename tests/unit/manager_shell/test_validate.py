@@ -37,6 +37,31 @@ def service(path: str, value: Any) -> ServiceSpec:
         (f"{C}.Mounts", [{"Type": "tmpfs", "Target": "a"}], f"{C}.Mounts[0].Target: "),
         (f"{C}.Mounts", [{"Type": "tmpfs", "Target": "/a"}] * 2, f"{C}.Mounts[1].Target: "),
         (f"{C}.Mounts", [{"Type": "bind", "Target": "/a"}], f"{C}.Mounts[0].Source: "),
+        (f"{C}.Init", True, f"{C}.Init: not supported"),
+        (f"{C}.Hosts", ["192.0.2.1 a", "garbage"], f"{C}.Hosts[1]: "),
+        (f"{C}.DNSConfig", {"Nameservers": ["dns.example"]}, f"{C}.DNSConfig.Nameservers[0]: "),
+        (f"{C}.Hostname", "{{.Node.Hostname}}", f"{C}.Hostname: templates"),
+        (f"{C}.Env", ["A=b", "SLOT={{.Task.Slot}}"], f"{C}.Env: templates"),
+        (
+            f"{C}.Mounts",
+            [{"Type": "bind", "Source": "/d/{{.Task.Slot}}", "Target": "/a"}],
+            f"{C}.Mounts[0].Source: templates",
+        ),
+        (
+            "TaskTemplate.Placement.Constraints",
+            ["node.labels.a==b", "node.labels.a==b#c"],
+            "TaskTemplate.Placement.Constraints[1]: ",
+        ),
+        (
+            "TaskTemplate.Placement.Preferences",
+            [{"Spread": {"SpreadDescriptor": "rack"}}],
+            "TaskTemplate.Placement.Preferences[0].Spread.SpreadDescriptor: ",
+        ),
+        (
+            "TaskTemplate.Placement.Preferences",
+            [{}],
+            "TaskTemplate.Placement.Preferences[0].Spread.SpreadDescriptor: ",
+        ),
         (
             "TaskTemplate.Resources.Limits.NanoCPUs",
             999_999,
@@ -53,7 +78,7 @@ def service(path: str, value: Any) -> ServiceSpec:
         (
             "TaskTemplate.Placement.Constraints",
             ["node.id==a", "node.nope==a"],
-            "TaskTemplate.Placement.Constraints[1]: unknown key",
+            "TaskTemplate.Placement.Constraints[1]: constraint 'node.nope==a' names no known key",
         ),
         ("UpdateConfig.Delay", -1, "UpdateConfig.Delay: "),
         ("UpdateConfig.MaxFailureRatio", 1.1, "UpdateConfig.MaxFailureRatio: "),
@@ -82,6 +107,13 @@ def test_refused_service(path: str, value: Any, begins: str) -> None:
     [
         (f"{C}.Image", "reg.example:5000/a/b:1@sha256:" + "0" * 64),
         (f"{C}.Healthcheck", {**HEALTH, "Interval": 1_000_000}),
+        (f"{C}.Hosts", ["192.0.2.1 a b", "2001:db8::1 c"]),
+        (f"{C}.DNSConfig", {"Nameservers": ["192.0.2.53", "2001:db8::53"], "Search": ["a.b"]}),
+        (f"{C}.Env", ["SET={a}", "EMPTY={}"]),
+        (
+            "TaskTemplate.Placement.Preferences",
+            [{"Spread": {"SpreadDescriptor": "node.labels.rack"}}],
+        ),
         ("TaskTemplate.Resources.Limits", {"NanoCPUs": 1_000_000, "MemoryBytes": 4 << 20}),
         ("TaskTemplate.Placement.Constraints", ["node.labels.zone != a", "engine.labels.x==y"]),
         ("UpdateConfig", {"Parallelism": 0, "MaxFailureRatio": 1, "FailureAction": "rollback"}),
@@ -127,10 +159,6 @@ def test_refused_network(body: dict[str, Any], begins: str) -> None:
     [
         ({"Name": "other"}, "Name: "),
         ({"Dispatcher": {"HeartbeatPeriod": -1}}, "Dispatcher.HeartbeatPeriod: "),
-        (
-            {"Orchestration": {"TaskHistoryRetentionLimit": -1}},
-            "Orchestration.TaskHistoryRetentionLimit: ",
-        ),
     ],
 )
 def test_refused_cluster(body: dict[str, Any], begins: str) -> None:
