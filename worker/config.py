@@ -1,105 +1,254 @@
-"""Configuration of `swarmd`: default < file < environment < flag."""
+"""Configuration of `swarmd`: every option of the daemon, declared once."""
 
-import argparse
-import tomllib
+import ipaddress
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from swarmapi.errors import InvalidArgument
+from swarmapi.errors import InvalidArgument, SwarmError
+from swarmapi.rest import API_VERSION
+from worker import options
+from worker.api.version import SWARM_VERSION
+from worker.engine.defaults import ContainerDefaults, parse_ulimit
+from worker.listening import Endpoint, parse_host
+from worker.options import as_pairs, option
 
 DEFAULT_CONFIG_PATH = Path("/etc/swarm/swarmd.toml")
+_LOG_LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warn": logging.WARNING,
+    "error": logging.ERROR,
+    "fatal": logging.CRITICAL,
+}
+_SELINUX = Path("/sys/fs/selinux")
+
+
+def _is_address(value: str) -> None:
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        raise InvalidArgument(f"{value!r} is no IP address") from None
+
+
+def _are_addresses(values: Sequence[str]) -> None:
+    for value in values:
+        _is_address(value)
+
+
+def _are_subnets(values: Sequence[str]) -> None:
+    for value in values:
+        try:
+            ipaddress.IPv4Network(value)
+        except ValueError as error:
+            raise InvalidArgument(f"{value!r} is no IPv4 subnet: {error}") from None
+
+
+def _is_cgroup(value: str) -> None:
+    if not value.strip("/") or ".." in value.split("/"):
+        raise InvalidArgument(f"{value!r} names no cgroup")
+
+
+def _is_on(value: bool) -> None:
+    if not value:
+        raise InvalidArgument("containers always outlive the daemon: false is not possible")
+
+
+def _is_off(why: str) -> options.Check:
+    def check(value: object) -> None:
+        if value:
+            raise InvalidArgument(why)
+
+    return check
+
+
+def _no_selinux(value: bool) -> None:
+    if value and not _SELINUX.exists():
+        raise InvalidArgument("this kernel has no SELinux")
+    if value:
+        raise InvalidArgument("containers are not labelled by this engine: leave it out")
+
+
+def _storage_options(values: Sequence[str]) -> None:
+    for key, _ in as_pairs(values):
+        raise InvalidArgument(f"storage option {key!r} is not supported: leave it out")
+
+
+def _are_labels(values: Sequence[str]) -> None:
+    for key, _ in as_pairs(values):
+        if not key or key.split() != [key]:
+            raise InvalidArgument(f"{key!r} is no name of a label: write key=value")
+
+
+def _are_ulimits(values: Sequence[str]) -> None:
+    for value in values:
+        parse_ulimit(value)
+
+
+def _are_hosts(values: Sequence[str]) -> None:
+    for value in values:
+        parse_host(value)
+
+
+_STORAGE, _NETWORK, _API, _CONTAINERS, _CLUSTER = (
+    "storage", "network", "API", "containers", "cluster",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Config:
     """The settings of one daemon. Addresses are empty until the cluster needs them."""
 
-    data_root: Path = Path("/var/lib/swarm")
-    run_dir: Path = Path("/run/swarm")
-    cgroup_parent: str = "swarm"
-    listen_addr: str = ""
-    advertise_addr: str = ""
-    data_path_addr: str = ""
+    data_root: Path = option(
+        Path("/var/lib/swarm"), "directory of images, containers and volumes",
+        group=_STORAGE, short="-g", metavar="DIR",
+    )  # fmt: skip
+    run_dir: Path = option(
+        Path("/run/swarm"), "directory of sockets and of what a reboot makes void",
+        group=_STORAGE, metavar="DIR",
+    )  # fmt: skip
+    storage_driver: str = option(
+        "overlay2", "how layers become a file system", group=_STORAGE, short="-s",
+        values=("overlay2",),
+    )  # fmt: skip
+    storage_opt: tuple[str, ...] = option(
+        (), "option of the storage driver", group=_STORAGE, metavar="KEY=VALUE",
+        check=_storage_options,
+    )  # fmt: skip
+
+    dns: tuple[str, ...] = option(
+        (), "DNS server of containers that name none", group=_CONTAINERS, metavar="ADDRESS",
+        check=_are_addresses,
+    )  # fmt: skip
+    dns_search: tuple[str, ...] = option(
+        (), "DNS search domain of containers that name none", group=_CONTAINERS, metavar="DOMAIN"
+    )
+    log_driver: str = option(
+        "json-file", "log driver of containers that name none", group=_CONTAINERS,
+        values=("json-file", "none"),
+    )  # fmt: skip
+    log_opt: tuple[str, ...] = option(
+        (), "option of that log driver", group=_CONTAINERS, metavar="KEY=VALUE"
+    )
+    default_ulimit: tuple[str, ...] = option(
+        (), "limit of containers that do not set it", group=_CONTAINERS,
+        metavar="NAME=SOFT[:HARD]", check=_are_ulimits,
+    )  # fmt: skip
+    cgroup_parent: str = option(
+        "swarm", "cgroup below which every container lives", group=_CONTAINERS, metavar="CGROUP",
+        check=_is_cgroup,
+    )  # fmt: skip
+    live_restore: bool = option(
+        True, "containers outlive the daemon: always on", group=_CONTAINERS, check=_is_on
+    )
+    userns_remap: str = option(
+        "", "user whose subordinate ids containers get: not supported", group=_CONTAINERS,
+        metavar="USER", check=_is_off("user namespaces for every container are not supported"),
+    )  # fmt: skip
+    selinux_enabled: bool = option(
+        False, "label containers for SELinux: not supported", group=_CONTAINERS, check=_no_selinux
+    )
+
+    host: tuple[str, ...] = option(
+        (), "listen on unix://PATH or tcp://HOST:PORT (default unix://RUN_DIR/swarmd.sock)",
+        group=_API, short="-H", metavar="URL", check=_are_hosts,
+    )  # fmt: skip
+    tlsverify: bool = option(
+        False, "ask every TCP client for a certificate; needed off loopback", group=_API
+    )
+    tlscacert: str = option("", "authority of the clients' certificates", group=_API, metavar="PEM")
+    tlscert: str = option("", "the daemon's certificate", group=_API, metavar="PEM")
+    tlskey: str = option("", "the daemon's private key", group=_API, metavar="PEM")
+    debug: bool = option(False, "log level debug", group=_API, short="-D")
+    log_level: str = option(
+        "info", "what the daemon logs", group=_API, short="-l", values=tuple(_LOG_LEVELS)
+    )
+    label: tuple[str, ...] = option(
+        (), "label of this machine's engine", group=_API, metavar="KEY=VALUE", check=_are_labels
+    )
+
+    listen_addr: str = option(
+        "", "address the cluster's listeners bind to", group=_CLUSTER, metavar="ADDRESS[:PORT]"
+    )
+    advertise_addr: str = option(
+        "", "address other nodes reach this one at", group=_CLUSTER, metavar="ADDRESS[:PORT]"
+    )
+    data_path_addr: str = option(
+        "", "address of the overlay networks' traffic", group=_CLUSTER, metavar="ADDRESS"
+    )
+
+    default_addr_pool: tuple[str, ...] = option(
+        (), "pool of a new cluster's networks (default 10.0.0.0/8)", group=_CLUSTER,
+        metavar="SUBNET", check=_are_subnets,
+    )  # fmt: skip
 
     @property
     def socket_path(self) -> Path:
-        """Where the Docker Engine API listens."""
+        """Where the Docker Engine API listens unless `host` says otherwise."""
         return self.run_dir / "swarmd.sock"
 
+    @property
+    def endpoints(self) -> list[Endpoint]:
+        """Where the API listens."""
+        return [parse_host(host) for host in self.host or (f"unix://{self.socket_path}",)]
 
-_HELP = {
-    "data_root": "directory of images, containers and volumes (default /var/lib/swarm)",
-    "run_dir": "directory of sockets and of what a reboot makes void (default /run/swarm)",
-    "cgroup_parent": "cgroup below which every container lives (default swarm)",
-    "listen_addr": "address the cluster's listeners bind to",
-    "advertise_addr": "address other nodes reach this one at",
-    "data_path_addr": "address of the overlay networks' traffic",
-}
+    @property
+    def logging_level(self) -> int:
+        """The level, in the numbers of `logging`."""
+        return logging.DEBUG if self.debug else _LOG_LEVELS[self.log_level]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The engine's labels."""
+        return dict(as_pairs(self.label))
+
+    @property
+    def defaults(self) -> ContainerDefaults:
+        """What containers get that do not ask for anything else."""
+        return ContainerDefaults(
+            log_driver=self.log_driver,
+            log_options=dict(as_pairs(self.log_opt)),
+            dns=self.dns,
+            dns_search=self.dns_search,
+            ulimits=tuple(parse_ulimit(text) for text in self.default_ulimit),
+        )
 
 
 def load(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
-    """Return the configuration in force.
-
-    A configuration file named by `--config` or SWARMD_CONFIG must exist; the default one may be
-    absent. Its keys are the flags' names, with `-` or `_`.
+    """Return the configuration in force: default < file < environment < flag.
 
     Raises:
-        InvalidArgument: when the file cannot be read or holds an unknown key or a wrong type.
-        SystemExit: by argparse, for a wrong flag or `--help`.
+        InvalidArgument: an unknown option, or a value that cannot be honoured, with its source.
+        SystemExit: for `--help` and `--version`.
     """
-    flags = vars(_parser().parse_args(argv))
-    named = flags.pop("config") or environ.get("SWARMD_CONFIG", "")
-    settings: dict[str, str] = _from_file(Path(named or DEFAULT_CONFIG_PATH), required=bool(named))
-    for name in _HELP:
-        if value := environ.get(f"SWARMD_{name.upper()}", ""):
-            settings[name] = value
-        if flags[name] is not None:
-            settings[name] = flags[name]
-    return _checked(settings)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="swarmd", description="the daemon of one machine")
-    parser.add_argument("--config", help=f"TOML file (default {DEFAULT_CONFIG_PATH})")
-    for name, text in _HELP.items():
-        parser.add_argument("--" + name.replace("_", "-"), help=text)
-    return parser
-
-
-def _from_file(path: Path, *, required: bool) -> dict[str, str]:
-    try:
-        with path.open("rb") as file:
-            table = tomllib.load(file)
-    except FileNotFoundError:
-        if required:
-            raise InvalidArgument(f"configuration file {path} does not exist") from None
-        return {}
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise InvalidArgument(f"configuration file {path}: {error}") from error
-    settings = {}
-    for key, value in table.items():
-        name = key.replace("-", "_")
-        if name not in _HELP:
-            raise InvalidArgument(f"configuration file {path}: unknown key {key!r}")
-        if not isinstance(value, str):
-            raise InvalidArgument(f"configuration file {path}: {key} must be a string")
-        settings[name] = value
-    return settings
-
-
-def _checked(settings: Mapping[str, str]) -> Config:
-    for name in ("data_root", "run_dir"):
-        if not Path(settings.get(name, "/")).is_absolute():
-            raise InvalidArgument(f"{name} must be an absolute path, not {settings[name]!r}")
-    config = Config(
-        data_root=Path(settings.get("data_root", Config.data_root)),
-        run_dir=Path(settings.get("run_dir", Config.run_dir)),
-        cgroup_parent=settings.get("cgroup_parent", Config.cgroup_parent),
-        listen_addr=settings.get("listen_addr", ""),
-        advertise_addr=settings.get("advertise_addr", ""),
-        data_path_addr=settings.get("data_path_addr", ""),
+    config = options.load(
+        Config,
+        argv,
+        environ,
+        prog="swarmd",
+        description="The daemon of one machine: container engine, agent of the cluster, network.",
+        version=f"swarmd {SWARM_VERSION}, API {API_VERSION}",
+        config_path=DEFAULT_CONFIG_PATH,
     )
-    if not config.cgroup_parent.strip("/") or ".." in config.cgroup_parent.split("/"):
-        raise InvalidArgument(f"cgroup-parent {config.cgroup_parent!r} names no cgroup")
+    _check_together(config)
     return config
+
+
+def _check_together(config: Config) -> None:
+    for key, value in (("tlscacert", config.tlscacert), ("tlscert", config.tlscert),
+                       ("tlskey", config.tlskey)):  # fmt: skip
+        if config.tlsverify and not value:
+            raise InvalidArgument(f"tlsverify needs {key}")
+        if value and not config.tlsverify:
+            raise InvalidArgument(f"{key} means nothing without tlsverify")
+    for endpoint in config.endpoints:
+        if not config.tlsverify and endpoint.kind == "tcp" and not endpoint.is_loopback:
+            raise InvalidArgument(
+                f"host {endpoint}: TCP off loopback needs --tlsverify: "
+                "whoever reaches the API is root here"
+            )
+    try:
+        config.defaults.check()
+    except SwarmError as error:
+        raise InvalidArgument(f"log-opt: {error.message}") from error

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,6 +23,7 @@ from worker.cluster.side import ClusterSide
 from worker.config import Config, load
 from worker.engine.clock import SystemClock
 from worker.engine.engine import Engine, EngineParts
+from worker.listening import TlsSplice, listen, server_context
 from worker.networking import open_networking
 
 log = logging.getLogger("swarmd")
@@ -53,6 +55,9 @@ async def daemon(config: Config) -> AsyncIterator[Engine]:
                 networking=networking,
                 images=await asyncio.to_thread(ImageStore, config.data_root / "images"),
                 clock=SystemClock(),
+                defaults=config.defaults,
+                labels=config.labels,
+                debug=config.debug,
             )
         )
         await engine.open()
@@ -61,13 +66,14 @@ async def daemon(config: Config) -> AsyncIterator[Engine]:
         app = build_app(engine, swarm_state=cluster.swarm_state, cluster_routes=cluster.routes)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT_S)
         await runner.setup()
+        listeners = Listeners(config, runner)
         try:
-            await web.SockSite(runner, _listen(config.socket_path)).start()
+            await listeners.open()
             yield engine
         finally:
             engine.events.close()
+            await listeners.close()
             await runner.cleanup()
-            config.socket_path.unlink(missing_ok=True)
             await cluster.stop()
             await engine.close()
             await networking.close()
@@ -101,16 +107,46 @@ def _lock(data_root: Path) -> int:
     return fd
 
 
-def _listen(path: Path) -> socket.socket:
-    path.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    mask = os.umask(0o117)
-    try:
-        listener.bind(str(path))
-    finally:
-        os.umask(mask)
-    listener.listen(128)
-    return listener
+class Listeners:
+    """Everything the API listens on."""
+
+    def __init__(self, config: Config, runner: web.AppRunner) -> None:
+        self._config = config
+        self._runner = runner
+        self._splices: list[TlsSplice] = []
+
+    async def open(self) -> None:
+        """Listen; raises OSError naming what cannot be listened on."""
+        context = tls_of(self._config)
+        for endpoint in self._config.endpoints:
+            listener = listen(endpoint)
+            if context is None or endpoint.kind == "unix":
+                await web.SockSite(self._runner, listener).start()
+            else:
+                splice = TlsSplice(context, self._serve)
+                self._splices.append(splice)
+                await splice.start(listener)
+            log.info("API listens on %s", endpoint)
+
+    async def close(self) -> None:
+        """Listen no more; open connections end with the runner."""
+        for splice in self._splices:
+            await splice.close()
+        for endpoint in self._config.endpoints:
+            if endpoint.kind == "unix":
+                Path(endpoint.address).unlink(missing_ok=True)
+
+    async def _serve(self, connected: socket.socket) -> None:
+        assert self._runner.server is not None
+        loop = asyncio.get_running_loop()
+        await loop.connect_accepted_socket(self._runner.server, connected)
+
+
+def tls_of(config: Config) -> ssl.SSLContext | None:
+    """Return the TLS of the API's TCP sockets; raises InvalidArgument for unusable files."""
+    if not config.tlsverify:
+        return None
+    return server_context(config.tlscacert, config.tlscert, config.tlskey)
 
 
 async def serve(config: Config) -> None:
@@ -120,20 +156,20 @@ async def serve(config: Config) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with daemon(config):
-        log.info("API listens on %s", config.socket_path)
         await stop.wait()
         log.info("stopping; containers go on")
 
 
 def main() -> int:
     """Run the daemon; the entry point of `swarmd`."""
-    logging.basicConfig(
-        level=os.environ.get("SWARMD_LOG_LEVEL", "INFO"),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
     try:
         config = load(sys.argv[1:], os.environ)
+        logging.basicConfig(
+            level=config.logging_level,
+            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+            stream=sys.stderr,
+        )
+        tls_of(config)  # before anything is touched
         asyncio.run(serve(config))
     except (SwarmError, RuntimeFailure, OSError) as error:
         sys.stderr.write(f"swarmd: {error}\n")

@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -12,14 +13,15 @@ _NANOS_PER_CPU = 1_000_000_000
 _DISTRIBUTION = "swarm-orchestrator"
 
 
-def describe() -> NodeDescription:
-    """Return hostname, platform, CPUs this process may use, and memory of this machine."""
+def describe(labels: Mapping[str, str]) -> NodeDescription:
+    """Return hostname, platform, CPUs this process may use, memory and engine labels."""
     return NodeDescription(
         hostname=platform.node(),
         platform=Platform(architecture=platform.machine(), os="linux"),
         cpu_nanos=len(os.sched_getaffinity(0)) * _NANOS_PER_CPU,
         memory_bytes=memory_bytes(),
         engine_version=_engine_version(),
+        labels=dict(labels),
     )
 
 

@@ -2,15 +2,18 @@
 
 import asyncio
 import logging
+import platform
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from swarmapi.errors import Internal, NotSwarmManager, SwarmError, Unavailable
 from swarmapi.identity import TLSMaterial
 from worker.cluster import addresses, ca_client
 from worker.cluster.ca_client import Applicant
-from worker.cluster.description import describe
 from worker.cluster.proxy import ManagerProxy
 from worker.cluster.requests import InitRequest, JoinRequest
 from worker.cluster.running import NodeParts, RunningNode, run_arguments
@@ -38,10 +41,17 @@ _POLL_S = 0.1
 class Addresses:
     """The daemon's own settings, which a request may override."""
 
-    def __init__(self, listen: str = "", advertise: str = "", data_path: str = "") -> None:
+    def __init__(
+        self,
+        listen: str = "",
+        advertise: str = "",
+        data_path: str = "",
+        pools: Sequence[str] = (),
+    ) -> None:
         self.listen = listen
         self.advertise = advertise
         self.data_path = data_path
+        self.pools = tuple(pools)
 
     def choose(self, request: InitRequest | JoinRequest, towards: str = "") -> tuple[str, str, str]:
         """Return (listen, advertise, data path) addresses; raises InvalidArgument."""
@@ -103,6 +113,8 @@ class Member:
         """
         async with self._entering():
             listen, advertise, data_path = self._settings.choose(request)
+            pools = request.default_addr_pool or list(self._settings.pools)
+            request = replace(request, default_addr_pool=pools)
             try:
                 tls = await self._parts.manager.found(listen, advertise, request)
                 identity = tls.identity
@@ -134,7 +146,7 @@ class Member:
         async with self._entering():
             token = JoinToken.parse(request.join_token)
             listen, advertise, data_path = self._settings.choose(request, request.remote_addrs[0])
-            applicant = Applicant(advertise, describe().hostname, request.availability or "active")
+            applicant = Applicant(advertise, platform.node(), request.availability or "active")
             issued, remote = await _first_answer(request.remote_addrs, token, applicant)
             membership = Membership(
                 node_id=issued.node_id,

@@ -3,10 +3,11 @@
 import asyncio
 import datetime
 import logging
+import platform
 import random
 import shutil
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import grpc
@@ -51,6 +52,8 @@ class NodeParts:
     network: ClusterNetwork
     executor: Executor
     clock: Clock
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Of this machine's engine; placement constraints may name them."""
 
 
 class RunningNode:
@@ -120,7 +123,9 @@ class RunningNode:
         )
 
     def _place(self) -> Place:
-        return Place(describe(), self.membership.address, self.membership.data_path_addr)
+        return Place(
+            describe(self._parts.labels), self.membership.address, self.membership.data_path_addr
+        )
 
     def _channel(self, target: str) -> grpc.aio.Channel:
         options = [expect(MANAGER), *MESSAGE_OPTIONS]
@@ -191,7 +196,7 @@ class RunningNode:
         self._renew.clear()
 
     def _applicant(self) -> Applicant:
-        return Applicant(self.membership.advertise_addr, describe().hostname)
+        return Applicant(self.membership.advertise_addr, platform.node())
 
     async def _take_certificate(self, issued: ca_client.Issued) -> None:
         """Go on with a new certificate; a manager starts anew with it, or ends."""

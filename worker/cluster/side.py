@@ -34,9 +34,15 @@ class ClusterSide:
                 network=network,
                 executor=EngineExecutor(engine),
                 clock=engine.parts.clock,
+                labels=config.labels,
             ),
             self._proxy,
-            Addresses(config.listen_addr, config.advertise_addr, config.data_path_addr),
+            Addresses(
+                config.listen_addr,
+                config.advertise_addr,
+                config.data_path_addr,
+                config.default_addr_pool,
+            ),
         )
         self._info = SwarmInfo(self.member, self._proxy)
         engine.swarm_info = self._info.block

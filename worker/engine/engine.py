@@ -17,6 +17,7 @@ from runtime.image.store import ImageStore
 from swarmapi.errors import Conflict, InvalidArgument, NotFound, Unsupported
 from worker.engine import bundle
 from worker.engine.attach import AttachSession
+from worker.engine.defaults import ContainerDefaults
 from worker.engine.events import EventBus
 from worker.engine.execs import Exec, ExecConfig
 from worker.engine.files import Files
@@ -46,6 +47,9 @@ class EngineParts:
     networking: Networking
     images: ImageStore
     clock: Clock
+    defaults: ContainerDefaults = field(default_factory=ContainerDefaults)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    debug: bool = False
     random_bytes: Callable[[int], bytes] = os.urandom
     swarm_info: Callable[[], Mapping[str, Any]] = field(
         default=lambda: {"LocalNodeState": "inactive", "NodeID": "", "NodeAddr": ""}
@@ -368,6 +372,7 @@ class Engine:
         if spec.name:
             spec.name = spec.name.removeprefix("/")
             check_name(spec.name)
+        self.parts.defaults.apply(spec.host)
         bundle.check_supported(spec.host)
         try:
             image = self.images.resolve(spec.config.image)

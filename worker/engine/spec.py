@@ -58,9 +58,9 @@ class RestartPolicy(msgspec.Struct, rename="pascal"):
 
 
 class LogSpec(msgspec.Struct, rename="pascal"):
-    """`Type` is json-file or none; options are max-size and max-file."""
+    """`Type` is json-file, none, or empty for the daemon's; options are max-size and max-file."""
 
-    type: str = "json-file"
+    type: str = ""
     config: dict[str, str] = {}
 
 
@@ -222,12 +222,7 @@ def decode_host(raw: Mapping[str, Any]) -> HostConfig:
         raise InvalidArgument(f"invalid restart policy {host.restart_policy.name!r}")
     if host.auto_remove and host.restart_policy.name not in ("", "no"):
         raise InvalidArgument("can't create 'AutoRemove' container with restart policy")
-    host.log_config.type = host.log_config.type or "json-file"
-    if host.log_config.type not in ("json-file", "none"):
-        raise Unsupported(f"logging driver {host.log_config.type!r} is not json-file or none")
-    for option in host.log_config.config:
-        if option not in ("max-size", "max-file"):
-            raise Unsupported(f"log option {option!r} is not supported")
+    check_log(host.log_config)
     if 0 < host.memory < 6 << 20:
         raise InvalidArgument("minimum memory limit allowed is 6MB")
     for label, value in (("IpcMode", host.ipc_mode), ("UTSMode", host.uts_mode)):
@@ -238,6 +233,15 @@ def decode_host(raw: Mapping[str, Any]) -> HostConfig:
     if host.pid_mode not in ("", "host"):
         raise Unsupported(f"PidMode {host.pid_mode!r} is not supported")
     return host
+
+
+def check_log(log: LogSpec) -> None:
+    """Raise Unsupported for a log driver or an option of one that we do not have."""
+    if log.type not in ("", "json-file", "none"):
+        raise Unsupported(f"logging driver {log.type!r} is not json-file or none")
+    for option in log.config:
+        if option not in ("max-size", "max-file"):
+            raise Unsupported(f"log option {option!r} is not supported")
 
 
 def _endpoints(networking: Mapping[str, Any]) -> dict[str, EndpointSpec]:

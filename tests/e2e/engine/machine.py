@@ -40,10 +40,10 @@ class Machine:
         """Return a command line that runs in the namespace."""
         return ["nsenter", f"--net=/proc/{self._holder.pid}/ns/net", *argv]
 
-    def start(self) -> None:
-        """Start the daemon and wait until it answers."""
+    def start(self, *more: str) -> None:
+        """Start the daemon, with further flags, and wait until it answers."""
         flags = ["--data-root", str(self.data), "--run-dir", str(self.run_dir)]
-        flags += ["--cgroup-parent", self.cgroup]
+        flags += ["--cgroup-parent", self.cgroup, *more]
         with (self.root / "log").open("ab") as log:
             self._daemon = subprocess.Popen(
                 self.inside(sys.executable, "-m", "worker.main", *flags),

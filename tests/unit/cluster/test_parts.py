@@ -65,12 +65,13 @@ def test_damaged_state_is_told_with_its_path(tmp_path: Path) -> None:
 
 
 def test_the_description_has_what_the_scheduler_needs() -> None:
-    found = describe()
+    found = describe({"rack": "7"})
     assert found.hostname
     assert found.platform.os == "linux"
     assert found.cpu_nanos >= 1_000_000_000
     assert found.cpu_nanos % 1_000_000_000 == 0
     assert found.memory_bytes > 1 << 20
+    assert found.labels == {"rack": "7"}
 
 
 def test_requests_are_checked() -> None:

@@ -9,26 +9,10 @@ import pytest
 from swarmapi.errors import InvalidArgument
 from worker.api.hijack import frame, parse_detach_keys
 from worker.api.render import human_duration
-from worker.config import load
 from worker.engine.journal import Journal
 from worker.engine.launcher import parse_size
 from worker.engine.lifecycle import signal_number
 from worker.engine.logs import LogQuery, read_log
-
-
-def test_flags_beat_environment_beats_file(tmp_path: Path) -> None:
-    file = tmp_path / "swarmd.toml"
-    file.write_text('data-root = "/f"\nrun-dir = "/f"\ncgroup-parent = "f"\n')
-    environ = {"SWARMD_CONFIG": str(file), "SWARMD_RUN_DIR": "/e", "SWARMD_CGROUP_PARENT": "e"}
-    config = load(["--cgroup-parent", "flag"], environ)
-    assert (str(config.data_root), str(config.run_dir), config.cgroup_parent) == (
-        "/f",
-        "/e",
-        "flag",
-    )
-    file.write_text('dataroot = "/f"\n')
-    with pytest.raises(InvalidArgument, match="dataroot"):
-        load([], environ)
 
 
 def test_journal_survives_a_torn_tail(tmp_path: Path) -> None:

@@ -1,0 +1,95 @@
+"""The docker CLI over TCP with client certificates, and what is refused without them."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from tests.e2e.engine.machine import Machine, install_box
+from tests.fakes.pki import CertificateAuthority
+
+HOST = "tcp://localhost:2376"
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Path:
+    """The daemon's in `server-*.pem`, a client's as the CLI wants them, a stranger's in `other`."""
+    directory = tmp_path / "tls"
+    other = directory / "other"
+    other.mkdir(parents=True)
+    authority, stranger = CertificateAuthority(), CertificateAuthority()
+    server = authority.sign(x509.Name([]), ["localhost"])
+    (directory / "server-cert.pem").write_bytes(server.cert_pem)
+    (directory / "server-key.pem").write_bytes(server.key_pem)
+    for place, by in ((directory, authority), (other, stranger)):
+        client = by.sign(x509.Name([]), ["client"])
+        (place / "ca.pem").write_bytes(authority.ca_pem)
+        (place / "cert.pem").write_bytes(client.cert_pem)
+        (place / "key.pem").write_bytes(client.key_pem)
+    return directory
+
+
+@pytest.fixture
+def machine(tmp_path: Path, certificates: Path) -> Iterator[Machine]:
+    machine = Machine(tmp_path)
+    try:
+        machine.start(
+            "--host", f"unix://{machine.run_dir}/swarmd.sock", "--host", HOST, "--tlsverify",
+            "--tlscacert", str(certificates / "ca.pem"),
+            "--tlscert", str(certificates / "server-cert.pem"),
+            "--tlskey", str(certificates / "server-key.pem"),
+            "--label", "rack=7", "--debug", "--dns", "192.0.2.1", "--log-opt", "max-size=1m",
+        )  # fmt: skip
+        install_box(machine)
+        yield machine
+    finally:
+        machine.close()
+
+
+def docker(
+    machine: Machine, certificates: Path, *argv: str, stdin: bytes = b""
+) -> subprocess.CompletedProcess[bytes]:
+    environ = {**os.environ, "DOCKER_CERT_PATH": str(certificates)}
+    environ.pop("DOCKER_HOST", None)
+    command = machine.inside("docker", "-H", HOST, "--tlsverify", *argv)
+    return subprocess.run(
+        command, input=stdin, capture_output=True, timeout=30, env=environ, check=False
+    )
+
+
+def test_the_cli_works_over_tls(machine: Machine, certificates: Path) -> None:
+    # A client that sends nothing half-closes at once: the output must come all the same.
+    done = docker(machine, certificates, "run", "--rm", "box:1", "echo", "hello")
+    assert (done.returncode, done.stdout) == (0, b"hello\n"), done.stderr
+    big = os.urandom(700_000).hex().encode()
+    echoed = docker(
+        machine, certificates, "run", "--rm", "-i", "--net", "none", "box:1", "cat", stdin=big
+    )
+    assert (echoed.returncode, echoed.stdout == big) == (0, True), echoed.stderr
+    failed = docker(machine, certificates, "run", "--rm", "--net", "none", "box:1", "sh", "-c",
+                    "exit 7")  # fmt: skip
+    assert failed.returncode == 7
+
+
+def test_a_client_without_our_certificate_is_refused(machine: Machine, certificates: Path) -> None:
+    done = docker(machine, certificates / "other", "version")
+    assert done.returncode == 1
+    assert b"tls" in done.stderr
+    plain = machine.inside("docker", "-H", HOST, "version")
+    refused = subprocess.run(plain, capture_output=True, timeout=30, check=False)
+    assert refused.returncode == 1
+    assert docker(machine, certificates, "version").returncode == 0
+
+
+def test_options_show_in_info_and_in_containers(machine: Machine) -> None:
+    shown = machine.docker("info", "-f", "{{.Labels}} {{.Debug}} {{.LoggingDriver}}").stdout
+    assert shown == b"[rack=7] true json-file\n"
+    written = machine.docker("run", "--rm", "--net", "host", "box:1", "cat", "/etc/resolv.conf")
+    assert b"192.0.2.1" in written.stdout
+    made = machine.docker("create", "box:1", "true").stdout.decode().strip()
+    config = machine.docker("inspect", "-f", "{{.HostConfig.LogConfig.Config}}", made).stdout
+    assert config == b"map[max-size:1m]\n"
+    machine.docker("rm", made)

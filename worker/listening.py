@@ -1,0 +1,259 @@
+"""Where the API listens: unix sockets, and TCP where every client shows a certificate.
+
+TLS ends in a splice of our own before the HTTP server: asyncio's closes a TLS connection when the
+client half-closes it, and Docker's clients half-close every attached stream at once. A splice has
+one socket pair per connection, whose half-close is the client's close_notify.
+"""
+
+import asyncio
+import ipaddress
+import logging
+import os
+import socket
+import ssl
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from swarmapi.errors import InvalidArgument
+
+if sys.version_info >= (3, 12):
+    from typing import override
+else:
+    from typing_extensions import override
+
+log = logging.getLogger(__name__)
+_CHUNK_BYTES = 64 << 10
+_HANDSHAKE_S = 10.0
+_BACKLOG = 128
+_PORT = 2376
+"""Docker's, for TLS."""
+Serve = Callable[[socket.socket], Awaitable[None]]
+"""Serves HTTP on one connected socket, which it closes at the end."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One `--host`; `address` is the path of a unix socket, or an IP address."""
+
+    kind: Literal["unix", "tcp"]
+    address: str
+    port: int = 0
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine reaches it."""
+        return self.kind == "unix" or ipaddress.ip_address(self.address).is_loopback
+
+    @override
+    def __str__(self) -> str:
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"unix://{self.address}" if self.kind == "unix" else f"tcp://{host}:{self.port}"
+
+
+def parse_host(text: str) -> Endpoint:
+    """Read `unix:///path` or `tcp://address:port`; raises InvalidArgument.
+
+    A TCP host without an address is loopback; without a port it is Docker's.
+    """
+    kind, separator, rest = text.partition("://")
+    if not separator or kind not in ("unix", "tcp"):
+        raise InvalidArgument(f"{text!r} must be unix://PATH or tcp://ADDRESS:PORT")
+    if kind == "unix":
+        if not rest.startswith("/"):
+            raise InvalidArgument(f"{text!r} must name an absolute path")
+        return Endpoint("unix", rest)
+    address, port = _split(rest.rstrip("/"), text)
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        raise InvalidArgument(f"{text!r}: {address!r} is no IP address") from None
+    return Endpoint("tcp", address, port)
+
+
+def _split(rest: str, text: str) -> tuple[str, int]:
+    if rest.startswith("["):
+        address, _, tail = rest[1:].partition("]")
+        port = tail.removeprefix(":")
+    else:
+        address, _, port = rest.partition(":")
+    if not port:
+        port = str(_PORT)
+    if not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65_536:
+        raise InvalidArgument(f"{text!r}: {port!r} is no port")
+    address = {"": "127.0.0.1", "localhost": "127.0.0.1"}.get(address, address)
+    return address, int(port)
+
+
+def listen(endpoint: Endpoint) -> socket.socket:
+    """Return a listening socket; raises OSError naming the endpoint.
+
+    A unix socket is root's and its group's; one that is left over is replaced.
+    """
+    try:
+        if endpoint.kind == "unix":
+            return _listen_unix(Path(endpoint.address))
+        family = socket.AF_INET6 if ":" in endpoint.address else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((endpoint.address, endpoint.port))
+        except OSError:
+            listener.close()
+            raise
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        raise OSError(f"cannot listen on {endpoint}: {error.strerror or error}") from error
+    return listener
+
+
+def _listen_unix(path: Path) -> socket.socket:
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    mask = os.umask(0o117)
+    try:
+        listener.bind(str(path))
+    except OSError:
+        listener.close()
+        raise
+    finally:
+        os.umask(mask)
+    listener.listen(_BACKLOG)
+    return listener
+
+
+def server_context(ca: str, certificate: str, key: str) -> ssl.SSLContext:
+    """Return the TLS of a server that asks every client for a certificate of the authority.
+
+    Raises:
+        InvalidArgument: when a file cannot be read or is not what it should be.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.verify_mode = ssl.CERT_REQUIRED
+    what = f"tlscacert {ca}"
+    try:
+        context.load_verify_locations(ca)
+        what = f"tlscert {certificate}, tlskey {key}"
+        context.load_cert_chain(certificate, key)
+    except OSError as error:
+        raise InvalidArgument(f"{what}: {error.strerror or error}") from error
+    return context
+
+
+class TlsSplice:
+    """Accepts TLS connections and hands each to `serve` as a plain socket."""
+
+    def __init__(self, context: ssl.SSLContext, serve: Serve) -> None:
+        self._context = context
+        self._serve = serve
+        self._server: asyncio.Server | None = None
+        self._live: set[asyncio.Task[None]] = set()
+
+    async def start(self, listener: socket.socket) -> None:
+        """Accept from now on."""
+        self._server = await asyncio.start_server(self._accepted, sock=listener)
+
+    async def close(self) -> None:
+        """Accept no more and end what is open."""
+        if self._server is not None:
+            self._server.close()
+        for task in self._live:
+            task.cancel()
+        await asyncio.gather(*self._live, return_exceptions=True)
+
+    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._live.add(task)
+        try:
+            await _Connection(self._context, reader, writer).run(self._serve)
+        except (OSError, ssl.SSLError, TimeoutError, EOFError) as error:
+            log.info("TLS from %s: %s", writer.get_extra_info("peername"), error)
+        finally:
+            self._live.discard(task)
+            writer.close()
+
+
+class _Connection:
+    """One TLS connection and the plain one behind it."""
+
+    def __init__(
+        self,
+        context: ssl.SSLContext,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._reader, self._writer = reader, writer
+
+    async def run(self, serve: Serve) -> None:
+        async with asyncio.timeout(_HANDSHAKE_S):
+            await self._handshake()
+        ours, theirs = socket.socketpair()
+        await serve(theirs)
+        plain_reader, plain_writer = await asyncio.open_connection(sock=ours)
+        inward = asyncio.ensure_future(self._inward(plain_writer))
+        try:
+            await self._outward(plain_reader)
+        finally:
+            inward.cancel()
+            await asyncio.gather(inward, return_exceptions=True)
+            plain_writer.close()
+
+    async def _handshake(self) -> None:
+        while True:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                await self._flush()
+                await self._fill()
+            except ssl.SSLError:
+                await self._flush()  # the alert tells the client why
+                raise
+            else:
+                return await self._flush()
+
+    async def _inward(self, plain: asyncio.StreamWriter) -> None:
+        """Carry what the client sends; its close_notify, or its end, is a half-close."""
+        with suppress(ConnectionError, ssl.SSLError, EOFError):
+            while True:
+                try:
+                    data = self._tls.read(_CHUNK_BYTES)
+                except ssl.SSLWantReadError:
+                    await self._flush()
+                    await self._fill()
+                    continue
+                except ssl.SSLZeroReturnError:
+                    break
+                if not data:
+                    break
+                plain.write(data)
+                await plain.drain()
+        with suppress(OSError):
+            plain.write_eof()
+
+    async def _outward(self, plain: asyncio.StreamReader) -> None:
+        """Carry what the server sends until it closes."""
+        while data := await plain.read(_CHUNK_BYTES):
+            self._tls.write(data)
+            await self._flush()
+        with suppress(ssl.SSLError):
+            self._tls.unwrap()
+        await self._flush()
+
+    async def _fill(self) -> None:
+        data = await self._reader.read(_CHUNK_BYTES)
+        if not data:
+            self._incoming.write_eof()
+            raise EOFError("the client went away")
+        self._incoming.write(data)
+
+    async def _flush(self) -> None:
+        if data := self._outgoing.read():
+            self._writer.write(data)
+            await self._writer.drain()
