@@ -13,10 +13,10 @@ from runtime.image.pack import pack_layer
 from runtime.image.store import ImageStore
 
 
-def put_upper(store: ImageStore, upper: Path) -> LayerInfo:
-    """Store an overlay upper directory as a layer."""
+def put_upper(store: ImageStore, upper: Path, hidden: tuple[str, ...] = ()) -> LayerInfo:
+    """Store an overlay upper directory as a layer, without what the `hidden` directories hold."""
     with tempfile.TemporaryFile(dir=store.blobs.temporary) as spool:
-        pack_layer(upper, spool)
+        pack_layer(upper, spool, hidden)
         spool.seek(0)
         return store.put_layer(spool)
 

@@ -7,6 +7,7 @@ descriptor per level and follows no symlink, so a running container cannot redir
 from __future__ import annotations
 
 import os
+import posixpath
 import stat
 import tarfile
 from pathlib import Path
@@ -19,9 +20,12 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MARK_MTIME_S = 0
 
 
-def pack_layer(upper: Path, out: IO[bytes]) -> None:
-    """Write an overlay upper directory as an OCI layer, its whiteouts as `.wh.` names."""
-    _pack(upper, out, whiteouts=True)
+def pack_layer(upper: Path, out: IO[bytes], hidden: tuple[str, ...] = ()) -> None:
+    """Write an overlay upper directory as an OCI layer, its whiteouts as `.wh.` names.
+
+    `hidden` are absolute paths of directories whose content is left out: those of volumes.
+    """
+    _pack(upper, out, whiteouts=True, hidden=hidden)
 
 
 def pack_rootfs(root: Path | int, out: IO[bytes]) -> None:
@@ -38,11 +42,13 @@ def pack_entry(parent: int, name: str, base: str, out: IO[bytes]) -> None:
         _Walk(tar, whiteouts=False).entry(parent, name, "", base)
 
 
-def _pack(root: Path | int, out: IO[bytes], *, whiteouts: bool) -> None:
+def _pack(
+    root: Path | int, out: IO[bytes], *, whiteouts: bool, hidden: tuple[str, ...] = ()
+) -> None:
     with tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT) as tar:
         fd = os.open(".", _DIRECTORY, dir_fd=root) if isinstance(root, int) else _open(root)
         try:
-            _Walk(tar, whiteouts).directory(fd, "")
+            _Walk(tar, whiteouts, hidden).directory(fd, "")
         finally:
             os.close(fd)
 
@@ -138,15 +144,18 @@ def is_opaque(target: int | str | Path) -> bool:
 
 
 class _Walk(TarWriter):
-    def __init__(self, tar: tarfile.TarFile, whiteouts: bool) -> None:
+    def __init__(self, tar: tarfile.TarFile, whiteouts: bool, hidden: tuple[str, ...] = ()) -> None:
         super().__init__(tar)
         self._whiteouts = whiteouts
+        self._hidden = {posixpath.normpath("/" + path)[1:] + "/" for path in hidden}
         self._linked: dict[tuple[int, int], str] = {}
 
     def directory(self, fd: int, path: str) -> None:
         self.tar.addfile(describe(path or "./", os.fstat(fd), read_xattrs(fd)))
         if self._whiteouts and is_opaque(fd):
             self.add_mark(f"{path}{OPAQUE_MARK}")
+        if path in self._hidden:
+            return
         for name in sorted(os.listdir(fd)):
             self.entry(fd, name, path, name)
 

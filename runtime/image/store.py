@@ -137,10 +137,18 @@ class ImageStore:
     def cached(self, parent: str, cache_key: str) -> Image | None:
         """The image a build step made from this parent with this key."""
         with self._lock:
-            for record in self._records.values():
+            for record in reversed(self._records.values()):  # the newest of equal ones
                 if record.cache_key == cache_key and record.parent == parent:
                     return self._image(record)
         return None
+
+    def descends(self, image_id: str, ancestor_id: str) -> bool:
+        """Tell whether an image is the other one or was built from it here."""
+        with self._lock:
+            while image_id and image_id != ancestor_id:
+                record = self._records.get(image_id)
+                image_id = record.parent if record else ""
+        return bool(image_id)
 
     # -- adding ------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _BZIP2 = b"BZh"
 _XZ = b"\xfd7zXZ\x00"
+_DAMAGED = (tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile)
 
 
 class Readable(Protocol):
@@ -86,6 +87,7 @@ class TarReader:
 
     def __init__(self, source: Readable) -> None:
         self._source = source
+        self._stream = _Exact(source)
         self._tar: tarfile.TarFile | None = None
 
     def __iter__(self) -> Iterator[tarfile.TarInfo]:
@@ -93,12 +95,15 @@ class TarReader:
             head = self._source.read(512)
             if not head.strip(b"\0"):
                 return
-            stream = cast("IO[bytes]", _Exact(_Peeked(head, self._source)))
+            self._stream = _Exact(_Peeked(head, self._source))
+            stream = cast("IO[bytes]", self._stream)
             self._tar = tarfile.open(fileobj=stream, mode="r|", errorlevel=2)  # noqa: SIM115 - ends with the stream
             while (member := self._tar.next()) is not None:
                 vars(self._tar)["members"].clear()  # it would keep every header
+                self._stream.needed = member.offset_data + (member.size if member.isreg() else 0)
                 yield member
-        except (tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile) as error:
+            self._stream.check()
+        except _DAMAGED as error:
             raise BadArchive(f"damaged tar stream: {error}") from error
 
     def content(self, member: tarfile.TarInfo) -> Iterator[bytes]:
@@ -109,25 +114,46 @@ class TarReader:
             return
         left = member.size
         while left:
-            chunk = file.read(min(left, 1 << 20))
+            try:
+                chunk = file.read(min(left, 1 << 20))
+            except _DAMAGED as error:
+                raise BadArchive(f"damaged tar stream: {error}") from error
             if not chunk:
                 raise BadArchive(f"damaged tar stream: {member.name!r} is cut short")
             left -= len(chunk)
+            if not left:
+                self._stream.check()
             yield chunk
 
 
 class _Exact:
-    """Turns short reads into full ones: tarfile takes a short read for the end."""
+    """Turns short reads into full ones, and fills the last block.
+
+    tarfile takes a short read for the end, and docker's `build -f -` sends a tar whose last file
+    is not padded. `needed` is where the content of the current member ends.
+    """
 
     def __init__(self, source: Readable) -> None:
         self._from = source
+        self._got = 0
+        self._padded = False
+        self.needed = 0
 
     def read(self, size: int = -1, /) -> bytes:
         parts = []
         while size > 0 and (part := self._from.read(size)):
             parts.append(part)
             size -= len(part)
+            self._got += len(part)
+        if size > 0 and not self._padded and self._got % tarfile.BLOCKSIZE:
+            self._padded = True
+            parts.append(bytes(-self._got % tarfile.BLOCKSIZE))
         return b"".join(parts)
+
+    def check(self) -> None:
+        """Raise BadArchive where the padding stands for content."""
+        if self._padded and self._got < self.needed:
+            raise BadArchive("damaged tar stream: unexpected end of data")
 
 
 def mtime_ns(member: tarfile.TarInfo) -> int:

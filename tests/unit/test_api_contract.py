@@ -12,7 +12,7 @@ import pytest
 from manager.api import routes as manager_routes
 from swarmapi import openapi
 from swarmapi.rest import API_VERSION, Route, route_of
-from worker.api import app, document, images
+from worker.api import app, document
 from worker.cluster import routes as cluster_routes
 
 ROOT = Path(__file__).parents[2]
@@ -39,8 +39,6 @@ def names_read(package: str) -> Iterator[str]:
                         yield "filters"
                     elif rest and isinstance(rest[0], ast.Constant):
                         yield str(rest[0].value)
-    if package == "worker":
-        yield from images.LIMITS  # read in a loop
 
 
 NO_DIFFERENCE = {
@@ -51,7 +49,6 @@ NO_DIFFERENCE = {
     "quiet": "load tells no progress",
     "registryAuthFrom": "no credentials are kept with a service",
     "detachKeys": "a start attaches nobody",
-    "rm": "no intermediate container is left",
     "forcerm": "no intermediate container is left",
 }
 """What may be asked and changes nothing here; elsewhere, `refused` is the way."""

@@ -14,6 +14,7 @@ from swarmapi.errors import SwarmError
 from swarmapi.query import add_routes, refuse
 from worker.api import (
     archives,
+    build,
     containers,
     document,
     execs,
@@ -30,7 +31,7 @@ from worker.engine.engine import Engine
 
 log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-MODULES = (system, archives, containers, streams, execs, images, volumes, networks)
+MODULES = (system, archives, containers, streams, execs, images, build, volumes, networks)
 """Those with a table of routes, `ROUTES`."""
 _BODY_LIMIT_BYTES = 16 << 20
 _STATUS: Sequence[tuple[type[RuntimeFailure], int]] = (
@@ -131,7 +132,7 @@ async def _refused(request: web.Request, handler: Handler) -> web.StreamResponse
 async def _headers(request: web.Request, response: web.StreamResponse) -> None:
     response.headers["Api-Version"] = API_VERSION
     response.headers["Ostype"] = "linux"
-    response.headers["Docker-Experimental"] = "false"
+    response.headers["Docker-Experimental"] = "true"
     response.headers["Server"] = SERVER
 
 

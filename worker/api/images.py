@@ -1,11 +1,9 @@
-"""Images: list, inspect, tag, remove, load and save, build, commit and import."""
+"""Images: list, inspect, tag, remove, load and save, commit and import."""
 
 import asyncio
 import base64
 import os
 import tempfile
-from collections.abc import Callable
-from pathlib import Path
 from typing import IO, Any
 
 import msgspec
@@ -13,13 +11,12 @@ from aiohttp import web
 
 from runtime.errors import RuntimeFailure
 from runtime.image import archive
-from runtime.image.build.builder import Builder, BuildOptions
+from runtime.image.build.configuring import apply_changes
 from runtime.image.commit import commit as commit_upper
-from runtime.image.errors import BuildError, ImageNotFound
+from runtime.image.errors import BuildError
 from runtime.image.model import Image
-from runtime.image.unpack import unpack
 from swarmapi import query, rest
-from swarmapi.errors import InvalidArgument, SwarmError, Unsupported
+from swarmapi.errors import InvalidArgument, Unsupported
 from swarmapi.rest import Route
 from worker.api import answers
 from worker.api.bodies import Spool
@@ -28,10 +25,8 @@ from worker.api.render import image_details, image_summary
 from worker.api.responses import JsonLines, answer
 from worker.engine.engine import Engine
 from worker.engine.filters import label_matches, pattern_matches
-from worker.engine.stepper import Stepper
 
 _CHUNK_BYTES = 256 * 1024
-LIMITS = ("memory", "memswap", "cpushares", "cpuperiod", "cpuquota")
 
 
 async def list_images(request: web.Request) -> web.StreamResponse:
@@ -186,7 +181,7 @@ async def create(request: web.Request) -> web.StreamResponse:
         raise Unsupported("import from a URL is not supported: send the archive")
     repo = query.text(request, "repo")
     name = _name(repo, query.text(request, "tag")) if repo else ""
-    config = _apply_changes(query.texts(request, "changes"))
+    config = _changed({}, query.texts(request, "changes"))
     lines = JsonLines(request)
     async with Spool(request) as file:
         image = await asyncio.to_thread(
@@ -203,17 +198,20 @@ async def create(request: web.Request) -> web.StreamResponse:
     return await lines.finish()
 
 
-def _apply_changes(changes: list[str]) -> dict[str, Any]:
-    if changes:
-        raise Unsupported("changes are not supported: build from a Dockerfile instead")
-    return {}
+def _changed(config: dict[str, Any], changes: list[str]) -> dict[str, Any]:
+    """Apply the Dockerfile instructions of `-c`; one that does more than configure is refused."""
+    try:
+        return apply_changes(config, changes)
+    except BuildError as error:
+        raise InvalidArgument(str(error)) from error
 
 
 async def commit(request: web.Request) -> web.StreamResponse:
     """Make an image of a container's changes; the container is paused meanwhile."""
     engine = engine_of(request)
     record = engine.inspect(query.text(request, "container")).record
-    _apply_changes(query.texts(request, "changes"))
+    config = _committed_config(record.config, record.env)
+    config = _changed(config, query.texts(request, "changes"))
     repo = query.text(request, "repo")
     refs = (_name(repo, query.text(request, "tag")),) if repo else ()
     freeze = record.status == "running" and query.flag(request, "pause")
@@ -225,7 +223,7 @@ async def commit(request: web.Request) -> web.StreamResponse:
                 engine.images,
                 engine.images.resolve(record.image_id),
                 engine.places.directory(record.id) / "upper",
-                config=_committed_config(record.config, record.env),
+                config=config,
                 author=query.text(request, "author"),
                 comment=query.text(request, "comment"),
                 created_by=" ".join([record.path, *record.args]),
@@ -250,104 +248,6 @@ def _committed_config(config: Any, env: list[str]) -> dict[str, Any]:
         "StopSignal": config.stop_signal,
     }
     return {"Env": env, **{key: value for key, value in given.items() if value}}
-
-
-async def build(request: web.Request) -> web.StreamResponse:
-    """Build from a tar of the context; progress and errors travel in the stream."""
-    engine = engine_of(request)
-    options = build_options(request)
-    lines = JsonLines(request)
-    quiet = query.flag(request, "q")
-    stepper = Stepper(engine.supervisor, engine.networking)
-    builder = Builder(engine.images, stepper, engine.parts.clock.now_ns)
-    loop = asyncio.get_running_loop()
-    progress: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
-
-    def emit(line: dict[str, Any]) -> None:
-        loop.call_soon_threadsafe(progress.put_nowait, line)
-
-    async with Spool(request) as file:
-        with tempfile.TemporaryDirectory(dir=engine.images.blobs.temporary) as directory:
-            task = asyncio.create_task(
-                asyncio.to_thread(_build, builder, file, Path(directory), options, emit)
-            )
-            task.add_done_callback(lambda _: progress.put_nowait(None))
-            while (line := await progress.get()) is not None:
-                if not quiet or "error" in line:
-                    await lines.send(line)
-            image_id = await task
-    if image_id:
-        for name in options.tags:
-            engine.events.emit("image", "tag", image_id, {"name": name})
-        if quiet:
-            await lines.send({"stream": f"{image_id}\n"})
-    return await lines.finish()
-
-
-def _build(
-    builder: Builder,
-    archive_file: IO[bytes],
-    context: Path,
-    options: BuildOptions,
-    emit: Callable[[dict[str, Any]], None],
-) -> str:
-    try:
-        unpack(archive_file, context)
-    except RuntimeFailure as error:
-        emit({"errorDetail": {"message": str(error)}, "error": str(error)})
-        return ""
-    try:
-        return builder.build(context, options, emit)
-    except BuildError:
-        return ""  # the builder has put it into the stream
-    except (SwarmError, RuntimeFailure, ImageNotFound) as error:
-        emit({"errorDetail": {"message": str(error)}, "error": str(error)})
-        return ""
-
-
-def build_options(request: web.Request) -> BuildOptions:
-    """Read the parameters of a build.
-
-    Raises:
-        InvalidArgument: for malformed JSON or numbers.
-        Unsupported: for an option we do not serve.
-    """
-    if query.text(request, "version") == "2":
-        raise Unsupported("BuildKit is not supported: build with DOCKER_BUILDKIT=0")
-    limits = {name: query.integer(request, name) for name in LIMITS}
-    return BuildOptions(
-        tags=tuple(query.texts(request, "t")),
-        dockerfile=query.text(request, "dockerfile") or "Dockerfile",
-        build_args=_without_nulls(query.document(request, "buildargs")),
-        labels=_without_nulls(query.document(request, "labels")),
-        target=query.text(request, "target"),
-        no_cache=query.flag(request, "nocache"),
-        network_mode=query.text(request, "networkmode") or "default",
-        limits={name: value for name, value in limits.items() if value > 0},
-        platform=query.text(request, "platform"),
-        squash=query.flag(request, "squash"),
-    )
-
-
-def _without_nulls(found: dict[str, str | None] | None) -> dict[str, str]:
-    return {key: value for key, value in (found or {}).items() if value is not None}
-
-
-async def prune_cache(request: web.Request) -> web.StreamResponse:
-    """Remove build steps no named image rests on."""
-    engine = engine_of(request)
-    before = (await asyncio.to_thread(engine.images.usage)).unpacked_bytes
-    deleted = []
-    for image in await asyncio.to_thread(engine.images.list):
-        if image.repo_tags or not image.cache_key or engine.users_of_image(image.id):
-            continue
-        try:
-            await asyncio.to_thread(_remove_unused, engine, image.id)
-        except RuntimeFailure:
-            continue  # a step of an image that stays
-        deleted.append(image.id)
-    after = (await asyncio.to_thread(engine.images.usage)).unpacked_bytes
-    return answer({"CachesDeleted": deleted or None, "SpaceReclaimed": before - after})
 
 
 async def push(request: web.Request) -> web.StreamResponse:
@@ -387,26 +287,6 @@ def _emit_removal(engine: Engine, done: list[dict[str, str]]) -> None:
                 engine.events.emit("image", action, step[key], {"name": step[key]})
 
 
-_MAP = dict[str, str | None] | None
-_BUILD_QUERY = (
-    rest.text("version", choices=("1", "2")),
-    rest.texts("t", "names of the image"),
-    rest.text("dockerfile"),
-    rest.document("buildargs", _MAP),
-    rest.document("labels", _MAP),
-    rest.text("target"),
-    rest.flag("nocache"),
-    rest.flag("rm", default=True),
-    rest.flag("forcerm"),
-    rest.flag("q"),
-    rest.flag("squash"),
-    rest.text("networkmode"),
-    rest.text("platform"),
-    *(rest.integer(name) for name in LIMITS),
-    *rest.refused(
-        "pull", "cachefrom", "extrahosts", "outputs", "remote", "cgroupparent", "shmsize"
-    ),
-)
 _NAMED = (rest.text("repo"), rest.text("tag"))
 _PLATFORM = rest.refused("platform")
 _CHANGES = rest.texts("changes", "Dockerfile instructions")
@@ -461,16 +341,6 @@ ROUTES = (
         (rest.filters("dangling", "label"),),
         answer=answers.Pruned,
     ),
-    Route(
-        "POST",
-        "/build",
-        build,
-        _BUILD_QUERY,
-        body=bytes,
-        answer=answers.Object,
-        content="stream",
-    ),
-    Route("POST", "/build/prune", prune_cache, answer=answers.Pruned),
     Route(
         "POST",
         "/commit",

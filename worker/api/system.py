@@ -59,7 +59,7 @@ async def version(request: web.Request) -> web.StreamResponse:
     details = {
         "ApiVersion": API_VERSION,
         "Arch": arch,
-        "Experimental": "false",
+        "Experimental": "true",
         "KernelVersion": platform.release(),
         "MinAPIVersion": MIN_API_VERSION,
         "Os": "linux",
@@ -147,7 +147,7 @@ def describe(engine: Engine) -> dict[str, Any]:
         "NoProxy": "",
         "Name": platform.node(),
         "Labels": [f"{key}={value}" for key, value in engine.parts.labels.items()],
-        "ExperimentalBuild": False,
+        "ExperimentalBuild": True,
         "ServerVersion": PRODUCT_VERSION,
         "Runtimes": {"swarm": {"path": "swarm-supervisor"}},
         "DefaultRuntime": "swarm",

@@ -31,6 +31,7 @@ from worker.engine.names import check_name, fresh_name
 from worker.engine.ports import Clock, Networking, Supervisor
 from worker.engine.record import Container, ExitStatus, Record
 from worker.engine.spec import ContainerCreate, HostConfig, decode_host
+from worker.engine.stepper import Stepper
 from worker.engine.table import ContainerTable
 from worker.engine.volumes import Volumes
 
@@ -356,6 +357,12 @@ class Engine:
     def lower_dirs(self, image_id: str) -> Sequence[str]:
         """Return the unpacked layers of an image, topmost first; blocking."""
         return [str(path) for path in self.images.lower_dirs(self.images.resolve(image_id))]
+
+    def stepper(self) -> Stepper:
+        """Return what runs the steps of one build."""
+        return Stepper(
+            self.supervisor, self.networking, self.places, self._netns_pid, self.parts.clock.now_ns
+        )
 
     def users_of_image(self, image_id: str) -> Names:
         """Return the ids of the containers made from an image."""

@@ -2,564 +2,417 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import os
 import platform
 import posixpath
-import re
 import shutil
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
 
-from runtime.image.blobs import encode
-from runtime.image.build.copying import LayerWriter, Owner, Source, lookup_owner
-from runtime.image.build.dockerfile import (
-    Instruction,
-    expand,
-    key_values,
-    parse_dockerfile,
-    parse_instruction,
-    split_words,
-)
+from runtime.image.build.configuring import arguments, command_line, configure
+from runtime.image.build.copying import LayerWriter, Source
+from runtime.image.build.copystep import CopyStep
+from runtime.image.build.dockerfile import Instruction, parse_dockerfile, parse_instruction
 from runtime.image.build.ignore import IgnoreRules
+from runtime.image.build.options import BuildOptions, Emit, Puller, RunStep, StepRunner
+from runtime.image.build.stage import DEFAULT_PATH, Committer, Stage, StepCache
+from runtime.image.build.words import expand
 from runtime.image.commit import put_upper
-from runtime.image.errors import BuildError, ImageError, ImageNotFound
-from runtime.image.model import LayerInfo, format_time_ns, short_id
+from runtime.image.errors import BadReference, BuildError, ImageError, ImageNotFound
+from runtime.image.model import Image, LayerInfo, short_id
 from runtime.image.reference import parse
 from runtime.image.squash import squash
 from runtime.image.store import ImageStore
-from runtime.image.unpack import unpack
 from runtime.image.view import LayeredView
 
-DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_PROXY_ARGS = frozenset(["http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy"])
+_PROXY_ARGS = frozenset(
+    name
+    for protocol in ("http", "https", "ftp", "no", "all")
+    for name in (f"{protocol}_proxy", f"{protocol}_proxy".upper())
+)
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
-_DURATION = re.compile(r"([0-9.]+)(ns|us|ms|s|m|h)")
-_UNITS_NS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
-_TAR_MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")
-
-Emit = Callable[[dict[str, Any]], None]
-
-
-class StepRunner(Protocol):
-    """Runs one build step over image layers."""
-
-    def run(
-        self,
-        lower: tuple[Path, ...],
-        upper: Path,
-        argv: Sequence[str],
-        env: Mapping[str, str],
-        cwd: str,
-        user: str,
-        hostname: str,
-        network: str,
-        limits: Mapping[str, int],
-        output: Callable[[str, bytes], None],
-    ) -> int:
-        """Run to the end; changes land in `upper`; return the exit code."""
-
-
-@dataclass(frozen=True)
-class BuildOptions:
-    """What a build request asks for; `limits` goes to the step runner as it is."""
-
-    tags: tuple[str, ...] = ()
-    dockerfile: str = "Dockerfile"
-    build_args: Mapping[str, str] = field(default_factory=dict)
-    labels: Mapping[str, str] = field(default_factory=dict)
-    target: str = ""
-    no_cache: bool = False
-    network_mode: str = "default"
-    limits: Mapping[str, int] = field(default_factory=dict)
-    platform: str = ""
-    squash: bool = False
-
-
-@dataclass
-class _Stage:
-    name: str = ""
-    image_id: str = ""
-    config: dict[str, Any] = field(default_factory=dict)
-    history: list[dict[str, Any]] = field(default_factory=list)
-    layers: list[LayerInfo] = field(default_factory=list)
-    args: dict[str, str] = field(default_factory=dict)
-    cmd_set: bool = False
-    base_layers: int = 0
+_DOCKERFILE_BYTES = 16 << 20
 
 
 class Builder:
-    """Builds with one store; `runner` executes RUN."""
+    """Builds with one store; `runner` executes RUN, `pull` fetches missing bases."""
 
-    def __init__(
-        self, store: ImageStore, runner: StepRunner, now: Callable[[], int] = time.time_ns
-    ) -> None:
-        self._store = store
-        self._runner = runner
-        self._now = now
-
-    def build(self, context: Path, options: BuildOptions, emit: Emit) -> str:
-        """Build from an unpacked context; return the image id. Raises BuildError."""
-        try:
-            return _Build(self._store, self._runner, self._now, context, options, emit).run()
-        except BuildError as error:
-            failure = error
-        except (ImageError, OSError, ValueError) as error:
-            failure = BuildError(str(error))
-        detail: dict[str, Any] = {"message": str(failure)}
-        if failure.code:
-            detail["code"] = failure.code
-        emit({"errorDetail": detail, "error": str(failure)})
-        raise failure
-
-
-class _Build:
     def __init__(
         self,
         store: ImageStore,
         runner: StepRunner,
-        now: Callable[[], int],
-        context: Path,
-        options: BuildOptions,
-        emit: Emit,
+        now: Callable[[], int] = time.time_ns,
+        pull: Puller | None = None,
+        random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        self._store, self._runner, self._now = store, runner, now
+        self._store = store
+        self._runner = runner
+        self._now = now
+        self._pull = pull
+        self._random_bytes = random_bytes
+        self._cancelled = threading.Event()
+
+    def cancel(self) -> None:
+        """End the build before its next step; from any thread."""
+        self._cancelled.set()
+
+    def build(self, context: Path, options: BuildOptions, emit: Emit) -> str:
+        """Build from an unpacked context; return the image id.
+
+        Raises BuildError: everything that goes wrong, in Docker's words.
+        """
+        try:
+            return _Build(self, context, options, emit).run()
+        except BuildError:
+            raise
+        except OSError as error:
+            shown = f"{error.strerror or error}"
+            raise BuildError(f"{shown}: {error.filename}" if error.filename else shown) from error
+        except (ImageError, ValueError) as error:
+            raise BuildError(str(error)) from error
+
+
+class _Build:
+    """One build under way."""
+
+    def __init__(self, builder: Builder, context: Path, options: BuildOptions, emit: Emit) -> None:
+        self._builder = builder
+        self._store = builder._store
         self._options, self._emit = options, emit
         view = LayeredView((context,))
-        file = view.locate(options.dockerfile)[1]
-        if file is None or file.is_directory:
-            raise BuildError(f"Cannot locate specified Dockerfile: {options.dockerfile}")
-        self._instructions = parse_dockerfile(file.physical.read_text())
-        ignore = view.locate(".dockerignore")[1]
-        rules = IgnoreRules(ignore.physical.read_text() if ignore else "")
-        self._context = Source(view, rules)
+        self._instructions = parse_dockerfile(_read_dockerfile(view, options.dockerfile))
+        self._context = Source(view, IgnoreRules(_read_text(view, ".dockerignore") or ""))
         self._architecture = _ARCHITECTURES.get(platform.machine(), platform.machine())
         self._check_platform(options.platform)
-        self._global_args: dict[str, str] = {}
+        for tag in options.tags:
+            if parse(tag).digest:
+                raise BuildError(f"build tag cannot contain a digest: {tag}")
+        self._global_args: dict[str, str | None] = {}
         self._used_args: set[str] = set()
-        self._stages: list[_Stage] = []
-        self._cache = not options.no_cache
+        self._stages: list[Stage] = []
+        self._cache = StepCache(
+            self._store, enabled=not options.no_cache, sources=options.cache_from
+        )
+        self._committer = Committer(self._store, self._cache, builder._now)
+
+    # -- the whole -------------------------------------------------------------------------
 
     def run(self) -> str:
-        total = len(self._instructions)
-        for number, step in enumerate(self._instructions, 1):
-            if self._target_reached(step):
-                break
-            self._say(f"Step {number}/{total} : {step.original}")
+        steps = self._chosen_steps()
+        for number, step in enumerate(steps, 1):
+            if self._builder._cancelled.is_set():
+                raise BuildError("build cancelled")
+            self._say(f"Step {number}/{len(steps)} : {step.original}")
             self._say("\n")
             if step.name == "FROM":
+                self._end_stage()
                 self._from(step)
-            elif step.name == "ARG" and not self._stages:
-                self._global_arg(step)
             elif not self._stages:
-                raise BuildError("no build stage in current context")
+                self._global_arg(step)
+                continue
             else:
                 self._step(step)
+            self._say(f" ---> {short_id(self._stage.image_id)}\n")
+        self._end_stage()
         return self._finish()
 
-    def _finish(self) -> str:
-        target = self._options.target
-        if not self._stages:
+    def _chosen_steps(self) -> list[Instruction]:
+        """The instructions up to the end of the target stage, and a LABEL per `--label`."""
+        steps, names = self._instructions, []
+        first = next((i for i, step in enumerate(steps) if step.name != "ARG"), len(steps))
+        if first == len(steps) or steps[first].name != "FROM":
             raise BuildError("no build stage in current context")
-        stage = self._stages[-1]
-        if target and target.lower() != stage.name and target != str(len(self._stages) - 1):
-            raise BuildError(f"failed to reach build target {target} in Dockerfile")
-        if self._options.labels:
-            labels = dict(self._options.labels)
-            stage.config["Labels"] = {**stage.config.get("Labels", {}), **labels}
-            self._commit(f"LABEL {json.dumps(labels, sort_keys=True)}", None)
+        for index, step in enumerate(steps):
+            if step.name == "FROM":
+                words = step.text.split()
+                names.append((words[2].lower() if len(words) == 3 else "", index))
+        target = self._options.target.lower()
+        if target:
+            found = [i for i, (name, _) in enumerate(names) if name == target]
+            if not found and target.isdigit() and int(target) < len(names):
+                found = [int(target)]
+            if not found:
+                raise BuildError(f'target stage "{self._options.target}" could not be found')
+            following = found[-1] + 1
+            steps = steps[: names[following][1]] if following < len(names) else steps
+        return [*steps, *map(_label_step, sorted(self._options.labels.items()))]
+
+    def _end_stage(self) -> None:
+        if self._stages and self._stage.image_id:
+            self._emit({"aux": {"ID": self._stage.image_id}})
+
+    def _finish(self) -> str:
+        stage = self._stage
+        unused = sorted(set(self._options.build_args) - self._used_args - _PROXY_ARGS)
+        if unused:
+            shown = " ".join(unused)
+            self._say(f"[Warning] One or more build-args [{shown}] were not consumed\n")
         if not stage.image_id:
             raise BuildError("No image was generated. Is your Dockerfile empty?")
-        unused = set(self._options.build_args) - self._used_args - _PROXY_ARGS
-        unused -= {name.upper() for name in _PROXY_ARGS}
-        if unused:
-            self._say(f"[Warning] One or more build-args {sorted(unused)} were not consumed\n")
+        image_id = stage.image_id
         if self._options.squash:
-            built = self._store.resolve(stage.image_id)
-            stage.image_id = squash(self._store, built, stage.base_layers, self._now).id
-        self._emit({"aux": {"ID": stage.image_id}})
-        self._say(f"Successfully built {short_id(stage.image_id)}\n")
+            built = self._store.resolve(image_id)
+            image_id = squash(self._store, built, stage.base_layers, self._builder._now).id
+            self._emit({"aux": {"ID": image_id}})
+        self._say(f"Successfully built {short_id(image_id)}\n")
         for tag in self._options.tags:
-            self._store.tag(stage.image_id, tag)
+            self._store.tag(image_id, tag)
             self._say(f"Successfully tagged {parse(tag).with_default_tag().familiar}\n")
-        return stage.image_id
+        return image_id
+
+    @property
+    def _stage(self) -> Stage:
+        return self._stages[-1]
 
     def _say(self, text: str) -> None:
         self._emit({"stream": text})
 
-    def _target_reached(self, step: Instruction) -> bool:
-        target = self._options.target.lower()
-        if step.name != "FROM" or not target or not self._stages:
-            return False
-        return target in (self._stages[-1].name, str(len(self._stages) - 1))
-
     # -- stages ------------------------------------------------------------------------------
 
     def _check_platform(self, text: str) -> None:
-        if text and text.split("/")[:2] not in (["linux"], ["linux", self._architecture]):
+        if text and text.lower().split("/")[:2] not in (
+            ["linux"],
+            [self._architecture],
+            ["linux", self._architecture],
+        ):
             raise BuildError(
                 f"platform {text!r} is not supported: this machine is linux/{self._architecture}"
             )
 
-    def _from(self, step: Instruction) -> None:
-        for flag, value in step.flags:
-            if flag != "platform":
-                raise BuildError(f"unknown flag: {flag}")
-            self._check_platform(expand(value, self._global_args, step.escape))
-        words = [expand(w, self._global_args, step.escape) for w in split_words(step.text)]
-        if len(words) not in (1, 3) or (len(words) == 3 and words[1].lower() != "as"):
-            raise BuildError("FROM requires either one or three arguments")
-        stage = _Stage(name=words[2].lower() if len(words) == 3 else "")
-        if words[0] == "scratch":
-            stage.config = {"Env": [f"PATH={DEFAULT_PATH}"]}
-        else:
-            self._start_from(stage, words[0])
-        self._stages.append(stage)
-        self._cache = not self._options.no_cache  # each stage finds its own first miss
-        self._say(f" ---> {short_id(stage.image_id)}\n")
-        for trigger in stage.config.pop("OnBuild", None) or []:
-            self._step(parse_instruction(trigger, step.line, step.escape))
+    def _global_arg(self, step: Instruction) -> None:
+        known = {k: v for k, v in self._global_args.items() if v is not None}
+        for name, default in arguments(step, known):
+            self._used_args.add(name)
+            self._global_args[name] = self._options.build_args.get(name, default)
 
-    def _start_from(self, stage: _Stage, name: str) -> None:
+    def _from(self, step: Instruction) -> None:
+        known = {k: v for k, v in self._global_args.items() if v is not None}
+        wanted = expand(step.flag("platform"), known, step.escape)
+        self._check_platform(wanted)
+        words = step.text.split()
+        base = expand(words[0], known, step.escape)
+        if not base:
+            raise BuildError(f"base name ({words[0]}) should not be blank")
+        name = words[2].lower() if len(words) == 3 else ""
+        if name and any(stage.name == name for stage in self._stages):
+            raise BuildError(f"{name} stage name already used")
+        image = None if base == "scratch" else self._base_image(base, wanted)
+        self._stages.append(Stage.on(name, image, self._architecture))
+        self._cache.begin_stage()
+        triggers = self._stage.settings.config.pop("OnBuild", None) or []
+        if triggers:
+            plural = "s" if len(triggers) > 1 else ""
+            self._say(f"# Executing {len(triggers)} build trigger{plural}\n")
+        for trigger in triggers:
+            self._step(parse_instruction(trigger, step.line))
+
+    def _base_image(self, name: str, wanted_platform: str) -> Image:
         earlier = next((s for s in reversed(self._stages) if s.name == name.lower()), None)
+        if earlier is not None:
+            return self._image_of(earlier)
+        return self._pulled(name, wanted_platform)
+
+    def _image_of(self, stage: Stage) -> Image:
+        if not stage.image_id:
+            raise BuildError("cannot use a stage that made no image (FROM scratch alone)")
+        return self._store.resolve(stage.image_id)
+
+    def _pulled(self, name: str, wanted_platform: str = "") -> Image:
+        """An image by name, fetched where it is missing or `--pull` asks for the newest."""
+        pull = self._builder._pull
+        if not (self._options.pull and pull is not None):
+            try:
+                return self._store.resolve(name)
+            except ImageNotFound:
+                if pull is None:
+                    raise BuildError(f"No such image: {name}: pull or load it first") from None
         try:
-            image = self._store.resolve(earlier.image_id if earlier else name)
-        except ImageNotFound:
-            raise BuildError(f"No such image: {name}: pull or load it first") from None
-        stage.image_id = image.id
-        stage.config = json.loads(json.dumps(image.config.get("config") or {}))
-        stage.history = list(image.config.get("history", []))
-        stage.layers = list(image.layers)
-        stage.base_layers = len(image.layers)
+            pull(parse(name).with_default_tag().familiar, wanted_platform, self._emit)
+        except BadReference as error:
+            raise BuildError(f"failed to parse base image {name!r}: {error}") from None
+        return self._store.resolve(name)
 
     # -- steps -------------------------------------------------------------------------------
 
     def _step(self, step: Instruction) -> None:
-        if step.name in ("RUN", "COPY", "ADD"):
-            {"RUN": self._run, "COPY": self._copy, "ADD": self._copy}[step.name](step)
-            return
-        if step.flags and step.name != "HEALTHCHECK":
-            raise BuildError(f"unknown flag: {step.flags[0][0]}")
-        getattr(self, f"_do_{step.name.lower()}")(step)
-        if step.name != "WORKDIR":
-            self._commit(step.original, None)
-
-    def _commit(self, created_by: str, make: Callable[[], LayerInfo] | None) -> None:
-        """Take the step from the cache or make its layer, and store the step's image."""
-        stage = self._stages[-1]
-        text = (
-            created_by
-            if created_by.startswith(("/bin/", "|"))
-            else f"/bin/sh -c #(nop)  {created_by}"
-        )
-        key_text = stage.image_id.encode() + b"\0" + text.encode() + b"\0" + encode(stage.config)
-        key = hashlib.sha256(key_text).hexdigest()
-        cached = self._store.cached(stage.image_id, key) if self._cache else None
-        if cached is not None:
-            self._say(" ---> Using cache\n")
-            stage.layers, stage.history = list(cached.layers), list(cached.config["history"])
+        if step.name == "RUN":
+            self._run(step)
+        elif step.name in ("COPY", "ADD"):
+            self._copy(step)
+        elif step.name == "ARG":
+            self._arg(step)
         else:
-            self._cache = False  # as Docker: after the first miss every step is made anew
-            layer = make() if make else None
-            created = format_time_ns(self._now())
-            entry: dict[str, Any] = {"created": created, "created_by": text}
-            if layer is None:
-                entry["empty_layer"] = True
-            else:
-                stage.layers.append(layer)
-            stage.history.append(entry)
-            config = {
-                "created": created,
-                "architecture": self._architecture,
-                "os": "linux",
-                "config": stage.config,
-                "history": stage.history,
-            }
-            cached = self._store.put_image(
-                config, stage.layers, parent=stage.image_id, cache_key=key
-            )
-        stage.image_id = cached.id
-        self._say(f" ---> {cached.short_id}\n")
+            stage = self._stage
+            text = configure(step, stage.settings, stage.variables)
+            make = self._make_workdir if step.name == "WORKDIR" else _no_layer
+            self._configured(text, make)
 
-    def _lower(self) -> tuple[Path, ...]:
-        stage = self._stages[-1]
-        return self._store.lower_dirs(self._store.resolve(stage.image_id)) if stage.layers else ()
+    def _commit(self, created_by: str, make: Callable[[], LayerInfo | None]) -> None:
+        if self._committer.step(self._stage, created_by, make):
+            self._say(" ---> Using cache\n")
 
-    def _variables(self) -> dict[str, str]:
-        stage = self._stages[-1]
-        return {**stage.args, **_environment(stage.config)}
+    def _configured(self, text: str, make: Callable[[], LayerInfo | None]) -> None:
+        """Commit a step Docker makes in a container that never runs."""
+        name = self._builder._random_bytes(6).hex()
 
-    def _words(self, step: Instruction) -> list[str]:
-        words = step.json_words()
-        words = split_words(step.text, step.escape) if words is None else words
-        return [expand(word, self._variables(), step.escape) for word in words]
+        def said() -> LayerInfo | None:
+            self._say(f" ---> Running in {name}\n")
+            layer = make()
+            self._say(f" ---> Removed intermediate container {name}\n")
+            return layer
 
-    def _command(self, step: Instruction) -> list[str]:
-        words = step.json_words()
-        if words is not None:
-            return words
-        return [*self._stages[-1].config.get("Shell", ["/bin/sh", "-c"]), step.text]
+        self._commit(self._comment(text), said)
+
+    def _comment(self, text: str) -> str:
+        return " ".join([*self._stage.settings.shell, "#(nop) ", text])
+
+    def _arg(self, step: Instruction) -> None:
+        args, text = self._stage.args, "ARG"
+        for name, default in arguments(step, self._stage.variables):
+            self._used_args.add(name)
+            text += f" {name}" if default is None else f" {name}={default}"
+            value = self._options.build_args.get(name, default)
+            value = self._global_args.get(name) if value is None else value
+            if value is not None:
+                args[name] = value
+        self._configured(text, _no_layer)
 
     def _run(self, step: Instruction) -> None:
-        if step.flags:
-            raise BuildError(f"the --{step.flags[0][0]} option of RUN requires BuildKit")
-        stage, argv = self._stages[-1], self._command(step)
-        args = {k: v for k, v in stage.args.items() if k not in _environment(stage.config)}
-        prefix = "".join(f" {k}={v}" for k, v in sorted(args.items()))
-        text = (f"|{len(args)}{prefix} " if args else "") + " ".join(argv)
-        self._commit(
-            text if text.startswith(("/bin/", "|")) else f"|0 {text}",
-            lambda: self._execute(argv, args),
-        )
+        stage = self._stage
+        argv = command_line(step, stage.settings)
+        environment = stage.settings.environment
+        args = {k: v for k, v in stage.args.items() if k not in environment}
+        proxies = {
+            k: v
+            for k, v in self._options.build_args.items()
+            if k in _PROXY_ARGS and k not in environment
+        }
+        shown = [f"{name}={value}" for name, value in sorted(args.items())]
+        words = [f"|{len(shown)}", *shown, *argv] if shown else argv
+        env = {"PATH": DEFAULT_PATH, **proxies, **args, **environment}
+        self._commit(" ".join(words), lambda: self._execute(argv, env))
 
-    def _execute(self, argv: list[str], args: dict[str, str]) -> LayerInfo:
-        stage = self._stages[-1]
-        work = Path(tempfile.mkdtemp(dir=self._store.blobs.temporary))
-        name = hashlib.sha256(work.name.encode()).hexdigest()[:12]
-        self._say(f" ---> Running in {name}\n")
+    def _execute(self, argv: list[str], env: Mapping[str, str]) -> LayerInfo:
+        config = self._stage.settings.config
 
         def output(stream: str, chunk: bytes) -> None:
             text = chunk.decode("utf-8", "replace")
             self._say(f"\x1b[91m{text}\x1b[0m" if stream == "stderr" else text)
 
-        try:
-            upper = work / "upper"
+        with self._step_directory() as directory:
+            name = directory.name[:12]
+            self._say(f" ---> Running in {name}\n")
+            upper = directory / "upper"
             upper.mkdir(mode=0o755)
-            env = {"PATH": DEFAULT_PATH, **args, **_environment(stage.config)}
-            code = self._runner.run(
-                self._lower(),
-                upper,
-                argv,
-                env,
-                stage.config.get("WorkingDir") or "/",
-                stage.config.get("User", ""),
-                name,
-                self._options.network_mode,
-                self._options.limits,
-                output,
+            step = RunStep(
+                directory=directory,
+                lower=self._lower(),
+                argv=argv,
+                env=env,
+                cwd=config.get("WorkingDir") or "/",
+                user=config.get("User") or "",
+                host=self._options.host,
+                output=output,
             )
+            code = self._builder._runner.run(step)
+            if self._builder._cancelled.is_set():
+                raise BuildError("build cancelled")
             if code:
                 shown = " ".join(argv)
                 raise BuildError(f"The command '{shown}' returned a non-zero code: {code}", code)
-            layer = put_upper(self._store, upper)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-        self._say(f"Removing intermediate container {name}\n")
+            layer = put_upper(self._store, upper, hidden=tuple(config.get("Volumes") or ()))
+        self._say(f" ---> Removed intermediate container {name}\n")
         return layer
 
+    @contextmanager
+    def _step_directory(self) -> Iterator[Path]:
+        directory = self._store.blobs.temporary / self._builder._random_bytes(32).hex()
+        directory.mkdir()
+        try:
+            yield directory
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
     def _copy(self, step: Instruction) -> None:
-        flags = {k: expand(v, self._variables(), step.escape) for k, v in step.flags}
-        for flag in flags:
-            if flag not in ("chown", "chmod") and (flag != "from" or step.name == "ADD"):
-                raise BuildError(f"the --{flag} option of {step.name} is not supported")
-        words = self._words(step)
-        if len(words) < 2:
-            raise BuildError(
-                f"{step.name} requires at least two arguments, but only one was provided"
+        stage = self._stage
+        source = self._context
+        if step.flag("from"):
+            image = self._copied_image(step.flag("from"))
+            source = Source(LayeredView(self._store.lower_dirs(image)))
+        with tempfile.TemporaryDirectory(dir=self._store.blobs.temporary) as work:
+            copy = CopyStep(step, source, stage.variables, stage.settings.config, Path(work))
+            self._commit(
+                self._comment(copy.comment),
+                lambda: self._written(copy.write),
             )
-        source = self._source(flags["from"]) if "from" in flags else self._context
-        if (
-            any(re.match(r"(https?|git)://|git@", word) for word in words[:-1])
-            and step.name == "ADD"
-        ):
-            raise BuildError("ADD of a remote URL is not supported: fetch it in a RUN step")
-        entries = [entry for word in words[:-1] for entry in source.select(word)]
-        owner = (
-            lookup_owner(LayeredView(self._lower()), flags["chown"])
-            if "chown" in flags
-            else Owner()
-        )
-        if "chmod" in flags:
-            owner = replace(owner, mode=int(flags["chmod"], 8))
-        target = words[-1]
-        if not target.startswith("/"):
-            target = posixpath.join("/", self._stages[-1].config.get("WorkingDir", ""), target)
-        many = len(entries) > 1
-        if many and not target.endswith("/"):
-            raise BuildError(
-                f"When using {step.name} with more than one source file, the destination must be"
-                " a directory and end with a /"
-            )
-        options = "".join(f"--{k}={v} " for k, v in sorted(flags.items()))
-        text = f"{step.name} {options}multi:{source.checksum(entries)} in {target} "
 
-        def write(writer: LayerWriter) -> None:
-            for entry in entries:
-                self._copy_one(writer, source, entry, target, owner, extract=step.name == "ADD")
+    def _copied_image(self, name: str) -> Image:
+        """The stage (by name, then by number) or image `--from` means."""
+        for stage in self._stages[:-1]:
+            if stage.name == name.lower():
+                return self._image_of(stage)
+        if self._stage.name == name.lower():
+            raise BuildError(f"invalid from flag value {name}: refers to current build stage")
+        if name.isdigit():
+            if int(name) == len(self._stages) - 1:
+                raise BuildError(f"invalid from flag value {name}: refers to current build stage")
+            if int(name) >= len(self._stages):
+                raise BuildError(f"invalid from flag value {name}: index out of bounds")
+            return self._image_of(self._stages[int(name)])
+        return self._pulled(name)
 
-        self._commit(text, lambda: self._written(write))
+    def _lower(self) -> tuple[Path, ...]:
+        stage = self._stage
+        return self._store.lower_dirs(self._store.resolve(stage.image_id)) if stage.layers else ()
 
-    def _copy_one(
-        self,
-        writer: LayerWriter,
-        source: Source,
-        entry: Any,
-        target: str,
-        owner: Owner,
-        *,
-        extract: bool,
-    ) -> None:
-        if entry.is_directory:
-            writer.copy(source, entry, target, owner)
-            return
-        if extract and _is_archive(entry.physical):
-            with tempfile.TemporaryDirectory(dir=self._store.blobs.temporary) as work:
-                with entry.physical.open("rb") as file:
-                    unpack(file, Path(work))
-                tree = Source(LayeredView((Path(work),)), IgnoreRules())
-                root = tree.view.root()
-                assert root is not None
-                writer.copy(tree, root, target, owner)
-            return
-        existing = LayeredView(self._lower()).locate(target)[1]
-        if target.endswith("/") or (existing is not None and existing.is_directory):
-            target = posixpath.join(target, posixpath.basename(entry.path))
-        writer.copy(source, entry, target, owner)
-
-    def _written(self, write: Callable[[LayerWriter], None]) -> LayerInfo:
+    def _written(self, write: Callable[[LayerWriter, LayeredView], None]) -> LayerInfo:
+        below = LayeredView(self._lower())
         with tempfile.TemporaryFile(dir=self._store.blobs.temporary) as spool:
-            writer = LayerWriter(spool, LayeredView(self._lower()))
-            write(writer)
+            writer = LayerWriter(spool, below)
+            write(writer, below)
             writer.close()
             spool.seek(0)
             return self._store.put_layer(spool)
 
-    def _source(self, name: str) -> Source:
-        stages = [s for i, s in enumerate(self._stages[:-1]) if name.lower() in (s.name, str(i))]
-        image = self._store.resolve(stages[-1].image_id if stages else name)
-        return Source(LayeredView(self._store.lower_dirs(image)), IgnoreRules())
-
-    # -- steps that change the configuration alone -----------------------------------------------
-
-    def _global_arg(self, step: Instruction) -> None:
-        for word in split_words(step.text, step.escape):
-            name, _, default = word.partition("=")
-            self._used_args.add(name)
-            value = self._options.build_args.get(name, expand(default, self._global_args))
-            self._global_args[name] = value
-
-    def _do_arg(self, step: Instruction) -> None:
-        args = self._stages[-1].args
-        for word in split_words(step.text, step.escape):
-            name, equals, default = word.partition("=")
-            self._used_args.add(name)
-            if name in self._options.build_args:
-                args[name] = self._options.build_args[name]
-            elif equals:
-                args[name] = expand(default, self._variables(), step.escape)
-            elif name in self._global_args:
-                args[name] = self._global_args[name]
-
-    def _do_env(self, step: Instruction) -> None:
-        variables = self._variables()
-        env = _environment(self._stages[-1].config)
-        for key, value in key_values(step.text, step.escape):
-            env[key] = expand(value, variables, step.escape)
-        self._stages[-1].config["Env"] = [f"{k}={v}" for k, v in env.items()]
-
-    def _do_label(self, step: Instruction) -> None:
-        labels = self._stages[-1].config.setdefault("Labels", {})
-        for key, value in key_values(step.text, step.escape):
-            variables = self._variables()
-            labels[expand(key, variables, step.escape)] = expand(value, variables, step.escape)
-
-    def _do_maintainer(self, step: Instruction) -> None:
-        self._stages[-1].config.setdefault("Labels", {})["maintainer"] = step.text
-
-    def _do_cmd(self, step: Instruction) -> None:
-        self._stages[-1].config["Cmd"] = self._command(step)
-        self._stages[-1].cmd_set = True
-
-    def _do_entrypoint(self, step: Instruction) -> None:
-        self._stages[-1].config["Entrypoint"] = self._command(step)
-        if not self._stages[-1].cmd_set:
-            self._stages[-1].config.pop("Cmd", None)
-
-    def _do_expose(self, step: Instruction) -> None:
-        ports = self._stages[-1].config.setdefault("ExposedPorts", {})
-        for word in self._words(step):
-            match = re.fullmatch(r"(\d+)(?:-(\d+))?(?:/(tcp|udp|sctp))?", word.lower())
-            if match is None or not 0 < int(match[1]) <= int(match[2] or match[1]) < 65536:
-                raise BuildError(f"invalid containerPort: {word}")
-            for port in range(int(match[1]), int(match[2] or match[1]) + 1):
-                ports[f"{port}/{match[3] or 'tcp'}"] = {}
-
-    def _do_user(self, step: Instruction) -> None:
-        self._stages[-1].config["User"] = self._words(step)[0]
-
-    def _do_volume(self, step: Instruction) -> None:
-        volumes = self._stages[-1].config.setdefault("Volumes", {})
-        volumes.update({word: {} for word in self._words(step)})
-
-    def _do_stopsignal(self, step: Instruction) -> None:
-        self._stages[-1].config["StopSignal"] = self._words(step)[0]
-
-    def _do_shell(self, step: Instruction) -> None:
-        words = step.json_words()
-        if not words:
-            raise BuildError("SHELL requires the arguments to be in JSON form")
-        self._stages[-1].config["Shell"] = words
-
-    def _do_onbuild(self, step: Instruction) -> None:
-        inner = parse_instruction(step.text, step.line, step.escape)
-        if inner.name in ("ONBUILD", "FROM", "MAINTAINER"):
-            raise BuildError(f"{inner.name} isn't allowed as an ONBUILD trigger")
-        self._stages[-1].config.setdefault("OnBuild", []).append(step.text)
-
-    def _do_workdir(self, step: Instruction) -> None:
-        config = self._stages[-1].config
-        path = expand(step.text, self._variables(), step.escape)
-        path = posixpath.normpath(posixpath.join("/", config.get("WorkingDir", ""), path))
-        config["WorkingDir"] = path
-        found = LayeredView(self._lower()).locate(path)[1]
-        make = None if found else lambda: self._written(lambda writer: void(writer.directory(path)))
-        self._commit(f"WORKDIR {path}", make)
-
-    def _do_healthcheck(self, step: Instruction) -> None:
-        kind, _, rest = step.text.partition(" ")
-        if kind.upper() == "NONE":
-            self._stages[-1].config["Healthcheck"] = {"Test": ["NONE"]}
-            return
-        if kind.upper() != "CMD" or not rest.strip():
-            raise BuildError(f"unknown type {kind!r} in HEALTHCHECK (try CMD)")
-        words = replace(step, text=rest.strip()).json_words()
-        check: dict[str, Any] = {"Test": ["CMD", *words] if words else ["CMD-SHELL", rest.strip()]}
-        names = {
-            "interval": "Interval",
-            "timeout": "Timeout",
-            "start-period": "StartPeriod",
-            "start-interval": "StartInterval",
-        }
-        for flag, value in step.flags:
-            if flag == "retries":
-                check["Retries"] = int(value)
-            elif flag in names:
-                check[names[flag]] = _duration_ns(value)
-            else:
-                raise BuildError(f"unknown flag: {flag}")
-        self._stages[-1].config["Healthcheck"] = check
+    def _make_workdir(self) -> LayerInfo | None:
+        path = self._stage.settings.config["WorkingDir"]
+        real, entry = LayeredView(self._lower()).locate(path)
+        if entry is not None and not entry.is_directory:
+            raise BuildError(f"Cannot mkdir: {path} is not a directory")
+        if entry is not None:
+            return None
+        return self._written(lambda writer, _: writer.directory(real))
 
 
-def void(_: object) -> None:
-    """Drop a value."""
+def _no_layer() -> None:
+    return None
 
 
-def _environment(config: dict[str, Any]) -> dict[str, str]:
-    return dict(item.split("=", 1) for item in config.get("Env") or [] if "=" in item)
+def _label_step(pair: tuple[str, str]) -> Instruction:
+    """LABEL of a `--label`, protected from expansion."""
+    name, value = ("'" + part.replace("'", "'\"'\"'") + "'" for part in pair)
+    return Instruction("LABEL", (), f"{name}={value}", f"LABEL {pair[0]}={pair[1]}")
 
 
-def _duration_ns(text: str) -> int:
-    parts = _DURATION.findall(text)
-    if not parts or "".join(a + b for a, b in parts) != text:
-        raise BuildError(f"invalid duration {text!r}: write it like 1m30s")
-    return sum(int(float(number) * _UNITS_NS[unit]) for number, unit in parts)
+def _read_text(view: LayeredView, path: str) -> str | None:
+    entry = view.locate(path)[1]
+    if entry is None or entry.is_directory:
+        return None
+    if entry.status.st_size > _DOCKERFILE_BYTES:
+        raise BuildError(f"{path} is larger than {_DOCKERFILE_BYTES} bytes")
+    return entry.physical.read_text("utf-8", "replace")
 
 
-def _is_archive(path: Path) -> bool:
-    with path.open("rb") as file:
-        head = file.read(512)
-    return head[257:262] == b"ustar" or head.startswith(_TAR_MAGIC)
+def _read_dockerfile(view: LayeredView, path: str) -> str:
+    text = _read_text(view, path)
+    if text is None and path == "Dockerfile":
+        text = _read_text(view, "dockerfile")
+    if text is None:
+        raise BuildError(f"Cannot locate specified Dockerfile: {posixpath.normpath(path)}")
+    if not text.strip():
+        raise BuildError(f"the Dockerfile ({posixpath.normpath(path)}) cannot be empty")
+    return text

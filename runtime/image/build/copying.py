@@ -1,96 +1,141 @@
-"""COPY and ADD: chosen sources of a tree, written as one layer tar."""
+"""COPY and ADD: chosen sources of a tree, written as one layer tar.
+
+Where files land follows moby's builder/dockerfile/copy.go: the destination is resolved through
+the image's symlinks, what a copied directory holds replaces names one by one.
+"""
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import os
 import posixpath
+import re
 import stat
 import tarfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
 
-from runtime.image.build.ignore import IgnoreRules
-from runtime.image.errors import BuildError
+from runtime.image.build.ignore import IgnoreRules, compiled
+from runtime.image.errors import BuildError, ImageError
 from runtime.image.pack import TarWriter, describe, read_xattrs
 from runtime.image.view import Entry, LayeredView
+
+_WILDCARD = re.compile(r"(?<!\\)[*?\[]")
 
 
 @dataclass(frozen=True)
 class Owner:
-    """What `--chown` and `--chmod` ask for; `mode` None keeps the file's."""
+    """What `--chown` and `--chmod` ask for; None keeps what the source has."""
 
-    uid: int = 0
-    gid: int = 0
+    uid: int | None = None
+    gid: int | None = None
     mode: int | None = None
+
+    def apply(self, info: tarfile.TarInfo) -> None:
+        """Set owner and mode of a header."""
+        info.uid = info.uid if self.uid is None else self.uid
+        info.gid = info.gid if self.gid is None else self.gid
+        if self.mode is not None and not info.issym():
+            info.mode = self.mode
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """One source of a COPY: the name it was asked for by, and what is there."""
+
+    source: Source
+    name: str
+    entry: Entry
+    unpacks: bool = True  # an archive that came over the network is never unpacked
+
+    @property
+    def checksum(self) -> str:
+        """Hash of names, kinds, modes and contents, not times: what the cache compares."""
+        kind = "dir" if self.entry.is_directory else "file"
+        return f"{kind}:{self.source.checksum(self)}"
 
 
 class Source:
     """A tree to copy from, without what `.dockerignore` names."""
 
-    def __init__(self, view: LayeredView, ignore: IgnoreRules) -> None:
+    def __init__(self, view: LayeredView, ignore: IgnoreRules | None = None) -> None:
         self.view = view
-        self._ignore = ignore
+        self._ignore = ignore or IgnoreRules()
 
-    def select(self, pattern: str) -> list[Entry]:
-        """The entries a path or wildcard names; raises BuildError where there is none."""
+    def select(self, pattern: str) -> list[Chosen]:
+        """What a path or wildcard names; empty where a wildcard matches nothing.
+
+        Raises FileNotFoundError where a path without wildcards is missing or ignored.
+        """
         wanted = [part for part in posixpath.normpath("/" + pattern).split("/") if part]
-        found = self._match(wanted)
-        found = [entry for entry in found if not self.hidden(entry)]
-        if not found:
-            raise BuildError(f"COPY failed: file not found in build context: stat {pattern}")
+        found = []
+        for path in self._names(wanted):
+            entry = self._at(path)
+            if entry is not None and not self._hidden(path, entry):
+                found.append(Chosen(self, posixpath.basename(path), entry))
+        if not found and not _WILDCARD.search(pattern):
+            raise FileNotFoundError(pattern)
         return found
 
-    def hidden(self, entry: Entry) -> bool:
-        """Tell whether the entry is ignored itself (a directory may still hold kept files)."""
-        ignored = bool(entry.path) and self._ignore.ignores(entry.path)
-        return ignored and not (
-            entry.is_directory and any(not self.hidden(x) for x in self.view.children(entry))
-        )
-
-    def _match(self, wanted: list[str]) -> list[Entry]:
-        root = self.view.root()
-        places = [root] if root else []
-        for part in wanted:
-            following: list[Entry] = []
-            for place in places:
-                if any(char in part for char in "*?["):
-                    names = [
-                        x.path
-                        for x in self.view.children(place)
-                        if fnmatch.fnmatchcase(posixpath.basename(x.path), part)
-                    ]
-                else:
-                    names = [posixpath.join(place.path, part)]
-                located = (self.view.locate(name)[1] for name in names)
-                following += [entry for entry in located if entry is not None]
-            places = following
-        return places
-
-    def checksum(self, entries: list[Entry]) -> str:
-        """Hash names, kinds, modes and contents, not times: the cache key of COPY."""
-        hasher = hashlib.sha256()
-        for top in entries:
-            for relative, entry in self.walk(top):
-                hasher.update(f"{relative}\0{entry.status.st_mode}\0".encode("utf-8", "replace"))
-                if stat.S_ISREG(entry.status.st_mode):
-                    with entry.physical.open("rb") as file:
-                        hasher.update(hashlib.file_digest(file, "sha256").digest())
-                elif stat.S_ISLNK(entry.status.st_mode):
-                    hasher.update(os.fsencode(os.readlink(entry.physical)))
-        return hasher.hexdigest()
-
-    def walk(self, top: Entry, relative: str = "") -> list[tuple[str, Entry]]:
-        """An entry and everything below, each with its path relative to it."""
-        found = [(relative, top)]
+    def walk(self, top: Entry, relative: str = "") -> Iterator[tuple[str, Entry]]:
+        """Yield an entry and everything below, each with its path relative to it."""
+        yield relative, top
         if top.is_directory:
             for child in self.view.children(top):
-                if not self.hidden(child):
+                if not self._hidden(child.path, child):
                     name = posixpath.basename(child.path)
-                    found += self.walk(child, f"{relative}/{name}" if relative else name)
-        return found
+                    yield from self.walk(child, f"{relative}/{name}" if relative else name)
+
+    def checksum(self, chosen: Chosen) -> str:
+        """Hash what a copy of an entry depends on."""
+        hasher = hashlib.sha256()
+        for relative, entry in self.walk(chosen.entry):
+            name = posixpath.join(chosen.name, relative)
+            hasher.update(f"{name}\0{entry.status.st_mode}\0".encode("utf-8", "surrogateescape"))
+            if stat.S_ISREG(entry.status.st_mode):
+                with entry.physical.open("rb") as file:
+                    hasher.update(hashlib.file_digest(file, "sha256").digest())
+            elif stat.S_ISLNK(entry.status.st_mode):
+                hasher.update(os.fsencode(os.readlink(entry.physical)))
+            for key, value in sorted(read_xattrs(str(entry.physical)).items()):
+                hasher.update(key.encode() + b"\0" + value)
+        return hasher.hexdigest()
+
+    def _hidden(self, path: str, entry: Entry) -> bool:
+        """Tell whether a path is ignored (a directory may still hold files taken back)."""
+        if not path or not self._ignore.ignores(path):
+            return False
+        if not entry.is_directory or not self._ignore.takes_back:
+            return True
+        return all(self._hidden(child.path, child) for child in self.view.children(entry))
+
+    def _at(self, path: str) -> Entry | None:
+        try:
+            return self.view.locate(path)[1]
+        except ImageError:
+            return None  # below a file, or a loop of links
+
+    def _names(self, wanted: list[str]) -> list[str]:
+        """The paths a pattern stands for, one component after the other."""
+        paths = [""]
+        for part in wanted:
+            if not _WILDCARD.search(part):
+                paths = [posixpath.join(path, part.replace("\\", "")) for path in paths]
+                continue
+            expression = compiled(part)
+            following = []
+            for path in paths:
+                place = self._at(path)
+                if place is None or not place.is_directory:
+                    continue
+                names = [posixpath.basename(child.path) for child in self.view.children(place)]
+                following += [
+                    posixpath.join(path, name) for name in names if expression.fullmatch(name)
+                ]
+            paths = following
+        return paths
 
 
 class LayerWriter(TarWriter):
@@ -105,49 +150,57 @@ class LayerWriter(TarWriter):
         """End the tar."""
         self.tar.close()
 
-    def directory(self, path: str, owner: Owner | None = None) -> str:
-        """Make sure of a directory and its parents; return its real path."""
+    def locate(self, path: str) -> tuple[str, bool]:
+        """Resolve a destination through the image's symlinks; tell whether it is a directory.
+
+        Raises BuildError where a parent is no directory.
+        """
         real, entry = self._below.locate(path)
-        if entry is not None and not entry.is_directory:
-            raise BuildError(f"cannot copy to {path!r}: it is not a directory")
+        made_here = real in self._written
+        return real, made_here or (entry is not None and entry.is_directory)
+
+    def directory(self, real: str, owner: Owner = Owner()) -> None:
+        """Make sure of a directory and its parents, none of them a symlink; 0755 where new."""
         parts = real.split("/") if real else []
         for depth in range(1, len(parts) + 1):
-            self._one_directory("/".join(parts[:depth]), owner or Owner())
-        return real
-
-    def _one_directory(self, path: str, owner: Owner) -> None:
-        if path in self._written:
-            return
-        self._written.add(path)
-        _, entry = self._below.locate(path)
-        if entry is not None:
-            xattrs = read_xattrs(str(entry.physical))
-            self.tar.addfile(describe(path + "/", entry.status, xattrs))
-            return
-        info = tarfile.TarInfo(path + "/")
-        info.type, info.mode = tarfile.DIRTYPE, 0o755
-        info.uid, info.gid, info.mtime = owner.uid, owner.gid, int(time.time())
-        self.tar.addfile(info)
-
-    def copy(self, source: Source, top: Entry, target: str, owner: Owner) -> None:
-        """Copy an entry to a path; a directory's contents go into it."""
-        for relative, entry in source.walk(top):
-            path = posixpath.join(target, relative) if relative else target
-            if entry.is_directory:
-                self.directory(path, owner)
+            path = "/".join(parts[:depth])
+            if path in self._written:
                 continue
-            parent = self.directory(posixpath.dirname(path), owner)
-            self._leaf(entry, posixpath.join(parent, posixpath.basename(path)), owner)
+            _, entry = self._below.locate(path)
+            if entry is not None and not entry.is_directory:
+                raise BuildError(f"cannot copy to /{real}: /{path} is not a directory")
+            if entry is not None:
+                xattrs = read_xattrs(str(entry.physical))
+                self._add(describe(path + "/", entry.status, xattrs))
+                continue
+            info = tarfile.TarInfo(path + "/")
+            info.type, info.mode, info.mtime = tarfile.DIRTYPE, 0o755, int(time.time())
+            info.uid, info.gid = owner.uid or 0, owner.gid or 0
+            self._add(info)
 
-    def _leaf(self, entry: Entry, path: str, owner: Owner) -> None:
-        info = describe(path, entry.status, read_xattrs(str(entry.physical)))
-        info.uid, info.gid = owner.uid, owner.gid
-        if owner.mode is not None and not info.issym():
-            info.mode = owner.mode
+    def tree(self, chosen: Chosen, real: str, owner: Owner) -> None:
+        """Copy what a directory holds into a directory."""
+        self.directory(real, owner)
+        for relative, entry in chosen.source.walk(chosen.entry):
+            if relative:
+                self.leaf(entry, posixpath.join(real, relative), owner)
+
+    def file(self, chosen: Chosen, real: str, owner: Owner) -> None:
+        """Copy a file to a path, making its parents."""
+        self.directory(posixpath.dirname(real), owner)
+        self.leaf(chosen.entry, real, owner)
+
+    def leaf(self, entry: Entry, path: str, owner: Owner) -> None:
+        """Copy one entry to exactly this path; its parent is there."""
+        if stat.S_ISSOCK(entry.status.st_mode):
+            return
+        name = path + "/" if entry.is_directory else path
+        info = describe(name, entry.status, read_xattrs(str(entry.physical)))
+        owner.apply(info)
         if info.issym():
             info.linkname = os.readlink(entry.physical)
         if not info.isreg():
-            self.tar.addfile(info)
+            self._add(info)
             return
         fd = os.open(entry.physical, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
@@ -155,23 +208,43 @@ class LayerWriter(TarWriter):
         finally:
             os.close(fd)
 
+    def _add(self, info: tarfile.TarInfo) -> None:
+        if info.isdir():
+            self._written.add(info.name.rstrip("/"))
+        self.tar.addfile(info)
+
 
 def lookup_owner(view: LayeredView, text: str) -> Owner:
-    """Resolve `user[:group]` by the image's own /etc/passwd and /etc/group."""
+    """Resolve `user[:group]` by the image's own /etc/passwd and /etc/group.
+
+    Raises BuildError for a name that is in neither.
+    """
     user, _, group = text.partition(":")
-    uid, primary = _account(view, "etc/passwd", user)
-    gid = _account(view, "etc/group", group)[0] if group else primary
+    uid = _number(view, "etc/passwd", user)
+    if uid is None:
+        raise BuildError(
+            "unable to convert uid/gid chown string to host mapping: can't find uid for user"
+            f" {user}: no such user: {user}"
+        )
+    gid = _number(view, "etc/group", group or user)
+    if gid is None and not group:
+        gid = _number(view, "etc/passwd", user, field=3)
+    if gid is None:
+        raise BuildError(
+            "unable to convert uid/gid chown string to host mapping: can't find gid for group"
+            f" {group}: no such group: {group}"
+        )
     return Owner(uid, gid)
 
 
-def _account(view: LayeredView, file: str, name: str) -> tuple[int, int]:
+def _number(view: LayeredView, file: str, name: str, field: int = 2) -> int | None:
     if name.isdigit():
-        return int(name), int(name)
+        return int(name)
     entry = view.locate(file)[1]
-    lines = entry.physical.read_text(errors="replace").splitlines() if entry else []
-    for line in lines:
+    if entry is None or not stat.S_ISREG(entry.status.st_mode):
+        return None
+    for line in entry.physical.read_text(errors="replace").splitlines():
         fields = line.split(":")
-        if fields[0] == name and len(fields) > 3 - (file == "etc/group"):
-            gid = int(fields[3]) if file == "etc/passwd" else int(fields[2])
-            return int(fields[2]), gid
-    raise BuildError(f"unable to find {name!r} in /{file} of the image: use a number")
+        if fields[0] == name and len(fields) > field and fields[field].isdigit():
+            return int(fields[field])
+    return None

@@ -1,13 +1,13 @@
-"""Parses a Dockerfile into instructions, and expands variables in their words.
+"""Parses a Dockerfile into instructions.
 
-Grammar: docs.docker.com/reference/dockerfile. Heredocs and `RUN --mount` need BuildKit: refused.
+Grammar: docs.docker.com/reference/dockerfile, as far as the classic builder goes. Heredocs,
+`RUN --mount` and `COPY --link` need BuildKit and are refused by name.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from runtime.image.errors import BuildError
@@ -19,194 +19,202 @@ INSTRUCTIONS = frozenset(
         "WORKDIR",
     )
 )
+NEEDS_BUILDKIT = (
+    "requires BuildKit. Refer to https://docs.docker.com/go/buildkit/ to learn how to build images"
+    " with BuildKit enabled"
+)
+_FLAGS = {
+    "FROM": {"platform"},
+    "ADD": {"chown", "chmod", "checksum", "link", "exclude", "keep-git-dir"},
+    "COPY": {"from", "chown", "chmod", "link", "parents", "exclude"},
+    "RUN": {"mount", "network", "security", "device"},
+    "HEALTHCHECK": {"interval", "timeout", "start-period", "start-interval", "retries"},
+}
+_SWITCHES = {"link", "parents", "keep-git-dir"}
+_SERVED = {"platform", "chown", "chmod", "from", *_FLAGS["HEALTHCHECK"]}
+_ONE_WORD = frozenset({"MAINTAINER", "STOPSIGNAL", "USER", "WORKDIR"})
+_MAY_BE_EMPTY = frozenset({"CMD", "ENTRYPOINT", "RUN"})
 _DIRECTIVE = re.compile(r"#\s*([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(.+?)\s*")
-_HEREDOC = re.compile(r"(?:^|\s)<<-?[\"']?[A-Za-z_]")
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_FLAG = re.compile(r"--([a-z][a-z-]*)(?:=(\S*))?(?:\s+|$)")
+_HEREDOC = re.compile(r"(?:^|\s)\d*<<-?[\"']?[A-Za-z_]")
+_STAGE_NAME = re.compile(r"[a-z][a-z0-9-_.]*")
+_LARGEST_LINE = 65_535
 
 
 @dataclass(frozen=True)
 class Instruction:
-    """One instruction: `flags` without their dashes, `text` the rest of the line."""
+    """One instruction: `flags` without their dashes, `text` the rest, `original` as written."""
 
     name: str
     flags: tuple[tuple[str, str], ...]
     text: str
-    line: int
+    original: str
+    line: int = 0
     escape: str = "\\"
 
-    @property
-    def original(self) -> str:
-        """The line as Docker prints it in `Step n/m`."""
-        flags = "".join(f"--{k}={v} " if v else f"--{k} " for k, v in self.flags)
-        return f"{self.name} {flags}{self.text}"
+    def flag(self, name: str) -> str:
+        """The value of a flag, empty where it is not given."""
+        return dict(self.flags).get(name, "")
 
     def json_words(self) -> list[str] | None:
-        """The words of the exec form; None where the text is not a JSON array of strings."""
+        """The words of the exec form; None where the text is no JSON array.
+
+        Raises BuildError where it is one with something else than strings.
+        """
         if not self.text.startswith("["):
             return None
         try:
             value = json.loads(self.text)
         except ValueError:
             return None
-        ok = isinstance(value, list) and all(isinstance(item, str) for item in value)
-        return value if ok else None
+        if not isinstance(value, list):
+            return None
+        if not all(isinstance(item, str) for item in value):
+            raise BuildError(
+                "when using JSON array syntax, arrays must be comprised of strings only"
+            )
+        return value
+
+    def words(self) -> list[str]:
+        """The words of COPY, ADD, VOLUME: the JSON array's, else the text cut at blanks."""
+        words = self.json_words()
+        return self.text.split() if words is None else words
 
 
 def parse_dockerfile(text: str) -> list[Instruction]:
     """Parse a whole file; raises BuildError naming the line."""
-    text = text.removeprefix("\ufeff")
-    lines = text.splitlines()
+    lines = text.removeprefix("\ufeff").split("\n")
     escape, first = _directives(lines)
-    result: list[Instruction] = []
+    found = [
+        parse_instruction(line, number, escape) for line, number in _joined(lines, first, escape)
+    ]
+    if not found:
+        raise BuildError("the Dockerfile (Dockerfile) cannot be empty", 0)
+    return found
+
+
+def _joined(lines: list[str], first: int, escape: str) -> list[tuple[str, int]]:
+    """Logical lines with the number of their first; comments and empty continuations fall out."""
+    more = re.compile(rf"(?:(?<=[^{re.escape(escape)}])|^){re.escape(escape)}[ \t]*$")
+    found: list[tuple[str, int]] = []
     pending, start = "", 0
-    for number, line in enumerate(lines[first:], first + 1):
-        stripped = line.strip()
-        if stripped.startswith("#") or (not stripped and not pending):
+    for number, raw in enumerate(lines[first:], first + 1):
+        line = raw.rstrip("\r")
+        if not line.strip() or line.lstrip().startswith("#"):
             continue
-        if not stripped:
-            continue  # Docker skips empty continuation lines
+        if len(line) > _LARGEST_LINE:
+            raise BuildError(
+                f"dockerfile line greater than maximum allowed size of {_LARGEST_LINE}"
+            )
         start = start or number
-        body = line.lstrip() if not pending else line
-        trimmed = body.rstrip()
-        if trimmed.endswith(escape):
-            pending += trimmed[:-1]
+        pending += line if pending else line.lstrip()
+        cut = more.search(pending)
+        if cut:
+            pending = pending[: cut.start()]
             continue
-        result.append(parse_instruction((pending + body).strip(), start, escape))
+        found.append((pending.strip(), start))
         pending, start = "", 0
     if pending.strip():
-        result.append(parse_instruction(pending.strip(), start, escape))
-    if not result:
-        raise BuildError("file with no instructions")
-    return result
+        found.append((pending.strip(), start))
+    return found
 
 
 def _directives(lines: list[str]) -> tuple[str, int]:
-    escape = "\\"
+    """The escape character, and how many lines at the top are directives."""
+    escape, seen = "\\", set()
     for index, line in enumerate(lines):
         match = _DIRECTIVE.fullmatch(line.strip())
-        if match is None or match[1].lower() not in ("escape", "syntax", "check"):
+        name = match[1].lower() if match else ""
+        if match is None or name not in ("escape", "syntax", "check"):
             return escape, index
-        if match[1].lower() == "escape":
+        if name in seen:
+            raise _at(index + 1, f"only one {name} parser directive can be used")
+        seen.add(name)
+        if name == "escape":
             escape = match[2]
             if escape not in ("\\", "`"):
-                raise BuildError(f"invalid escape {escape!r}: must be ` or \\")
+                raise _at(index + 1, f"invalid ESCAPE '{escape}'. Must be ` or \\")
     return escape, len(lines)
 
 
-def parse_instruction(line: str, number: int, escape: str = "\\") -> Instruction:
+def parse_instruction(line: str, number: int = 1, escape: str = "\\") -> Instruction:
     """Parse one logical line (also the trigger of an ONBUILD)."""
-    word, _, rest = line.partition(" ")
-    if "\t" in word:
-        word, _, rest = line.partition("\t")
-    name = word.upper()
+    word, *rest = line.split(None, 1)
+    name, text = word.upper(), (rest[0].strip() if rest else "")
     if name not in INSTRUCTIONS:
-        raise BuildError(f"dockerfile parse error line {number}: unknown instruction: {name}")
-    rest = rest.strip()
-    if name in ("RUN", "COPY", "ADD") and _HEREDOC.search(rest):
-        raise BuildError(f"dockerfile parse error line {number}: heredocs are not supported")
+        raise _at(number, f"unknown instruction: {name}")
+    if name in ("RUN", "COPY", "ADD") and _HEREDOC.search(text):
+        raise _at(number, f"the heredoc form of {name} {NEEDS_BUILDKIT}")
+    flags, text = _take_flags(name, text, number, escape)
+    step = Instruction(name, flags, text, line, number, escape)
+    try:
+        _check_arguments(step)
+    except BuildError as error:
+        raise _at(number, str(error)) from None
+    return step
+
+
+def _take_flags(
+    name: str, text: str, number: int, escape: str
+) -> tuple[tuple[tuple[str, str], ...], str]:
+    from runtime.image.build.words import split_words
+
     flags: list[tuple[str, str]] = []
-    while match := _FLAG.match(rest):
-        if name not in ("FROM", "RUN", "COPY", "ADD", "HEALTHCHECK"):
+    while text.startswith("--"):
+        word = split_words(text, escape)[0]
+        text = text[len(word) :].lstrip()
+        if word == "--":
             break
-        flags.append((match[1], match[2] or ""))
-        rest = rest[match.end() :]
-    if not rest:
-        raise BuildError(f"dockerfile parse error line {number}: {name} requires arguments")
-    return Instruction(name, tuple(flags), rest, number, escape)
+        flag, equals, value = word[2:].partition("=")
+        if flag not in _FLAGS.get(name, ()):
+            raise _at(number, f"unknown flag: --{flag}")
+        if flag in dict(flags):
+            raise _at(number, f"duplicate flag specified: {flag}")
+        if not equals and flag not in _SWITCHES:
+            raise _at(number, f"missing a value on flag: {flag}")
+        if flag not in _SERVED:
+            raise _at(number, f"the --{flag} option {NEEDS_BUILDKIT}")
+        flags.append((flag, value))
+    return tuple(flags), text
 
 
-def split_words(text: str, escape: str = "\\") -> list[str]:
-    """Split at blanks outside quotes; quotes and escapes stay for `expand`."""
-    words, current, quote, index = [], "", "", 0
-    while index < len(text):
-        char = text[index]
-        if char == escape and quote != "'" and index + 1 < len(text):
-            current += text[index : index + 2]
-            index += 2
-            continue
-        if quote:
-            quote = "" if char == quote else quote
-        elif char in "'\"":
-            quote = char
-        elif char.isspace():
-            if current:
-                words.append(current)
-            current = ""
-            index += 1
-            continue
-        current += char
-        index += 1
-    return [*words, current] if current else words
+def _check_arguments(step: Instruction) -> None:
+    name = step.name
+    if not step.text and name not in _MAY_BE_EMPTY:
+        amount = "exactly one argument" if name in _ONE_WORD else "at least one argument"
+        if name == "FROM":
+            amount = "either one or three arguments"
+        elif name in ("ADD", "COPY"):
+            amount = "at least two arguments"
+        raise BuildError(f"{name} requires {amount}")
+    if name in ("ADD", "COPY") and len(step.words()) < 2:
+        raise BuildError(
+            f"{name} requires at least two arguments, but only one was provided."
+            " Destination could not be determined"
+        )
+    if name == "FROM":
+        _check_from(step)
+    elif name == "SHELL" and not step.json_words():
+        raise BuildError(f"SHELL requires the arguments to be in JSON form: {step.original}")
+    elif name == "ONBUILD":
+        inner = step.text.split(None, 1)[0].upper()
+        if inner == "ONBUILD":
+            raise BuildError("Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed")
+        if inner in ("FROM", "MAINTAINER"):
+            raise BuildError(f"{inner} isn't allowed as an ONBUILD trigger")
+    elif name in ("CMD", "ENTRYPOINT", "RUN", "VOLUME"):
+        step.json_words()
 
 
-def expand(word: str, variables: Mapping[str, str], escape: str = "\\") -> str:
-    """Expand variables and remove quotes; raises BuildError for bad `${…}`."""
-    out, quote, index = "", "", 0
-    while index < len(word):
-        char = word[index]
-        if char == escape and quote != "'" and index + 1 < len(word):
-            following = word[index + 1]
-            keep = quote == '"' and following not in ('"', "$", escape)
-            out += escape + following if keep else following
-            index += 2
-        elif char in "'\"" and quote in ("", char):
-            quote = "" if quote else char
-            index += 1
-        elif char == "$" and quote != "'":
-            value, index = _variable(word, index, variables, escape)
-            out += value
-        else:
-            out += char
-            index += 1
-    return out
+def _check_from(step: Instruction) -> None:
+    words = step.text.split()
+    if len(words) not in (1, 3) or (len(words) == 3 and words[1].lower() != "as"):
+        raise BuildError("FROM requires either one or three arguments")
+    if len(words) == 3 and not _STAGE_NAME.fullmatch(words[2].lower()):
+        raise BuildError(
+            f'invalid name for build stage: "{words[2]}", name can\'t start with a number or'
+            " contain symbols"
+        )
 
 
-def _variable(word: str, index: int, variables: Mapping[str, str], escape: str) -> tuple[str, int]:
-    """Expand the variable at `index` (a `$`); return its value and the index behind it."""
-    plain = _NAME.match(word, index + 1)
-    if plain:
-        return variables.get(plain[0], ""), plain.end()
-    if not word.startswith("${", index):
-        return "$", index + 1
-    end, depth = index + 2, 1
-    while end < len(word) and depth:
-        depth += {"{": 1, "}": -1}.get(word[end], 0)
-        end += 1
-    body = word[index + 2 : end - 1]
-    name = _NAME.match(body)
-    if depth or name is None:
-        raise BuildError(f"bad substitution: {word!r}")
-    value, rest = variables.get(name[0]), body[name.end() :]
-    if not rest:
-        return value or "", end
-    colon = rest.startswith(":")
-    operator, operand = rest[colon : colon + 1], rest[colon + 1 :]
-    present = bool(value) if colon else value is not None
-    if operator == "-":
-        return (value or "") if present else expand(operand, variables, escape), end
-    if operator == "+":
-        return expand(operand, variables, escape) if present else "", end
-    if operator == "?":
-        if not present:
-            raise BuildError(f"{name[0]}: {expand(operand, variables, escape) or 'not set'}")
-        return value or "", end
-    raise BuildError(f"unsupported modifier in substitution: {word!r}")
-
-
-def key_values(text: str, escape: str = "\\") -> list[tuple[str, str]]:
-    """The unexpanded pairs of ENV and LABEL, also of the old form `ENV key value`."""
-    words = split_words(text, escape)
-    if "=" not in words[0]:
-        if len(words) < 2:
-            raise BuildError(f"{words[0]!r} must have a value: key=value")
-        return [(words[0], text.split(None, 1)[1])]
-    pairs = []
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals or not key:
-            raise BuildError(
-                f"syntax error: can't find = in {word!r}: must be of the form key=value"
-            )
-        pairs.append((key, value))
-    return pairs
+def _at(line: int, message: str) -> BuildError:
+    return BuildError(f"dockerfile parse error on line {line}: {message}")

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runtime.image.build.builder import Builder, BuildOptions
+from runtime.image.build.builder import Builder
+from runtime.image.build.options import BuildOptions, RunStep
 from runtime.image.errors import BuildError
 from runtime.image.store import ImageStore
 from runtime.image.view import LayeredView
@@ -27,27 +27,16 @@ class ChrootRunner:
     def __init__(self, work: Path) -> None:
         self.work = work
 
-    def run(
-        self,
-        lower: tuple[Path, ...],
-        upper: Path,
-        argv: Sequence[str],
-        env: Mapping[str, str],
-        cwd: str,
-        user: str,
-        hostname: str,
-        network: str,
-        limits: Mapping[str, int],
-        output: Callable[[str, bytes], None],
-    ) -> int:
+    def run(self, step: RunStep) -> int:
         self.work.mkdir(exist_ok=True)
-        stack = ":".join(str(path) for path in lower)
+        stack = ":".join(str(path) for path in step.lower)
+        upper = step.directory / "upper"
         words = ["unshare", "-m", "sh", "-c", SCRIPT, "step", str(self.work), stack, str(upper)]
         done = subprocess.run(
-            [*words, *argv], env=dict(env), capture_output=True, timeout=30, check=False
+            [*words, *step.argv], env=dict(step.env), capture_output=True, timeout=30, check=False
         )
-        output("stdout", done.stdout)
-        output("stderr", done.stderr)
+        step.output("stdout", done.stdout)
+        step.output("stderr", done.stderr)
         return done.returncode
 
 

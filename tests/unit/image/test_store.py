@@ -8,6 +8,7 @@ import pytest
 from runtime.image import archive
 from runtime.image.errors import BadArchive, ImageConflict, ImageNotFound
 from runtime.image.store import ImageStore
+from runtime.image.unpack import unpack
 from tests.unit.image.tars import file_member, tar_of
 
 
@@ -58,3 +59,12 @@ def test_a_damaged_layer_or_archive_is_refused(tmp_path: Path) -> None:
         store.put_layer(io.BytesIO(whole), "sha256:" + "0" * 64)
     with pytest.raises(BadArchive):
         archive.load(store, tar_of(file_member("other")))
+
+
+def test_a_last_file_without_padding_is_whole_and_a_cut_one_is_not(tmp_path: Path) -> None:
+    content = tar_of(file_member("f", b"x" * 700)).getvalue()
+    unpack(io.BytesIO(content[: 512 + 700]), tmp_path)
+    assert (tmp_path / "f").read_bytes() == b"x" * 700
+    for end in (512 + 699, 512 + 513, 512 + 1, 300):
+        with pytest.raises(BadArchive):
+            unpack(io.BytesIO(content[:end]), tmp_path)
