@@ -11,11 +11,11 @@ from manager.scheduler.constraints import first_failing
 from manager.scheduler.filters import Candidate, Needs
 from manager.store.changes import AssignTask, SetExplanation
 from manager.store.turn import Turn
-from manager.store.view import FAILED, PENDING, Load, View
-from swarmapi.model.objects import Explanation, FilterRefusal, Task
+from manager.store.view import PENDING, Load, View
+from swarmapi.model.objects import FAILURES_KEPT, Explanation, FilterRefusal, Task
 from swarmapi.model.spec import Platform
 
-FAULTY_AFTER: Final = 5
+FAULTY_AFTER: Final = FAILURES_KEPT
 FAULTY_WITHIN_NS: Final = 5 * 60_000_000_000
 _StaticKey = tuple[tuple[str, ...], tuple[Platform, ...]]
 
@@ -68,7 +68,6 @@ class Placer:
         }
         self._static: dict[_StaticKey, list[Candidate]] = {}
         self._replicas: dict[str, Counter[str]] = {}
-        self._failures: dict[tuple[str, int], Counter[str]] | None = None
 
     def needs(self, task: Task) -> Needs | None:
         """Return what a task asks of a node, None when its spec is gone."""
@@ -116,14 +115,13 @@ class Placer:
 
     def failures(self, service_id: str, spec_version: int) -> Counter[str]:
         """Return recent failures of a spec version by node, where they reach the threshold."""
-        if self._failures is None:
-            self._failures = {}
-            for task in self.view.tasks_in(FAILED):
-                if task.status.applied_ns > self.now_ns - FAULTY_WITHIN_NS:
-                    key = (task.service_id, task.spec_version)
-                    self._failures.setdefault(key, Counter())[task.node_id] += 1
-        counts = self._failures.get((service_id, spec_version), Counter())
-        return Counter({n: count for n, count in counts.items() if count >= FAULTY_AFTER})
+        record = self.view.specs.get((service_id, spec_version))
+        since_ns = self.now_ns - FAULTY_WITHIN_NS
+        recent = {
+            node_id: sum(time_ns > since_ns for time_ns in times)
+            for node_id, times in (record.failures if record is not None else {}).items()
+        }
+        return Counter({n: count for n, count in recent.items() if count >= FAULTY_AFTER})
 
     def take(self, needs: Needs, candidate: Candidate) -> None:
         """Count one more task of the service on a node."""

@@ -16,6 +16,7 @@ from manager.store import changes as c
 from manager.store.expect import Conflict, Key, find_conflict
 from manager.store.view import View, bare, is_live, is_placed
 from swarmapi.model.objects import (
+    FAILURES_KEPT,
     Meta,
     Node,
     NodeState,
@@ -283,6 +284,15 @@ def _observe(fx: Effects, task: Task, status: TaskStatus) -> None:
     if status.state == TaskState.RUNNING and not running_ns:
         running_ns = fx.now_ns
     _store_task(fx, task, replace(task, status=status, running_ns=running_ns))
+    if status.state in (TaskState.FAILED, TaskState.REJECTED) and is_live(task):
+        _count_failure(fx, task)
+
+
+def _count_failure(fx: Effects, task: Task) -> None:
+    record = fx.view.spec_of(task)
+    if record is not None and task.node_id:
+        times = (*record.failures.get(task.node_id, ()), fx.now_ns)[-FAILURES_KEPT:]
+        fx.view.put_spec(replace(record, failures={**record.failures, task.node_id: times}))
 
 
 def _set_desired(fx: Effects, change: c.SetDesired) -> None:

@@ -40,7 +40,6 @@ NEW = "new"
 PENDING = "pending"
 PARKED = "parked"
 STOPPING = "stopping"
-FAILED = "failed"
 SpecKey = tuple[str, int]
 PortKey = tuple[str, int]
 
@@ -259,7 +258,7 @@ class View:
         ]
 
     def tasks_in(self, stage: str) -> Iterator[Task]:
-        """Yield tasks in a stage (NEW, PENDING, PARKED, STOPPING, FAILED), in id order."""
+        """Yield tasks in a stage (NEW, PENDING, PARKED, STOPPING), in id order."""
         for task_id in sorted(self.by_stage.of(stage)):
             yield self.tasks[task_id]
 
@@ -542,8 +541,7 @@ def _bump(counts: MutableMapping[K, int], key: K, by: int) -> bool:
 def _stages(task: Task) -> tuple[str, ...]:
     state = task.status.state
     if not is_live(task):
-        failed = (FAILED,) if state in (TaskState.FAILED, TaskState.REJECTED) else ()
-        return (*failed, PARKED) if task.desired < TaskState.RUNNING else failed
+        return (PARKED,) if task.desired < TaskState.RUNNING else ()
     if task.desired > TaskState.RUNNING:
         return ()
     if is_stopping(task):

@@ -5,6 +5,7 @@ Who writes which field is in ARCHITECTURE.md. Docker's JSON of an object is made
 """
 
 from enum import IntEnum, StrEnum
+from typing import Final
 
 import msgspec
 
@@ -148,6 +149,10 @@ class Explanation(Stored, frozen=True):
         return "no suitable node" + (": " + "; ".join(parts) if parts else " (no nodes)")
 
 
+FAILURES_KEPT: Final = 5
+"""More failures of a spec version on one node say nothing new."""
+
+
 class SpecVersion(Stored, frozen=True):
     """One accepted version of a service's spec; kept while a service or task refers to it."""
 
@@ -156,6 +161,11 @@ class SpecVersion(Stored, frozen=True):
     spec: ServiceSpec
     networks: tuple[str, ...] = ()
     """Ids of the networks its tasks attach to, the ingress network last where ports need it."""
+    failures: dict[str, tuple[int, ...]] = {}
+    """Cluster times of the last failures by node id, at most FAILURES_KEPT each; kept by apply.
+
+    Records of the tasks do not tell: the history limit deletes them.
+    """
 
 
 class VirtualIP(Stored, frozen=True):
