@@ -90,7 +90,6 @@ class Replica:
         self.view = View()
         self._listeners: list[Listener] = []
         self._reset_listeners: list[Callable[[], None]] = []
-        self._awaited: dict[str, Applied | None] = {}
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Call `listener` after each applied entry; returns what ends it."""
@@ -109,8 +108,6 @@ class Replica:
             entry = _decoder.decode(item.payload)
             transaction = decode(entry.transaction)
             applied = apply(self.view, item.index, entry.now_ns, transaction)
-            if transaction.request_id in self._awaited:
-                self._awaited[transaction.request_id] = applied
             for listener in tuple(self._listeners):
                 listener(applied)
 
@@ -123,14 +120,6 @@ class Replica:
         self.view = snapshot.restore(chunks)
         for listener in tuple(self._reset_listeners):
             listener()
-
-    def expect(self, request_id: str) -> None:
-        """Keep the outcome of `request_id` until `outcome` takes it."""
-        self._awaited[request_id] = None
-
-    def outcome(self, request_id: str) -> Applied | None:
-        """Return and forget the outcome kept for `request_id`."""
-        return self._awaited.pop(request_id, None)
 
 
 class Store:
@@ -168,8 +157,8 @@ class Store:
         """Tell whether a request was committed before: checks of its time do not count again."""
         return bool(request_id) and request_id in self.view.requests
 
-    async def propose(self, changes: Iterable[Change], request_id: str = "") -> Applied:
-        """Commit one transaction and return what it did.
+    async def propose(self, changes: Iterable[Change], request_id: str = "") -> None:
+        """Commit one transaction and apply it here.
 
         Raises:
             SwarmError: the conflict it met, or why it could not be committed.
@@ -177,16 +166,12 @@ class Store:
         request_id = request_id or self.new_id()
         transaction = Transaction(request_id=request_id, changes=tuple(changes))
         payload = _encoder.encode(Entry(now_ns=self.now_ns(), transaction=encode(transaction)))
-        self.replica.expect(request_id)
-        try:
-            await self.log.propose(payload)
-        finally:
-            applied = self.replica.outcome(request_id)
-        if applied is None:
-            raise errors.OutcomeUnknown("the change was committed elsewhere: read again")
-        if applied.conflict is not None:
-            raise error_of(applied.conflict)
-        return applied
+        await self.log.propose(payload)
+        known = self.view.requests.get(request_id)
+        if known is None:
+            raise errors.OutcomeUnknown("more changes came with it than are remembered: read again")
+        if known[1]:
+            raise error_of(msgspec.msgpack.decode(known[1], type=Conflict))
 
 
 def error_of(conflict: Conflict) -> errors.SwarmError:

@@ -4,6 +4,7 @@ import asyncio
 
 from manager.control.services import create_service
 from manager.dispatcher.reports import LARGEST_BATCH, ReportBatcher
+from swarmapi.errors import AlreadyExists
 from swarmapi.model.objects import TaskState, TaskStatus
 from swarmapi.model.spec import (
     ContainerSpec,
@@ -43,6 +44,20 @@ def test_long_explanations_do_not_stop_the_cluster() -> None:
         assert all(
             t.explanation for t in cluster.store.view.tasks.values() if t.service_name == "stuck"
         )
+
+    asyncio.run(story())
+
+
+def test_a_request_sent_again_while_it_is_in_flight_gets_the_same_answer() -> None:
+    async def story() -> None:
+        cluster = MemoryCluster()
+        await cluster.found()
+        both = [create_service(cluster.store, wanted("web", 1), "request1") for _ in range(2)]
+        one, other = await asyncio.gather(*both)
+        assert one.id == other.id
+        clash = [create_service(cluster.store, wanted("web", 1), "request2") for _ in range(2)]
+        refused = await asyncio.gather(*clash, return_exceptions=True)
+        assert [type(error) for error in refused] == [AlreadyExists, AlreadyExists]
 
     asyncio.run(story())
 
