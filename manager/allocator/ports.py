@@ -2,7 +2,7 @@
 
 from msgspec.structs import replace
 
-from manager.store.view import View
+from manager.store.view import View, ports_of
 from swarmapi.model import defaults
 from swarmapi.model.objects import Service
 from swarmapi.model.spec import PortConfig, ServiceSpec
@@ -11,11 +11,6 @@ from swarmapi.model.spec import PortConfig, ServiceSpec
 def is_ingress(port: PortConfig) -> bool:
     """Tell whether a port is published by the routing mesh (the default)."""
     return port.publish_mode != "host"
-
-
-def ports_of(spec: ServiceSpec) -> tuple[PortConfig, ...]:
-    """Return the ports a spec publishes, as given."""
-    return (spec.endpoint_spec.ports or ()) if spec.endpoint_spec is not None else ()
 
 
 def needs_ingress(spec: ServiceSpec) -> bool:
@@ -98,6 +93,7 @@ def _dynamic(view: View, service_id: str, protocol: str, mine: set[tuple[str, in
     first, last = defaults.DYNAMIC_PORTS
     for number in range(first, last + 1):
         key = (protocol, number)
-        if key not in mine and view.ports.get(key, service_id) == service_id:
+        taken = key in mine or view.port_claims.of(("ingress", *key)) - {service_id}
+        if not taken and view.ports.get(key, service_id) == service_id:
             return number
     return 0

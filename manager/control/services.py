@@ -16,7 +16,7 @@ from manager.control.validate import check_service
 from manager.orchestrator.update import Outdated
 from manager.replica import OUT_OF_SEQUENCE, Store
 from manager.store.changes import Delete, PutService, PutSpecVersion
-from manager.store.view import View, is_live, is_wanted
+from manager.store.view import View, is_live, is_wanted, ports_of, published
 from swarmapi.errors import Conflict, FailedPrecondition, Internal, InvalidArgument
 from swarmapi.model import defaults
 from swarmapi.model.objects import (
@@ -28,7 +28,6 @@ from swarmapi.model.objects import (
 )
 from swarmapi.model.spec import (
     NetworkAttachmentConfig,
-    PortConfig,
     Replicated,
     ServiceMode,
     ServiceSpec,
@@ -203,7 +202,7 @@ def _resolve_networks(view: View, spec: ServiceSpec) -> tuple[ServiceSpec, tuple
     elif spec.networks is not None:
         spec = replace(spec, networks=tuple(attached))
     ids = tuple(a.target for a in attached)
-    if any(p.publish_mode != "host" for p in _ports(spec)):
+    if any(p.publish_mode != "host" for p in ports_of(spec)):
         ingress = view.ingress_network()
         if ingress is None:
             raise FailedPrecondition(
@@ -214,17 +213,15 @@ def _resolve_networks(view: View, spec: ServiceSpec) -> tuple[ServiceSpec, tuple
     return spec, ids
 
 
-def _ports(spec: ServiceSpec) -> tuple[PortConfig, ...]:
-    return (spec.endpoint_spec.ports or ()) if spec.endpoint_spec else ()
-
-
 def _check_ports(view: View, spec: ServiceSpec, service_id: str) -> None:
-    for number, port in enumerate(_ports(spec)):
-        key = (port.protocol or "tcp", port.published_port)
-        owner = view.ports.get(key) if port.published_port else None
-        if owner is not None and owner != service_id:
+    """Refuse a port of the mesh that another service has, allocated or not, or that hosts give."""
+    for mode, key in published(ports_of(spec)):
+        taken = {(view.ports.get(key, service_id), "an ingress")}
+        taken |= {(owner, "an ingress") for owner in view.port_claims.of(("ingress", *key))}
+        if mode == "ingress":
+            taken |= {(owner, "a host-published") for owner in view.port_claims.of(("host", *key))}
+        for owner, what in sorted(t for t in taken if t[0] != service_id):
             name = view.services[owner].spec.name if owner in view.services else owner
             raise Conflict(
-                f"EndpointSpec.Ports[{number}]: port '{port.published_port}' is already in use "
-                f"by service '{name}'"
+                f"port '{key[1]}' is already in use by service '{name}' ({owner}) as {what} port"
             )

@@ -21,7 +21,7 @@ from swarmapi.model.objects import (
     TaskState,
     UpdateState,
 )
-from swarmapi.model.spec import PortConfig
+from swarmapi.model.spec import PortConfig, ServiceSpec
 from swarmapi.model.tables import EndpointState
 
 if TYPE_CHECKING:
@@ -160,21 +160,23 @@ def is_placed(task: Task) -> bool:
     return bool(task.node_id) and TaskState.ASSIGNED <= task.status.state <= TaskState.RUNNING
 
 
-def host_ports(ports: Iterable[PortConfig]) -> tuple[PortKey, ...]:
-    """Return (protocol, port) of the ports published on the node itself."""
-    return tuple(
-        (p.protocol or "tcp", p.published_port)
-        for p in ports
-        if p.publish_mode == "host" and p.published_port
-    )
+def published(ports: Iterable[PortConfig]) -> Iterator[tuple[str, PortKey]]:
+    """Yield publish mode and (protocol, port) of the ports published by number."""
+    for port in ports:
+        if port.published_port:
+            yield port.publish_mode or "ingress", (port.protocol or "tcp", port.published_port)
+
+
+def ports_of(spec: ServiceSpec) -> tuple[PortConfig, ...]:
+    """Return the ports a spec publishes, as given."""
+    return (spec.endpoint_spec.ports or ()) if spec.endpoint_spec is not None else ()
 
 
 def demand_of(record: SpecVersion) -> Demand:
     """Return what a task of this spec version reserves."""
     resources = record.spec.task_template.resources
     reserved = resources.reservations if resources else None
-    endpoint = record.spec.endpoint_spec
-    ports = host_ports((endpoint.ports or ()) if endpoint else ())
+    ports = tuple(key for mode, key in published(ports_of(record.spec)) if mode == "host")
     if reserved is None:
         return Demand(host_ports=ports)
     return Demand(reserved.cpu_nanos, reserved.memory_bytes, ports)
@@ -209,7 +211,7 @@ class View:
         self.host_ports_of: MutableMapping[tuple[str, str, int], int] = {}
         """(node id, protocol, port) to placed tasks that publish it."""
         self.ports: MutableMapping[PortKey, str] = {}
-        """Cluster-wide published ports to service ids."""
+        """Cluster-wide published ports to ids of the services that have them."""
         self.members: MutableMapping[tuple[str, str], int] = {}
         """(network id, node id) to placed tasks with an address there."""
         self.pending: MutableMapping[SpecKey, int] = {}
@@ -236,6 +238,8 @@ class View:
         self.down = over("down")
         self.versions_of = over("versions_of")
         self.tasks_of_spec: Index[SpecKey] = Index(base.tasks_of_spec if base else None)
+        self.port_claims: Index[tuple[str, str, int]] = Index(base.port_claims if base else None)
+        """(publish mode, protocol, port) to ids of the services whose spec names it."""
         self.pending_of_spec: Index[SpecKey] = Index(base.pending_of_spec if base else None)
         """Spec version to PENDING tasks that have no node yet."""
 
@@ -345,9 +349,11 @@ class View:
             self._unindex_service(old)
         self.services[service.id] = service
         self.names[("service", service.spec.name)] = service.id
-        for port in service.endpoint.ports:
-            if port.publish_mode != "host" and port.published_port:
-                self.ports[(port.protocol or "tcp", port.published_port)] = service.id
+        for mode, key in published(service.endpoint.ports):
+            if mode == "ingress":
+                self.ports[key] = service.id
+        for mode, key in published(ports_of(service.spec)):
+            self.port_claims.add((mode, *key), service.id)
         for vip in service.endpoint.vips:
             self.addresses_of.add(vip.network_id, bare(vip.address))
         _flag(self.unallocated, "service", service.id, is_unallocated(service))
@@ -425,10 +431,11 @@ class View:
 
     def _unindex_service(self, service: Service) -> None:
         self._drop_name("service", service.spec.name, service.id)
-        for port in service.endpoint.ports:
-            key = (port.protocol or "tcp", port.published_port)
-            if port.publish_mode != "host" and self.ports.get(key) == service.id:
+        for mode, key in published(service.endpoint.ports):
+            if mode == "ingress" and self.ports.get(key) == service.id:
                 del self.ports[key]
+        for mode, key in published(ports_of(service.spec)):
+            self.port_claims.discard((mode, *key), service.id)
         for vip in service.endpoint.vips:
             self.addresses_of.discard(vip.network_id, bare(vip.address))
 

@@ -153,6 +153,31 @@ def test_published_port_and_overlay_are_allocated_and_rendered() -> None:
     play(story)
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "status"),
+    [
+        ("ingress", "ingress", 409),
+        ("host", "ingress", 409),
+        ("ingress", "host", 409),
+        ("host", "host", 201),
+    ],
+)
+def test_a_port_is_taken_before_it_is_allocated(first: str, second: str, status: int) -> None:
+    def on(mode: str) -> dict[str, Any]:
+        return {"Ports": [{"TargetPort": 80, "PublishedPort": 9000, "PublishMode": mode}]}
+
+    async def story(cluster: MemoryCluster, client: Client) -> None:
+        one = await post(client, "/services/create", spec("one", EndpointSpec=on(first)), 201)
+        two = await post(client, "/services/create", spec("two", EndpointSpec=on(second)), status)
+        what = "an ingress" if first == "ingress" else "a host-published"
+        if status != 201:
+            assert two["message"] == (
+                f"port '9000' is already in use by service 'one' ({one['ID']}) as {what} port"
+            )
+
+    play(story)
+
+
 def test_update_needs_the_version_and_rollback_the_previous_spec() -> None:
     async def story(cluster: MemoryCluster, client: Client) -> None:
         await post(client, "/services/create", spec(), 201)
