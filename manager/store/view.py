@@ -6,8 +6,9 @@ index kept by each write, so that a turn costs what it changes and not what exis
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, MutableMapping
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
+from manager.store.layers import Index, Layer
 from swarmapi.model import defaults
 from swarmapi.model.objects import (
     Cluster,
@@ -24,17 +25,7 @@ from swarmapi.model.objects import (
 from swarmapi.model.spec import PortConfig, ServiceSpec
 from swarmapi.model.tables import EndpointState
 
-if TYPE_CHECKING:
-    from typing_extensions import override
-else:
-
-    def override(method: Any) -> Any:
-        """Stand in for typing.override, which Python 3.11 lacks."""
-        return method
-
-
 K = TypeVar("K")
-V = TypeVar("V")
 
 NEW = "new"
 PENDING = "pending"
@@ -42,86 +33,6 @@ PARKED = "parked"
 STOPPING = "stopping"
 SpecKey = tuple[str, int]
 PortKey = tuple[str, int]
-
-
-class Layer(MutableMapping[K, V]):
-    """A mapping that keeps its own writes and reads through to another one."""
-
-    __slots__ = ("_base", "_gone", "_own")
-
-    def __init__(self, base: MutableMapping[K, V]) -> None:
-        self._base = base
-        self._own: dict[K, V] = {}
-        self._gone: set[K] = set()
-
-    @override
-    def __getitem__(self, key: K) -> V:
-        if key in self._own:
-            return self._own[key]
-        if key in self._gone:
-            raise KeyError(key)
-        return self._base[key]
-
-    @override
-    def __setitem__(self, key: K, value: V) -> None:
-        self._own[key] = value
-        self._gone.discard(key)
-
-    @override
-    def __delitem__(self, key: K) -> None:
-        if key not in self:
-            raise KeyError(key)
-        self._own.pop(key, None)
-        self._gone.add(key)
-
-    @override
-    def __contains__(self, key: object) -> bool:
-        return key in self._own or (key not in self._gone and key in self._base)
-
-    @override
-    def __iter__(self) -> Iterator[K]:
-        for key in self._base:
-            if key not in self._gone and key not in self._own:
-                yield key
-        yield from self._own
-
-    @override
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-
-class Index(Generic[K]):
-    """Key to a set of ids; over a base, a key's set is copied at its first write."""
-
-    __slots__ = ("_base", "_sets")
-
-    def __init__(self, base: "Index[K] | None" = None) -> None:
-        self._base = base
-        self._sets: dict[K, set[str]] = {}
-
-    def of(self, key: K) -> set[str]:
-        """Return the ids under `key`; read only."""
-        found = self._sets.get(key)
-        if found is None:
-            return self._base.of(key) if self._base is not None else set()
-        return found
-
-    def add(self, key: K, member: str) -> None:
-        """Put an id under a key."""
-        self._writable(key).add(member)
-
-    def discard(self, key: K, member: str) -> None:
-        """Take an id from under a key."""
-        members = self._writable(key)
-        members.discard(member)
-        if not members and self._base is None:
-            del self._sets[key]
-
-    def _writable(self, key: K) -> set[str]:
-        own = self._sets.get(key)
-        if own is None:
-            own = self._sets[key] = set(self._base.of(key)) if self._base is not None else set()
-        return own
 
 
 class Demand(NamedTuple):

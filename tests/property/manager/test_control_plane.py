@@ -7,8 +7,9 @@ from manager import reconcile
 from manager.allocator.pools import AddressPool, free_subnet, overlapping
 from manager.store import changes as c
 from manager.store.apply import apply
+from manager.store.layers import Index
 from manager.store.snapshot import dump, restore
-from manager.store.view import Index, View
+from manager.store.view import View
 from tests.builders import MIB, World, node, spec
 from tests.sim.cluster.simulation import Simulation
 
