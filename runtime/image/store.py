@@ -13,7 +13,7 @@ import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,10 @@ from typing import Any
 from runtime.image import blobs as oci
 from runtime.image.blobs import BlobStore
 from runtime.image.durable import sync_directory, sync_filesystem
-from runtime.image.errors import BadArchive, BadReference, ImageConflict, ImageNotFound
-from runtime.image.model import Image, LayerInfo, chain_ids, parse_time_ns, short_id
+from runtime.image.errors import BadArchive, BadReference, ImageNotFound
+from runtime.image.model import Image, LayerInfo, chain_ids, parse_time_ns
 from runtime.image.reference import Reference, parse
+from runtime.image.removal import Node, Planner, Users
 from runtime.image.tarstream import Readable, TarReader, decompress
 from runtime.image.unpack import LAYER, unpack
 
@@ -31,6 +32,7 @@ REF_NAME = "org.opencontainers.image.ref.name"
 _PARENT = "io.swarm.image.parent"
 _CACHE_KEY = "io.swarm.image.cache-key"
 _REPO_DIGESTS = "io.swarm.image.repo-digests"
+_REMOVED = "io.swarm.image.removed"
 _UNPACKED = "io.swarm.layer.unpacked-bytes"
 _ID_PREFIX = re.compile(r"(?:sha256:)?([a-f0-9]{1,64})")
 
@@ -51,6 +53,7 @@ class _Record:
     repo_digests: list[str]
     parent: str
     cache_key: str
+    removed: bool = False  # for the user; a stopped container still rests on its layers
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ class ImageStore:
     def list(self) -> Images:
         """All images, also those only the build cache knows, newest first."""
         with self._lock:
-            images = [self._image(record) for record in self._records.values()]
+            images = [self._image(r) for r in self._records.values() if not r.removed]
         return sorted(images, key=lambda image: (-image.created_ns, image.id))
 
     def history(self, image: Image) -> Rows:
@@ -138,7 +141,8 @@ class ImageStore:
         """The image a build step made from this parent with this key."""
         with self._lock:
             for record in reversed(self._records.values()):  # the newest of equal ones
-                if record.cache_key == cache_key and record.parent == parent:
+                same = (record.cache_key, record.parent) == (cache_key, parent)
+                if same and not record.removed:
                     return self._image(record)
         return None
 
@@ -199,9 +203,10 @@ class ImageStore:
                 "size": len(manifest),
             }
             known = self._records.get(image_id)
-            self._records[image_id] = known or _Record(
+            self._records[image_id] = record = known or _Record(
                 image_id, descriptor, [], [], parent, cache_key
             )
+            record.removed = False
             for name in names:
                 self._point(name, image_id)
             self._save()
@@ -232,78 +237,58 @@ class ImageStore:
     # -- removing ----------------------------------------------------------------------------
 
     def remove(
-        self,
-        ref: str,
-        *,
-        force: bool = False,
-        in_use: Callable[[str], Names],
-        prune_parents: bool = True,
+        self, ref: str, *, force: bool = False, in_use: Users, prune_parents: bool = True
     ) -> Answer:
         """Remove a name, and the image with its last name (Docker's rules and answer).
 
-        `in_use` maps an image id to the ids of containers made from it. Raises ImageNotFound,
+        `in_use` maps an image id to the containers made from it. Raises ImageNotFound,
         ImageConflict.
         """
         with self._lock:
             record = self._find(ref)
-            users = in_use(record.image_id)
-            name = self._name_meant(ref, record)
-            untag = [name] if name else list(record.refs)
-            last = len(record.refs) <= len(untag)
-            if name and last and users and not force:
-                raise ImageConflict(
-                    f"conflict: unable to remove repository reference {parse(name).familiar!r}"
-                    f" (must force) - container {users[0][:12]} is using its referenced image"
-                    f" {short_id(record.image_id)}"
-                ) from None
-            if not name:
-                self._check_removal_by_id(record, users, force)
-            answer = [{"Untagged": parse(item).familiar} for item in untag]
-            record.refs = [item for item in record.refs if item not in untag]
-            self._images.pop(record.image_id, None)
-            if last and not users and not self._children(record.image_id):
-                answer += self._delete(record, in_use, prune_parents)
+            nodes = {
+                r.image_id: Node(r.image_id, r.parent, tuple(r.refs), tuple(r.repo_digests))
+                for r in self._records.values()
+                if not r.removed
+            }
+            removal = Planner(nodes, in_use).plan(
+                record.image_id,
+                self._name_meant(ref, record),
+                ref,
+                force=force,
+                prune_parents=prune_parents,
+            )
+            answer: Answer = []
+            for image_id, name in removal.untagged:
+                answer.append({"Untagged": parse(name).familiar})
+                self._drop_name(self._records[image_id], name)
+            for image_id in removal.deleted:
+                answer.append({"Deleted": image_id})
+                chain = self._chain(self._records[image_id])
+                if any(in_use(image_id)):
+                    self._records[image_id].removed = True
+                else:
+                    self._forget(image_id)
+                kept = {c for r in self._records.values() for c in self._chain(r)}
+                answer += [{"Deleted": c} for c in reversed(chain) if c not in kept]
+            for record in list(self._records.values()):
+                if record.removed and not any(in_use(record.image_id)):
+                    self._forget(record.image_id)
             self._save()
             self._collect()
             return answer
 
-    def _check_removal_by_id(self, record: _Record, users: Names, force: bool) -> None:
-        prefix = f"conflict: unable to delete {short_id(record.image_id)}"
-        if self._children(record.image_id) and not record.refs:
-            raise ImageConflict(f"{prefix} (cannot be forced) - image has dependent child images")
-        if users:
-            how = "cannot be forced" if force else "must be forced"
-            raise ImageConflict(
-                f"{prefix} ({how}) - image is being used by container {users[0][:12]}"
-            )
-        if len({parse(ref).name for ref in record.refs}) > 1 and not force:
-            raise ImageConflict(
-                f"{prefix} (must be forced) - image is referenced in multiple repositories"
-            )
+    def _forget(self, image_id: str) -> None:
+        del self._records[image_id]
+        self._images.pop(image_id, None)
 
-    def _delete(
-        self, record: _Record, in_use: Callable[[str], Names], prune_parents: bool
-    ) -> Answer:
-        answer = [
-            {
-                "Untagged": str(parse(item.partition("@")[0]).familiar_name)
-                + "@"
-                + item.partition("@")[2]
-            }
-            for item in record.repo_digests
-        ]
-        del self._records[record.image_id]
+    def _drop_name(self, record: _Record, name: str) -> None:
+        record.refs = [ref for ref in record.refs if ref != name]
+        record.repo_digests = [digest for digest in record.repo_digests if digest != name]
         self._images.pop(record.image_id, None)
-        answer.append({"Deleted": record.image_id})
-        parent = self._records.get(record.parent)
-        if not prune_parents or parent is None or parent.refs or parent.repo_digests:
-            return answer
-        if self._children(parent.image_id) or in_use(parent.image_id):
-            return answer
-        return answer + self._delete(parent, in_use, prune_parents)
 
-    def _children(self, image_id: str) -> Names:
-        return [r.image_id for r in self._records.values() if r.parent == image_id]
+    def _chain(self, record: _Record) -> tuple[str, ...]:
+        return chain_ids(tuple(layer.diff_id for layer in self._image(record).layers))
 
     def _collect(self) -> None:
         """Delete blobs and unpacked layers no image needs any more."""
@@ -313,8 +298,7 @@ class ImageStore:
         chains: set[str] = set()
         for record in self._records.values():
             blobs.update(self._blobs_of(record))
-            diff_ids = tuple(layer.diff_id for layer in self._image(record).layers)
-            chains.update(chain.removeprefix("sha256:") for chain in chain_ids(diff_ids))
+            chains.update(chain.removeprefix("sha256:") for chain in self._chain(record))
         self.blobs.keep_only(blobs)
         for path in list(self._layers.iterdir()):
             if path.name not in chains:
@@ -370,18 +354,22 @@ class ImageStore:
                     return record
         match = _ID_PREFIX.fullmatch(ref)
         if match:
-            ids = [i for i in self._records if i.startswith(f"sha256:{match[1]}")]
+            prefix = f"sha256:{match[1]}"
+            ids = [i for i, r in self._records.items() if i.startswith(prefix) and not r.removed]
             if len(ids) == 1:
                 return self._records[ids[0]]
         raise ImageNotFound(name.familiar if name else ref)
 
     def _name_meant(self, ref: str, record: _Record) -> str:
-        """The canonical name `ref` stands for, empty where it is an id or digest."""
+        """The canonical name `ref` stands for, empty where it is an id."""
         try:
-            canonical = parse(ref).with_default_tag().canonical
+            name = parse(ref).with_default_tag()
         except BadReference:
             return ""
-        return canonical if canonical in record.refs else ""
+        if name.canonical in record.refs:
+            return name.canonical
+        digest = f"{name.name}@{name.digest}"
+        return digest if digest in record.repo_digests else ""
 
     def _point(self, name: Reference, image_id: str) -> None:
         canonical = name.canonical
@@ -434,6 +422,7 @@ class ImageStore:
                     json.loads(notes.get(_REPO_DIGESTS, "[]")),
                     notes.get(_PARENT, ""),
                     notes.get(_CACHE_KEY, ""),
+                    _REMOVED in notes,
                 ),
             )
             if REF_NAME in notes:
@@ -443,7 +432,8 @@ class ImageStore:
     def _save(self) -> None:
         manifests = []
         for record in self._records.values():
-            notes = {_PARENT: record.parent, _CACHE_KEY: record.cache_key}
+            removed = "1" if record.removed else ""
+            notes = {_PARENT: record.parent, _CACHE_KEY: record.cache_key, _REMOVED: removed}
             if record.repo_digests:
                 notes[_REPO_DIGESTS] = json.dumps(record.repo_digests)
             notes = {key: value for key, value in notes.items() if value}

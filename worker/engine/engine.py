@@ -13,6 +13,7 @@ import msgspec
 
 from runtime.errors import NoSuchContainer, RuntimeFailure
 from runtime.image.errors import ImageNotFound
+from runtime.image.removal import User
 from runtime.image.store import ImageStore
 from swarmapi.errors import Conflict, InvalidArgument, NotFound, Unsupported
 from worker.engine import bundle
@@ -364,9 +365,13 @@ class Engine:
             self.supervisor, self.networking, self.places, self._netns_pid, self.parts.clock.now_ns
         )
 
-    def users_of_image(self, image_id: str) -> Names:
-        """Return the ids of the containers made from an image."""
-        return [c.record.id for c in self._table if c.record.image_id == image_id]
+    def users_of_image(self, image_id: str) -> Sequence[User]:
+        """Return the containers made from an image."""
+        return [
+            User(c.record.id, c.record.running)
+            for c in self._table
+            if c.record.image_id == image_id
+        ]
 
     def user_of_volume(self, name: str) -> str:
         """Return the id of a container that mounts the volume, else the empty string."""

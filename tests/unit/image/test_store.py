@@ -7,12 +7,13 @@ import pytest
 
 from runtime.image import archive
 from runtime.image.errors import BadArchive, ImageConflict, ImageNotFound
+from runtime.image.removal import User
 from runtime.image.store import ImageStore
 from runtime.image.unpack import unpack
 from tests.unit.image.tars import file_member, tar_of
 
 
-def nobody(_: str) -> list[str]:
+def nobody(_: str) -> list[User]:
     return []
 
 
@@ -44,8 +45,12 @@ def test_removal_follows_dockers_rules(tmp_path: Path) -> None:
         store.remove(image.id, in_use=nobody)
     assert store.remove("x:1", in_use=nobody) == [{"Untagged": "x:1"}]
     with pytest.raises(ImageConflict, match="container c1 is using"):
-        store.remove("y:1", in_use=lambda _: ["c1"])
-    assert store.remove("y:1", in_use=nobody) == [{"Untagged": "y:1"}, {"Deleted": image.id}]
+        store.remove("y:1", in_use=lambda _: [User("c1", False)])
+    assert store.remove("y:1", in_use=nobody) == [
+        {"Untagged": "y:1"},
+        {"Deleted": image.id},
+        {"Deleted": image.layers[0].diff_id},
+    ]
     assert list((tmp_path / "blobs/sha256").iterdir()) == []
     assert list((tmp_path / "layers/sha256").iterdir()) == []
 
@@ -68,3 +73,22 @@ def test_a_last_file_without_padding_is_whole_and_a_cut_one_is_not(tmp_path: Pat
     for end in (512 + 699, 512 + 513, 512 + 1, 300):
         with pytest.raises(BadArchive):
             unpack(io.BytesIO(content[:end]), tmp_path)
+
+
+def test_an_image_removed_under_a_stopped_container_keeps_its_layers(tmp_path: Path) -> None:
+    store = ImageStore(tmp_path)
+    image = archive.import_rootfs(store, tar_of(file_member("f", b"x")), "x:1")
+    user = User("c1", False)
+    done = store.remove(image.id, force=True, in_use=lambda i: [user] if i == image.id else [])
+    assert done == [{"Untagged": "x:1"}, {"Deleted": image.id}]
+    for opened in (store, ImageStore(tmp_path)):
+        assert opened.list() == []
+        with pytest.raises(ImageNotFound):
+            opened.resolve(image.short_id)
+        lower = opened.lower_dirs(opened.resolve(image.id))
+        assert (lower[0] / "f").read_bytes() == b"x"
+    other = archive.import_rootfs(store, tar_of(file_member("g")), "y:1")
+    store.remove(other.id, in_use=nobody)
+    with pytest.raises(ImageNotFound):
+        store.resolve(image.id)
+    assert list((tmp_path / "layers/sha256").iterdir()) == []
