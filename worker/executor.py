@@ -7,11 +7,11 @@ from swarmapi.errors import Conflict, NotFound, SwarmError
 from swarmapi.model import defaults
 from swarmapi.model.objects import SpecVersion, Task
 from swarmapi.model.spec import ContainerSpec, Mount, Resources, to_json
+from worker.engine.endpoints import EndpointSpec
 from worker.engine.engine import Engine
 from worker.engine.spec import (
     ContainerConfig,
     ContainerCreate,
-    EndpointSpec,
     Healthcheck,
     HostConfig,
     PortBinding,

@@ -6,45 +6,85 @@ before the first container, or the first endpoint table, needs it.
 """
 
 import asyncio
-import hashlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Interface
 from pathlib import Path
 
 import msgspec
 
-from swarmapi.errors import InvalidArgument, NotFound, Unsupported
+from swarmapi.errors import Conflict, InvalidArgument, NotFound, Unsupported
 from swarmapi.model.tables import NetworkTable
 from worker.config import Config
-from worker.engine.networks import BRIDGE_ID, BRIDGE_POOL
-from worker.engine.ports import Joined, JoinedEndpoint, JoinRequest, NetworkInfo
-from worker.engine.spec import EndpointSpec
+from worker.engine import network_spec
+from worker.engine.endpoints import EndpointSpec
+from worker.engine.launcher import endpoint_id
+from worker.engine.networks import BRIDGE_ID, BRIDGE_POOL, HOST_ID, NONE_ID
+from worker.engine.ports import Joined, JoinedEndpoint, JoinRequest, NetworkInfo, PortWish
 from worker.network.attachments import (
     Attached,
     AttachedEndpoint,
     Attachment,
     BridgeNetwork,
-    DnsConfig,
+    NetworkBusy,
     NetworkError,
     NetworkKind,
     PortBinding,
+    PortProtocol,
+    PortTaken,
 )
 from worker.network.network import Network
 
 log = logging.getLogger(__name__)
 BUILTIN = (
-    NetworkInfo(id="0" * 63 + "1", name="host", driver="host"),
-    NetworkInfo(id="0" * 63 + "2", name="none", driver="null"),
+    NetworkInfo(id=HOST_ID, name="host", driver="host"),
+    NetworkInfo(id=NONE_ID, name="none", driver="null"),
 )
-DEFAULT_BRIDGE = BridgeNetwork(
-    network_id=BRIDGE_ID,
-    name="bridge",
-    bridge="swarm0",
-    subnet="172.17.0.0/16",
-    default=True,
-)
+
+
+@dataclass(frozen=True)
+class BridgeOptions:
+    """How the default bridge is to be (the daemon's options)."""
+
+    link: str = "swarm0"
+    address: str = ""
+    """Its own address and, by that, its subnet (Docker's --bip); empty: chosen."""
+    ip_range: str = ""
+    """The part of the subnet that addresses are chosen from (--fixed-cidr)."""
+    mtu: int = 1500
+    talkative: bool = True
+    """Whether its containers reach each other (--icc)."""
+    masquerade: bool = True
+    host_address: str = ""
+    """Where ports are published that name no address (--ip)."""
+
+    def network(self, address: str) -> NetworkInfo:
+        """Return the network as `inspect` shows it, with the address given or else its own.
+
+        Raises ValueError for a bad address.
+        """
+        own = IPv4Interface(self.address or address)
+        return NetworkInfo(
+            id=BRIDGE_ID,
+            name="bridge",
+            driver="bridge",
+            subnet=str(own.network),
+            gateway=str(own.ip),
+            ip_range=self.ip_range,
+            options={
+                network_spec.BRIDGE + "default_bridge": "true",
+                network_spec.TALKATIVE: str(self.talkative).lower(),
+                network_spec.MASQUERADE: str(self.masquerade).lower(),
+                network_spec.HOST_ADDRESS: self.host_address or "0.0.0.0",
+                network_spec.BRIDGE_NAME: self.link,
+                network_spec.MTU: str(self.mtu),
+            },
+        )
+
+
 _RETRY_S = 2.0
 
 
@@ -54,8 +94,7 @@ class _Kept(msgspec.Struct, frozen=True):
     attachments: list[Attachment]
     endpoints: list[AttachedEndpoint]
     ports: list[PortBinding]
-    dns: DnsConfig
-    hostname: str
+    upstream: tuple[str, ...]
 
 
 class _KeptTables(msgspec.Struct, frozen=True):
@@ -69,58 +108,187 @@ class _KeptTables(msgspec.Struct, frozen=True):
 class MachineNetworking:
     """Namespaces, addresses and names for containers and tasks of one machine."""
 
-    def __init__(self, network: Network, run_dir: Path) -> None:
+    def __init__(
+        self, network: Network, run_dir: Path, bridge: BridgeOptions | None = None
+    ) -> None:
         self._network = network
+        self._default = bridge or BridgeOptions()
+        self._bridges: dict[str, NetworkInfo] = {}
+        """The machine's own networks by id, from `open` on."""
+        self._open: set[str] = set()
+        """Ids of those that the kernel has."""
         self._endpoints_dir = run_dir / "endpoints"
         self._tables_path = run_dir / "tables.msgpack"
         self._starting = asyncio.Lock()
         self._started = False
-        self._bridge: BridgeNetwork | None = None
         self._node_id = ""
         self._data_path_addr = ""
         self._tables: dict[str, NetworkTable] = {}
         self._restored = False
         self._retry: asyncio.Task[None] | None = None
 
-    # The engine's port
+    # The engine's port: networks
+
+    async def open(self, networks: Sequence[NetworkInfo]) -> None:
+        """Say which user-defined networks there are; they are made when they are needed."""
+        taken = [network.subnet for network in networks]
+        address = await self._network.free_address(self._default.link, taken)
+        default = self._default.network(address)
+        self._bridges = {network.id: network for network in (default, *networks)}
+
+    async def create(self, network: NetworkInfo) -> NetworkInfo:
+        """Make a network and return it with subnet and gateway.
+
+        Raises:
+            InvalidArgument: when its subnet or its bridge is another network's.
+        """
+        await self._start()
+        # A chosen subnet must avoid those of networks that nothing has needed yet.
+        await self._open_all()
+        try:
+            made = await self._network.create_bridge_network(_bridge(network))
+        except (NetworkError, OSError) as error:
+            raise InvalidArgument(str(error)) from error
+        self._open.add(network.id)
+        self._bridges[network.id] = replace(network, subnet=made.subnet, gateway=made.gateway)
+        return self._bridges[network.id]
+
+    async def remove(self, network_id: str) -> None:
+        """Take a network away.
+
+        Raises:
+            Conflict: while a container is on it.
+        """
+        if network_id in self._open:
+            try:
+                await self._network.remove_bridge_network(network_id)
+            except NetworkBusy as error:
+                raise Conflict(str(error)) from error
+            self._open.discard(network_id)
+        else:
+            await self._sweep(self._bridges[network_id])
+        self._bridges.pop(network_id, None)
+
+    async def _sweep(self, network: NetworkInfo) -> None:
+        """Remove the link a former daemon made for a network this one has not needed."""
+        await self._start()
+        with suppress(NetworkError, OSError):
+            await self._network.create_bridge_network(_bridge(network))
+            await self._network.remove_bridge_network(network.id)
+
+    def networks(self) -> Sequence[NetworkInfo]:
+        """Return the machine's networks and those of the cluster that are in use here."""
+        found = [*BUILTIN, *self._bridges.values()]
+        found += [
+            NetworkInfo(
+                table.network_id,
+                table.name,
+                "overlay",
+                table.subnet,
+                table.gateway,
+                internal=table.internal,
+                scope="swarm",
+            )
+            for table in self._tables.values()
+        ]
+        return found
+
+    async def host_gateway(self) -> str:
+        """Return the default bridge's address, by which every container reaches the host."""
+        await self._start()
+        await self._open_bridge(BRIDGE_ID)
+        return self._bridges[BRIDGE_ID].gateway
+
+    # The engine's port: containers
 
     async def join(self, request: JoinRequest) -> Joined:
         """Make a namespace on the networks asked for; the caller closes `netns_fd`.
 
         Raises:
             NotFound, Unsupported: for a network that is not here or cannot be used so.
-            InvalidArgument: for an address or a port that cannot be had.
+            Conflict: for a port that another container or program has.
+            InvalidArgument: for an address that cannot be had.
         """
-        keys = {}
-        attachments = []
-        for name, spec in request.networks.items():
-            attachment = self._attachment(name, spec, request.names)
-            keys[attachment.network_id] = name
-            attachments.append(attachment)
-        dns = DnsConfig(servers=tuple(request.dns))
-        ports = [_binding(*port) for port in request.ports]
+        attachments, keys = self._attachments(request)
+        ports = [self._binding(port, keys) for port in self._publishable(request, keys)]
         try:
             await self._start()
-            if any(a.network_id == DEFAULT_BRIDGE.network_id for a in attachments):
-                await self._ensure_bridge()
+            for network_id in keys:
+                await self._open_bridge(network_id)
             attached = await self._network.attach(
-                request.container_id,
-                attachments,
-                host_ports=ports,
-                dns=dns,
-                hostname=request.hostname,
+                request.container_id, attachments, host_ports=ports, upstream=request.dns
             )
+        except PortTaken as error:
+            network_id = next(iter(keys), "")
+            raise Conflict(
+                "driver failed programming external connectivity on endpoint "
+                f"{request.name} ({endpoint_id(request.container_id, network_id)}): {error}"
+            ) from error
         except (NetworkError, OSError) as error:
             raise InvalidArgument(str(error)) from error
-        kept = _Kept(
-            attachments,
-            list(attached.endpoints),
-            list(attached.ports),
-            dns,
-            request.hostname,
-        )
+        kept = _Kept(attachments, list(attached.endpoints), list(attached.ports), request.dns)
         await asyncio.to_thread(self._keep, request.container_id, kept)
-        return _joined(request.container_id, attached, keys)
+        return Joined(
+            netns_fd=os.dup(attached.netns_fd),
+            endpoints=self._joined(request.container_id, attached, keys),
+            ports=tuple(
+                (p.container_port, p.protocol, p.host_ip or "0.0.0.0", p.host_port)
+                for p in attached.ports
+            ),
+        )
+
+    async def connect(self, request: JoinRequest) -> JoinedEndpoint:
+        """Put a running container on the one network of the request.
+
+        Raises:
+            NotFound, Unsupported, InvalidArgument: as `join`.
+        """
+        (attachment,), keys = self._attachments(request)
+        try:
+            await self._open_bridge(attachment.network_id)
+            attached = await self._network.connect(request.container_id, attachment)
+        except (NetworkError, OSError) as error:
+            raise InvalidArgument(str(error)) from error
+        await self._amend(
+            request.container_id,
+            lambda kept: ([*kept.attachments, attachment], list(attached.endpoints)),
+        )
+        (joined,) = self._joined(request.container_id, attached, keys)
+        return joined
+
+    async def disconnect(self, container_id: str, network_id: str) -> None:
+        """Take a running container off a network.
+
+        Raises:
+            InvalidArgument: when it is not on it.
+        """
+        try:
+            await self._network.disconnect(container_id, network_id)
+        except (NetworkError, OSError) as error:
+            raise InvalidArgument(str(error)) from error
+        await self._amend(
+            container_id,
+            lambda kept: (
+                [a for a in kept.attachments if a.network_id != network_id],
+                [e for e in kept.endpoints if e.network_id != network_id],
+            ),
+        )
+
+    async def rename(self, request: JoinRequest) -> None:
+        """Let a running container answer to other names."""
+        attachments, _ = self._attachments(request)
+        aliases = {a.network_id: a.aliases for a in attachments}
+        await self._network.rename(request.container_id, aliases)
+        await self._amend(
+            request.container_id,
+            lambda kept: (
+                [
+                    replace(a, aliases=aliases.get(a.network_id, a.aliases))
+                    for a in kept.attachments
+                ],
+                kept.endpoints,
+            ),
+        )
 
     async def leave(self, container_id: str) -> None:
         """Let a container's namespace go; unknown ids are fine."""
@@ -128,19 +296,6 @@ class MachineNetworking:
             await self._network.detach(container_id)
         with suppress(FileNotFoundError):
             self._kept_path(container_id).unlink()
-
-    def networks(self) -> Sequence[NetworkInfo]:
-        """Return the machine's networks and those of the cluster that are in use here."""
-        bridge = self._bridge or DEFAULT_BRIDGE
-        found = [
-            *BUILTIN,
-            NetworkInfo(bridge.network_id, bridge.name, "bridge", bridge.subnet, bridge.gateway),
-        ]
-        found += [
-            NetworkInfo(table.network_id, table.name, "overlay", table.subnet, table.gateway)
-            for table in self._tables.values()
-        ]
-        return found
 
     async def close(self) -> None:
         """Let go; namespaces, links and rules stay for the next daemon."""
@@ -205,16 +360,15 @@ class MachineNetworking:
         try:
             await self._start()
             await self._restore_tables()
-            if any(a.network_id == DEFAULT_BRIDGE.network_id for a in kept.attachments):
-                await self._ensure_bridge()
+            for attachment in kept.attachments:
+                await self._open_bridge(attachment.network_id)
             await self._network.readopt(
                 request.container_id,
                 pid,
                 kept.endpoints,
                 attachments=kept.attachments,
                 host_ports=kept.ports,
-                dns=kept.dns,
-                hostname=kept.hostname,
+                upstream=kept.upstream,
             )
         except (NetworkError, OSError) as error:
             raise InvalidArgument(str(error)) from error
@@ -246,31 +400,112 @@ class MachineNetworking:
                 await self._network.start()
                 self._started = True
 
-    async def _ensure_bridge(self) -> None:
+    async def _open_bridge(self, network_id: str) -> None:
+        """Make one of the machine's own networks real; others are left alone."""
         async with self._starting:
-            if self._bridge is None:
-                self._bridge = await self._network.create_bridge_network(DEFAULT_BRIDGE)
+            network = self._bridges.get(network_id)
+            if network is not None and network_id not in self._open:
+                await self._network.create_bridge_network(_bridge(network))
+                self._open.add(network_id)
 
-    def _attachment(self, name: str, spec: EndpointSpec, names: tuple[str, ...]) -> Attachment:
+    async def _open_all(self) -> None:
+        for network_id, network in list(self._bridges.items()):
+            try:
+                await self._open_bridge(network_id)
+            except (NetworkError, OSError) as error:
+                log.warning("network %s cannot be made: %s", network.name, error)
+
+    def _attachments(self, request: JoinRequest) -> tuple[list[Attachment], dict[str, str]]:
+        """Return the attachments of a request, and its key of each network by id."""
+        keys = {}
+        attachments = []
+        for name, spec in request.networks.items():
+            attachment = self._attachment(name, spec, request)
+            keys[attachment.network_id] = name
+            attachments.append(attachment)
+        return attachments, keys
+
+    def _attachment(self, name: str, spec: EndpointSpec, request: JoinRequest) -> Attachment:
         address = spec.ipv4_address or None
-        if name in (DEFAULT_BRIDGE.name, DEFAULT_BRIDGE.network_id):
-            return Attachment(DEFAULT_BRIDGE.network_id, "bridge", address)
+        meant = spec.network_id or name
+        aliases = tuple(dict.fromkeys(filter(None, (request.name, *spec.aliases, *request.names))))
+        for network in self._bridges.values():
+            if meant in (network.id, network.name):
+                return Attachment(
+                    network.id,
+                    "bridge",
+                    address,
+                    () if network.id == BRIDGE_ID else aliases,
+                    spec.mac_address,
+                    spec.gateway_priority,
+                )
         for table in self._tables.values():
-            if name in (table.network_id, table.name):
+            if meant in (table.network_id, table.name):
                 if address is None:
                     raise Unsupported(
                         f"network {table.name} belongs to the cluster: only services can use it"
                     )
                 kind: NetworkKind = "ingress" if table.ingress else "overlay"
-                aliases = (*names, *spec.aliases)
                 return Attachment(table.network_id, kind, address, aliases)
-        raise NotFound(f"network {name} not found on this machine")
+        raise NotFound(f"network {name} not found")
+
+    def _publishable(self, request: JoinRequest, keys: Mapping[str, str]) -> tuple[PortWish, ...]:
+        """Return the ports to publish: none where every network is internal, as with Docker."""
+        known = [self._bridges[key] for key in keys if key in self._bridges]
+        internal = len(known) == len(keys) and all(network.internal for network in known)
+        return () if internal else request.ports
+
+    def _binding(self, port: PortWish, keys: Mapping[str, str]) -> PortBinding:
+        address = port.host_ip
+        if not address:
+            options = (self._bridges[key].options for key in keys if key in self._bridges)
+            named = (found.get(network_spec.HOST_ADDRESS, "") for found in options)
+            address = next((one for one in named if one), "")
+        if port.protocol == "tcp":
+            protocol: PortProtocol = "tcp"
+        elif port.protocol == "udp":
+            protocol = "udp"
+        else:
+            raise Unsupported(f"protocol {port.protocol} cannot be published: use tcp or udp")
+        return PortBinding(
+            protocol, port.container_port, port.host_port, address, port.host_port_last
+        )
+
+    def _joined(
+        self, container_id: str, attached: Attached, keys: Mapping[str, str]
+    ) -> tuple[JoinedEndpoint, ...]:
+        """Translate; networks that were not asked for (the way out) are not shown."""
+        return tuple(
+            JoinedEndpoint(
+                network=keys[e.network_id],
+                network_id=e.network_id,
+                endpoint_id=endpoint_id(container_id, e.network_id),
+                address=e.address,
+                prefix_length=e.prefix,
+                gateway=e.gateway,
+                mac=e.mac,
+                driver="bridge" if e.network_id in self._bridges else "overlay",
+            )
+            for e in attached.endpoints
+            if e.network_id in keys
+        )
 
     def _kept_path(self, container_id: str) -> Path:
         return self._endpoints_dir / f"{container_id}.msgpack"
 
     def _keep(self, container_id: str, kept: _Kept) -> None:
         _replace(self._kept_path(container_id), msgspec.msgpack.encode(kept))
+
+    async def _amend(
+        self,
+        container_id: str,
+        change: Callable[[_Kept], tuple[list[Attachment], list[AttachedEndpoint]]],
+    ) -> None:
+        kept = await asyncio.to_thread(self._read_kept, container_id)
+        if kept is not None:
+            attachments, endpoints = change(kept)
+            kept = msgspec.structs.replace(kept, attachments=attachments, endpoints=endpoints)
+            await asyncio.to_thread(self._keep, container_id, kept)
 
     def _keep_tables(self) -> None:
         stored = _KeptTables(self._node_id, self._data_path_addr, self._tables)
@@ -287,20 +522,21 @@ class MachineNetworking:
 
 
 def open_networking(
-    config: Config, node_netns: Path = Path("/proc/self/ns/net")
+    config: Config,
+    node_netns: Path = Path("/proc/self/ns/net"),
+    bridge: BridgeOptions | None = None,
 ) -> MachineNetworking:
     """Return the machine's networking; it starts when something needs it."""
     run_dir = config.run_dir / "network"
     network = Network(
         node_id="",
         run_dir=run_dir,
-        state_dir=config.data_root / "network",
         data_path_addr=config.data_path_addr,
         upstream_dns=upstream_resolvers(Path("/etc/resolv.conf")),
         bridge_pool=BRIDGE_POOL,
         node_netns=node_netns,
     )
-    return MachineNetworking(network, run_dir)
+    return MachineNetworking(network, run_dir, bridge)
 
 
 def upstream_resolvers(path: Path) -> tuple[str, ...]:
@@ -313,42 +549,22 @@ def upstream_resolvers(path: Path) -> tuple[str, ...]:
     return tuple(w[1] for w in words if len(w) > 1 and w[0] == "nameserver" and ":" not in w[1])
 
 
-def _binding(container_port: int, protocol: str, host_ip: str, host_port: int) -> PortBinding:
-    if protocol == "tcp":
-        return PortBinding("tcp", container_port, host_port, host_ip)
-    if protocol == "udp":
-        return PortBinding("udp", container_port, host_port, host_ip)
-    raise Unsupported(f"protocol {protocol} cannot be published: use tcp or udp")
-
-
-def _joined(container_id: str, attached: Attached, keys: Mapping[str, str]) -> Joined:
-    """Translate; networks that were not asked for (the way out) are not shown."""
-    endpoints = tuple(
-        JoinedEndpoint(
-            network=keys[e.network_id],
-            network_id=e.network_id,
-            endpoint_id=hashlib.sha256(f"{container_id}/{e.network_id}".encode()).hexdigest(),
-            address=e.address,
-            prefix_length=e.prefix,
-            gateway=e.gateway,
-            mac=e.mac,
-        )
-        for e in attached.endpoints
-        if e.network_id in keys
-    )
-    servers = [
-        line.split()[1]
-        for line in attached.resolv_conf.splitlines()
-        if line.startswith("nameserver ")
-    ]
-    return Joined(
-        netns_fd=os.dup(attached.netns_fd),
-        endpoints=endpoints,
-        ports=tuple(
-            (p.container_port, p.protocol, p.host_ip or "0.0.0.0", p.host_port)
-            for p in attached.ports
-        ),
-        dns_servers=tuple(servers),
+def _bridge(network: NetworkInfo) -> BridgeNetwork:
+    """Return the kernel's side of a network."""
+    options = network.options
+    return BridgeNetwork(
+        network_id=network.id,
+        name=network.name,
+        bridge=options.get(network_spec.BRIDGE_NAME) or f"br-{network.id[:12]}",
+        subnet=network.subnet,
+        gateway=network.gateway,
+        ip_range=network.ip_range,
+        internal=network.internal,
+        masquerade=network_spec.switch(options, network_spec.MASQUERADE),
+        talkative=network_spec.switch(options, network_spec.TALKATIVE),
+        reserved=tuple(network.reserved.values()),
+        default=network.id == BRIDGE_ID,
+        mtu=int(options.get(network_spec.MTU, "1500")),
     )
 
 

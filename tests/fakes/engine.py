@@ -8,6 +8,7 @@ from typing import Any
 
 from runtime.errors import BadStatus, NoSuchContainer, StartFailed
 from runtime.oci import ContainerState, Launch
+from worker.engine.networks import BRIDGE_ID, HOST_ID, NONE_ID
 from worker.engine.ports import (
     ExecProcess,
     Joined,
@@ -177,21 +178,63 @@ class FakeSupervisor:
 
 
 class FakeNetworking:
-    """One bridge that hands out addresses in order."""
+    """Networks that hand out addresses in order; the kernel's part is left out."""
 
     def __init__(self) -> None:
         self.members: dict[str, str] = {}
+        self.requests: list[JoinRequest] = []
+        """Every join, connect and rename, in order."""
         self._next = 2
+        self._networks: dict[str, NetworkInfo] = {}
+
+    async def open(self, networks: Sequence[NetworkInfo]) -> None:
+        """Take the default bridge and those given."""
+        bridge = NetworkInfo(BRIDGE_ID, "bridge", "bridge", "10.9.0.0/24", "10.9.0.1")
+        host, none = NetworkInfo(HOST_ID, "host", "host"), NetworkInfo(NONE_ID, "none", "null")
+        self._networks = {network.id: network for network in (host, none, bridge, *networks)}
+
+    async def create(self, network: NetworkInfo) -> NetworkInfo:
+        """Enter a network."""
+        made = replace(network, subnet=network.subnet or f"10.{len(self._networks)}.0.0/24")
+        self._networks[made.id] = made
+        return made
+
+    async def remove(self, network_id: str) -> None:
+        """Forget a network."""
+        del self._networks[network_id]
 
     async def join(self, request: JoinRequest) -> Joined:
-        """Give an address; the descriptor is of /dev/null."""
-        address = f"10.9.0.{self._next}"
+        """Give addresses; the descriptor is of /dev/null."""
+        self.requests.append(request)
+        endpoints = tuple(self._endpoint(request, name) for name in request.networks)
+        self.members[request.container_id] = endpoints[0].address
+        ports = tuple((p.container_port, p.protocol, p.host_ip, p.host_port) for p in request.ports)
+        return Joined(os.open("/dev/null", os.O_RDONLY), endpoints, ports)
+
+    def _endpoint(self, request: JoinRequest, name: str) -> JoinedEndpoint:
+        network = next(n for n in self._networks.values() if name in (n.name, n.id))
+        address = request.networks[name].ipv4_address or f"10.9.0.{self._next}"
         self._next += 1
-        self.members[request.container_id] = address
-        endpoint = JoinedEndpoint(
-            "bridge", "b1", "e1", address, 24, "10.9.0.1", "02:00:00:00:00:01"
+        return JoinedEndpoint(
+            name, network.id, f"e{self._next}", address, 24, "10.9.0.1", "02:00:00:00:00:01"
         )
-        return Joined(os.open("/dev/null", os.O_RDONLY), (endpoint,), request.ports)
+
+    async def connect(self, request: JoinRequest) -> JoinedEndpoint:
+        """Give one more address."""
+        self.requests.append(request)
+        (name,) = request.networks
+        return self._endpoint(request, name)
+
+    async def disconnect(self, container_id: str, network_id: str) -> None:
+        """Take any."""
+
+    async def rename(self, request: JoinRequest) -> None:
+        """Remember the wish."""
+        self.requests.append(request)
+
+    async def host_gateway(self) -> str:
+        """Return the bridge's address."""
+        return "10.9.0.1"
 
     async def rejoin(
         self, request: JoinRequest, pid: int, endpoints: Sequence[JoinedEndpoint]
@@ -204,8 +247,8 @@ class FakeNetworking:
         self.members.pop(container_id, None)
 
     def networks(self) -> Sequence[NetworkInfo]:
-        """Return the bridge."""
-        return (NetworkInfo("b1", "bridge", "bridge", "10.9.0.0/24", "10.9.0.1"),)
+        """Return every network."""
+        return [*self._networks.values()]
 
     async def close(self) -> None:
         """Forget everyone."""

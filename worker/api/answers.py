@@ -193,6 +193,19 @@ class Network(TypedDict):
     Labels: dict[str, str] | None
 
 
+class NetworkCreated(TypedDict):
+    """A new network."""
+
+    Id: str
+    Warning: str
+
+
+class NetworksPruned(TypedDict):
+    """The names of the networks a prune removed."""
+
+    NetworksDeleted: list[str] | None
+
+
 class Version(TypedDict):
     """What runs here."""
 

@@ -1,87 +1,182 @@
-"""The networks of this machine, as the engine knows them without a cluster."""
+"""The networks of this machine."""
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
 from swarmapi import query, rest
-from swarmapi.errors import NotFound
+from swarmapi.errors import InvalidArgument, NotFound, SwarmError
 from swarmapi.rest import Route
 from worker.api import answers
 from worker.api.keys import engine_of
-from worker.api.responses import answer
+from worker.api.responses import answer, nothing
+from worker.engine.endpoints import decode_endpoint
 from worker.engine.engine import Engine
+from worker.engine.filters import label_matches, truth, until_ns
+from worker.engine.network_spec import PREDEFINED, NetworkRequest, decode_network
 from worker.engine.ports import NetworkInfo
+from worker.engine.rfc3339 import format_ns
+
+
+class ConnectRequest(msgspec.Struct, rename="pascal"):
+    """The body of a connect."""
+
+    container: str
+    endpoint_config: dict[str, Any] | None = None
+
+
+class DisconnectRequest(msgspec.Struct, rename="pascal"):
+    """The body of a disconnect; with `Force` a container that is gone is no error."""
+
+    container: str
+    force: bool = False
 
 
 async def list_networks(request: web.Request) -> web.StreamResponse:
     """List networks by name."""
     engine = engine_of(request)
     wanted = query.filters(request)
-    shown = []
-    for network in engine.networking.networks():
-        checks = (
-            ("name", lambda value, found=network: value in found.name),
-            ("id", lambda value, found=network: found.id.startswith(value)),
-            ("driver", lambda value, found=network: value == found.driver),
-            ("scope", lambda value: value == "local"),
-            ("type", lambda value: value == "builtin"),
-            ("label", lambda _: False),
-            ("dangling", lambda value: value in ("false", "0")),
-        )
-        if all(
-            any(check(value) for value in wanted[key]) for key, check in checks if wanted.get(key)
-        ):
-            shown.append(render(engine, network))
-    return answer(shown)
+    for kind in wanted.get("type", ()):
+        if kind not in ("custom", "builtin"):
+            raise InvalidArgument(f"invalid filter: 'type'='{kind}'")
+    found = [n for n in engine.networks.all() if _matches(engine, n, wanted)]
+    return answer([render(network) for network in found])
+
+
+def _matches(engine: Engine, network: NetworkInfo, wanted: Mapping[str, Sequence[str]]) -> bool:
+    kind = "builtin" if network.name in PREDEFINED else "custom"
+    tests: Mapping[str, Callable[[str], bool]] = {
+        "name": lambda value: value in network.name,
+        "id": lambda value: value in network.id,
+        "driver": lambda value: value == network.driver,
+        "scope": lambda value: value == network.scope,
+        "type": lambda value: value == kind,
+        "dangling": lambda value: (
+            truth("dangling", value) == (kind == "custom" and not engine.networks.members(network))
+        ),
+    }
+    if not all(label_matches(network.labels, value) for value in wanted.get("label", ())):
+        return False
+    return all(
+        any(tests[key](value) for value in values)
+        for key, values in wanted.items()
+        if values and key in tests
+    )
+
+
+async def create(request: web.Request) -> web.StreamResponse:
+    """Create a bridge network."""
+    made = await engine_of(request).networks.create(decode_network(await query.body(request)))
+    return answer({"Id": made.id, "Warning": ""}, 201)
 
 
 async def inspect(request: web.Request) -> web.StreamResponse:
-    """Show one network and who is in it."""
+    """Show one network and who is on it."""
     engine = engine_of(request)
-    reference = request.match_info["id"]
-    for network in engine.networking.networks():
-        if network.name == reference or (reference and network.id.startswith(reference)):
-            return answer(render(engine, network, members=True))
-    raise NotFound(f"network {reference} not found")
+    network = engine.networks.get(request.match_info["id"])
+    scope = query.text(request, "scope")
+    if scope and scope != network.scope:
+        raise NotFound(f"network {request.match_info['id']} not found")
+    return answer(render(network) | {"Containers": _members(engine, network)})
 
 
-def render(engine: Engine, network: NetworkInfo, *, members: bool = False) -> dict[str, Any]:
-    """Render a network of this machine."""
-    pools = [{"Subnet": network.subnet, "Gateway": network.gateway}] if network.subnet else []
+async def remove(request: web.Request) -> web.StreamResponse:
+    """Remove a network nobody is on."""
+    await engine_of(request).networks.remove(request.match_info["id"])
+    return nothing()
+
+
+async def connect(request: web.Request) -> web.StreamResponse:
+    """Put a container on a network."""
+    body = await query.body(request)
+    spec = decode_endpoint(body.get("EndpointConfig"))
+    await engine_of(request).connections.connect(
+        request.match_info["id"], str(body.get("Container") or ""), spec
+    )
+    return web.Response()
+
+
+async def disconnect(request: web.Request) -> web.StreamResponse:
+    """Take a container off a network."""
+    body = await query.body(request)
+    await engine_of(request).connections.disconnect(
+        request.match_info["id"],
+        str(body.get("Container") or ""),
+        force=bool(body.get("Force")),
+    )
+    return web.Response()
+
+
+async def prune(request: web.Request) -> web.StreamResponse:
+    """Remove every user-defined network no running container is on."""
+    engine = engine_of(request)
+    wanted = query.filters(request)
+    before_ns = until_ns(wanted.get("until", ()), engine.parts.clock.now_ns())
+    deleted = []
+    for network in engine.networks.all():
+        if network.name in PREDEFINED or network.scope != "local":
+            continue
+        if before_ns is not None and network.created_ns > before_ns:
+            continue
+        if not all(label_matches(network.labels, value) for value in wanted.get("label", ())):
+            continue
+        if any(label_matches(network.labels, value) for value in wanted.get("label!", ())):
+            continue
+        try:
+            await engine.networks.remove(network.id)
+        except SwarmError:
+            continue  # someone is on it
+        deleted.append(network.name)
+    engine.events.emit("network", "prune", "", {"reclaimed": "0"})
+    return answer({"NetworksDeleted": deleted or None})
+
+
+def render(network: NetworkInfo) -> dict[str, Any]:
+    """Render a network of this machine, without its members."""
+    pool: dict[str, Any] = {"Subnet": network.subnet}
+    if network.ip_range:
+        pool["IPRange"] = network.ip_range
+    if network.gateway:
+        pool["Gateway"] = network.gateway
+    if network.reserved:
+        pool["AuxiliaryAddresses"] = network.reserved
     return {
         "Name": network.name,
         "Id": network.id,
-        "Created": "0001-01-01T00:00:00Z",
-        "Scope": "local",
+        "Created": format_ns(network.created_ns),
+        "Scope": network.scope,
         "Driver": network.driver,
         "EnableIPv4": True,
         "EnableIPv6": False,
-        "IPAM": {"Driver": "default", "Options": None, "Config": pools},
-        "Internal": False,
-        "Attachable": False,
+        "IPAM": {
+            "Driver": "default",
+            "Options": None,
+            "Config": [pool] if network.subnet else [],
+        },
+        "Internal": network.internal,
+        "Attachable": network.attachable,
         "Ingress": False,
         "ConfigFrom": {"Network": ""},
         "ConfigOnly": False,
-        "Containers": _members(engine, network) if members else {},
-        "Options": {},
-        "Labels": {},
+        "Containers": {},
+        "Options": network.options,
+        "Labels": network.labels,
     }
 
 
 def _members(engine: Engine, network: NetworkInfo) -> dict[str, Any]:
     found = {}
-    for container in engine.list():
-        record = container.record
-        state = record.joined.get(network.name)
-        if state is not None:
-            found[record.id] = {
-                "Name": record.name,
-                "EndpointID": state.endpoint_id,
-                "MacAddress": state.mac,
-                "IPv4Address": f"{state.address}/{state.prefix_length}" if state.address else "",
-                "IPv6Address": "",
-            }
+    for record in engine.networks.members(network):
+        state = next(s for s in record.joined.values() if s.network_id == network.id)
+        found[record.id] = {
+            "Name": record.name,
+            "EndpointID": state.endpoint_id,
+            "MacAddress": state.mac,
+            "IPv4Address": f"{state.address}/{state.prefix_length}" if state.address else "",
+            "IPv6Address": "",
+        }
     return found
 
 
@@ -90,10 +185,28 @@ ROUTES = (
     Route("GET", "/networks", list_networks, (_FILTERS,), answer=list[answers.Network]),
     Route("GET", "/networks/", list_networks, (_FILTERS,), hidden=True),
     Route(
+        "POST",
+        "/networks/create",
+        create,
+        body=NetworkRequest,
+        answer=answers.NetworkCreated,
+        status=201,
+    ),
+    Route(
+        "POST",
+        "/networks/prune",
+        prune,
+        (rest.filters("until", "label", "label!"),),
+        answer=answers.NetworksPruned,
+    ),
+    Route(
         "GET",
         "/networks/{id}",
         inspect,
         (rest.text("scope", "swarm, global or local"), rest.flag("verbose")),
         answer=answers.Network,
     ),
+    Route("DELETE", "/networks/{id}", remove, status=204),
+    Route("POST", "/networks/{id}/connect", connect, body=ConnectRequest),
+    Route("POST", "/networks/{id}/disconnect", disconnect, body=DisconnectRequest),
 )

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from runtime.image.model import Image
+from worker.engine.endpoints import EndpointSpec
 from worker.engine.engine import Engine
 from worker.engine.launcher import parse_port
 from worker.engine.record import EndpointState, MountPoint, Record
@@ -213,18 +214,11 @@ def _mount(mount: MountPoint) -> dict[str, Any]:
 
 
 def _networks(record: Record) -> dict[str, Any]:
+    names = dict.fromkeys((*record.joined, *record.endpoints))
     mode = record.host.network_mode
-    if mode in ("none", "host"):
-        return {mode: _endpoint(EMPTY_ENDPOINT, record, mode)}
-    if record.joined:
-        return {name: _endpoint(state, record, name) for name, state in record.joined.items()}
-    if mode.startswith("container:"):
-        return {}
-    names = list(record.endpoints) or [mode]
-    return {
-        ("bridge" if name in ("", "default") else name): _endpoint(EMPTY_ENDPOINT, record, name)
-        for name in names
-    }
+    if not names and mode in ("none", "host"):
+        names = {mode: None}
+    return {name: _endpoint(record.joined.get(name), record, name) for name in names}
 
 
 EMPTY_ENDPOINT = EndpointState(
@@ -232,16 +226,20 @@ EMPTY_ENDPOINT = EndpointState(
 )
 
 
-def _endpoint(state: EndpointState, record: Record, name: str) -> dict[str, Any]:
-    asked = record.endpoints.get(name)
+def _endpoint(found: EndpointState | None, record: Record, name: str) -> dict[str, Any]:
+    asked = record.endpoints.get(name) or EndpointSpec()
+    state = found or EMPTY_ENDPOINT
+    names = [record.name, *asked.aliases, record.id[:12]]
+    names += [record.config.hostname] if record.config.hostname else []
+    named = record.owns_network and name != "bridge"
     return {
-        "IPAMConfig": None,
+        "IPAMConfig": {"IPv4Address": asked.ipv4_address} if asked.ipv4_address else None,
         "Links": None,
-        "Aliases": asked.aliases if asked and asked.aliases else None,
-        "MacAddress": state.mac,
+        "Aliases": asked.aliases or None,
+        "MacAddress": state.mac or asked.mac_address,
         "DriverOpts": None,
-        "GwPriority": 0,
-        "NetworkID": state.network_id,
+        "GwPriority": asked.gateway_priority,
+        "NetworkID": state.network_id or asked.network_id,
         "EndpointID": state.endpoint_id,
         "Gateway": state.gateway,
         "IPAddress": state.address,
@@ -249,7 +247,7 @@ def _endpoint(state: EndpointState, record: Record, name: str) -> dict[str, Any]
         "IPv6Gateway": "",
         "GlobalIPv6Address": "",
         "GlobalIPv6PrefixLen": 0,
-        "DNSNames": None,
+        "DNSNames": list(dict.fromkeys(names)) if named else None,
     }
 
 

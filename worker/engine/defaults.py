@@ -32,8 +32,9 @@ class ContainerDefaults:
         if not log.type or log.type == self.log_driver:
             log.type = self.log_driver
             log.config = {**self.log_options, **log.config}
-        host.dns = host.dns or list(self.dns)
-        host.dns_search = host.dns_search or list(self.dns_search)
+        if not host.network_mode.startswith("container:"):  # it has the other's resolvers
+            host.dns = host.dns or list(self.dns)
+            host.dns_search = host.dns_search or list(self.dns_search)
         own = {limit.name for limit in host.ulimits}
         host.ulimits = [*host.ulimits, *(one for one in self.ulimits if one.name not in own)]
 

@@ -18,6 +18,7 @@ from runtime.image.store import ImageStore
 from swarmapi.errors import Conflict, InvalidArgument, NotFound, Unsupported
 from worker.engine import bundle
 from worker.engine.attach import AttachSession
+from worker.engine.connections import Connections
 from worker.engine.defaults import ContainerDefaults
 from worker.engine.events import EventBus
 from worker.engine.execs import Exec, ExecConfig
@@ -29,6 +30,7 @@ from worker.engine.lifecycle import Lifecycle, exit_code_of_failure, signal_numb
 from worker.engine.logs import LogLine, LogQuery, read_log
 from worker.engine.mounts import resolve_mounts
 from worker.engine.names import check_name, fresh_name
+from worker.engine.networks import Networks
 from worker.engine.ports import Clock, Networking, Supervisor
 from worker.engine.record import Container, ExitStatus, Record
 from worker.engine.spec import ContainerCreate, HostConfig, decode_host
@@ -72,7 +74,19 @@ class Engine:
         self.places = Places(parts.data_root / "containers")
         self.swarm_info = parts.swarm_info
         self._table = ContainerTable(Journal(parts.data_root / "containers.journal"))
-        self._launcher = Launcher(self.places, parts.supervisor, parts.networking, self._netns_pid)
+        self.networks = Networks(
+            Journal(parts.data_root / "networks.journal"),
+            parts.networking,
+            self.events,
+            parts.clock.now_ns,
+            parts.random_bytes,
+            lambda: [container.record for container in self._table],
+            lambda reference: self._table.get(reference).record,
+        )
+        self._launcher = Launcher(self.places, parts.supervisor, parts.networking, self._sharing)
+        self.connections = Connections(
+            self._table, self.networks, parts.networking, self._launcher, self.events
+        )
         self.files = Files(self._table.get, self._launcher, self.lower_dirs)
         self._lifecycle = Lifecycle(
             table=self._table,
@@ -93,6 +107,7 @@ class Engine:
         """Read the records, adopt running containers and start those that must run."""
         self.places.containers.mkdir(parents=True, exist_ok=True)
         self._table.open()
+        await self.networks.open()
         await self._lifecycle.open()
 
     async def close(self) -> None:
@@ -102,6 +117,7 @@ class Engine:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         self.events.close()
+        self.networks.close()
         self._table.close()
 
     # -- containers ------------------------------------------------------------------------
@@ -115,7 +131,7 @@ class Engine:
             InvalidArgument, Unsupported: when the spec cannot be served.
         """
         record = await asyncio.to_thread(self._record_of, spec)
-        self._check_network(record)
+        self.networks.resolve(record)
         if not spec.name:
             record.name = fresh_name(self._table.names, random.choice)
         container = await self._table.add(record)
@@ -186,6 +202,7 @@ class Engine:
         container = self._table.get(reference)
         before = container.record.name
         await self._table.rename(container, name)
+        await self.connections.renamed(container.record)
         self._emit(container, "rename", {"oldName": f"/{before}"})
 
     async def update(self, reference: str, changes: Mapping[str, Any]) -> None:
@@ -362,7 +379,12 @@ class Engine:
     def stepper(self) -> Stepper:
         """Return what runs the steps of one build."""
         return Stepper(
-            self.supervisor, self.networking, self.places, self._netns_pid, self.parts.clock.now_ns
+            self.supervisor,
+            self.networking,
+            self.places,
+            self._sharing,
+            self.networks.resolve,
+            self.parts.clock.now_ns,
         )
 
     def users_of_image(self, image_id: str) -> Sequence[User]:
@@ -414,6 +436,8 @@ class Engine:
             record.warnings.append("the image's health check is not run")
         record.config.labels = {**(image_config.get("Labels") or {}), **record.config.labels}
         published_ports(record)
+        if spec.host.network_mode == "host" and not spec.config.hostname:
+            record.config.hostname = os.uname().nodename
         record.mounts = resolve_mounts(
             spec.config,
             spec.host,
@@ -429,22 +453,6 @@ class Engine:
         parse_size(options.get("max-size", "0"))
         if not options.get("max-file", "1").isdigit():
             raise InvalidArgument(f"invalid value for max-file: {options['max-file']!r}")
-
-    def _check_network(self, record: Record) -> None:
-        mode = record.host.network_mode
-        if mode in ("none", "host"):
-            if record.host.port_bindings and mode == "host":
-                record.warnings.append("Published ports are discarded when using host network mode")
-            return
-        if mode.startswith("container:"):
-            self._table.get(mode.removeprefix("container:"))
-            return
-        known = {
-            name for network in self.networking.networks() for name in (network.name, network.id)
-        }
-        for name in (mode, *record.endpoints):
-            if name not in ("", "default", "bridge") and name not in known:
-                raise NotFound(f"network {name} not found")
 
     def _open_volume(self, name: str) -> str:
         anonymous = len(name) == 64
@@ -480,8 +488,12 @@ class Engine:
             raise Conflict(f"container {container.record.id} is not running")
         return container
 
-    def _netns_pid(self, reference: str) -> int:
-        return self._running(reference).record.pid
+    def _sharing(self, reference: str) -> Record:
+        """Return the running container whose network another one shares."""
+        record = self._table.get(reference).record
+        if not record.running:
+            raise Conflict(f"cannot join network of a non running container: {record.id}")
+        return record
 
     def _forget_old_execs(self) -> None:
         for exec_id, known in list(self._execs.items()):

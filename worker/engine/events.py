@@ -94,3 +94,11 @@ class EventBus:
         for queue in self._queues:
             queue.put_nowait(None)
         self._queues.clear()
+
+
+def emit_network(
+    bus: EventBus, action: str, network_id: str, name: str, driver: str, container_id: str
+) -> None:
+    """Tell that a container came on a network, or left it."""
+    attributes = {"container": container_id, "name": name, "type": driver}
+    bus.emit("network", action, network_id, attributes)

@@ -1,5 +1,6 @@
 """Docker's `filters` of container lists and events."""
 
+import datetime
 import fnmatch
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ CONTAINER_KEYS = (
     "ancestor", "before", "exited", "expose", "health", "id", "is-task", "label", "name",
     "network", "publish", "since", "status", "volume",
 )  # fmt: skip
+_UNITS_S = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _STATUSES = {"created", "running", "paused", "restarting", "removing", "exited", "dead"}
 
 
@@ -65,6 +67,35 @@ def label_matches(labels: Mapping[str, str], wanted: str) -> bool:
     """Tell whether `key` or `key=value` is among the labels."""
     key, equals, value = wanted.partition("=")
     return key in labels and (not equals or labels[key] == value)
+
+
+def truth(key: str, value: str) -> bool:
+    """Return a filter's value that is true or false."""
+    found = {"true": True, "1": True, "false": False, "0": False}.get(value.lower())
+    if found is None:
+        raise InvalidArgument(f"invalid filter '{key}={value}'")
+    return found
+
+
+def until_ns(values: Sequence[str], now_ns: int) -> int | None:
+    """Return the time before which `until` asks for: a duration, unix time or RFC 3339."""
+    if not values:
+        return None
+    if len(values) > 1:
+        raise InvalidArgument("more than one until filter specified")
+    text = values[0]
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        return int(float(text) * 1e9)
+    parts = re.findall(r"(\d+(?:\.\d+)?)(h|ms|m|s)", text)
+    if parts and "".join(number + unit for number, unit in parts) == text:
+        return now_ns - int(sum(float(n) * _UNITS_S[unit] for n, unit in parts) * 1e9)
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidArgument(f"invalid filter 'until={text}'") from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=datetime.UTC)
+    return int(moment.timestamp() * 1e9)
 
 
 def pattern_matches(name: str, pattern: str) -> bool:

@@ -1,5 +1,6 @@
 """Everything between a record and a running process: files, user, network, Launch."""
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,14 +9,20 @@ from typing import Any
 
 from runtime.oci import ContainerState, Launch, LogConfig, Overlay
 from swarmapi.errors import InvalidArgument
-from worker.engine import bundle, initlayer, rootfs
-from worker.engine.ports import Joined, JoinRequest, Networking, Supervisor
+from worker.engine import bundle, initlayer, netfiles, rootfs
+from worker.engine.networks import HOST_ID, NONE_ID
+from worker.engine.ports import (
+    Joined,
+    JoinedEndpoint,
+    JoinRequest,
+    Networking,
+    PortWish,
+    Supervisor,
+)
 from worker.engine.record import EndpointState, Record
-from worker.engine.spec import EndpointSpec, PortBinding
+from worker.engine.spec import PortBinding
 
-_WRITTEN = ("hostname", "hosts", "resolv.conf")
 _SIZES = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
-_LOCALHOST = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 
 
 @dataclass(frozen=True)
@@ -41,12 +48,12 @@ class Launcher:
         places: Places,
         supervisor: Supervisor,
         networking: Networking,
-        netns_of: Callable[[str], int],
+        running: Callable[[str], Record],
     ) -> None:
         self._places = places
         self._supervisor = supervisor
         self._networking = networking
-        self._netns_of = netns_of
+        self._running = running
 
     async def start(self, record: Record, lower: Sequence[str]) -> ContainerState:
         """Launch the container and write where it is into the record.
@@ -56,19 +63,11 @@ class Launcher:
             RuntimeFailure: when the supervisor refuses or the program cannot be run.
         """
         overlay = self.overlay(record.id, lower)
-        mode = record.host.network_mode
+        netns = self._netns(record)
         joined = await self._join(record)
         try:
-            files = self._write_files(record, joined)
+            files = await self.write_files(record)
             config = self._config(record, overlay, files)
-            if joined is not None:
-                netns = "fd"
-            elif mode == "host":
-                netns = "host"
-            elif mode.startswith("container:"):
-                netns = f"container:{self._netns_of(mode.removeprefix('container:'))}"
-            else:
-                netns = "new"
             launch = Launch(
                 container_id=record.id,
                 config=config,
@@ -116,8 +115,7 @@ class Launcher:
 
     def files_of(self, container_id: str) -> dict[str, str]:
         """Return target in the container → host file, of the files the daemon writes."""
-        directory = self._places.directory(container_id)
-        return {f"/etc/{name}": str(directory / name) for name in _WRITTEN}
+        return netfiles.paths(self._places.directory(container_id))
 
     def _upper(self, container_id: str) -> str:
         return str(self._places.directory(container_id) / "upper")
@@ -143,85 +141,95 @@ class Launcher:
             max_files=int(options.get("max-file", "1")),
         )
 
-    async def _join(self, record: Record) -> Joined | None:
+    def _netns(self, record: Record) -> str:
+        """Return where its network namespace comes from, in Launch's words."""
         mode = record.host.network_mode
-        if mode in ("none", "host") or mode.startswith("container:"):
+        if record.owns_network:
+            return "fd"
+        if not mode.startswith("container:"):
+            return "host" if mode == "host" else "new"
+        owner = self._running(mode.removeprefix("container:"))
+        record.config.hostname = bundle.hostname_of(owner)
+        record.config.domainname = owner.config.domainname
+        return f"container:{owner.pid}"
+
+    async def _join(self, record: Record) -> Joined | None:
+        record.joined, record.ports = {}, []
+        if not record.owns_network:
+            mode = record.host.network_mode
+            network_id = {"host": HOST_ID, "none": NONE_ID}.get(mode)
+            if network_id is not None:
+                record.joined = {mode: _unplugged(record.id, network_id, mode)}
             return None
-        joined = await self._networking.join(join_request(record, published_ports(record)))
-        record.joined = {
-            endpoint.network: EndpointState(
-                network_id=endpoint.network_id,
-                endpoint_id=endpoint.endpoint_id,
-                address=endpoint.address,
-                prefix_length=endpoint.prefix_length,
-                gateway=endpoint.gateway,
-                mac=endpoint.mac,
-            )
-            for endpoint in joined.endpoints
-        }
+        joined = await self._networking.join(join_request(record, ports=published_ports(record)))
+        record.joined = {one.network: to_state(one) for one in joined.endpoints}
         record.ports = list(joined.ports)
         return joined
 
-    def _write_files(self, record: Record, joined: Joined | None) -> dict[str, str]:
-        directory = self._places.directory(record.id)
-        host = record.host
-        name = bundle.hostname_of(record)
-        hosts = _LOCALHOST
-        for entry in host.extra_hosts:
-            alias, _, address = entry.partition(":")
-            if address == "host-gateway":
-                gateways = [state.gateway for state in record.joined.values() if state.gateway]
-                address = gateways[0] if gateways else "127.0.0.1"
-            hosts += f"{address}\t{alias}\n"
-        for state in record.joined.values():
-            if state.address:
-                hosts += f"{state.address}\t{name}\n"
-        texts = (name + "\n", hosts, self._resolv_conf(record, joined))
-        for file, text in zip(_WRITTEN, texts, strict=True):
-            (directory / file).write_text(text)
-        return self.files_of(record.id)
+    async def write_files(self, record: Record) -> dict[str, str]:
+        """Write the container's /etc/hosts and its kin; return their paths by target.
 
-    @staticmethod
-    def _resolv_conf(record: Record, joined: Joined | None) -> str:
-        host = record.host
-        servers = list(joined.dns_servers) if joined and joined.dns_servers else list(host.dns)
-        if not servers:
-            inherited = _host_resolv_conf()
-            if not (host.dns_search or host.dns_options):
-                return inherited
-            servers = [
-                line.split()[1]
-                for line in inherited.splitlines()
-                if line.startswith("nameserver ") and len(line.split()) > 1
-            ]
-        lines = [f"nameserver {server}" for server in servers]
-        if host.dns_search:
-            lines.append("search " + " ".join(host.dns_search))
-        if host.dns_options:
-            lines.append("options " + " ".join(host.dns_options))
-        return "\n".join(lines) + "\n"
+        One that shares another's network has the other's files.
+        """
+        mode = record.host.network_mode
+        if mode.startswith("container:"):
+            owner = self._running(mode.removeprefix("container:"))
+            return netfiles.paths(self._places.directory(owner.id))
+        gateway = ""
+        if any(entry.endswith(f":{netfiles.HOST_GATEWAY}") for entry in record.host.extra_hosts):
+            gateway = await self._networking.host_gateway()
+        return netfiles.write_files(self._places.directory(record.id), record, gateway)
 
 
-def join_request(record: Record, ports: tuple[tuple[int, str, str, int], ...]) -> JoinRequest:
-    """Return what a container asks of the network."""
-    mode = record.host.network_mode
-    first = "bridge" if mode in ("", "default", "bridge") else mode
-    networks = {first: EndpointSpec()} | {
-        ("bridge" if name == "default" else name): endpoint
-        for name, endpoint in record.endpoints.items()
-    }
+def join_request(
+    record: Record, network: str = "", ports: tuple[PortWish, ...] = ()
+) -> JoinRequest:
+    """Return what a container asks of its networks, or of the one named."""
+    names = [record.id[:12]]
+    if record.config.hostname:
+        names.append(record.config.hostname)
     return JoinRequest(
         container_id=record.id,
-        hostname=bundle.hostname_of(record),
-        names=(record.name, record.id[:12]),
-        networks=networks,
+        name=record.name,
+        names=tuple(names),
+        networks={k: v for k, v in record.endpoints.items() if network in ("", k)},
         ports=ports,
         dns=tuple(record.host.dns),
     )
 
 
-def published_ports(record: Record) -> tuple[tuple[int, str, str, int], ...]:
-    """Return (container port, protocol, host address, host port; 0 for any) to publish.
+def to_state(endpoint: JoinedEndpoint) -> EndpointState:
+    """Return what the record remembers of an endpoint."""
+    return EndpointState(
+        network_id=endpoint.network_id,
+        endpoint_id=endpoint.endpoint_id,
+        address=endpoint.address,
+        prefix_length=endpoint.prefix_length,
+        gateway=endpoint.gateway,
+        mac=endpoint.mac,
+        driver=endpoint.driver,
+    )
+
+
+def endpoint_id(container_id: str, network_id: str) -> str:
+    """Return the id of a container's endpoint on a network."""
+    return hashlib.sha256(f"{container_id}/{network_id}".encode()).hexdigest()
+
+
+def _unplugged(container_id: str, network_id: str, driver: str) -> EndpointState:
+    return EndpointState(
+        network_id=network_id,
+        endpoint_id=endpoint_id(container_id, network_id),
+        address="",
+        prefix_length=0,
+        gateway="",
+        mac="",
+        driver=driver,
+    )
+
+
+def published_ports(record: Record) -> tuple[PortWish, ...]:
+    """Return the ports to publish; none on a network mode that has none.
 
     Raises:
         InvalidArgument: for a malformed port.
@@ -236,11 +244,18 @@ def published_ports(record: Record) -> tuple[tuple[int, str, str, int], ...]:
     for port, targets in bindings.items():
         number, protocol = parse_port(port)
         for target in targets:
-            host_port = target.host_port or "0"
-            if not host_port.isdigit() or int(host_port) > 65535:
-                raise InvalidArgument(f"invalid port specification: {host_port!r}")
-            wanted.append((number, protocol, target.host_ip or "0.0.0.0", int(host_port)))
+            first, last = _host_ports(target.host_port)
+            wanted.append(PortWish(number, protocol, target.host_ip, first, last))
     return tuple(wanted)
+
+
+def _host_ports(text: str) -> tuple[int, int]:
+    """Return the first and last port of `8000-8010`, `80` or nothing."""
+    first, dash, last = (text or "0").partition("-")
+    last = last if dash else first
+    if not (first.isdigit() and last.isdigit() and int(first) <= int(last) <= 65535):
+        raise InvalidArgument(f"invalid port specification: {text!r}")
+    return int(first), int(last)
 
 
 def parse_port(port: str) -> tuple[int, str]:
@@ -266,10 +281,3 @@ def parse_size(text: str) -> int:
 
 def _user_of(record: Record) -> str:
     return record.config.user or str(record.image_config.get("User") or "")
-
-
-def _host_resolv_conf() -> str:
-    try:
-        return Path("/etc/resolv.conf").read_text()
-    except OSError:
-        return ""

@@ -11,7 +11,7 @@ from runtime.errors import NoSuchContainer, RuntimeFailure
 from runtime.oci import ContainerState
 from swarmapi.errors import Conflict, InvalidArgument, NotFound, SwarmError
 from worker.engine import restart
-from worker.engine.events import EventBus
+from worker.engine.events import EventBus, emit_network
 from worker.engine.launcher import Launcher, Places, join_request
 from worker.engine.ports import Clock, JoinedEndpoint, Networking, Supervisor
 from worker.engine.record import Container, ExitStatus, Record
@@ -217,6 +217,7 @@ class Lifecycle:
         record.warnings = list(state.warnings)
         container.ended.clear()
         await self._table.save(container)
+        self._emit_networks(record, "connect")
         self._emit(container, "start")
         if state.status == "stopped":
             self._spawn(self._ended(container, state))
@@ -275,6 +276,7 @@ class Lifecycle:
         record.finished_ns = state.finished_ns or self._clock.now_ns()
         record.stopped_by_user = container.stop_asked or record.stopped_by_user
         record.pid = 0
+        self._emit_networks(record, "disconnect")
         record.joined, record.ports = {}, []
 
     def _schedule_restart(self, container: Container) -> None:
@@ -345,7 +347,7 @@ class Lifecycle:
             self._schedule_restart(container)
 
     async def _rejoin(self, record: Record) -> None:
-        if not record.joined:
+        if not record.owns_network:
             return
         endpoints = [
             JoinedEndpoint(
@@ -356,12 +358,12 @@ class Lifecycle:
                 prefix_length=state.prefix_length,
                 gateway=state.gateway,
                 mac=state.mac,
+                driver=state.driver,
             )
             for name, state in record.joined.items()
         ]
-        request = join_request(record, tuple(record.ports))
         try:
-            await self._networking.rejoin(request, record.pid, endpoints)
+            await self._networking.rejoin(join_request(record), record.pid, endpoints)
         except (SwarmError, OSError) as error:
             log.error("network of running container %s: %s", record.id, error)
 
@@ -413,6 +415,10 @@ class Lifecycle:
         record = container.record
         attributes = {"image": record.config.image, "name": record.name, **record.config.labels}
         self._bus.emit("container", action, record.id, attributes | dict(extra or {}))
+
+    def _emit_networks(self, record: Record, action: str) -> None:
+        for name, state in record.joined.items():
+            emit_network(self._bus, action, state.network_id, name, state.driver, record.id)
 
     def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
         self._keep(asyncio.create_task(coroutine))

@@ -7,9 +7,10 @@ in `tests/fakes/engine.py`.
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from runtime.oci import ContainerState, Launch
+from worker.engine.endpoints import EndpointSpec
 
 
 class ExecProcess(Protocol):
@@ -66,6 +67,7 @@ class JoinedEndpoint:
     prefix_length: int
     gateway: str
     mac: str
+    driver: str = "bridge"
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,19 @@ class Joined:
     endpoints: tuple[JoinedEndpoint, ...]
     ports: tuple[tuple[int, str, str, int], ...] = ()
     """(container port, protocol, host address, host port) as bound."""
-    dns_servers: tuple[str, ...] = ()
+
+
+class PortWish(NamedTuple):
+    """A port to publish."""
+
+    container_port: int
+    protocol: str
+    host_ip: str = ""
+    """Empty: as the network has it, in general every address."""
+    host_port: int = 0
+    """0: any free one."""
+    host_port_last: int = 0
+    """Above `host_port`: the first free one of the range."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +98,12 @@ class JoinRequest:
     """What `Networking.join` is to build for one container."""
 
     container_id: str
-    hostname: str
+    name: str
     names: tuple[str, ...]
-    networks: Mapping[str, Any] = field(default_factory=dict)
-    """Network name → EndpointSpec."""
-    ports: tuple[tuple[int, str, str, int], ...] = ()
-    """(container port, protocol, host address, host port or 0 for any free one)."""
+    """What it answers to besides its name and its aliases."""
+    networks: Mapping[str, EndpointSpec] = field(default_factory=dict)
+    """By the network's name or id."""
+    ports: tuple[PortWish, ...] = ()
     dns: tuple[str, ...] = ()
 
 
@@ -102,10 +116,47 @@ class NetworkInfo:
     driver: str
     subnet: str = ""
     gateway: str = ""
+    ip_range: str = ""
+    reserved: dict[str, str] = field(default_factory=dict)
+    """Docker's AuxiliaryAddresses: name → address that is never handed out."""
+    internal: bool = False
+    attachable: bool = False
+    labels: dict[str, str] = field(default_factory=dict)
+    options: dict[str, str] = field(default_factory=dict)
+    created_ns: int = 0
+    scope: str = "local"
 
 
 class Networking(Protocol):
     """Namespaces with addresses, and their end."""
+
+    async def open(self, networks: Sequence[NetworkInfo]) -> None:
+        """Say which user-defined networks there are; they are made when they are needed."""
+        ...
+
+    async def create(self, network: NetworkInfo) -> NetworkInfo:
+        """Make a network and return it with subnet and gateway."""
+        ...
+
+    async def remove(self, network_id: str) -> None:
+        """Take a network away; Conflict while a container is on it."""
+        ...
+
+    async def connect(self, request: JoinRequest) -> JoinedEndpoint:
+        """Put a running container on the one network of the request."""
+        ...
+
+    async def disconnect(self, container_id: str, network_id: str) -> None:
+        """Take a running container off a network."""
+        ...
+
+    async def rename(self, request: JoinRequest) -> None:
+        """Let a running container answer to other names."""
+        ...
+
+    async def host_gateway(self) -> str:
+        """Return the address by which every container reaches the host."""
+        ...
 
     async def join(self, request: JoinRequest) -> Joined: ...
     async def rejoin(

@@ -5,7 +5,8 @@ from typing import Any
 
 import msgspec
 
-from worker.engine.spec import ContainerConfig, EndpointSpec, HostConfig
+from worker.engine.endpoints import EndpointSpec
+from worker.engine.spec import ContainerConfig, HostConfig
 
 
 class MountPoint(msgspec.Struct, kw_only=True):
@@ -31,6 +32,7 @@ class EndpointState(msgspec.Struct, kw_only=True):
     prefix_length: int
     gateway: str
     mac: str
+    driver: str = "bridge"
 
 
 class ExitStatus(msgspec.Struct, frozen=True):
@@ -75,6 +77,12 @@ class Record(msgspec.Struct, kw_only=True):
     def running(self) -> bool:
         """Whether it has a process (paused counts)."""
         return self.status in ("running", "paused")
+
+    @property
+    def owns_network(self) -> bool:
+        """Whether its network namespace is one that networks are plugged into."""
+        mode = self.host.network_mode
+        return mode not in ("none", "host") and not mode.startswith("container:")
 
 
 class Container:

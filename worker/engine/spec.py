@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from swarmapi.errors import InvalidArgument, Unsupported
+from worker.engine.endpoints import EndpointSpec, check_mac, decode_endpoints
 
 _S = TypeVar("_S", bound=msgspec.Struct)
 
@@ -30,6 +31,7 @@ class ContainerConfig(msgspec.Struct, rename="pascal", kw_only=True):
 
     hostname: str = ""
     domainname: str = ""
+    mac_address: str = ""
     user: str = ""
     attach_stdin: bool = False
     attach_stdout: bool = False
@@ -146,13 +148,6 @@ class HostConfig(msgspec.Struct, rename="pascal", kw_only=True):
     annotations: dict[str, str] = {}
 
 
-class EndpointSpec(msgspec.Struct, kw_only=True):
-    """How a container joins one network."""
-
-    aliases: list[str] = []
-    ipv4_address: str = ""
-
-
 class Networking(msgspec.Struct, rename="pascal"):
     """The networks a container joins, by name."""
 
@@ -208,10 +203,11 @@ def decode_create(body: Mapping[str, Any], name: str = "") -> ContainerCreate:
         body["Entrypoint"] = []
     config = _convert(body, ContainerConfig, "config")
     host = decode_host(host_raw)
+    check_mac(config.mac_address)
     if not config.image:
         raise InvalidArgument("no image specified")
     return ContainerCreate(
-        name=name, config=config, host=host, endpoints=_endpoints(networking or {})
+        name=name, config=config, host=host, endpoints=decode_endpoints(networking or {})
     )
 
 
@@ -242,23 +238,6 @@ def check_log(log: LogSpec) -> None:
     for option in log.config:
         if option not in ("max-size", "max-file"):
             raise Unsupported(f"log option {option!r} is not supported")
-
-
-def _endpoints(networking: Mapping[str, Any]) -> dict[str, EndpointSpec]:
-    endpoints = {}
-    for network, settings in (networking.get("EndpointsConfig") or {}).items():
-        settings = settings or {}
-        ipam = settings.get("IPAMConfig") or {}
-        for key in ("Links", "DriverOpts", "MacAddress"):
-            if settings.get(key):
-                raise Unsupported(f"EndpointsConfig.{key} is not supported")
-        if ipam.get("IPv6Address"):
-            raise Unsupported("IPAMConfig.IPv6Address is not supported")
-        endpoints[network] = EndpointSpec(
-            aliases=list(settings.get("Aliases") or []),
-            ipv4_address=ipam.get("IPv4Address") or "",
-        )
-    return endpoints
 
 
 def _convert(raw: Mapping[str, Any], kind: type[_S], where: str) -> _S:

@@ -27,13 +27,15 @@ class Stepper:
         supervisor: Supervisor,
         networking: Networking,
         places: Places,
-        netns_of: Callable[[str], int],
+        running: Callable[[str], Record],
+        resolve: Callable[[Record], None],
         now: Callable[[], int],
     ) -> None:
         self._supervisor = supervisor
         self._networking = networking
         self._places = places
-        self._netns_of = netns_of
+        self._owner = running
+        self._resolve = resolve
         self._now = now
         self._loop = asyncio.get_running_loop()
         self._running = ""
@@ -50,8 +52,12 @@ class Stepper:
 
     async def _run(self, step: RunStep) -> int:
         record = _record(step, self._now())
+        try:
+            self._resolve(record)
+        except SwarmError as error:
+            raise BuildError(error.message) from error
         places = replace(self._places, containers=step.directory.parent)
-        launcher = Launcher(places, self._supervisor, self._networking, self._netns_of)
+        launcher = Launcher(places, self._supervisor, self._networking, self._owner)
         below = step.directory / "init"
         await asyncio.to_thread(make_mount_points, step.lower, below)
         attachment = await self._supervisor.attach(record.id)

@@ -17,6 +17,10 @@ class Attachment:
     """Dotted IPv4; None lets a bridge network choose. Overlays always bring one."""
     aliases: tuple[str, ...] = ()
     """Names the address answers to on this network; the first is the one PTR gives."""
+    mac: str = ""
+    """Empty: derived from the address."""
+    priority: int = 0
+    """The bridge of the highest priority is the container's way out."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,10 @@ class BridgeNetwork:
     """Part of the subnet that addresses are chosen from; empty means all of it."""
     internal: bool = False
     masquerade: bool = True
+    talkative: bool = True
+    """Whether its containers reach each other (Docker's `enable_icc`)."""
+    reserved: tuple[str, ...] = ()
+    """Addresses that are never handed out."""
     default: bool = False
     """The default bridge: no name service, the host's resolvers in resolv.conf."""
     mtu: int = 1500
@@ -50,15 +58,8 @@ class PortBinding:
     """0 takes a free port of the node."""
     host_ip: str = ""
     """Empty or 0.0.0.0: every address of the node."""
-
-
-@dataclass(frozen=True)
-class DnsConfig:
-    """Resolver wishes of a container."""
-
-    servers: tuple[str, ...] = ()
-    search: tuple[str, ...] = ()
-    options: tuple[str, ...] = ()
+    host_port_last: int = 0
+    """Above `host_port`: the first free one of this range is taken."""
 
 
 @dataclass(frozen=True)
@@ -82,14 +83,20 @@ class Attached:
     endpoints: tuple[AttachedEndpoint, ...]
     ports: tuple[PortBinding, ...]
     """Bindings with the host port actually taken."""
-    resolv_conf: str
-    """Content for /etc/resolv.conf."""
-    hosts: str
-    """Content for /etc/hosts."""
+    resolver: bool
+    """Whether names are served at 127.0.0.11 in it."""
 
 
 class NetworkError(Exception):
     """A request the network cannot meet; the message says why and the way out."""
+
+
+class PortTaken(NetworkError):
+    """A port of the node that another container, or another program, has."""
+
+
+class NetworkBusy(NetworkError):
+    """A network that containers are on cannot be removed."""
 
 
 def mac_of(address: str) -> str:

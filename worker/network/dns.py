@@ -86,11 +86,11 @@ class Resolver:
         self._clients[container_id] = client
         asyncio.get_running_loop().add_reader(udp.fileno(), self._readable, client)
 
-    def update(self, container_id: str, names: Names) -> None:
-        """Replace a container's names; one without a resolver is left alone."""
+    def update(self, container_id: str, names: Names, upstream: tuple[str, ...]) -> None:
+        """Replace a container's names and resolvers; one that is not served is left alone."""
         client = self._clients.get(container_id)
         if client is not None:
-            client.names = names
+            client.names, client.upstream = names, upstream
 
     def detach(self, container_id: str) -> None:
         """Close a container's sockets: they would keep its namespace alive."""

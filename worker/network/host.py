@@ -7,7 +7,7 @@ import secrets
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network
+from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
 
 from swarmapi.model.tables import NetworkTable
@@ -15,7 +15,14 @@ from worker.network import netlink as nl
 from worker.network import netns
 from worker.network import nftexpr as nx
 from worker.network.apply import TableKeeper
-from worker.network.attachments import AttachedEndpoint, BridgeNetwork, NetworkError, mac_of
+from worker.network.attachments import (
+    AttachedEndpoint,
+    BridgeNetwork,
+    NetworkError,
+    PortBinding,
+    PortTaken,
+    mac_of,
+)
 from worker.network.conntrack import ConntrackSocket
 from worker.network.dns import open_listeners
 from worker.network.local import INGRESS_LINK, TABLE
@@ -59,6 +66,16 @@ def open_namespace(fd: int) -> ContainerNamespace:
         TableKeeper(nft, nx.FAMILY_IPV4, TABLE),
         TableKeeper(nft, nx.FAMILY_NETDEV, TABLE),
     )
+
+
+def node_addresses() -> dict[str, list[str]]:
+    """Return the IPv4 addresses with prefix, by link, of the calling thread's namespace."""
+    with nl.RouteSocket() as route:
+        links = {link.index: link.name for link in route.links().values()}
+        found: dict[str, list[str]] = {}
+        for index, address, prefix in sorted(route.addresses()):
+            found.setdefault(links.get(index, ""), []).append(f"{address}/{prefix}")
+    return found
 
 
 class Host:
@@ -118,6 +135,17 @@ class Host:
         if link is not None:
             self._node.route.batch([nl.remove_link(link.index)])
 
+    def foreign_subnets(self, ours: set[str]) -> list[str]:
+        """Return the subnets the node is on by other links than `ours` and its bridges."""
+        ours = ours | {spec.bridge for spec in self.bridges.values()}
+        here = netns.inside(self._fd, node_addresses)
+        return [
+            str(IPv4Interface(address).network)
+            for link, addresses in here.items()
+            if link not in ours
+            for address in addresses
+        ]
+
     def ensure_overlay(self, table: NetworkTable, node_id: str) -> None:
         """Open an overlay; one whose subnet, VNI or MTU changed is refused."""
         known = self.overlays.get(table.network_id)
@@ -155,15 +183,15 @@ class Host:
         self.containers[container_id] = space
 
     def connect(
-        self, container_id: str, network_id: str, interface: str, address: str, *, default: bool
+        self, container_id: str, network_id: str, interface: str, address: str, mac: str
     ) -> AttachedEndpoint:
-        """Plug a container into a network; `default` routes everything else through it."""
+        """Plug a container into a network."""
         space = self.containers[container_id]
         bridge = self.bridges.get(network_id)
         if bridge is not None:
             socket_of, master = self._node.route, self._node.route.index(bridge.bridge)
             prefix, gateway = IPv4Network(bridge.subnet).prefixlen, bridge.gateway
-            mtu, internal = bridge.mtu, bridge.internal
+            mtu = bridge.mtu
         else:
             overlay = self.overlays.get(network_id)
             if overlay is None:
@@ -171,20 +199,17 @@ class Host:
             socket_of, master = overlay.socket, overlay.socket.index(BRIDGE)
             prefix = IPv4Network(overlay.table.subnet).prefixlen
             gateway, mtu = overlay.ingress_gateway, overlay.table.mtu
-            internal = not overlay.table.ingress
         # Never the same twice: a former one may still be on its way out.
         name = short_name("sv", container_id, network_id, secrets.token_hex(8))
-        mac = mac_of(address)
+        mac = mac or mac_of(address)
         socket_of.batch(
             [nl.add_veth(name, interface, space.fd, mtu=mtu, master=master, peer_mac=mac)]
         )
         if bridge is not None:
-            socket_of.batch([nl.permit_hairpin(socket_of.index(name))])
+            port = nl.set_port(socket_of.index(name), isolated=not bridge.talkative)
+            socket_of.batch([port])
         index = space.route.index(interface)
-        messages = [nl.set_link(index, up=True), nl.add_address(index, address, prefix)]
-        if default and not internal:
-            messages.append(nl.default_route(gateway, index))
-        space.route.batch(messages)
+        space.route.batch([nl.set_link(index, up=True), nl.add_address(index, address, prefix)])
         space.interfaces[network_id] = interface
         return AttachedEndpoint(network_id, interface, address, prefix, mac, gateway)
 
@@ -196,10 +221,7 @@ class Host:
             space.route.batch([nl.remove_link(link.index)])
 
     def route_through(self, container_id: str, endpoint: AttachedEndpoint) -> None:
-        """Make a network the way out; an internal one is none."""
-        bridge = self.bridges.get(endpoint.network_id)
-        if bridge is not None and bridge.internal:
-            return
+        """Make a network the way out."""
         route = self.containers[container_id].route
         route.batch([nl.default_route(endpoint.gateway, route.index(endpoint.interface))])
 
@@ -219,21 +241,29 @@ class Host:
             self._fd, lambda: socket.socket(socket.AF_INET, kind | socket.SOCK_NONBLOCK)
         )
 
-    def reserve(self, protocol: str, host_ip: str, port: int) -> socket.socket:
-        """Hold a port of the node so that no other program takes it; 0 chooses one.
+    def reserve(self, binding: PortBinding) -> socket.socket:
+        """Hold a port of the node so that no other program takes it.
 
         Nothing listens on it: packets are rewritten before they would reach it. Raises
-        NetworkError naming the port when it is in use.
+        PortTaken when it, or every one of its range, is in use; NetworkError when the address
+        is not this node's.
         """
-        kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
-        holder = netns.inside(self._fd, lambda: socket.socket(socket.AF_INET, kind))
-        try:
-            holder.bind((host_ip or "0.0.0.0", port))
-        except OSError as error:
-            holder.close()
-            where = f"{host_ip or '0.0.0.0'}:{port}/{protocol}"
-            raise NetworkError(f"port {where} cannot be published: {error.strerror}") from error
-        return holder
+        kind = socket.SOCK_STREAM if binding.protocol == "tcp" else socket.SOCK_DGRAM
+        first, last = binding.host_port, max(binding.host_port, binding.host_port_last)
+        address = binding.host_ip or "0.0.0.0"
+        for port in range(first, last + 1):
+            holder = netns.inside(self._fd, lambda: socket.socket(socket.AF_INET, kind))
+            try:
+                holder.bind((address, port))
+            except OSError as error:
+                holder.close()
+                if error.errno != errno.EADDRINUSE:
+                    where = f"{address}:{port}/{binding.protocol}"
+                    raise NetworkError(f"cannot publish {where}: {error.strerror}") from error
+                continue
+            return holder
+        where = f"{address}:{first}" + (f"-{last}" if last > first else "")
+        raise PortTaken(f"Bind for {where} failed: port is already allocated")
 
     # The plan
 

@@ -8,15 +8,17 @@ from worker.network.attachments import NetworkError
 LOCAL_PREFIX = 16
 
 
-def choose_subnet(pool: str, taken: Iterable[str], prefix: int = LOCAL_PREFIX) -> str:
+def choose_subnet(pool: str, taken: Iterable[str]) -> str:
     """Return the first subnet of `pool` that overlaps none of `taken`.
 
-    `pool` is one prefix or several, separated by commas. Raises NetworkError when it is used up.
+    `pool` is one prefix or several, separated by commas; `192.168.0.0/16:20` is cut into /20,
+    without the colon into /16. Raises NetworkError when it is used up.
     """
     used = [IPv4Network(item) for item in taken]
     for part in pool.split(","):
-        whole = IPv4Network(part.strip())
-        for subnet in whole.subnets(new_prefix=max(prefix, whole.prefixlen)):
+        prefix, _, size = part.strip().partition(":")
+        whole = IPv4Network(prefix)
+        for subnet in whole.subnets(new_prefix=max(int(size or LOCAL_PREFIX), whole.prefixlen)):
             if not any(subnet.overlaps(other) for other in used):
                 return str(subnet)
     raise NetworkError(f"no free subnet in the pool {pool}: give --subnet or a larger pool")
@@ -42,7 +44,9 @@ class AddressPool:
     Always moving on before reusing keeps a stopped container's address out of sight for long.
     """
 
-    def __init__(self, subnet: str, gateway: str, ip_range: str = "") -> None:
+    def __init__(
+        self, subnet: str, gateway: str, ip_range: str = "", reserved: Iterable[str] = ()
+    ) -> None:
         self.network = IPv4Network(subnet)
         self.gateway = IPv4Address(gateway) if gateway else self.network.network_address + 1
         self._range = IPv4Network(ip_range) if ip_range else self.network
@@ -50,6 +54,7 @@ class AddressPool:
             raise NetworkError(f"gateway {gateway} is not in subnet {subnet}")
         if not self._range.subnet_of(self.network):
             raise NetworkError(f"ip range {ip_range} is not in subnet {subnet}")
+        self._reserved = {IPv4Address(address) for address in reserved}
         self._taken: set[IPv4Address] = set()
         self._next = int(self._range.network_address)
 
@@ -89,4 +94,4 @@ class AddressPool:
 
     def _usable(self, address: IPv4Address) -> bool:
         edges = (self.network.network_address, self.network.broadcast_address, self.gateway)
-        return address not in edges and address not in self._taken
+        return address not in edges and address not in self._taken | self._reserved

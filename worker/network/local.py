@@ -9,6 +9,7 @@ from worker.network.attachments import PortBinding
 TABLE = "swarm"
 DNS_ADDRESS, DNS_PORT = "127.0.0.11", 40053
 INGRESS_LINK = "swarm-ingress"
+UDP = 17
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,8 @@ class LocalBridge:
     subnet: str
     internal: bool
     masquerade: bool
+    name: str = ""
+    """Domain of its members' names; empty gives them none."""
 
 
 @dataclass(frozen=True)
@@ -47,3 +50,20 @@ def serving_by_service(table: NetworkTable) -> dict[str, tuple[str, ...]]:
         key: tuple(e.address for e in sorted(group, key=lambda e: e.task_id))
         for key, group in groups.items()
     }
+
+
+def vanished(
+    before: Mapping[str, NetworkTable], after: Mapping[str, NetworkTable]
+) -> list[tuple[str, tuple[int, ...]]]:
+    """Return (address, protocols) whose connections must go; no protocols means all."""
+    gone: list[tuple[str, tuple[int, ...]]] = []
+    for key, old in before.items():
+        new = after.get(key)
+        present = {} if new is None else {e.address: e.state for e in new.endpoints.values()}
+        for endpoint in old.endpoints.values():
+            state = present.get(endpoint.address)
+            if state is None:
+                gone.append((endpoint.address, ()))
+            elif state == EndpointState.WITHDRAWN and endpoint.state == EndpointState.SERVING:
+                gone.append((endpoint.address, (UDP,)))
+    return gone

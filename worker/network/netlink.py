@@ -226,12 +226,13 @@ def rename_link(index: int, name: str) -> Message:
     return RTM_NEWLINK, 0, _link(index) + _text(3, name)
 
 
-def permit_hairpin(index: int) -> Message:
-    """Let a bridge send a frame back out of the port it came in by.
+def set_port(index: int, *, isolated: bool) -> Message:
+    """Set up a bridge's port: frames may go back out of it; isolated ones do not meet.
 
     With br_netfilter a container that calls its own published port is rewritten in the bridge.
     """
-    port = nested(5, attribute(4, b"\1"))  # IFLA_INFO_SLAVE_DATA, IFLA_BRPORT_MODE
+    # IFLA_INFO_SLAVE_DATA of IFLA_BRPORT_MODE (hairpin) and IFLA_BRPORT_ISOLATED
+    port = nested(5, attribute(4, b"\1"), attribute(33, bytes([isolated])))
     return RTM_NEWLINK, 0, _link(index) + nested(18, _text(4, "bridge"), port)
 
 

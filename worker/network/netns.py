@@ -2,7 +2,8 @@
 
 import ctypes
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,6 +30,16 @@ def current() -> int:
 def enter(fd: int) -> None:
     """Move the calling thread into the namespace (setns(2))."""
     _check(_libc.setns(fd, CLONE_NEWNET), "setns")
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[int]:
+    """Open the namespace at `path` for the length of the block."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def inside(fd: int, action: Callable[[], T]) -> T:

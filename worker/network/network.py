@@ -4,27 +4,29 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
+from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Any, TypeVar
 
-from swarmapi.model.tables import EndpointState, NetworkTable
+from swarmapi.model.tables import NetworkTable
+from worker.network import netns
 from worker.network.attachments import (
     Attached,
     AttachedEndpoint,
     Attachment,
     BridgeNetwork,
-    DnsConfig,
+    NetworkBusy,
     NetworkError,
     PortBinding,
 )
 from worker.network.dns import Resolver
-from worker.network.host import VXLAN_PORT, Host
+from worker.network.host import VXLAN_PORT, Host, node_addresses
 from worker.network.ipam import AddressPool, check_subnet, choose_subnet
-from worker.network.local import DNS_ADDRESS, LocalBridge, LocalContainer
+from worker.network.local import UDP, LocalBridge, LocalContainer, vanished
 from worker.network.plan import DesiredState, Names, Planner
 
 T = TypeVar("T")
@@ -33,17 +35,20 @@ _log = logging.getLogger(__name__)
 EGRESS_NETWORK = "swarm-egress"
 """The bridge that gives tasks on overlays a way out of the node, unless these are internal."""
 VERIFY_INTERVAL_S = 30.0
-_UDP = 17
 
 
 @dataclass
 class _Container:
     attachments: dict[str, Attachment]
     endpoints: dict[str, AttachedEndpoint]
-    dns: DnsConfig
+    upstream: tuple[str, ...]
     ports: tuple[PortBinding, ...] = ()
     holders: list[socket.socket] = field(default_factory=list)
     next_interface: int = 0
+    way_out: str | None = None
+    """The network its default route goes through."""
+    served: bool = False
+    """Whether the resolver listens in it."""
 
 
 class Network:
@@ -54,7 +59,6 @@ class Network:
         *,
         node_id: str,
         run_dir: Path,
-        state_dir: Path,
         data_path_addr: str,
         upstream_dns: tuple[str, ...],
         bridge_pool: str,
@@ -63,7 +67,6 @@ class Network:
     ) -> None:
         self._node_id = node_id
         self._run_dir = run_dir
-        self._state_dir = state_dir
         self._data_path_addr = data_path_addr
         self._upstream = upstream_dns
         self._pool = bridge_pool
@@ -114,6 +117,23 @@ class Network:
 
     # Bridge networks of the standalone engine
 
+    async def free_address(self, link: str, taken: Sequence[str]) -> str:
+        """Return the address with prefix of a bridge, or one of a free subnet if it is not there.
+
+        Needs no `start`. Raises NetworkError when the pool is used up.
+        """
+
+        def look() -> str:
+            with netns.opened(self._node_netns) as fd:
+                here = netns.inside(fd, node_addresses)
+            if link in here:
+                return here[link][0]
+            there = [str(IPv4Interface(one).network) for found in here.values() for one in found]
+            subnet = choose_subnet(self._pool, [*taken, *there])
+            return f"{AddressPool(subnet, '').gateway}/{subnet.partition('/')[2]}"
+
+        return await self._on_thread(look)
+
     async def create_bridge_network(self, spec: BridgeNetwork) -> BridgeNetwork:
         """Create a bridge network and return it with subnet and gateway filled in.
 
@@ -125,11 +145,16 @@ class Network:
     async def _create_bridge(self, spec: BridgeNetwork) -> BridgeNetwork:
         if spec.network_id in self._bridges:
             raise NetworkError(f"network {spec.name} exists already")
+        if any(b.bridge == spec.bridge for b in self._bridges.values()):
+            raise NetworkError(f"network {spec.name}: bridge {spec.bridge} is another network's")
         taken = [b.subnet for b in self._bridges.values()]
         taken += [t.subnet for t in self._tables.values()]
-        subnet = spec.subnet or choose_subnet(self._pool, taken)
+        subnet = spec.subnet
+        if not subnet:
+            there = await self._on_thread(lambda: self._kernel.foreign_subnets({spec.bridge}))
+            subnet = choose_subnet(self._pool, [*taken, *there])
         check_subnet(subnet, taken)
-        pool = AddressPool(subnet, spec.gateway, spec.ip_range)
+        pool = AddressPool(subnet, spec.gateway, spec.ip_range, spec.reserved)
         whole = replace(spec, subnet=subnet, gateway=str(pool.gateway))
         await self._on_thread(lambda: self._kernel.add_bridge(whole))
         self._bridges[spec.network_id], self._pools[spec.network_id] = whole, pool
@@ -143,12 +168,15 @@ class Network:
                 raise NetworkError(f"network {network_id} is not known on this node")
             users = [k for k, c in self._containers.items() if network_id in c.endpoints]
             if users:
-                raise NetworkError(
+                raise NetworkBusy(
                     f"network {self._bridges[network_id].name} has containers: remove {users[0]}"
                 )
-            await self._on_thread(lambda: self._kernel.remove_bridge(network_id))
-            del self._bridges[network_id], self._pools[network_id]
-            await self._settle()
+            await self._remove_bridge(network_id)
+
+    async def _remove_bridge(self, network_id: str) -> None:
+        await self._on_thread(lambda: self._kernel.remove_bridge(network_id))
+        del self._bridges[network_id], self._pools[network_id]
+        await self._settle()
 
     # Containers
 
@@ -158,17 +186,17 @@ class Network:
         attachments: list[Attachment],
         *,
         host_ports: list[PortBinding],
-        dns: DnsConfig,
-        hostname: str,
+        upstream: tuple[str, ...] = (),
     ) -> Attached:
         """Make and configure a namespace. On any failure nothing of it remains.
 
-        Raises NetworkError for an unknown network, an address or a port in use.
+        `upstream` are the resolvers asked for other names instead of the node's. Raises
+        NetworkError for an unknown network or an address in use, PortTaken for a port.
         """
         async with self._lock:
             if container_id in self._containers:
                 raise NetworkError(f"container {container_id} is attached already")
-            container = _Container({}, {}, dns)
+            container = _Container({}, {}, upstream)
             await self._on_thread(lambda: self._kernel.make_container(container_id))
             self._containers[container_id] = container
             try:
@@ -179,16 +207,15 @@ class Network:
             except BaseException:
                 await self._drop(container_id)
                 raise
-            return self._attached(container_id, hostname)
+            return self._attached(container_id)
 
-    def _attached(self, container_id: str, hostname: str) -> Attached:
+    def _attached(self, container_id: str) -> Attached:
         container = self._containers[container_id]
         return Attached(
             self._kernel.containers[container_id].fd,
             tuple(container.endpoints.values()),
             container.ports,
-            self._resolv_conf(container),
-            _hosts(container, hostname),
+            self._uses_resolver(container),
         )
 
     async def _plug_all(self, container_id: str, attachments: list[Attachment]) -> None:
@@ -200,17 +227,15 @@ class Network:
                     BridgeNetwork(EGRESS_NETWORK, EGRESS_NETWORK, bridge="swarm-egress")
                 )
             wanted.append(Attachment(EGRESS_NETWORK, "bridge"))
-        # The first bridge is the way out; else the ingress network, whose gateway is this node.
-        leading = next((a for a in wanted if a.kind == "bridge"), None)
-        leading = leading or next((a for a in wanted if a.kind == "ingress"), None)
         for attachment in wanted:
-            await self._plug(container_id, attachment, default=attachment is leading)
+            await self._plug(container_id, attachment)
+        await self._route_out(container_id)
 
     def _leads_out(self, network_id: str) -> bool:
         table = self._tables.get(network_id)
         return table is not None and not table.internal
 
-    async def _plug(self, container_id: str, attachment: Attachment, *, default: bool) -> None:
+    async def _plug(self, container_id: str, attachment: Attachment) -> None:
         container, network_id = self._containers[container_id], attachment.network_id
         pool = self._pools.get(network_id)
         if pool is not None:
@@ -227,7 +252,7 @@ class Network:
         try:
             endpoint = await self._on_thread(
                 lambda: self._kernel.connect(
-                    container_id, network_id, interface, address, default=default
+                    container_id, network_id, interface, address, attachment.mac
                 )
             )
         except BaseException:
@@ -238,7 +263,15 @@ class Network:
         container.attachments[network_id] = attachment
         container.endpoints[network_id] = endpoint
 
-    async def connect(self, container_id: str, attachment: Attachment) -> AttachedEndpoint:
+    async def _route_out(self, container_id: str) -> None:
+        container = self._containers[container_id]
+        way_out = self._way_out(container)
+        if way_out is not None and way_out != container.way_out:
+            endpoint = container.endpoints[way_out]
+            await self._on_thread(lambda: self._kernel.route_through(container_id, endpoint))
+        container.way_out = way_out
+
+    async def connect(self, container_id: str, attachment: Attachment) -> Attached:
         """Plug a running container into one more network."""
         async with self._lock:
             container = self._known(container_id)
@@ -246,12 +279,11 @@ class Network:
                 raise NetworkError(
                     f"container {container_id} is on {attachment.network_id} already"
                 )
-            default = attachment.kind == "bridge" and not any(
-                a.kind == "bridge" for a in container.attachments.values()
-            )
-            await self._plug(container_id, attachment, default=default)
+            await self._plug(container_id, attachment)
+            await self._route_out(container_id)
             await self._settle()
-            return container.endpoints[attachment.network_id]
+            await self._serve_names(container_id)
+            return self._attached(container_id)
 
     async def disconnect(self, container_id: str, network_id: str) -> None:
         """Unplug a running container from a network."""
@@ -266,10 +298,19 @@ class Network:
             # Rules first: a netdev chain disappears with its device.
             await self._settle()
             await self._on_thread(lambda: self._kernel.disconnect(container_id, network_id))
-            leading = self._leading(container.endpoints)
-            if leading is not None:
-                way_out = container.endpoints[leading]
-                await self._on_thread(lambda: self._kernel.route_through(container_id, way_out))
+            await self._route_out(container_id)
+
+    async def rename(self, container_id: str, aliases: Mapping[str, tuple[str, ...]]) -> None:
+        """Give a container other names, by network id; unknown ids are fine."""
+        async with self._lock:
+            container = self._containers.get(container_id)
+            if container is None:
+                return
+            for network_id, names in aliases.items():
+                if network_id in container.attachments:
+                    before = container.attachments[network_id]
+                    container.attachments[network_id] = replace(before, aliases=names)
+            await self._settle()
 
     async def detach(self, container_id: str) -> None:
         """Let a container's namespace go; the kernel drops it. Unknown ids are fine."""
@@ -291,7 +332,7 @@ class Network:
             # A datagram flow would keep going to the address, whoever has it next.
             for endpoint in container.endpoints.values():
                 await self._on_thread(
-                    partial(self._kernel.forget_on_node, endpoint.address, (_UDP,))
+                    partial(self._kernel.forget_on_node, endpoint.address, (UDP,))
                 )
 
     async def readopt(
@@ -302,8 +343,7 @@ class Network:
         *,
         attachments: list[Attachment],
         host_ports: list[PortBinding],
-        dns: DnsConfig,
-        hostname: str,
+        upstream: tuple[str, ...] = (),
     ) -> Attached:
         """Take over a container that outlived a restart: its handles, resolver and ports.
 
@@ -319,7 +359,7 @@ class Network:
             container = _Container(
                 {a.network_id: a for a in attachments},
                 {e.network_id: e for e in endpoints},
-                dns,
+                upstream,
                 next_interface=1 + max((int(e.interface[3:]) for e in endpoints), default=-1),
             )
             await self._on_thread(
@@ -329,13 +369,14 @@ class Network:
             try:
                 for endpoint in endpoints:
                     await self._readopt_network(endpoint)
+                container.way_out = self._way_out(container)
                 container.ports = await self._reserve(container, host_ports)
                 await self._settle()
                 await self._serve_names(container_id)
             except BaseException:
                 await self._drop(container_id)
                 raise
-            return self._attached(container_id, hostname)
+            return self._attached(container_id)
 
     async def _readopt_network(self, endpoint: AttachedEndpoint) -> None:
         pool = self._pools.get(endpoint.network_id)
@@ -348,7 +389,7 @@ class Network:
     async def _reserve(
         self, container: _Container, wanted: list[PortBinding]
     ) -> tuple[PortBinding, ...]:
-        if wanted and self._leading(container.endpoints) is None:
+        if wanted and self._way_out(container) is None:
             raise NetworkError(
                 "ports of a container on no network, or on internal ones only, cannot be"
                 " published: attach it to a bridge or a network that is not internal"
@@ -356,40 +397,33 @@ class Network:
         bound = []
         for binding in wanted:
             _check_binding(binding)
-            holder = await self._on_thread(
-                partial(self._kernel.reserve, binding.protocol, binding.host_ip, binding.host_port)
-            )
+            holder = await self._on_thread(partial(self._kernel.reserve, binding))
             container.holders.append(holder)
-            bound.append(replace(binding, host_port=holder.getsockname()[1]))
+            port = holder.getsockname()[1]
+            bound.append(replace(binding, host_port=port, host_port_last=0))
         return tuple(bound)
 
     async def _serve_names(self, container_id: str) -> None:
         container = self._containers[container_id]
-        if not self._uses_resolver(container) or self._resolver is None or self._desired is None:
+        if container.served or not self._uses_resolver(container):
+            return
+        if self._resolver is None or self._desired is None:
             return
         listeners = await self._on_thread(lambda: self._kernel.listeners(container_id))
-        upstream = container.dns.servers or self._upstream
         names = self._desired.names.get(container_id, Names())
-        await self._resolver.attach(container_id, listeners, names, upstream)
+        await self._resolver.attach(container_id, listeners, names, self._upstream_of(container))
+        container.served = True
+
+    def _upstream_of(self, container: _Container) -> tuple[str, ...]:
+        """Return the resolvers of other names: none without a way out, or names would leak."""
+        if self._way_out(container) is None:
+            return ()
+        return container.upstream or self._upstream
 
     def _uses_resolver(self, container: _Container) -> bool:
         return any(
             not (key in self._bridges and self._bridges[key].default) for key in container.endpoints
         )
-
-    def _resolv_conf(self, container: _Container) -> str:
-        servers = container.dns.servers or self._upstream
-        if self._uses_resolver(container):
-            servers = (DNS_ADDRESS,)
-        lines = [f"nameserver {server}" for server in servers]
-        if container.dns.search:
-            lines.append("search " + " ".join(container.dns.search))
-        options = container.dns.options
-        if self._uses_resolver(container) and not any(o.startswith("ndots") for o in options):
-            options = (*options, "ndots:0")
-        if options:
-            lines.append("options " + " ".join(options))
-        return "\n".join(lines) + "\n"
 
     # Cluster
 
@@ -425,11 +459,13 @@ class Network:
         used = {key for c in self._containers.values() for key in c.endpoints}
         for network_id in set(self._kernel.overlays) - set(self._tables) - used:
             await self._on_thread(partial(self._kernel.remove_overlay, network_id))
+        if not self._tables and EGRESS_NETWORK in set(self._bridges) - used:
+            await self._remove_bridge(EGRESS_NETWORK)
 
     async def _forget(
         self, before: Mapping[str, NetworkTable], after: Mapping[str, NetworkTable]
     ) -> None:
-        for address, protocols in _vanished(before, after):
+        for address, protocols in vanished(before, after):
             try:
                 await self._on_thread(partial(self._kernel.forget, address, protocols))
             except OSError:
@@ -441,7 +477,9 @@ class Network:
             self._tables,
             [self._local(key, c) for key, c in self._containers.items()],
             {
-                key: LocalBridge(b.bridge, b.subnet, b.internal, b.masquerade)
+                key: LocalBridge(
+                    b.bridge, b.subnet, b.internal, b.masquerade, "" if b.default else b.name
+                )
                 for key, b in self._bridges.items()
             },
         )
@@ -449,11 +487,12 @@ class Network:
         self._desired = desired
         if self._resolver is not None:
             for container_id, names in desired.names.items():
-                self._resolver.update(container_id, names)
+                upstream = self._upstream_of(self._containers[container_id])
+                self._resolver.update(container_id, names, upstream)
 
     def _local(self, container_id: str, container: _Container) -> LocalContainer:
         endpoints = container.endpoints
-        leading = self._leading(endpoints) or next(iter(endpoints), None)
+        leading = self._way_out(container) or next(iter(endpoints), None)
         return LocalContainer(
             container_id,
             {key: (e.interface, e.address) for key, e in endpoints.items()},
@@ -466,10 +505,18 @@ class Network:
             port_address=endpoints[leading].address if leading is not None else "",
         )
 
-    def _leading(self, endpoints: Mapping[str, AttachedEndpoint]) -> str | None:
-        """Return the network that leads out of the container, if any."""
-        bridge = next((key for key in endpoints if key in self._bridges), None)
-        return bridge or next((key for key in endpoints if self._is_ingress(key)), None)
+    def _way_out(self, container: _Container) -> str | None:
+        """Return the network that leads out of the container, if any.
+
+        That is the bridge of the highest priority, then the first by name; else the ingress
+        network, whose gateway is this node.
+        """
+        endpoints, bridges = container.endpoints, self._bridges
+        leading = [key for key in endpoints if key in bridges and not bridges[key].internal]
+        if leading:
+            wishes = container.attachments
+            return min(leading, key=lambda key: (-wishes[key].priority, bridges[key].name))
+        return next((key for key in endpoints if self._is_ingress(key)), None)
 
     def _is_ingress(self, network_id: str) -> bool:
         table = self._tables.get(network_id)
@@ -529,35 +576,8 @@ def _close_all(holders: list[socket.socket]) -> None:
     holders.clear()
 
 
-def _hosts(container: _Container, hostname: str) -> str:
-    lines = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback"]
-    lines += [
-        f"{endpoint.address}\t{hostname}"
-        for key, endpoint in container.endpoints.items()
-        if key != EGRESS_NETWORK
-    ]
-    return "\n".join(lines) + "\n"
-
-
 def _check_binding(binding: PortBinding) -> None:
     if binding.protocol not in ("tcp", "udp"):
         raise NetworkError(f"protocol {binding.protocol} cannot be published: use tcp or udp")
     if ":" in binding.host_ip:
         raise NetworkError(f"host address {binding.host_ip} is IPv6: only IPv4 can be published")
-
-
-def _vanished(
-    before: Mapping[str, NetworkTable], after: Mapping[str, NetworkTable]
-) -> list[tuple[str, tuple[int, ...]]]:
-    """Return (address, protocols) whose connections must go; no protocols means all."""
-    gone: list[tuple[str, tuple[int, ...]]] = []
-    for key, old in before.items():
-        new = after.get(key)
-        present = {} if new is None else {e.address: e.state for e in new.endpoints.values()}
-        for endpoint in old.endpoints.values():
-            state = present.get(endpoint.address)
-            if state is None:
-                gone.append((endpoint.address, ()))
-            elif state == EndpointState.WITHDRAWN and endpoint.state == EndpointState.SERVING:
-                gone.append((endpoint.address, (_UDP,)))
-    return gone

@@ -80,7 +80,11 @@ class Planner:
         for container in local.values():
             for network_id in container.networks:
                 members.setdefault(network_id, []).append(container)
-        self._names = {key: self._network(tables.get(key), key, m) for key, m in members.items()}
+        domains = {key: bridge.name for key, bridge in bridges.items()}
+        self._names = {
+            key: self._network(tables.get(key), key, domains.get(key, ""), found)
+            for key, found in members.items()
+        }
         return DesiredState(
             overlays={key: state for key, (_, state) in self._overlays.items()},
             containers={key: found[1:] for key, found in self._containers.items()},
@@ -106,7 +110,11 @@ class Planner:
         return used, container_table(tables, container), return_table(tables, container)
 
     def _network(
-        self, table: NetworkTable | None, network_id: str, members: list[LocalContainer]
+        self,
+        table: NetworkTable | None,
+        network_id: str,
+        domain: str,
+        members: list[LocalContainer],
     ) -> tuple[object, Names]:
         used = [
             (network_id, table, (m.networks[network_id], m.names.get(network_id, ())))
@@ -115,7 +123,7 @@ class Planner:
         known = self._names.get(network_id)
         if known is not None and _same(known[0], used):
             return known
-        return used, network_names(table, network_id, members)
+        return used, network_names(table, network_id, members, domain)
 
 
 def _same(old: object, new: Sequence[tuple[str, NetworkTable | None, object]]) -> bool:
@@ -315,32 +323,40 @@ def return_table(
 
 
 def network_names(
-    table: NetworkTable | None, network_id: str, members: Iterable[LocalContainer]
+    table: NetworkTable | None,
+    network_id: str,
+    members: Iterable[LocalContainer],
+    domain: str = "",
 ) -> Names:
-    """Return the names of one network; VIPs and addresses are those of the nft maps."""
+    """Return the names of one network; VIPs and addresses are those of the nft maps.
+
+    Members answer to `name` and, where there is a `domain`, to `name.domain`.
+    """
     forward: dict[str, tuple[str, ...]] = {}
     reverse: dict[str, str] = {}
     if table is not None and not table.ingress:
         _overlay_names(table, forward, reverse)
     for member in members:
-        _member_names(network_id, member, forward, reverse)
+        _member_names(network_id, member, domain, forward, reverse)
     return Names(forward, reverse)
 
 
 def _member_names(
     network_id: str,
     member: LocalContainer,
+    domain: str,
     forward: dict[str, tuple[str, ...]],
     reverse: dict[str, str],
 ) -> None:
     address = member.networks[network_id][1]
     names = member.names.get(network_id, ())
-    for name in names:
+    suffix = f".{domain}" if domain else ""
+    for name in [*names, *(name + suffix for name in names if suffix)]:
         have = forward.get(name.lower(), ())
         if address not in have:
             forward[name.lower()] = (*have, address)
     if names:
-        reverse.setdefault(address, names[0])
+        reverse.setdefault(address, names[0] + suffix)
 
 
 def _overlay_names(

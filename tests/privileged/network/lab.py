@@ -170,7 +170,6 @@ async def start_nodes(
             made[name] = Network(
                 node_id=name,
                 run_dir=base / f"run-{name}",
-                state_dir=base / f"state-{name}",
                 data_path_addr=address,
                 upstream_dns=upstream_dns,
                 bridge_pool="172.16.0.0/12",

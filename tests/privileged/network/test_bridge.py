@@ -12,9 +12,10 @@ from worker.network.attachments import (
     Attached,
     Attachment,
     BridgeNetwork,
-    DnsConfig,
+    NetworkBusy,
     NetworkError,
     PortBinding,
+    PortTaken,
 )
 from worker.network.network import Network
 
@@ -33,8 +34,6 @@ async def join(network: Network, container: str, name: str, *ports: PortBinding)
         container,
         [Attachment(name, "bridge", aliases=(container,))],
         host_ports=list(ports),
-        dns=DnsConfig(),
-        hostname=container,
     )
 
 
@@ -70,15 +69,19 @@ def test_published_ports_answer_outside_and_on_loopback(lab: Lab, tmp_path: Path
                 # A neighbour, and the container itself, through the node's address.
                 assert ask(other.netns_fd, NODE["n1"], 8080)[0] == "web"
                 assert ask(web.netns_fd, NODE["n1"], 8080)[0] == "web"
-            with pytest.raises(NetworkError, match="8080/tcp"):
+            with pytest.raises(PortTaken, match=r"0:8080 failed: port is already allocated"):
                 await join(network, "again", "red", PortBinding("tcp", 80, 8080))
+            # The first free port of a range; when there is none, all of it is named.
+            ranged = PortBinding("tcp", 80, 8080, host_port_last=8082)
+            chosen = await join(network, "ranged", "red", ranged)
+            assert chosen.ports == (PortBinding("tcp", 80, 8082),)
+            with pytest.raises(PortTaken, match=r"0\.0\.0\.0:8080-8082"):
+                await join(network, "again", "red", ranged)
             with pytest.raises(NetworkError, match="on no network"):
                 await network.attach(
                     "alone",
                     [],
                     host_ports=[PortBinding("tcp", 80, 9090)],
-                    dns=DnsConfig(),
-                    hostname="alone",
                 )
             await network.detach("web")
             await join(network, "again", "red", PortBinding("tcp", 80, 8080))
@@ -125,10 +128,76 @@ def test_networks_are_isolated_and_egress_is_masqueraded(lab: Lab, tmp_path: Pat
             names = [name for _, name in run_in(blue.netns_fd, socket.if_nameindex)]
             assert "eth2" in names
             assert not {"eth0", "eth1"} & set(names)
-            with pytest.raises(NetworkError, match="has containers"):
+            with pytest.raises(NetworkBusy, match="has containers"):
                 await network.remove_bridge_network("red")
             for container in ("r", "r2"):
                 await network.detach(container)
             await network.remove_bridge_network("red")
+
+    asyncio.run(scenario())
+
+
+def test_members_of_a_silent_network_reach_the_node_only(lab: Lab, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        client = lab.fd(lab.host("client", CLIENT))
+        async with start_nodes(lab, tmp_path, NODE) as made:
+            network = made["n1"]
+            await network.create_bridge_network(
+                BridgeNetwork("quiet", "quiet", bridge="swt-quiet", talkative=False)
+            )
+            one, two = await join(network, "one", "quiet"), await join(network, "two", "quiet")
+            with contextlib.closing(Server(one.netns_fd, "one", 80)):
+                with pytest.raises(OSError):
+                    ask(two.netns_fd, one.endpoints[0].address, 80, timeout_s=0.3)
+                node = lab.fd(tmp_path / "swt-n1")
+                assert ask(node, one.endpoints[0].address, 80)[0] == "one"
+            with contextlib.closing(Server(client, "outside", 80)):
+                assert ask(two.netns_fd, CLIENT, 80)[:2] == ["outside", NODE["n1"]]
+
+    asyncio.run(scenario())
+
+
+def test_the_way_out_follows_priority_then_name(lab: Lab, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with start_nodes(lab, tmp_path, NODE) as made:
+            network = made["n1"]
+            for name in ("b", "c"):
+                await network.create_bridge_network(
+                    BridgeNetwork(name, name, bridge=f"swt-{name}", masquerade=False)
+                )
+            await bridge(network, "a", internal=True)
+            wishes = [Attachment(name, "bridge", mac="02:00:00:00:00:0" + name) for name in "abc"]
+            made_on = await network.attach("one", wishes, host_ports=[])
+            sources = {e.network_id: e.address for e in made_on.endpoints}
+            assert [e.mac for e in made_on.endpoints] == [wish.mac for wish in wishes]
+
+            def source() -> str:
+                def chosen() -> str:
+                    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as link:
+                        link.connect((CLIENT, 9))
+                        return str(link.getsockname()[0])
+
+                return run_in(made_on.netns_fd, chosen)
+
+            assert source() == sources["b"]
+            await network.disconnect("one", "c")
+            grown = await network.connect("one", Attachment("c", "bridge", priority=1))
+            assert source() == grown.endpoints[-1].address
+            await network.disconnect("one", "c")
+            assert source() == sources["b"]
+
+    asyncio.run(scenario())
+
+
+def test_a_chosen_subnet_avoids_those_of_the_node(lab: Lab, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with start_nodes(lab, tmp_path, {"n1": "172.17.0.9"}) as made:
+            found = await bridge(made["n1"], "red")
+            assert found.subnet == "172.16.0.0/16"
+            assert (await bridge(made["n1"], "blue")).subnet == "172.18.0.0/16"
+            with pytest.raises(NetworkError, match="bridge swt-red is another network's"):
+                await made["n1"].create_bridge_network(
+                    BridgeNetwork("other", "other", bridge="swt-red")
+                )
 
     asyncio.run(scenario())

@@ -14,7 +14,7 @@ from swarmapi.model.tables import (
     TaskEndpoint,
 )
 from tests.privileged.network.lab import Lab, Server, ask, start_nodes
-from worker.network.attachments import Attached, Attachment, DnsConfig
+from worker.network.attachments import Attached, Attachment
 from worker.network.network import Network
 
 NODES = {"n1": "192.168.77.1", "n2": "192.168.77.2"}
@@ -51,8 +51,6 @@ async def join(network: Network, number: int) -> Attached:
         f"c{number}",
         [Attachment("net1", "overlay", f"10.0.1.{10 + number}")],
         host_ports=[],
-        dns=DnsConfig(),
-        hostname=f"c{number}",
     )
 
 

@@ -24,7 +24,6 @@ from worker.network.attachments import (
     Attached,
     Attachment,
     BridgeNetwork,
-    DnsConfig,
     PortBinding,
     mac_of,
 )
@@ -65,8 +64,6 @@ async def join(network: Network, number: int) -> Attached:
         f"c{number}",
         [Attachment("net1", "overlay", f"10.0.1.{10 + number}")],
         host_ports=[],
-        dns=DnsConfig(),
-        hostname=f"c{number}",
     )
 
 
@@ -222,8 +219,6 @@ def test_a_restarted_network_adopts_what_runs(lab: Lab, tmp_path: Path) -> None:
                 "c1",
                 attachments,
                 host_ports=[PortBinding("tcp", 80)],
-                dns=DnsConfig(),
-                hostname="c1",
             )
             pin = tmp_path / "swt-c1"
             run_in(first.netns_fd, lambda: netns.pin(first.netns_fd, pin))
@@ -232,7 +227,6 @@ def test_a_restarted_network_adopts_what_runs(lab: Lab, tmp_path: Path) -> None:
             made["n1"] = again = Network(
                 node_id="n1",
                 run_dir=tmp_path / "run-n1",
-                state_dir=tmp_path / "state-n1",
                 data_path_addr=NODES["n1"],
                 upstream_dns=(),
                 bridge_pool="172.16.0.0/12",
@@ -247,8 +241,6 @@ def test_a_restarted_network_adopts_what_runs(lab: Lab, tmp_path: Path) -> None:
                 list(first.endpoints),
                 attachments=attachments,
                 host_ports=list(first.ports),
-                dns=DnsConfig(),
-                hostname="c1",
             )
             assert adopted.endpoints == first.endpoints
             assert adopted.ports == first.ports
@@ -275,7 +267,6 @@ def test_nothing_is_left_after_stop_with_remove(lab: Lab, tmp_path: Path) -> Non
         network = Network(
             node_id="n1",
             run_dir=tmp_path / "run",
-            state_dir=tmp_path / "state",
             data_path_addr=NODES["n1"],
             upstream_dns=(),
             bridge_pool="172.16.0.0/12",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from swarmapi.model.tables import NetworkTable, NodeEntry, ServiceEntry, TaskEndpoint
 from tests.privileged.network.lab import Lab, run_in, start_nodes
-from worker.network.attachments import Attached, Attachment, BridgeNetwork, DnsConfig
+from worker.network.attachments import Attached, Attachment, BridgeNetwork
 from worker.network.network import Network
 
 NODE = {"n1": "192.168.77.1"}
@@ -93,12 +93,8 @@ def test_names_of_an_overlay(lab: Lab, tmp_path: Path) -> None:
                 "c1",
                 [Attachment("net1", "overlay", "10.0.1.11")],
                 host_ports=[],
-                dns=DnsConfig(search=("example.org",)),
-                hostname="c1",
             )
-            assert attached.resolv_conf == (
-                "nameserver 127.0.0.11\nsearch example.org\noptions ndots:0\n"
-            )
+            assert attached.resolver
 
             async def get(name: str, kind: int = A, *, tcp: bool = False) -> Reply:
                 return await asyncio.to_thread(resolve, attached.netns_fd, name, kind, tcp=tcp)
@@ -137,8 +133,6 @@ async def join(network: Network, name: str) -> Attached:
         name,
         [Attachment("red", "bridge", aliases=(name, f"{name}-alias"))],
         host_ports=[],
-        dns=DnsConfig(),
-        hostname=name,
     )
 
 
@@ -179,15 +173,35 @@ def test_other_names_go_upstream_and_a_dead_server_does_not_delay(lab: Lab, tmp_
     asyncio.run(scenario())
 
 
-def test_the_default_bridge_has_the_hosts_resolvers(lab: Lab, tmp_path: Path) -> None:
+def test_the_default_bridge_has_no_names_until_another_network_is_joined(
+    lab: Lab, tmp_path: Path
+) -> None:
     async def scenario() -> None:
         async with start_nodes(lab, tmp_path, NODE, ("192.0.2.53",)) as made:
-            await made["n1"].create_bridge_network(
+            network = made["n1"]
+            await network.create_bridge_network(
                 BridgeNetwork("bridge", "bridge", bridge="swt-zero", default=True)
             )
-            attached = await made["n1"].attach(
-                "c", [Attachment("bridge", "bridge")], host_ports=[], dns=DnsConfig(), hostname="c"
+            await network.create_bridge_network(
+                BridgeNetwork("in", "in", bridge="swt-in", internal=True)
             )
-            assert attached.resolv_conf == "nameserver 192.0.2.53\n"
+            attached = await network.attach("c", [Attachment("bridge", "bridge")], host_ports=[])
+            assert not attached.resolver
+            grown = await network.connect("c", Attachment("in", "bridge", aliases=("c", "other")))
+            assert grown.resolver
+            address = grown.endpoints[1].address
+
+            async def get(name: str, kind: int = A) -> Reply:
+                return await asyncio.to_thread(resolve, attached.netns_fd, name, kind)
+
+            for name in ("c", "other", "c.in"):
+                assert (await get(name)).addresses == [address]
+            arpa = ".".join(reversed(address.split("."))) + ".in-addr.arpa"
+            assert (await get(arpa, PTR)).records == [b"\1c\2in\0"]
+            await network.rename("c", {"in": ("renamed",)})
+            assert (await get("renamed")).addresses == [address]
+            # Without a way out nothing is asked of the node's resolvers: names would leak.
+            await network.disconnect("c", "bridge")
+            assert (await get("c")).code == 2
 
     asyncio.run(scenario())

@@ -11,8 +11,8 @@ from worker.cluster.description import describe
 from worker.cluster.requests import decode_init, decode_join
 from worker.cluster.state import ClusterFiles, Membership
 from worker.config import Config
+from worker.engine.endpoints import EndpointSpec
 from worker.engine.ports import JoinRequest
-from worker.engine.spec import EndpointSpec
 from worker.networking import open_networking, upstream_resolvers
 
 HERE = Membership(
@@ -93,7 +93,7 @@ def test_resolvers_that_ipv4_reaches(tmp_path: Path) -> None:
 def test_an_unknown_network_is_refused_before_anything_is_made(tmp_path: Path) -> None:
     async def run() -> None:
         networking = open_networking(Config(data_root=tmp_path, run_dir=tmp_path / "run"))
-        request = JoinRequest("c1", "host", ("c1",), {"nowhere": EndpointSpec()})
+        request = JoinRequest("c1", "host", (), {"nowhere": EndpointSpec()})
         with pytest.raises(NotFound, match="network nowhere"):
             await networking.join(request)
         await networking.leave("c1")

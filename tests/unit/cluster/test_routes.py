@@ -185,7 +185,7 @@ def test_overlay_networks_are_the_clusters_and_others_the_engines(machine: Machi
             status, body = await ask(session, "POST", "/v1.50/networks/create", json=overlay)
             assert status == 200
             assert json.loads(body["body"]) == overlay
-            _, local = await ask(session, "GET", "/networks/bridge?scope=local")
-            assert local["Driver"] == "bridge"
+            _, local = await ask(session, "GET", "/networks/host?scope=local")
+            assert local["Driver"] == "host"
 
     asyncio.run(run())
