@@ -479,8 +479,12 @@ def _delete_service(fx: Effects, service_id: str) -> None:
 
 
 def _delete_network(fx: Effects, network_id: str) -> None:
-    if network_id not in fx.view.networks:
+    network = fx.view.networks.get(network_id)
+    if network is None:
         return
+    if network.spec.ingress:  # the next ingress network gives the nodes addresses of its own
+        for node in [n for n in fx.view.nodes.values() if n.ingress_address]:
+            _store_node(fx, node, replace(node, ingress_address=""))
     for record in [q for q in fx.view.quarantined.values() if q.network_id == network_id]:
         fx.view.drop_quarantined(record.id)
         fx.touch("quarantined", record.id)

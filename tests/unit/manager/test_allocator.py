@@ -9,6 +9,7 @@ from manager.allocator.pools import AddressPool, free_subnet
 from manager.allocator.ports import port_conflict
 from manager.scheduler.schedule import explain
 from manager.store import changes as c
+from manager.store.snapshot import dump, restore
 from manager.store.tables import mesh_ports, network_table, tables_of_node
 from manager.store.view import bare
 from swarmapi.model.objects import Network, TaskState
@@ -217,3 +218,24 @@ def test_service_deletion_quarantines_its_vip(order: tuple[str, str]) -> None:
     vip = bare(made.view.services["a"].endpoint.vips[0].address)
     made.commit(c.Delete(object="service", id="a"))
     assert f"net/{vip}" in made.view.quarantined
+
+
+def test_nodes_follow_a_new_ingress_network() -> None:
+    """`network rm ingress` and a new one with another subnet: no address of the old one stays."""
+    made = World()
+    made.add_nodes(node("n1"), node("n2"))
+    made.commit(c.PutNetwork(network=ingress("i1", "10.76.0.0/24")))
+    made.converge()
+    made.commit(c.Delete(object="network", id="i1"))
+    made.commit(c.PutNetwork(network=ingress("i2", "10.77.0.0/24")))
+    made.converge()
+    addresses = sorted(n.ingress_address for n in made.view.nodes.values())
+    assert addresses == ["10.77.0.2/24", "10.77.0.3/24"]
+    copy = restore(list(dump(made.view)))
+    assert copy.addresses_of.of("i1") == made.view.addresses_of.of("i1") == set()
+    assert copy.addresses_of.of("i2") == made.view.addresses_of.of("i2")
+
+
+def ingress(network_id: str, subnet: str) -> Network:
+    ipam = IPAMConfig(config=(IPAMPool(subnet=subnet),))
+    return Network(id=network_id, spec=NetworkSpec(name="ingress", ingress=True, ipam=ipam))
