@@ -9,6 +9,7 @@ from swarmapi.model.objects import SpecVersion, Task
 from swarmapi.model.spec import ContainerSpec, Mount, Resources, to_json
 from worker.engine.endpoints import EndpointSpec
 from worker.engine.engine import Engine
+from worker.engine.healthcheck import is_checked
 from worker.engine.spec import (
     ContainerConfig,
     ContainerCreate,
@@ -175,15 +176,36 @@ class EngineExecutor:
             except SwarmError as error:
                 code = self._engine.inspect(found).record.exit_code
                 return Outcome(error=error.message, exit_code=code or None, container_id=found)
-        return Outcome(container_id=found, pid=self._engine.inspect(found).record.pid)
+        record = self._engine.inspect(found).record
+        return Outcome(
+            container_id=found, pid=record.pid, unproven=is_checked(record.config.healthcheck)
+        )
 
-    async def wait(self, task: Task) -> Outcome:
-        """Wait for the end of the container."""
+    async def await_health(self, task: Task, spec: SpecVersion) -> Outcome:
+        """Wait for the first success of the health check, or the container's end."""
         found = self._find(task)
         if not found:
             return Outcome(error="the container is gone")
+        health = await self._engine.await_health(found, "healthy", "unhealthy")
+        if health == "unhealthy":
+            return await self._end_unhealthy(found, spec)
+        if health == "healthy":
+            return Outcome(pid=self._engine.inspect(found).record.pid)
+        return await self._ended(found)
+
+    async def wait(self, task: Task, spec: SpecVersion) -> Outcome:
+        """Wait for the end of the container; one that becomes unhealthy is stopped."""
+        found = self._find(task)
+        if not found:
+            return Outcome(error="the container is gone")
+        checked = is_checked(self._engine.inspect(found).record.config.healthcheck)
+        if checked and await self._engine.await_health(found, "unhealthy"):
+            return await self._end_unhealthy(found, spec)
+        return await self._ended(found)
+
+    async def _ended(self, container_id: str) -> Outcome:
         try:
-            ended = await self._engine.wait(found)
+            ended = await self._engine.wait(container_id)
         except NotFound:
             return Outcome(error="the container was removed")
         if ended.oom_killed:
@@ -191,14 +213,25 @@ class EngineExecutor:
         failed = f"task: non-zero exit ({ended.code})" if ended.code else ended.error
         return Outcome(error=failed, exit_code=ended.code)
 
+    async def _end_unhealthy(self, container_id: str, spec: SpecVersion) -> Outcome:
+        await self._stop(container_id, spec)
+        code = self._engine.inspect(container_id).record.exit_code
+        return Outcome(error="task: unhealthy container", exit_code=code or None)
+
+    async def _stop(self, container_id: str, spec: SpecVersion) -> None:
+        try:
+            grace_s = defaults.stop_grace_period_ns(spec.spec) / defaults.SECOND_NS
+            await self._engine.stop(container_id, grace_s)
+        except Conflict:
+            await self._engine.kill(container_id)
+
     async def shut_down(self, task: Task, spec: SpecVersion) -> Outcome:
         """Stop the container within the service's grace period."""
         found = self._find(task)
         if not found:
             return Outcome()
-        grace_s = defaults.stop_grace_period_ns(spec.spec) / defaults.SECOND_NS
         try:
-            await self._stop(found, grace_s)
+            await self._stop(found, spec)
         except NotFound:
             return Outcome()
         except SwarmError as error:
@@ -207,12 +240,6 @@ class EngineExecutor:
         return Outcome(
             container_id=found, exit_code=record.exit_code if record.started_ns else None
         )
-
-    async def _stop(self, container_id: str, grace_s: float) -> None:
-        try:
-            await self._engine.stop(container_id, grace_s)
-        except Conflict:
-            await self._engine.kill(container_id)
 
     async def remove(self, task_id: str) -> None:
         """Delete the container and its anonymous volumes."""

@@ -22,6 +22,8 @@ class Step(StrEnum):
     """Only the state moves, to `Plan.to`."""
     PREPARE = "prepare"
     START = "start"
+    AWAIT_HEALTH = "await health"
+    """Started, but RUNNING only once its health check succeeds."""
     WAIT = "wait"
     SHUT_DOWN = "shut down"
 
@@ -44,6 +46,8 @@ class Outcome:
     container_id: str = ""
     pid: int = 0
     message: str = ""
+    unproven: bool = False
+    """Of a START: the container runs and its health check has not succeeded yet."""
 
 
 _ADVANCES = {
@@ -71,8 +75,11 @@ _MESSAGES = {
 }
 
 
-def next_step(desired: TaskState, state: TaskState) -> Plan:
-    """Return what brings a task in `state` nearer to `desired`."""
+def next_step(desired: TaskState, state: TaskState, *, started: bool = False) -> Plan:
+    """Return what brings a task in `state` nearer to `desired`.
+
+    `started` tells of a STARTING task whether its container runs, which is so when it has a pid.
+    """
     if state.is_terminal:
         return Plan(Step.NOTHING)
     if desired >= TaskState.SHUTDOWN:
@@ -81,6 +88,8 @@ def next_step(desired: TaskState, state: TaskState) -> Plan:
         return Plan(Step.WAIT)
     if state >= desired:
         return Plan(Step.NOTHING)
+    if state == TaskState.STARTING and started:
+        return Plan(Step.AWAIT_HEALTH)
     if state in _OPERATIONS:
         return Plan(_OPERATIONS[state])
     return Plan(Step.ADVANCE, _ADVANCES[state])
@@ -99,7 +108,7 @@ def after(plan: Plan, status: TaskStatus, outcome: Outcome, now_ns: int) -> Task
         message=outcome.message or _MESSAGES.get(state, state.name.lower()),
         error=outcome.error,
         container_id=outcome.container_id or status.container_id,
-        pid=outcome.pid if state == TaskState.RUNNING else 0,
+        pid=outcome.pid if state in (TaskState.STARTING, TaskState.RUNNING) else 0,
         exit_code=outcome.exit_code if outcome.exit_code is not None else status.exit_code,
     )
 
@@ -114,5 +123,7 @@ def _state_after(plan: Plan, state: TaskState, outcome: Outcome) -> TaskState:
     if plan.step == Step.PREPARE:
         return TaskState.READY
     if plan.step == Step.START:
+        return TaskState.STARTING if outcome.unproven else TaskState.RUNNING
+    if plan.step == Step.AWAIT_HEALTH:
         return TaskState.RUNNING
     return plan.to

@@ -8,6 +8,7 @@ from typing import Any
 
 from runtime.errors import BadStatus, NoSuchContainer, StartFailed
 from runtime.oci import ContainerState, Launch
+from runtime.supervisor.restart import RestartPolicy, should_restart
 from worker.engine.networks import BRIDGE_ID, HOST_ID, NONE_ID
 from worker.engine.ports import (
     ExecProcess,
@@ -67,6 +68,7 @@ class FakeSupervisor:
     def __init__(self) -> None:
         self.states: dict[str, ContainerState] = {}
         self.launches: list[Launch] = []
+        self.policies: dict[str, RestartPolicy] = {}
         self.signals: list[tuple[str, int]] = []
         self.obeys: set[int] = {9, 15}
         """Signals a container ends by."""
@@ -82,27 +84,56 @@ class FakeSupervisor:
             raise StartFailed(self.refuse)
         self._stamp += 1_000_000
         self.launches.append(launch)
+        health = {"status": "starting", "failing_streak": 0, "log": []}
         state = ContainerState(
             launch.container_id, "running", 100 + len(self.launches), None, False, self._stamp,
             0, "", (),
+            health=health if launch.health else None,
         )  # fmt: skip
         self.states[launch.container_id] = state
+        self.policies[launch.container_id] = launch.restart
         return state
 
     def end(self, container_id: str, code: int) -> None:
         """End a container as the kernel would."""
-        state = replace(
-            self.states[container_id],
-            status="stopped",
+        state = self.states[container_id]
+        again = not state.stop_asked and should_restart(
+            self.policies[container_id], code, state.restart_count
+        )
+        self._change(
+            container_id,
+            status="restarting" if again else "stopped",
             pid=0,
             exit_code=code,
             finished_ns=self._stamp + 1,
         )
-        self.states[container_id] = state
-        for queue in self._queues:
-            queue.put_nowait(state)
         if container_id in self.attachments:
             self.attachments[container_id].output.put_nowait(None)
+
+    def run_again(self, container_id: str) -> None:
+        """Start a container that waits for its restart."""
+        state = self.states[container_id]
+        assert state.status == "restarting"
+        self._stamp += 1_000_000
+        self._change(
+            container_id,
+            status="running",
+            pid=state.restart_count + 500,
+            started_ns=self._stamp,
+            exit_code=None,
+            restart_count=state.restart_count + 1,
+        )
+
+    def probe(self, container_id: str, status: str) -> None:
+        """Let a health check find this."""
+        entry = {"start_ns": 1, "end_ns": 2, "exit_code": int(status != "healthy"), "output": "x"}
+        health = {"status": status, "failing_streak": entry["exit_code"], "log": [entry]}
+        self._change(container_id, health=health)
+
+    def _change(self, container_id: str, **fields: Any) -> None:
+        state = self.states[container_id] = replace(self.states[container_id], **fields)
+        for queue in self._queues:
+            queue.put_nowait(state)
 
     async def exec(
         self, container_id: str, process: dict[str, Any], stdio: tuple[int, int, int] | None
@@ -110,14 +141,26 @@ class FakeSupervisor:
         """Refuse: no fake process can be had."""
         raise StartFailed("executable file not found in $PATH")
 
-    async def kill(self, container_id: str, signal: int, *, everyone: bool = False) -> None:
+    async def kill(
+        self, container_id: str, signal: int, *, everyone: bool = False, final: bool = False
+    ) -> None:
         """Remember a signal, and end the container by those it obeys."""
         state = self._get(container_id)
         if state.status == "stopped":
             raise BadStatus("stopped", "running")
+        if final:
+            self.states[container_id] = replace(state, stop_asked=True)
+        if state.status == "restarting":
+            self._change(container_id, status="stopped")
+            return
         self.signals.append((container_id, signal))
         if signal in self.obeys:
             self.end(container_id, 128 + signal)
+
+    async def set_restart(self, container_id: str, restart: RestartPolicy) -> None:
+        """Take another policy."""
+        self._get(container_id)
+        self.policies[container_id] = restart
 
     async def pause(self, container_id: str) -> None:
         """Mark as paused."""
@@ -207,7 +250,7 @@ class FakeNetworking:
         """Give addresses; the descriptor is of /dev/null."""
         self.requests.append(request)
         endpoints = tuple(self._endpoint(request, name) for name in request.networks)
-        self.members[request.container_id] = endpoints[0].address
+        self.members[request.container_id] = endpoints[0].address if endpoints else ""
         ports = tuple((p.container_port, p.protocol, p.host_ip, p.host_port) for p in request.ports)
         return Joined(os.open("/dev/null", os.O_RDONLY), endpoints, ports)
 
@@ -240,7 +283,7 @@ class FakeNetworking:
         self, request: JoinRequest, pid: int, endpoints: Sequence[JoinedEndpoint]
     ) -> None:
         """Enter a container with the address it has."""
-        self.members[request.container_id] = endpoints[0].address
+        self.members[request.container_id] = endpoints[0].address if endpoints else ""
 
     async def leave(self, container_id: str) -> None:
         """Free the address."""

@@ -13,6 +13,8 @@ class FakeExecutor:
         self.calls: list[tuple[str, str]] = []
         self.containers: dict[str, asyncio.Future[int]] = {}
         self.fail: dict[str, str] = {}
+        self.checked: dict[str, asyncio.Future[str]] = {}
+        """The tasks with a health check: the error of its first verdict, empty when healthy."""
 
     async def prepare(self, task: Task, spec: SpecVersion) -> Outcome:
         self.calls.append(("prepare", task.id))
@@ -25,9 +27,13 @@ class FakeExecutor:
         self.calls.append(("start", task.id))
         if error := self.fail.pop("start", ""):
             return Outcome(error=error)
-        return Outcome(container_id=f"c-{task.id}", pid=1)
+        return Outcome(container_id=f"c-{task.id}", pid=1, unproven=task.id in self.checked)
 
-    async def wait(self, task: Task) -> Outcome:
+    async def await_health(self, task: Task, spec: SpecVersion) -> Outcome:
+        error = await asyncio.shield(self.checked[task.id])
+        return Outcome(pid=1, error=error)
+
+    async def wait(self, task: Task, spec: SpecVersion) -> Outcome:
         if error := self.fail.pop("wait", ""):
             raise ConnectionError(error)
         if task.id not in self.containers:

@@ -20,8 +20,12 @@ class Executor(Protocol):
         """Start it; one that was ever started counts as started."""
         ...
 
-    async def wait(self, task: Task) -> Outcome:
-        """Return when it has ended, with the exit code."""
+    async def await_health(self, task: Task, spec: SpecVersion) -> Outcome:
+        """Return once its health check has succeeded; an error when it fails or ends badly."""
+        ...
+
+    async def wait(self, task: Task, spec: SpecVersion) -> Outcome:
+        """Return when it has ended, with the exit code, or was stopped as unhealthy."""
         ...
 
     async def shut_down(self, task: Task, spec: SpecVersion) -> Outcome:

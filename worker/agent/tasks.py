@@ -135,7 +135,8 @@ class TaskTable:
         while not driver.status.state.is_terminal:
             driver.changed.clear()
             task = driver.assigned.task
-            plan = taskmachine.next_step(task.desired, driver.status.state)
+            status = driver.status
+            plan = taskmachine.next_step(task.desired, status.state, started=bool(status.pid))
             if plan.step == Step.NOTHING:
                 await driver.changed.wait()
                 continue
@@ -165,16 +166,16 @@ class TaskTable:
             await self._journal.commit()
             driver.status = status
             self._report(driver.assigned.task.id, status)
-        return status.state > before.state
+        return status.state > before.state or not outcome.error
 
     async def _perform(self, driver: _Driver, plan: Plan) -> Outcome | None:
         """Do one operation; None when a changed assignment made it pointless.
 
-        Only WAIT is given up for a change: prepare and start end by themselves and are
+        Only waiting is given up for a change: prepare and start end by themselves and are
         idempotent, a half-done one would leave the container in between.
         """
         operation = asyncio.ensure_future(self._operation(driver.assigned, plan))
-        if plan.step != Step.WAIT:
+        if plan.step not in (Step.WAIT, Step.AWAIT_HEALTH):
             try:
                 return await operation
             except asyncio.CancelledError:
@@ -195,8 +196,10 @@ class TaskTable:
             return await self._executor.prepare(task, spec)
         if plan.step == Step.START:
             return await self._executor.start(task, spec)
+        if plan.step == Step.AWAIT_HEALTH:
+            return await self._executor.await_health(task, spec)
         if plan.step == Step.WAIT:
-            return await self._executor.wait(task)
+            return await self._executor.wait(task, spec)
         if plan.step == Step.SHUT_DOWN:
             return await self._executor.shut_down(task, spec)
         return Outcome()

@@ -11,7 +11,7 @@ from runtime.image.model import Image
 from worker.engine.endpoints import EndpointSpec
 from worker.engine.engine import Engine
 from worker.engine.launcher import parse_port
-from worker.engine.record import EndpointState, MountPoint, Record
+from worker.engine.record import EndpointState, Health, MountPoint, Record
 from worker.engine.rfc3339 import format_ns
 
 _HOST_DEFAULTS: dict[str, Any] = {
@@ -95,7 +95,12 @@ def status_text(record: Record, now_ns: int) -> str:
         return "Removal In Progress"
     if record.running:
         up = f"Up {human_duration(now_ns - record.started_ns)}"
-        return f"{up} (Paused)" if record.status == "paused" else up
+        if record.status == "paused":
+            return f"{up} (Paused)"
+        if record.health is None:
+            return up
+        health = record.health.status
+        return f"{up} ({'health: starting' if health == 'starting' else health})"
     ago = human_duration(now_ns - record.finished_ns)
     if record.status == "restarting":
         return f"Restarting ({record.exit_code}) {ago} ago"
@@ -157,7 +162,7 @@ def image_details(image: Image) -> dict[str, Any]:
 
 
 def _state(record: Record) -> dict[str, Any]:
-    return {
+    state = {
         "Status": record.status,
         "Running": record.running or record.status == "restarting",
         "Paused": record.status == "paused",
@@ -169,6 +174,24 @@ def _state(record: Record) -> dict[str, Any]:
         "Error": record.error,
         "StartedAt": format_ns(record.started_ns),
         "FinishedAt": format_ns(record.finished_ns),
+    }
+    return state if record.health is None else state | {"Health": _health(record, record.health)}
+
+
+def _health(record: Record, health: Health) -> dict[str, Any]:
+    return {
+        # Docker's word for one that nobody asks any more
+        "Status": health.status if record.alive else "unhealthy",
+        "FailingStreak": health.failing_streak,
+        "Log": [
+            {
+                "Start": format_ns(probe.start_ns),
+                "End": format_ns(probe.end_ns),
+                "ExitCode": probe.exit_code,
+                "Output": probe.output,
+            }
+            for probe in health.log
+        ],
     }
 
 

@@ -16,7 +16,7 @@ from runtime.image.errors import ImageNotFound
 from runtime.image.removal import User
 from runtime.image.store import ImageStore
 from swarmapi.errors import Conflict, InvalidArgument, NotFound, Unsupported
-from worker.engine import bundle
+from worker.engine import bundle, healthcheck
 from worker.engine.attach import AttachSession
 from worker.engine.connections import Connections
 from worker.engine.defaults import ContainerDefaults
@@ -186,6 +186,10 @@ class Engine:
         """Return how the container ended; condition is not-running, next-exit or removed."""
         return await self._lifecycle.wait(self._table.get(reference), condition)
 
+    async def await_health(self, reference: str, *wanted: str) -> str:
+        """Return the container's health once it is one of these; empty when it ended before."""
+        return await self._lifecycle.await_health(self._table.get(reference), wanted)
+
     async def remove(self, reference: str, *, force: bool = False, volumes: bool = False) -> None:
         """Delete a container; `force` also when it runs."""
         container = self._table.get(reference)
@@ -218,6 +222,8 @@ class Engine:
         async with container.lock:
             if record.running:
                 await self.supervisor.update(record.id, bundle.resources_of(fresh))
+            if record.alive and fresh.restart_policy != record.host.restart_policy:
+                await self.supervisor.set_restart(record.id, fresh.restart_policy.to_runtime())
             record.host = fresh
             await self._table.save(container)
         self._emit(container, "update")
@@ -247,8 +253,7 @@ class Engine:
         found = [
             container
             for container in self._table
-            if (shown or container.record.running)
-            and matches(container.record, filters, references)
+            if (shown or container.record.alive) and matches(container.record, filters, references)
         ]
         return sorted(found, key=lambda container: -container.record.created_ns)
 
@@ -283,7 +288,7 @@ class Engine:
         if record.host.log_config.type == "none":
             raise Unsupported("configured logging driver does not support reading")
         path = self.places.log(record.id)
-        async for line in read_log(path, query, lambda: record.running):
+        async for line in read_log(path, query, lambda: record.alive):
             yield line
 
     async def attach(self, reference: str) -> AttachSession:
@@ -390,9 +395,7 @@ class Engine:
     def users_of_image(self, image_id: str) -> Sequence[User]:
         """Return the containers made from an image."""
         return [
-            User(c.record.id, c.record.running)
-            for c in self._table
-            if c.record.image_id == image_id
+            User(c.record.id, c.record.alive) for c in self._table if c.record.image_id == image_id
         ]
 
     def user_of_volume(self, name: str) -> str:
@@ -417,7 +420,7 @@ class Engine:
         if spec.config.stop_signal:
             signal_number(spec.config.stop_signal)
         self._check_log(spec.host)
-        check_no_healthcheck(spec)
+        spec.config.healthcheck = healthcheck.effective(spec.config.healthcheck, image_config)
         now_ns = self.parts.clock.now_ns()
         record = Record(
             id=self.parts.random_bytes(32).hex(),
@@ -432,8 +435,6 @@ class Engine:
             args=args,
             env=bundle.merge_env(image_config.get("Env") or [], spec.config.env),
         )
-        if image_config.get("Healthcheck"):
-            record.warnings.append("the image's health check is not run")
         record.config.labels = {**(image_config.get("Labels") or {}), **record.config.labels}
         published_ports(record)
         if spec.host.network_mode == "host" and not spec.config.hostname:
@@ -466,21 +467,7 @@ class Engine:
                     self.volumes.remove(mount.name)
 
     def _exec_process(self, record: Record, config: ExecConfig) -> dict[str, Any]:
-        user = self._launcher.exec_user(record, config.user, self.lower_dirs(record.image_id))
-        env = [f"HOSTNAME={bundle.hostname_of(record)}", *record.env]
-        if config.tty:
-            env.append("TERM=xterm")
-        if not any(entry.startswith("HOME=") for entry in (*env, *config.env)):
-            env.append("HOME=/root" if user["uid"] == 0 else "HOME=/")
-        return bundle.process_of(
-            record,
-            args=config.cmd,
-            env=[*env, *config.env],
-            cwd=config.working_dir or bundle.working_dir_of(record),
-            user=user,
-            tty=config.tty,
-            privileged=config.privileged,
-        )
+        return self._launcher.exec_process(record, config, self.lower_dirs(record.image_id))
 
     def _running(self, reference: str) -> Container:
         container = self._table.get(reference)
@@ -510,14 +497,3 @@ class Engine:
         record = container.record
         attributes = {"image": record.config.image, "name": record.name, **record.config.labels}
         self.events.emit("container", action, record.id, attributes | dict(extra or {}))
-
-
-def check_no_healthcheck(spec: ContainerCreate) -> None:
-    """Refuse a health check that would never run.
-
-    Raises:
-        Unsupported: when one is asked for.
-    """
-    test = spec.config.healthcheck.test if spec.config.healthcheck else []
-    if test and test[0] != "NONE":
-        raise Unsupported("health checks are not supported: create without one")

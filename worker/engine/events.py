@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -50,6 +50,10 @@ class EventBus:
     def listeners(self) -> int:
         """How many subscribers there are."""
         return len(self._queues)
+
+    def past(self) -> Sequence[Event]:
+        """Return the remembered events, oldest first."""
+        return tuple(self._past)
 
     def emit(self, kind: str, action: str, actor_id: str, attributes: Mapping[str, str]) -> None:
         """Record an event and hand it to every subscriber."""

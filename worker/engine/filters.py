@@ -17,12 +17,17 @@ CONTAINER_KEYS = (
 _UNITS_S = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _STATUSES = {"created", "running", "paused", "restarting", "removing", "exited", "dead"}
 
+_HEALTHS = {"starting", "healthy", "unhealthy", "none"}
+
 
 def check_container_filters(filters: Filters) -> None:
     """Refuse a filter Docker does not know, in its words."""
     for key in filters:
         if key not in CONTAINER_KEYS:
             raise InvalidArgument(f"invalid filter '{key}'")
+    for health in filters.get("health", ()):
+        if health not in _HEALTHS:
+            raise InvalidArgument(f"invalid filter 'health={health}'")
     for status in filters.get("status", ()):
         if status not in _STATUSES:
             raise InvalidArgument(f"invalid filter 'status={status}'")
@@ -47,7 +52,7 @@ def matches(record: Record, filters: Filters, references: Mapping[str, Record]) 
         "volume": lambda value: any(value in (mount.name, mount.target) for mount in record.mounts),
         "publish": lambda value: _publishes(record, value, published=True),
         "expose": lambda value: _publishes(record, value, published=False),
-        "health": lambda value: value == "none",
+        "health": lambda value: record.health_status == value,
         "is-task": lambda value: (
             ("com.docker.swarm.task.id" in record.config.labels) == (value in ("true", "1"))
         ),

@@ -3,13 +3,16 @@
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runtime.errors import SupervisorGone
 from runtime.oci import ContainerState, Launch, LogConfig, Overlay
 from swarmapi.errors import InvalidArgument
-from worker.engine import bundle, initlayer, netfiles, rootfs
+from worker.engine import bundle, healthcheck, initlayer, netfiles, rootfs
+from worker.engine.execs import ExecConfig
 from worker.engine.networks import HOST_ID, NONE_ID
 from worker.engine.ports import (
     Joined,
@@ -22,6 +25,7 @@ from worker.engine.ports import (
 from worker.engine.record import EndpointState, Record
 from worker.engine.spec import PortBinding
 
+_START_TRIES = 3
 _SIZES = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
@@ -55,8 +59,15 @@ class Launcher:
         self._networking = networking
         self._running = running
 
-    async def start(self, record: Record, lower: Sequence[str]) -> ContainerState:
+    async def start(
+        self,
+        record: Record,
+        lower: Sequence[str],
+        joined_network: Callable[[], None] = lambda: None,
+    ) -> ContainerState:
         """Launch the container and write where it is into the record.
+
+        `joined_network` is called when that is written and nothing runs yet.
 
         Raises:
             InvalidArgument: when the record cannot be turned into a start.
@@ -75,10 +86,15 @@ class Launcher:
                 log=self._log(record),
                 stdin_open=record.config.open_stdin,
                 netns=netns,
+                restart=record.host.restart_policy.to_runtime(),
+                health=healthcheck.to_runtime(
+                    record.config.healthcheck,
+                    record.image_config,
+                    lambda words: self.exec_process(record, ExecConfig(cmd=words), lower),
+                ),
             )
-            state = await self._supervisor.start(
-                launch, netns_fd=joined.netns_fd if joined else None
-            )
+            joined_network()
+            state = await self._start(launch, joined.netns_fd if joined else None)
         except BaseException:
             await self._networking.leave(record.id)
             raise
@@ -87,9 +103,39 @@ class Launcher:
                 os.close(joined.netns_fd)
         return state
 
+    async def _start(self, launch: Launch, netns_fd: int | None) -> ContainerState:
+        """Start, and when the fork server dies over it, find out what came of that."""
+        for _ in range(_START_TRIES - 1):
+            with suppress(SupervisorGone):
+                return await self._supervisor.start(launch, netns_fd=netns_fd)
+            for state in await self._supervisor.list():
+                if state.container_id == launch.container_id:
+                    return state
+        return await self._supervisor.start(launch, netns_fd=netns_fd)
+
     def exec_user(self, record: Record, user: str, lower: Sequence[str]) -> dict[str, Any]:
         """Return OCI's process.user of an exec; empty means the container's own."""
         return self._user(record, user or _user_of(record), [self._upper(record.id), *lower])
+
+    def exec_process(
+        self, record: Record, config: ExecConfig, lower: Sequence[str]
+    ) -> dict[str, Any]:
+        """Return OCI's process of an exec; it is the container's user unless it names one."""
+        user = self.exec_user(record, config.user, lower)
+        env = [f"HOSTNAME={bundle.hostname_of(record)}", *record.env]
+        if config.tty:
+            env.append("TERM=xterm")
+        if not any(entry.startswith("HOME=") for entry in (*env, *config.env)):
+            env.append("HOME=/root" if user["uid"] == 0 else "HOME=/")
+        return bundle.process_of(
+            record,
+            args=config.cmd,
+            env=[*env, *config.env],
+            cwd=config.working_dir or bundle.working_dir_of(record),
+            user=user,
+            tty=config.tty,
+            privileged=config.privileged,
+        )
 
     def _config(self, record: Record, overlay: Overlay, files: dict[str, str]) -> dict[str, Any]:
         layers = [overlay.upper, *overlay.lower]

@@ -6,6 +6,9 @@ import shutil
 import signal as signals
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
+from typing import TypeVar
+
+import msgspec
 
 from runtime.errors import NoSuchContainer, RuntimeFailure
 from runtime.oci import ContainerState
@@ -14,7 +17,7 @@ from worker.engine import restart
 from worker.engine.events import EventBus, emit_network
 from worker.engine.launcher import Launcher, Places, join_request
 from worker.engine.ports import Clock, JoinedEndpoint, Networking, Supervisor
-from worker.engine.record import Container, ExitStatus, Record
+from worker.engine.record import Container, ExitStatus, Health, Record
 from worker.engine.table import ContainerTable
 
 DEFAULT_STOP_TIMEOUT_S = 10
@@ -23,6 +26,7 @@ LOST_EXIT_CODE = 255
 """The exit code of a container whose end nobody saw (as Docker has it after a reboot)."""
 
 log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 LowerDirs = Callable[[str], Sequence[str]]
 
 
@@ -60,9 +64,9 @@ class Lifecycle:
         for container in list(self._table):
             state = known.pop(container.record.id, None)
             await self._adopt(container, state)
-        for orphan in known.values():
-            if orphan.status != "stopped":
-                log.warning("container %s of the supervisor has no record", orphan.container_id)
+        for orphan in known:
+            log.warning("container %s of the supervisor has no record: it is ended", orphan)
+            self._spawn(self._end_orphan(orphan))
         self._spawn(self._watch(queue))
 
     async def close(self) -> None:
@@ -81,12 +85,9 @@ class Lifecycle:
         async with container.lock:
             if container.record.status == "paused":
                 raise Conflict("cannot start a paused container, try unpause instead")
-            if container.record.running:
+            if container.record.alive:
                 return False
             self._refuse_if_leaving(container)
-            self._cancel_restart(container)
-            container.restart_delay_s = 0.0
-            container.record.restart_count = 0
             await self._launch(container)
             return True
 
@@ -98,22 +99,20 @@ class Lifecycle:
         Returns False when it was not running.
         """
         record = container.record
-        if not record.running:
-            return await self._stop_waiting_one(container)
+        if not record.alive:
+            return False
         configured = record.config.stop_timeout
         if timeout_s is None:
             timeout_s = DEFAULT_STOP_TIMEOUT_S if configured is None else configured
-        container.stop_asked = True
         number = signal_number(signal or stop_signal_of(record))
-        await self._signal(container, number)
+        await self._signal(container, number, final=True)
         if record.status == "paused":
             await self.unpause(container)
         try:
             async with asyncio.timeout(timeout_s if timeout_s >= 0 else None):
-                await container.ended.wait()
+                await self.wait(container)
         except TimeoutError:
-            await self._signal(container, signals.SIGKILL)
-            await self._await_kill(container)
+            await self._kill(container)
         self._emit(container, "stop")
         return True
 
@@ -127,9 +126,8 @@ class Lifecycle:
         record = container.record
         if not record.running:
             raise Conflict(f"cannot kill container: {record.id}: container is not running")
-        if number in (signals.SIGKILL, signal_number(stop_signal_of(record))):
-            container.stop_asked = True
-        await self._signal(container, number)
+        final = number in (signals.SIGKILL, signal_number(stop_signal_of(record)))
+        await self._signal(container, number, final=final)
         self._emit(container, "kill", {"signal": str(int(number))})
 
     async def pause(self, container: Container) -> None:
@@ -161,18 +159,13 @@ class Lifecycle:
             Conflict: when it runs and `force` is false.
         """
         record = container.record
-        if record.running or record.status == "restarting":
+        if record.alive:
             if not force:
                 raise Conflict(
                     f'cannot remove container "/{record.name}": container is running: '
                     "stop the container before removing or force remove"
                 )
-            container.stop_asked = True
-            if record.running:
-                await self._signal(container, signals.SIGKILL)
-                await self._await_kill(container)
-            else:
-                await self._stop_waiting_one(container)
+            await self._kill(container)
         async with container.lock:
             if self._table.find(record.id) is not container:
                 return
@@ -191,36 +184,39 @@ class Lifecycle:
             return await waiter
         if condition == "next-exit":
             return await _waiter(container.exit_waiters)
-        while container.record.running or container.record.status == "restarting":
+        while container.record.alive:
             await _waiter(container.exit_waiters)
-        return container.exit_status
+        status = container.exit_status
+        async with container.lock:  # its ports and addresses are free once the end is settled
+            return status
+
+    async def await_health(self, container: Container, wanted: Sequence[str]) -> str:
+        """Return the health once it is one of these; empty when the container ended before."""
+        while container.record.alive and container.record.health_status not in wanted:
+            await _waiter(container.health_waiters)
+        return container.record.health_status if container.record.alive else ""
 
     async def _launch(self, container: Container) -> None:
         record = container.record
-        record.error, record.oom_killed, record.stopped_by_user = "", False, False
-        container.stop_asked = False
+        record.stopped_by_user = False
         try:
             lower = await asyncio.to_thread(self._lower_dirs, record.image_id)
             with suppress(NoSuchContainer):
                 await self._supervisor.delete(record.id)
-            state = await self._launcher.start(record, lower)
+            container.launches += 1
+            state = await self._launcher.start(record, lower, lambda: self._table.note(container))
         except (SwarmError, RuntimeFailure, OSError) as error:
             await self._record_failed_start(container, str(error))
             if isinstance(error, SwarmError):
                 raise
             raise InvalidArgument(start_message(str(error))) from error
-        record.status = "running"
-        record.pid = state.pid
-        record.started_ns = state.started_ns
-        record.finished_ns = 0
-        record.exit_code = 0
-        record.warnings = list(state.warnings)
-        container.ended.clear()
+        container.networked = True
+        _take_run(record, state)
         await self._table.save(container)
         self._emit_networks(record, "connect")
         self._emit(container, "start")
-        if state.status == "stopped":
-            self._spawn(self._ended(container, state))
+        if state.status in ("stopped", "restarting"):
+            self._spawn(self._ended(container, state, container.launches))
 
     async def _record_failed_start(self, container: Container, message: str) -> None:
         record = container.record
@@ -228,7 +224,7 @@ class Lifecycle:
         record.exit_code = exit_code_of_failure(message)
         if record.status not in ("created", "exited"):
             record.status = "exited"
-        record.joined, record.ports, record.pid = {}, [], 0
+        record.joined, record.ports, record.pid, record.health = {}, [], 0, None
         await self._table.save(container)
         self._emit(container, "die", {"exitCode": str(record.exit_code)})
         container.announce_exit()
@@ -239,114 +235,125 @@ class Lifecycle:
         while True:
             state = await queue.get()
             container = self._table.find(state.container_id)
-            if container is not None and state.status == "stopped":
-                self._spawn(self._ended(container, state))
+            if container is None:
+                continue
+            if state.status in ("stopped", "restarting"):
+                self._spawn(self._ended(container, state, container.launches))
+            else:
+                self._spawn(self._runs(container, state, container.launches))
 
-    async def _ended(self, container: Container, state: ContainerState) -> None:
+    async def _runs(self, container: Container, state: ContainerState, launches: int) -> None:
+        """Take what the supervisor says of a container that lives: a restart, its health."""
         record = container.record
         async with container.lock:
-            if not record.running or record.started_ns != state.started_ns:
+            if container.launches != launches or not record.alive:
                 return
-            await self._record_end(container, state)
-            again = restart.should_restart(
-                record.host.restart_policy,
-                record.exit_code,
-                record.restart_count,
-                stopped_by_user=record.stopped_by_user,
-            )
+            restarted = record.started_ns != state.started_ns
+            before = record.health_status
+            if restarted:
+                _take_run(record, state)
+                await self._table.save(container)
+                if not container.networked:
+                    await self._rejoin(container)
+            record.health = _health_of(state)
+        if restarted:
+            self._emit(container, "start")
+        elif record.health_status != before:
+            self._emit(container, f"health_status: {record.health_status}")
+        container.announce_health()
+
+    async def _ended(self, container: Container, state: ContainerState, launches: int) -> None:
+        """Take an end, be it the last one or one that the supervisor lets a restart follow."""
+        record = container.record
+        again = state.status == "restarting"
+        async with container.lock:
+            if container.launches != launches or not record.alive:
+                return
+            died = record.running or record.started_ns != state.started_ns
+            if again and not died:
+                return
+            self._record_end(record, state)
             record.status = "restarting" if again else "exited"
             await self._table.save(container)
-            await self._networking.leave(record.id)
-            with suppress(RuntimeFailure):
-                await self._supervisor.delete(record.id)
-        self._emit(container, "die", {"exitCode": str(record.exit_code)})
-        if record.oom_killed:
+            if not again:
+                await self._let_go(container)
+        if died:
+            self._emit(container, "die", {"exitCode": str(record.exit_code)})
+        if died and record.oom_killed:
             self._emit(container, "oom")
         container.announce_exit()
-        if again:
-            self._schedule_restart(container)
-        elif record.host.auto_remove:
-            await self._remove_quietly(container)
+        if not again:
+            await self._follow_end(container, unseen=state.exit_code is None)
 
-    async def _record_end(self, container: Container, state: ContainerState) -> None:
+    async def _let_go(self, container: Container) -> None:
+        await self._networking.leave(container.record.id)
+        container.networked = False
+        with suppress(RuntimeFailure):
+            await self._supervisor.delete(container.record.id)
+
+    async def _follow_end(self, container: Container, *, unseen: bool) -> None:
+        """Remove what is to go with its end; start what nobody was there to restart."""
         record = container.record
+        policy = record.host.restart_policy.to_runtime()
+        if record.host.auto_remove:
+            await self._remove_quietly(container)
+        elif unseen and restart.should_start_at_boot(
+            policy, record.exit_code, record.restart_count, stopped_by_user=record.stopped_by_user
+        ):
+            try:
+                await self.start(container)
+            except SwarmError as error:
+                log.warning("restart of container %s: %s", record.id, error)
+
+    def _record_end(self, record: Record, state: ContainerState) -> None:
         record.exit_code = LOST_EXIT_CODE if state.exit_code is None else state.exit_code
         record.oom_killed = state.oom_killed
         record.error = state.error
+        record.started_ns = state.started_ns
         record.finished_ns = state.finished_ns or self._clock.now_ns()
-        record.stopped_by_user = container.stop_asked or record.stopped_by_user
+        record.stopped_by_user = state.stop_asked
+        record.restart_count = state.restart_count
+        record.health = _health_of(state)
         record.pid = 0
-        self._emit_networks(record, "disconnect")
-        record.joined, record.ports = {}, []
-
-    def _schedule_restart(self, container: Container) -> None:
-        record = container.record
-        ran_s = (record.finished_ns - record.started_ns) / 1e9
-        container.restart_delay_s = restart.next_delay_s(container.restart_delay_s, ran_s)
-        task = asyncio.create_task(self._restart_later(container, container.restart_delay_s))
-        container.restart_task = task
-        self._keep(task)
-
-    async def _restart_later(self, container: Container, delay_s: float) -> None:
-        await self._clock.sleep(delay_s)
-        async with container.lock:
-            container.restart_task = None
-            if container.record.status != "restarting":
-                return
-            container.record.restart_count += 1
-            try:
-                await self._launch(container)
-                return
-            except SwarmError as error:
-                log.warning("restart of container %s: %s", container.record.id, error)
-            policy = container.record.host.restart_policy
-            if not restart.should_restart(
-                policy,
-                container.record.exit_code,
-                container.record.restart_count,
-                stopped_by_user=False,
-            ):
-                return
-            container.record.status = "restarting"
-        self._schedule_restart(container)
-
-    async def _stop_waiting_one(self, container: Container) -> bool:
-        async with container.lock:
-            if container.record.status != "restarting":
-                return False
-            self._cancel_restart(container)
-            container.record.status = "exited"
-            container.record.stopped_by_user = True
-            await self._table.save(container)
-        container.announce_exit()
-        return True
+        if state.status == "stopped":
+            self._emit_networks(record, "disconnect")
+            record.joined, record.ports = {}, []
 
     async def _adopt(self, container: Container, state: ContainerState | None) -> None:
+        """Believe the supervisor: it saw what happened while no daemon was there."""
         record = container.record
-        if record.running and state is not None and state.started_ns == record.started_ns:
-            if state.status == "stopped":
-                self._spawn(self._ended(container, state))
-            else:
-                record.status = state.status if state.status == "paused" else "running"
-                await self._rejoin(record)
-            return
-        if record.running:
-            record.exit_code, record.pid = LOST_EXIT_CODE, 0
-            record.finished_ns = self._clock.now_ns()
-            record.joined, record.ports = {}, []
-            record.status = "exited"
-            container.ended.set()
-            await self._networking.leave(record.id)
+        unknown = state is None or record.started_ns != state.started_ns
+        if state is not None and state.status != "stopped":
+            if unknown or not record.alive:
+                _take_run(record, state)
+            record.status, record.health = state.status, _health_of(state)
             await self._table.save(container)
-        if record.status == "removing" or (record.host.auto_remove and record.status == "exited"):
-            self._spawn(self._remove_quietly(container))
-        elif record.status in ("exited", "restarting") and restart.should_start_at_boot(
-            record.host.restart_policy, record.exit_code, stopped_by_user=record.stopped_by_user
-        ):
-            record.status = "restarting"
-            self._schedule_restart(container)
+            if record.running:
+                await self._rejoin(container)
+            return
+        if state is not None and (unknown or record.alive):
+            _take_run(record, state)
+            self._spawn(self._ended(container, state, container.launches))
+            return
+        if state is not None or record.alive or record.joined:
+            await self._let_go(container)
+            record.joined, record.ports = {}, []
+        if record.alive:
+            record.exit_code, record.pid, record.status = LOST_EXIT_CODE, 0, "exited"
+            record.finished_ns = self._clock.now_ns()
+            await self._table.save(container)
+        if record.status == "exited":
+            self._spawn(self._follow_end(container, unseen=True))
 
-    async def _rejoin(self, record: Record) -> None:
+    async def _end_orphan(self, container_id: str) -> None:
+        """End what no record tells of: a step of a build whose daemon is gone."""
+        with suppress(RuntimeFailure):
+            await self._supervisor.delete(container_id, force=True)
+        await self._networking.leave(container_id)
+
+    async def _rejoin(self, container: Container) -> None:
+        record = container.record
+        container.networked = True
         if not record.owns_network:
             return
         endpoints = [
@@ -367,19 +374,20 @@ class Lifecycle:
         except (SwarmError, OSError) as error:
             log.error("network of running container %s: %s", record.id, error)
 
-    async def _signal(self, container: Container, number: int) -> None:
+    async def _signal(self, container: Container, number: int, *, final: bool) -> None:
         try:
-            await self._supervisor.kill(container.record.id, number)
+            await self._supervisor.kill(container.record.id, number, final=final)
         except NoSuchContainer:
             return
         except RuntimeFailure:
             if container.record.running:
                 raise
 
-    async def _await_kill(self, container: Container) -> None:
+    async def _kill(self, container: Container) -> None:
+        await self._signal(container, signals.SIGKILL, final=True)
         try:
             async with asyncio.timeout(KILL_WAIT_S):
-                await container.ended.wait()
+                await self.wait(container)
         except TimeoutError:
             raise Conflict(
                 f"container {container.record.id} did not end {KILL_WAIT_S:.0f} s after SIGKILL"
@@ -403,12 +411,6 @@ class Lifecycle:
         if container.record.status in ("removing", "dead"):
             raise Conflict("container is marked for removal and cannot be started")
 
-    @staticmethod
-    def _cancel_restart(container: Container) -> None:
-        if container.restart_task is not None:
-            container.restart_task.cancel()
-            container.restart_task = None
-
     def _emit(
         self, container: Container, action: str, extra: Mapping[str, str] | None = None
     ) -> None:
@@ -431,6 +433,21 @@ class Lifecycle:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a container's background work failed", exc_info=error)
+
+
+def _take_run(record: Record, state: ContainerState) -> None:
+    """Enter the run the supervisor tells of."""
+    record.status = "paused" if state.status == "paused" else "running"
+    record.pid, record.started_ns = state.pid, state.started_ns
+    record.exit_code, record.error, record.oom_killed = 0, "", False
+    record.finished_ns = 0
+    record.restart_count = state.restart_count
+    record.warnings = list(state.warnings)
+    record.health = _health_of(state)
+
+
+def _health_of(state: ContainerState) -> Health | None:
+    return None if state.health is None else msgspec.convert(state.health, Health)
 
 
 def signal_number(name: str) -> int:
@@ -474,8 +491,8 @@ def exit_code_of_failure(message: str) -> int:
     return 128
 
 
-def _waiter(waiters: set[asyncio.Future[ExitStatus]]) -> asyncio.Future[ExitStatus]:
-    future: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
+def _waiter(waiters: set[asyncio.Future[_T]]) -> asyncio.Future[_T]:
+    future: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
     waiters.add(future)
     future.add_done_callback(waiters.discard)
     return future

@@ -1,12 +1,14 @@
 """What the engine remembers of a container, and the filter by which containers are chosen."""
 
 import asyncio
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from worker.engine.endpoints import EndpointSpec
 from worker.engine.spec import ContainerConfig, HostConfig
+
+_T = TypeVar("_T")
 
 
 class MountPoint(msgspec.Struct, kw_only=True):
@@ -33,6 +35,23 @@ class EndpointState(msgspec.Struct, kw_only=True):
     gateway: str
     mac: str
     driver: str = "bridge"
+
+
+class Probe(msgspec.Struct, kw_only=True):
+    """One run of a health check; -1 is the exit code of what was killed or could not be run."""
+
+    start_ns: int
+    end_ns: int
+    exit_code: int
+    output: str
+
+
+class Health(msgspec.Struct, kw_only=True):
+    """`status` is starting, healthy or unhealthy; `log` holds the last probes, oldest first."""
+
+    status: str
+    failing_streak: int
+    log: list[Probe]
 
 
 class ExitStatus(msgspec.Struct, frozen=True):
@@ -72,6 +91,8 @@ class Record(msgspec.Struct, kw_only=True):
     ports: list[tuple[int, str, str, int]] = []
     """(container port, protocol, host address, host port) as bound."""
     warnings: list[str] = []
+    health: Health | None = None
+    """None without a health check. As of the last save: the supervisor knows it better."""
 
     @property
     def running(self) -> bool:
@@ -84,6 +105,16 @@ class Record(msgspec.Struct, kw_only=True):
         mode = self.host.network_mode
         return mode not in ("none", "host") and not mode.startswith("container:")
 
+    @property
+    def alive(self) -> bool:
+        """Whether it runs, or will again without anyone's doing."""
+        return self.running or self.status == "restarting"
+
+    @property
+    def health_status(self) -> str:
+        """Its health while it runs; none without a check."""
+        return "none" if self.health is None else self.health.status
+
 
 class Container:
     """A record and what hangs on it while the daemon lives."""
@@ -93,16 +124,14 @@ class Container:
         self.lock = asyncio.Lock()
         """Held while the container changes state."""
         self.exec_ids: list[str] = []
-        self.restart_task: asyncio.Task[None] | None = None
-        self.restart_delay_s = 0.0
+        self.launches = 0
+        """How often this daemon started it: what was said of an earlier run is void."""
+        self.networked = False
+        """Whether this daemon's network knows it."""
         self.console_size: tuple[int, int] | None = None
-        self.ended = asyncio.Event()
-        """Set while there is no process."""
-        self.stop_asked = False
         self.exit_waiters: set[asyncio.Future[ExitStatus]] = set()
         self.removal_waiters: set[asyncio.Future[ExitStatus]] = set()
-        if not record.running:
-            self.ended.set()
+        self.health_waiters: set[asyncio.Future[None]] = set()
 
     @property
     def exit_status(self) -> ExitStatus:
@@ -112,8 +141,12 @@ class Container:
 
     def announce_exit(self) -> None:
         """Wake everyone who waits for the end of a process."""
-        self.ended.set()
         _resolve(self.exit_waiters, self.exit_status)
+        self.announce_health()
+
+    def announce_health(self) -> None:
+        """Wake everyone who waits for a change of health, which an end is too."""
+        _resolve(self.health_waiters, None)
 
     def announce_removal(self) -> None:
         """Wake everyone who waits for the removal."""
@@ -121,8 +154,8 @@ class Container:
         _resolve(self.removal_waiters, self.exit_status)
 
 
-def _resolve(waiters: set[asyncio.Future[ExitStatus]], status: ExitStatus) -> None:
+def _resolve(waiters: set[asyncio.Future[_T]], result: _T) -> None:
     for waiter in waiters:
         if not waiter.done():
-            waiter.set_result(status)
+            waiter.set_result(result)
     waiters.clear()

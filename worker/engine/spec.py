@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from runtime.supervisor import restart
 from swarmapi.errors import InvalidArgument, Unsupported
 from worker.engine.endpoints import EndpointSpec, check_mac, decode_endpoints
 
@@ -57,6 +58,10 @@ class RestartPolicy(msgspec.Struct, rename="pascal"):
 
     name: str = "no"
     maximum_retry_count: int = 0
+
+    def to_runtime(self) -> restart.RestartPolicy:
+        """Return it in the supervisor's form."""
+        return restart.RestartPolicy(self.name or "no", self.maximum_retry_count)
 
 
 class LogSpec(msgspec.Struct, rename="pascal"):

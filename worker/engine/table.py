@@ -86,10 +86,14 @@ class ContainerTable:
 
     async def save(self, container: Container) -> None:
         """Make the record durable."""
+        self.note(container)
+        await self._journal.commit()
+
+    def note(self, container: Container) -> None:
+        """Make the record survive this process; a power cut may lose it."""
         record = container.record
         if record.id in self._by_id:
             self._journal.put(record.id, msgspec.msgpack.encode(record))
-            await self._journal.commit()
 
     async def remove(self, container: Container) -> None:
         """Forget a container."""

@@ -4,15 +4,17 @@ import asyncio
 import io
 import tarfile
 from collections.abc import Awaitable, Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from runtime.image import archive
 from runtime.image.store import ImageStore
+from runtime.oci import ContainerState, Launch, LogConfig
+from runtime.supervisor.restart import RestartPolicy
 from swarmapi.errors import AlreadyExists, Conflict, InvalidArgument, NotFound, Unsupported
 from tests.fakes.engine import FakeClock, FakeNetworking, FakeSupervisor
+from worker.api.render import container_details, status_text
 from worker.engine.engine import Engine, EngineParts
 from worker.engine.spec import decode_create
 
@@ -122,19 +124,99 @@ def test_stop_kills_what_ignores_its_signal(tmp_path: Path) -> None:
     play(tmp_path, story)
 
 
-def test_restart_policy_backs_off_and_gives_up(tmp_path: Path) -> None:
+def test_the_supervisor_restarts_and_the_record_follows(tmp_path: Path) -> None:
     async def story(world: World) -> None:
         policy = {"Name": "on-failure", "MaximumRetryCount": 2}
         container_id = await world.run("crash", {"RestartPolicy": policy})
         record = world.engine.inspect("crash").record
-        for starts in (2, 3):
+        assert world.supervisor.launches[0].restart == RestartPolicy("on-failure", 2)
+        waiting = asyncio.create_task(world.engine.wait("crash", "not-running"))
+        for count in (1, 2):
             world.supervisor.end(container_id, 1)
-            await until(partial(world.started, starts))
+            await until(lambda: record.status == "restarting")
+            assert not await world.engine.start("crash")
+            assert container_id in world.network.members
+            world.supervisor.run_again(container_id)
             await until(lambda: record.status == "running")
+            assert (record.restart_count, record.pid) == (count, 499 + count)
+        assert not waiting.done()
+        world.supervisor.end(container_id, 1)
+        assert (await waiting).code == 1
+        assert (record.status, record.restart_count) == ("exited", 2)
+        assert world.network.members == {}
+        past = world.engine.events.past()
+        actions = [event.action for event in past if event.kind == "container"]
+        assert actions[1:] == ["start", "die", "start", "die", "start", "die"]
+        assert len(world.supervisor.launches) == 1
+
+    play(tmp_path, story)
+
+
+@pytest.mark.parametrize("how", ["stop", "remove"])
+def test_a_container_between_two_runs_can_be_ended(tmp_path: Path, how: str) -> None:
+    async def story(world: World) -> None:
+        container_id = await world.run("crash", {"RestartPolicy": {"Name": "always"}})
+        record = world.engine.inspect("crash").record
+        world.supervisor.end(container_id, 5)
+        await until(lambda: record.status == "restarting")
+        if how == "stop":
+            assert await world.engine.stop("crash")
+            assert (record.status, record.exit_code) == ("exited", 5)
+            assert record.stopped_by_user
+        else:
+            with pytest.raises(Conflict):
+                await world.engine.remove("crash")
+            await world.engine.remove("crash", force=True)
+        assert world.network.members == {}
+        assert container_id not in world.supervisor.states
+
+    play(tmp_path, story)
+
+
+def test_health_is_shown_and_told(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        check = {"Test": ["CMD-SHELL", "test -e /ok"], "Interval": 2_000_000_000, "Retries": 5}
+        container_id = await world.run("web", Healthcheck=check)
+        asked = world.supervisor.launches[0].health
+        assert asked is not None
+        assert asked.process["args"] == ["/bin/sh", "-c", "test -e /ok"]
+        assert (asked.interval_s, asked.timeout_s, asked.retries) == (2, 30, 5)
+        record = world.engine.inspect("web").record
+        assert "(health: starting)" in status_text(record, record.started_ns)
+        waiting = asyncio.create_task(world.engine.await_health("web", "healthy", "unhealthy"))
+        world.supervisor.probe(container_id, "starting")
+        world.supervisor.probe(container_id, "healthy")
+        assert await waiting == "healthy"
+        assert "(healthy)" in status_text(record, record.started_ns)
+        assert world.engine.list({"health": ["unhealthy", "none"]}) == []
+        assert len(world.engine.list({"health": ["healthy"]})) == 1
+        waiting = asyncio.create_task(world.engine.await_health("web", "unhealthy"))
+        world.supervisor.end(container_id, 1)
+        assert await waiting == ""
+        actions = [event.action for event in world.engine.events.past()]
+        assert [a for a in actions if "health" in a] == ["health_status: healthy"]
+        shown = container_details(world.engine, record, [])["State"]["Health"]
+        assert (shown["Status"], shown["Log"][0]["Output"]) == ("unhealthy", "x")
+
+    play(tmp_path, story)
+
+
+def test_what_was_said_of_an_earlier_run_is_void(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        container_id = await world.run("web")
+        record = world.engine.inspect("web").record
+        container = world.engine.inspect("web")
         world.supervisor.end(container_id, 1)
         await until(lambda: record.status == "exited")
-        assert world.clock.slept == [0.1, 0.2]
-        assert record.restart_count == 2
+        async with container.lock:
+            # seen while the lock is held, as at the moment of a start
+            for queue in world.supervisor._queues:
+                queue.put_nowait(ContainerState(container_id, "stopped", 0, 9, False, 1, 2, "", ()))
+            await asyncio.sleep(0)
+            container.launches += 1
+            record.status = "running"
+        await asyncio.sleep(0.01)
+        assert record.running
 
     play(tmp_path, story)
 
@@ -161,6 +243,7 @@ def test_a_new_daemon_adopts_the_running_and_notices_the_lost(tmp_path: Path) ->
         world.network.members.clear()
         world.supervisor.end(ended, 4)
         del world.supervisor.states[lost], world.supervisor.states[again]
+        await world.supervisor.start(Launch("orphan", {}, None, LogConfig("none", "")))
         await world.boot().open()
         engine = world.engine
         assert engine.inspect("kept").record.running
@@ -169,6 +252,60 @@ def test_a_new_daemon_adopts_the_running_and_notices_the_lost(tmp_path: Path) ->
         assert engine.inspect("lost").record.exit_code == 255
         await until(lambda: engine.inspect("again").record.running)
         assert world.supervisor.launches[-1].container_id == again
+        await until(lambda: "orphan" not in world.supervisor.states)
+
+    play(tmp_path, story)
+
+
+def test_a_new_daemon_learns_what_happened_without_it(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        always: dict[str, object] = {"RestartPolicy": {"Name": "always"}}
+        twice, waits, stopped = [await world.run(name, always) for name in ("a1", "b1", "c1")]
+        unseen = await world.engine.create(decode_create({"Image": "img:1"}, "d1"))
+        await world.engine.close()
+        world.network.members.clear()
+        world.supervisor.end(twice, 1)
+        world.supervisor.run_again(twice)
+        world.supervisor.end(waits, 2)
+        await world.supervisor.kill(stopped, 9, final=True)
+        # a start whose daemon died before it could write down the answer
+        await world.supervisor.start(Launch(unseen, {}, None, LogConfig("none", "")))
+        await world.boot().open()
+        records = {c.record.name: c.record for c in world.engine.list(everything=True)}
+        assert (records["a1"].status, records["a1"].restart_count) == ("running", 1)
+        assert records["a1"].pid == world.supervisor.states[twice].pid
+        assert records["b1"].status == "restarting"
+        assert records["d1"].status == "running"
+        assert set(world.network.members) >= {twice}
+        await until(lambda: records["c1"].status == "exited")
+        assert (records["c1"].exit_code, records["c1"].stopped_by_user) == (137, True)
+        world.supervisor.run_again(waits)
+        await until(lambda: waits in world.network.members)
+        assert records["b1"].status == "running"
+
+    play(tmp_path, story)
+
+
+@pytest.mark.parametrize(("name", "stopped", "runs"), [
+    ("always", True, True), ("unless-stopped", True, False), ("unless-stopped", False, True),
+    ("on-failure", False, True), ("no", False, False),
+])  # fmt: skip
+def test_after_a_reboot_policies_decide(
+    tmp_path: Path, name: str, stopped: bool, runs: bool
+) -> None:
+    async def story(world: World) -> None:
+        container_id = await world.run("one", {"RestartPolicy": {"Name": name}})
+        if stopped:
+            await world.engine.stop("one")
+        await world.engine.close()
+        world.supervisor.states.pop(container_id, None)
+        await world.boot().open()
+        await asyncio.sleep(0.01)
+        record = world.engine.inspect("one").record
+        if runs:
+            await until(lambda: record.running)
+        assert record.running == runs
+        assert record.exit_code == (0 if runs else 143 if stopped else 255)
 
     play(tmp_path, story)
 

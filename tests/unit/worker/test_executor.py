@@ -1,9 +1,20 @@
 """What becomes of a task's spec in the engine."""
 
+import asyncio
+from pathlib import Path
+
 from swarmapi.model.objects import SpecVersion, Task
-from swarmapi.model.spec import EndpointSpec, PortConfig, ServiceSpec
+from swarmapi.model.spec import (
+    ContainerSpec,
+    EndpointSpec,
+    HealthConfig,
+    PortConfig,
+    ServiceSpec,
+    TaskTemplate,
+)
+from tests.unit.worker.test_engine import World, play
 from worker.engine.spec import PortBinding
-from worker.executor import to_container
+from worker.executor import EngineExecutor, container_name, to_container
 
 
 def test_host_ports_are_published_on_the_node_and_ingress_ports_are_not() -> None:
@@ -21,3 +32,50 @@ def test_host_ports_are_published_on_the_node_and_ingress_ports_are_not() -> Non
         "80/tcp": [PortBinding(host_port="8080"), PortBinding(host_port="8081")],
         "53/udp": [PortBinding()],
     }
+
+
+_TASK = Task(id="t", service_id="s", spec_version=1, slot=1, service_name="web")
+_CHECKED = SpecVersion(
+    service_id="s",
+    version=1,
+    spec=ServiceSpec(
+        name="web",
+        task_template=TaskTemplate(
+            container_spec=ContainerSpec(
+                image="img:1", health_check=HealthConfig(test=("CMD", "ask"))
+            )
+        ),
+    ),
+)
+
+
+def test_a_checked_task_is_proven_by_its_health_and_ended_when_it_is_ill(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        executor = EngineExecutor(world.engine)
+        await executor.prepare(_TASK, _CHECKED)
+        started = await executor.start(_TASK, _CHECKED)
+        assert started.unproven
+        container_id = world.engine.inspect(container_name(_TASK)).record.id
+        proving = asyncio.create_task(executor.await_health(_TASK, _CHECKED))
+        world.supervisor.probe(container_id, "healthy")
+        assert (await proving).error == ""
+        waiting = asyncio.create_task(executor.wait(_TASK, _CHECKED))
+        world.supervisor.probe(container_id, "unhealthy")
+        ended = await waiting
+        assert (ended.error, ended.exit_code) == ("task: unhealthy container", 143)
+        assert not world.engine.inspect(container_id).record.running
+
+    play(tmp_path, story)
+
+
+def test_a_checked_task_that_ends_before_it_was_healthy_tells_its_code(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        executor = EngineExecutor(world.engine)
+        await executor.prepare(_TASK, _CHECKED)
+        await executor.start(_TASK, _CHECKED)
+        proving = asyncio.create_task(executor.await_health(_TASK, _CHECKED))
+        world.supervisor.end(world.engine.inspect(container_name(_TASK)).record.id, 3)
+        outcome = await proving
+        assert (outcome.error, outcome.exit_code) == ("task: non-zero exit (3)", 3)
+
+    play(tmp_path, story)

@@ -31,6 +31,19 @@ def test_a_task_walks_up_to_running_and_then_waits() -> None:
     assert (status.container_id, status.pid) == ("c", 7)
 
 
+def test_a_task_with_a_health_check_runs_once_it_is_healthy() -> None:
+    status = TaskStatus(state=TaskState.STARTING)
+    start = next_step(TaskState.RUNNING, status.state, started=bool(status.pid))
+    status = after(start, status, Outcome(container_id="c", pid=7, unproven=True), 1)
+    assert (status.state, status.pid) == (TaskState.STARTING, 7)
+    plan = next_step(TaskState.RUNNING, status.state, started=True)
+    assert plan.step == Step.AWAIT_HEALTH
+    assert after(plan, status, Outcome(pid=7), 1).state == TaskState.RUNNING
+    unhealthy = after(plan, status, Outcome(error="task: unhealthy container"), 1)
+    assert (unhealthy.state, unhealthy.pid) == (TaskState.FAILED, 0)
+    assert next_step(TaskState.SHUTDOWN, status.state, started=True).step == Step.SHUT_DOWN
+
+
 def test_b03_a_task_desired_ready_parks_when_prepared() -> None:
     assert next_step(TaskState.READY, TaskState.READY) == Plan(Step.NOTHING)
     assert next_step(TaskState.RUNNING, TaskState.READY) == Plan(Step.ADVANCE, TaskState.STARTING)

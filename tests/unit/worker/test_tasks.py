@@ -61,6 +61,29 @@ def test_a_task_runs_and_its_end_is_reported(tmp_path: Path) -> None:
     _run(_drives, tmp_path)
 
 
+async def _proves(path: Path) -> None:
+    node = _Node(path, FakeExecutor())
+    for name in ("well", "ill", "late"):
+        node.executor.checked[name] = asyncio.get_running_loop().create_future()
+        await node.table.change([_assigned(name)], [])
+        while True:
+            started = await node.until(name, TaskState.STARTING)
+            if started.pid:
+                break
+    node.executor.checked["well"].set_result("")
+    await node.until("well", TaskState.RUNNING)
+    node.executor.checked["ill"].set_result("task: unhealthy container")
+    assert (await node.until("ill", TaskState.FAILED)).error == "task: unhealthy container"
+    # one that never becomes healthy can still be stopped
+    await node.table.change([_assigned("late", TaskState.SHUTDOWN)], [])
+    await node.until("late", TaskState.SHUTDOWN)
+    await node.table.close()
+
+
+def test_a_task_waits_for_its_health_check(tmp_path: Path) -> None:
+    _run(_proves, tmp_path)
+
+
 async def _parks(path: Path) -> None:
     node = _Node(path, FakeExecutor())
     await node.table.change([_assigned("a", TaskState.READY)], [])
