@@ -142,8 +142,14 @@ async def _serve(request: web.Request, handler: Handler) -> web.StreamResponse:
     while True:
         leader = await gate.leader_address()
         if not leader:
-            if request.method == "GET":
-                await request.app[STORE].log.read_index()
+            try:
+                if request.method == "GET":
+                    await request.app[STORE].log.read_index()
+            except NotLeader:
+                if asyncio.get_running_loop().time() >= deadline_s:
+                    raise
+                await asyncio.sleep(RETRY_S)
+                continue
             refuse(request)
             return await handler(request)
         if FORWARDED in request.headers:

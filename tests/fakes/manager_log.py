@@ -27,6 +27,8 @@ class SingleCopyLog:
         self._callbacks: list[Callable[[LogStatus], None]] = []
         self._members = {node_id: "127.0.0.1:2377"}
         self.started = False
+        self.refusals = 0
+        """How many reads are answered by NotLeader before the status tells."""
 
     @property
     def status(self) -> LogStatus:
@@ -52,7 +54,8 @@ class SingleCopyLog:
         return index
 
     async def read_index(self) -> int:
-        if not self._status.is_leader:
+        if not self._status.is_leader or self.refusals > 0:
+            self.refusals -= 1
             raise NotLeader(leader=self._status.leader_address)
         return self._index
 

@@ -153,6 +153,15 @@ def test_published_port_and_overlay_are_allocated_and_rendered() -> None:
     play(story)
 
 
+def test_a_read_outlives_the_leadership_that_took_it() -> None:
+    async def story(cluster: MemoryCluster, client: Client) -> None:
+        await post(client, "/services/create", spec(), 201)
+        cluster.log.refusals = 3
+        assert [s["Spec"]["Name"] for s in await get(client, "/services")] == ["web"]
+
+    play(story)
+
+
 @pytest.mark.parametrize(
     ("first", "second", "status"),
     [
