@@ -1,4 +1,4 @@
-.PHONY: help check test demo clean bench bench-gate proto fmt
+.PHONY: help check test demo clean bench bench-gate soak-managers soak-failover proto fmt
 .DEFAULT_GOAL := help
 python := .venv/bin/python
 
@@ -18,6 +18,10 @@ bench: ## measure, side by side with the peers of deploy/peers
 	$(python) -m tests.bench
 bench-gate: ## the same, and fail where a budget is missed
 	$(python) -m tests.bench --gate
+soak-managers: ## all managers killed 20 times during a stream of updates: nothing acknowledged is lost
+	$(python) -m tests.soak.managers
+soak-failover: ## medians of power cuts: a worker's tasks elsewhere, the next write without the leader
+	$(python) -m tests.soak.failover
 proto: ## generate proto/swarmapi/v1 anew
 	cd proto && ../$(python) -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. swarmapi/v1/*.proto
 fmt: ## format

@@ -135,7 +135,8 @@ def watch(
             update = service.get("UpdateStatus") or {}
             state = update.get("State", "")
             rolling_back = rolling_back or state.startswith("rollback")
-            view.show(progress, state)
+            steady = "" if since is None else _steady(since - start, _monitor_s(service, state))
+            view.show(progress, state, steady)
             if state in ("paused", "rollback_paused"):
                 return _ended(f"service update {state.replace('_', ' ')}", update)
             done = progress.running >= progress.wanted and progress.wanted == len(progress.slots)
@@ -192,6 +193,11 @@ def _monitor_s(service: Any, state: str) -> float:
     return float(config.get("Monitor") or _MONITOR_NANOS) / 1e9
 
 
+def _steady(took_s: float, monitor_s: float) -> str:
+    text = f"verify: all tasks running after {took_s:.1f} s"
+    return f"{text}, watching them for {monitor_s:g} s" if monitor_s else text
+
+
 def _ended(what: str, update: Any) -> int:
     message = update.get("Message", "")
     warn(f"{what}: {message}" if message else what)
@@ -210,7 +216,7 @@ def _failed(service_id: str, progress: Progress) -> int:
 class _View(Protocol):
     """Where progress is shown."""
 
-    def show(self, progress: Progress, state: str) -> None: ...
+    def show(self, progress: Progress, state: str, steady: str) -> None: ...
 
     def finish(self, text: str) -> None: ...
 
@@ -218,7 +224,7 @@ class _View(Protocol):
 class _Silence:
     """Shows nothing."""
 
-    def show(self, progress: Progress, state: str) -> None:
+    def show(self, progress: Progress, state: str, steady: str) -> None:
         """Take note of nothing."""
 
     def finish(self, text: str) -> None:
@@ -231,7 +237,7 @@ class _Lines:
     def __init__(self) -> None:
         self._last: dict[str, str] = {}
 
-    def show(self, progress: Progress, state: str) -> None:
+    def show(self, progress: Progress, state: str, steady: str) -> None:
         if state in ("updating", "rollback_started"):
             self._say("update", f"update: {state.replace('_', ' ')}")
         text = f"overall progress: {progress.running} out of {progress.wanted} tasks"
@@ -239,6 +245,8 @@ class _Lines:
         if progress.wanted <= _BARS_MAX:
             for slot in progress.slots:
                 self._say(slot.name, _slot_text(slot, progress.wanted))
+        if steady:
+            self._say("verify", steady)
 
     def finish(self, text: str) -> None:
         print(text, flush=True)
@@ -261,13 +269,14 @@ class _Bars:
     def __init__(self) -> None:
         self._drawn = 0
 
-    def show(self, progress: Progress, state: str) -> None:
+    def show(self, progress: Progress, state: str, steady: str) -> None:
         head = f"overall progress: {progress.running} out of {progress.wanted} tasks"
         if state in ("updating", "rollback_started"):
             head += f" ({state.replace('_', ' ')})"
         lines = [head]
         if progress.wanted <= _BARS_MAX:
             lines += [_bar(slot, progress.wanted) for slot in progress.slots]
+        lines += [steady] if steady else []
         up = f"\x1b[{self._drawn}A" if self._drawn else ""
         body = "".join(f"\x1b[2K{line}\n" for line in lines)
         sys.stdout.write(up + body + "\x1b[J")

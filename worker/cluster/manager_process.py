@@ -127,7 +127,10 @@ class ManagerProcess:
             async with asyncio.timeout(_START_TIMEOUT_S):
                 while not (pid := self.pid()):
                     if child.poll() is not None:
-                        raise Unavailable(f"swarm-manager ended at once: {self._complaint()}")
+                        raise Unavailable(
+                            f"swarm-manager ended at once with {child.returncode}: "
+                            f"{self._complaint()}"
+                        )
                     await asyncio.sleep(_POLL_S)
         except TimeoutError:
             child.kill()

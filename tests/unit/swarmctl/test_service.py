@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import shlex
 from collections.abc import Iterator
 from typing import Any
@@ -300,7 +301,11 @@ def test_create_waits_until_converged(daemon: Daemon, ctl: Run) -> None:
     daemon.on("GET", "/tasks", tasks)
     result = ctl("service", "create", "--no-resolve-image", "busybox")
     assert (result.code, result.err) == (0, "")
-    assert result.out.splitlines() == [
+    lines = result.out.splitlines()
+    assert re.fullmatch(
+        r"verify: all tasks running after [\d.]+ s, watching .* 0.4 s", lines.pop(-2)
+    )
+    assert lines == [
         SERVICE["ID"],
         "overall progress: 1 out of 2 tasks",
         "1/2: running",
