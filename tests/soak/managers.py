@@ -37,14 +37,14 @@ def pids(lab: LabHandle, node: str) -> list[int]:
     return found
 
 
-class Writer(threading.Thread):
+class Writer:
     """Updates one service through one manager until told to stop."""
 
     def __init__(self, lab: LabHandle, node: str) -> None:
-        super().__init__(daemon=True)
         self.lab, self.node, self.service = lab, node, f"count-{node}"
         self.tried = self.acknowledged = self.refused = 0
         self.stopped = threading.Event()
+        self.thread = threading.Thread(target=self._run, daemon=True)
         spec = {
             "Name": self.service,
             "TaskTemplate": {"ContainerSpec": {"Image": "busybox:latest"}},
@@ -57,7 +57,7 @@ class Writer(threading.Thread):
         body = self.lab.api(self.node, "GET", f"/services/{self.service}").body
         return int(body["Spec"]["Labels"].get("number", "0"))
 
-    def run(self) -> None:
+    def _run(self) -> None:
         while not self.stopped.is_set():
             try:
                 self._step()
@@ -101,7 +101,7 @@ def main() -> int:
         lab = LabHandle(lab.name, tuple(lab.run("nodes").stdout.split()))
         writers = [Writer(lab, node) for node in lab.nodes]
         for writer in writers:
-            writer.start()
+            writer.thread.start()
         assert len(pids(lab, "m1")) == 1
         for kill in range(1, options.kills + 1):
             await_stream(writers)
@@ -120,7 +120,7 @@ def main() -> int:
         for writer in writers:
             writer.stopped.set()
         for writer in writers:
-            writer.join(120)
+            writer.thread.join(120)
             final = writer.value()
             if not writer.acknowledged <= final <= writer.tried:
                 lost += 1
