@@ -109,7 +109,7 @@ class ManagerProxy:
                 if answer.content_type != "application/json" or not raw.strip():
                     return answer.status, None
                 return answer.status, await answer.json()
-        except (aiohttp.ClientConnectionError, TimeoutError) as error:
+        except (aiohttp.ClientError, TimeoutError) as error:
             raise _gone(error) from error
 
     def _open(self) -> aiohttp.ClientSession:
