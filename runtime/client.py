@@ -286,6 +286,7 @@ class Supervisor:
             log=asdict(launch.log),
             stdin_open=launch.stdin_open,
             netns=launch.netns,
+            init=launch.init,
             restart=asdict(launch.restart),
             health=None if launch.health is None else asdict(launch.health),
         )

@@ -39,6 +39,7 @@ class LogConfig:
 class Launch:
     """A request to start; netns is `new`, `host`, `fd` or `container:PID`.
 
+    With `init` the program is the child of one that reaps orphans and passes signals on.
     `restart` and `health` are the supervisor's to obey, whoever is away.
     """
 
@@ -48,6 +49,7 @@ class Launch:
     log: LogConfig
     stdin_open: bool = False
     netns: str = "new"
+    init: bool = False
     restart: RestartPolicy = field(default_factory=RestartPolicy)
     health: HealthCheck | None = None
 

@@ -112,6 +112,7 @@ def _host(
         dns_search=list(dns.search or ()) if dns else [],
         dns_options=list(dns.options or ()) if dns else [],
         extra_hosts=[_extra_host(line) for line in container.hosts or ()],
+        init=bool(container.init),
         readonly_rootfs=container.read_only,
         sysctls=dict(container.sysctls or {}),
         memory=limits.memory_bytes if limits else 0,

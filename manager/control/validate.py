@@ -132,8 +132,6 @@ def _check_container(path: str, spec: ContainerSpec | None) -> None:
     if not _IMAGE.match(spec.image):
         raise InvalidArgument(f"{path}.Image: {spec.image!r} is not a valid repository/tag")
     _not_negative(f"{path}.StopGracePeriod", spec.stop_grace_period or 0)
-    if spec.init:
-        raise Unsupported(f"{path}.Init: not supported: leave it out or false")
     _check_names(path, spec)
     _check_templates(f"{path}.Hostname", (spec.hostname,))
     _check_templates(f"{path}.Env", spec.env or ())

@@ -77,6 +77,7 @@ class Site:
     netns: str = "new"
     netns_fd: int = -1
     devpts_fd: int = -1
+    init_fd: int = -1
     warnings: list[str] = field(default_factory=list)
     fds: list[int] = field(default_factory=list)  # opened while composing, closed after clone
 
@@ -123,7 +124,9 @@ def compose(config: dict[str, Any], site: Site) -> Composed:
         process.make_directories(plan, cwd, ROOT)
         bits = kernel.MS_BIND | kernel.MS_REMOUNT | kernel.MS_RDONLY
         plan.call("mount", 0, "/", 0, bits, 0, label="read-only root")
-    process.finish(plan, settings, site.stdio, site.bpf, site.warnings)
+    if site.init_fd >= 0 and not flags & kernel.CLONE_NEWPID:
+        raise Unsupported("--init needs a pid namespace of the container's own")
+    process.finish(plan, settings, site.stdio, site.bpf, site.warnings, site.init_fd)
     return Composed(plan, flags, pid_ns_fd)
 
 

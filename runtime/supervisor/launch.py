@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runtime.errors import StartFailed, Unsupported
-from runtime.supervisor import compose, kernel, process, wire
+from runtime.supervisor import compose, kernel, pidone, process, wire
 from runtime.supervisor.cgroups import Group
 from runtime.supervisor.plan import Plan, Slot
 
@@ -43,6 +43,7 @@ class Launcher:
         self.own_pid_ns = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self.own_netns = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self.pool: list[int] = []
+        self.init_fd = -1
         self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         while self.null < 3:
             self.null = os.dup(self.null)
@@ -102,6 +103,8 @@ class Launcher:
                 site.netns_fd = self.pool.pop()
                 site.fds.append(site.netns_fd)
             site.v1_groups = _co_mounted(group, tasks)
+            if request["init"]:
+                site.init_fd = self._init()
             composed = compose.compose(config, site)
             pid, pidfd, report = self.clone(
                 composed.plan, composed.flags, group.v2, composed.pid_ns_fd
@@ -115,6 +118,11 @@ class Launcher:
         if terminal:
             child.master = ours[0]
         return child, tasks
+
+    def _init(self) -> int:
+        if self.init_fd < 0:
+            self.init_fd = pidone.open_sealed()
+        return self.init_fd
 
     def _pipes(
         self, request: dict[str, Any], site: compose.Site, theirs: list[int], ours: list[int]

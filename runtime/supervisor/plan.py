@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import signal
 import struct
 from typing import NoReturn
 
@@ -40,6 +41,7 @@ class Plan:
         self._strings: dict[bytes, Pointer] = {}
         self._relocations: list[tuple[int, int]] = []
         self._slotted: set[int] = set()
+        self._fork = -1
 
     def buffer(self, content: bytes) -> Pointer:
         """Place bytes in the data, aligned to 8."""
@@ -85,6 +87,11 @@ class Plan:
         self.calls.append((NR[name], list(values), slot, allow))
         self.labels.append(label or name)
 
+    def fork(self) -> None:
+        """Split in two: the old process makes the next call alone, the new one those after it."""
+        self._fork = len(self.calls)
+        self.call("clone", signal.SIGCHLD, 0, 0, 0, 0, label="fork")
+
     def link(self) -> ctypes.Array[ctypes.c_char]:
         """Fix all addresses; returns the buffer, which must live until the child has run."""
         block = ctypes.create_string_buffer(bytes(self.data), len(self.data) + 8)
@@ -106,7 +113,10 @@ class Plan:
         slots: dict[int, int] = {}
         refused = 0
         last = len(self.calls) - 1
+        left_out = -1
         for index, (number, arguments, slot, allow) in enumerate(self.calls):
+            if index == left_out:
+                continue
             if index in self._slotted:
                 values = [ctypes.c_long(slots[a]) if type(a) is Slot else a for a in arguments]
                 result = raw_syscall(number, *values)
@@ -115,6 +125,8 @@ class Plan:
             if result >= 0:
                 if slot >= 0:
                     slots[slot] = result
+                if index == self._fork and result == 0:
+                    left_out = index + 1
                 continue
             code = ctypes.get_errno()
             if allow is SEARCH and code == errno.EACCES:

@@ -7,7 +7,7 @@ import struct
 from typing import Any
 
 from runtime.errors import StartFailed, Unsupported
-from runtime.supervisor import kernel
+from runtime.supervisor import kernel, pidone
 from runtime.supervisor.capabilities import CAPABILITIES
 from runtime.supervisor.plan import EXISTS_OK, IGNORE, SEARCH, Plan, Slot
 
@@ -33,7 +33,7 @@ _RLIMITS = [
 ]
 _CAPSET_VERSION_3 = 0x20080522
 _CLOSE_RANGE_CLOEXEC = 4
-_RESET_SIGNALS = (13, 25)  # SIGPIPE and SIGXFSZ, which Python ignores
+_RESET_SIGNALS = (1, 13, 25)  # SIGHUP, which the fork server ignores; what Python ignores
 _ROOT_SLOT, _WORK_SLOT, _PARENT_SLOT = 1, 2, 3
 
 with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as _file:
@@ -103,8 +103,12 @@ def finish(
     stdio: tuple[int, int, int],
     bpf: bytes,
     warnings: list[str],
+    init_fd: int = -1,
 ) -> None:
-    """Append everything from the working directory to execve."""
+    """Append everything from the working directory to execve.
+
+    With `init_fd` this process becomes that program and the user's program is its child.
+    """
     _unsupported(process)
     cwd = process.get("cwd") or "/"
     if not cwd.startswith("/"):
@@ -132,14 +136,30 @@ def finish(
     action = plan.buffer(b"\0" * 32)
     for number in _RESET_SIGNALS:
         plan.call("rt_sigaction", number, action, 0, 8)
-    plan.call("rt_sigprocmask", 2, plan.buffer(b"\0" * 8), 0, 8)
+    masked = b"\0" if init_fd < 0 else b"\xff"
+    plan.call("rt_sigprocmask", 2, plan.buffer(masked * 8), 0, 8)
     umask = user.get("umask")
     plan.call("umask", 0o22 if umask is None else int(umask))
     if no_new_privs:
         plan.call("prctl", kernel.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, label="no_new_privs")
         if bpf:
             _seccomp(plan, bpf)
+    if init_fd >= 0:
+        _become_init(plan, process, init_fd)
     _execve(plan, process)
+
+
+def _become_init(plan: Plan, process: dict[str, Any], init_fd: int) -> None:
+    plan.fork()
+    arguments = plan.strings(["/sbin/docker-init", "--", *process["args"]])
+    nothing = plan.strings([])
+    plan.call("execveat", init_fd, "", arguments, nothing, kernel.AT_EMPTY_PATH, label="init")
+    # a process group of its own, so that the terminal's signals do not reach it twice
+    plan.call("setpgid", 0, 0)
+    if process.get("terminal"):
+        group = plan.buffer(struct.pack("<i", pidone.MAIN_PID))
+        plan.call("ioctl", 0, kernel.TIOCSPGRP, group, label="foreground of the terminal")
+    plan.call("rt_sigprocmask", 2, plan.buffer(b"\0" * 8), 0, 8)
 
 
 def _unsupported(process: dict[str, Any]) -> None:

@@ -86,6 +86,7 @@ class Launcher:
                 log=self._log(record),
                 stdin_open=record.config.open_stdin,
                 netns=netns,
+                init=record.host.init,
                 restart=record.host.restart_policy.to_runtime(),
                 health=healthcheck.to_runtime(
                     record.config.healthcheck,

@@ -124,6 +124,7 @@ class HostConfig(msgspec.Struct, rename="pascal", kw_only=True):
     dns_search: list[str] = []
     extra_hosts: list[str] = []
     group_add: list[str] = []
+    init: bool = False
     ipc_mode: str = ""
     oom_score_adj: int = 0
     pid_mode: str = ""

@@ -104,3 +104,11 @@ def test_a_policy_can_be_changed_and_a_restart_stopped(machine: Machine) -> None
     machine.docker("stop", "loop")
     assert _shown(machine, "loop", "{{.State.Status}}") == "exited"
     machine.docker("rm", "loop")
+
+
+def test_init_is_the_first_process(machine: Machine) -> None:
+    ran = machine.docker(
+        "run", "--rm", "--init", "box:1", "sh", "-c", "cat /proc/1/cmdline; exit 7", check=False
+    )
+    assert ran.returncode == 7
+    assert ran.stdout.startswith(b"/sbin/docker-init\0--\0sh\0")

@@ -42,7 +42,11 @@ class Bench:
     def launch(self, name: str, *args: str, stdin: bool = False, **settings: Any) -> Launch:
         log_options = settings.pop("log", {})
         overlay = settings.pop("overlay", None)
-        more = {key: settings.pop(key) for key in ("netns", "restart", "health") if key in settings}
+        more = {
+            key: settings.pop(key)
+            for key in ("netns", "init", "restart", "health")
+            if key in settings
+        }
         config = default_config(args, ["PATH=/bin"], rootfs=str(self.rootfs), **settings)
         log = LogConfig("json-file", str(self.base / f"{name}.log"), **log_options)
         return Launch(name, config, overlay, log, stdin_open=stdin, **more)

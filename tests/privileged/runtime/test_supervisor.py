@@ -48,6 +48,15 @@ def test_signal_from_outside_gives_128_plus_number() -> None:
     run(story)
 
 
+def test_no_signal_is_blocked_or_ignored_at_the_start() -> None:
+    async def story(bench: Bench) -> None:
+        await bench.run("c", "grep", "Sig", "/proc/self/status")
+        assert set(bench.output("c").split()) >= {"SigBlk:", "SigIgn:"}
+        assert bench.output("c").count("0000000000000000") == 4
+
+    run(story)
+
+
 def test_kill_of_everyone_reaches_children() -> None:
     async def story(bench: Bench) -> None:
         script = "sleep 60 & sleep 60 & sleep 60"

@@ -37,7 +37,6 @@ def service(path: str, value: Any) -> ServiceSpec:
         (f"{C}.Mounts", [{"Type": "tmpfs", "Target": "a"}], f"{C}.Mounts[0].Target: "),
         (f"{C}.Mounts", [{"Type": "tmpfs", "Target": "/a"}] * 2, f"{C}.Mounts[1].Target: "),
         (f"{C}.Mounts", [{"Type": "bind", "Target": "/a"}], f"{C}.Mounts[0].Source: "),
-        (f"{C}.Init", True, f"{C}.Init: not supported"),
         (f"{C}.Hosts", ["192.0.2.1 a", "garbage"], f"{C}.Hosts[1]: "),
         (f"{C}.DNSConfig", {"Nameservers": ["dns.example"]}, f"{C}.DNSConfig.Nameservers[0]: "),
         (f"{C}.Hostname", "{{.Node.Hostname}}", f"{C}.Hostname: templates"),

@@ -42,7 +42,7 @@ _CHECKED = SpecVersion(
         name="web",
         task_template=TaskTemplate(
             container_spec=ContainerSpec(
-                image="img:1", health_check=HealthConfig(test=("CMD", "ask"))
+                image="img:1", init=True, health_check=HealthConfig(test=("CMD", "ask"))
             )
         ),
     ),
@@ -55,6 +55,7 @@ def test_a_checked_task_is_proven_by_its_health_and_ended_when_it_is_ill(tmp_pat
         await executor.prepare(_TASK, _CHECKED)
         started = await executor.start(_TASK, _CHECKED)
         assert started.unproven
+        assert world.supervisor.launches[0].init
         container_id = world.engine.inspect(container_name(_TASK)).record.id
         proving = asyncio.create_task(executor.await_health(_TASK, _CHECKED))
         world.supervisor.probe(container_id, "healthy")
