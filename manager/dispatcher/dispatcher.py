@@ -27,7 +27,7 @@ from swarmapi.errors import (
 )
 from swarmapi.identity import Identity, identity_from_auth_context
 from swarmapi.model import defaults
-from swarmapi.model.objects import NodeDescription, NodeState, TaskStatus
+from swarmapi.model.objects import Node, NodeDescription, NodeState, TaskStatus
 from swarmapi.v1 import dispatcher_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -152,18 +152,19 @@ class Dispatcher:
         """
         session = await self._begin(messages, context)
         try:
+            await context.write(pb.DispatcherMessage(welcome=self._welcome(session)))
             await self._serve(session, messages, context)
         finally:
             if self._sessions.get(session.node_id) is session:
                 del self._sessions[session.node_id]
 
-    def _check(self, identity: Identity) -> None:
+    def _check(self, identity: Identity) -> Node:
         status = self._store.log.status
         if not status.is_leader:
             raise NotLeader(leader=status.leader_address)
         if not status.ready:
             raise Unavailable("the leader is starting: try again")
-        check_node(self._store.view, identity)
+        return check_node(self._store.view, identity)
 
     async def _begin(self, messages: AsyncIterator[pb.AgentMessage], context: Any) -> Session:
         identity = identity_from_auth_context(context)
@@ -190,7 +191,9 @@ class Dispatcher:
                 SetNodeStatus(node_id=node_id, state=NodeState.READY, reason="session begins"),
             )
         )
-        node = check_node(self._store.view, identity)
+        # Again, and nothing is awaited after it: a session that a lost leadership did not end
+        # would be answered here for ever, while the next leader takes the node for lost.
+        node = self._check(identity)
         held = dict(hello.tables)
         assigner = Assigner(node_id, self._cache, held)
         session = Session(self._store.new_id(), node_id, assigner, node.spec.role.value)
@@ -199,18 +202,18 @@ class Dispatcher:
             older.end(Conflict("another session of this node began"))
         self._sessions[node_id] = session
         self._acks[node_id] = held
-        period_s = self.period_s()
-        self.liveness.register(node_id, self._clock(), period_s)
+        self.liveness.register(node_id, self._clock(), self.period_s())
         self.on_acks()
-        welcome = pb.Welcome(
+        return session
+
+    def _welcome(self, session: Session) -> pb.Welcome:
+        return pb.Welcome(
             format=FORMAT,
             session_id=session.id,
-            beat_every_ms=int(period_s * 1000),
+            beat_every_ms=int(self.period_s() * 1000),
             managers=manager_addresses(self._store.view),
             role=session.role,
         )
-        await context.write(pb.DispatcherMessage(welcome=welcome))
-        return session
 
     async def _serve(
         self, session: Session, messages: AsyncIterator[pb.AgentMessage], context: Any

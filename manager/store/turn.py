@@ -12,7 +12,8 @@ Acks = Mapping[str, Mapping[str, int]]
 """Node id to network id to the table revision the node has acknowledged.
 
 Soft state of the dispatcher. An entry goes when the node has dropped that table, and all of a
-node's entries go when its session ends: what is here names who may still hold an old table.
+node's when it is removed or another leader begins: what is here names who may still hold an old
+table, also while a node has no session.
 """
 
 MAX_CHANGES: Final = 200

@@ -288,6 +288,16 @@ def test_member_that_does_not_lead_names_the_leader() -> None:
     play(story)
 
 
+def test_leadership_lost_during_the_hello_leaves_no_session() -> None:
+    async def story(field: Field) -> None:
+        lost = LogStatus(False, True, "m2", "10.0.0.2:2377")
+        field.cluster.replica.subscribe(lambda _: field.cluster.log.become(lost))
+        with pytest.raises(grpc.aio.AioRpcError, match="leader"):
+            await field.agent().hello()
+
+    play(story)
+
+
 def test_promotion_ends_the_session_so_that_the_next_tells_the_role() -> None:
     async def story(field: Field) -> None:
         store = field.cluster.store
