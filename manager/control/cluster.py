@@ -1,6 +1,7 @@
 """The cluster object: first contents, settings, join tokens, leaving."""
 
 from collections.abc import Callable
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -16,6 +17,7 @@ from swarmapi.model.spec import ClusterSpec, NetworkSpec, NodeRole
 LEAVE_REFUSED = (
     "You are attempting to leave the swarm on a node that is participating as a manager. "
 )
+LEAVE_TRIES: Final = 5
 
 
 def first_changes(cluster: Cluster, node: Node, ingress_id: str) -> tuple[Change, ...]:
@@ -91,9 +93,18 @@ async def leave(store: Store, node_id: str, force: bool, request_id: str = "") -
         )
     if not node.is_manager or len(managers) == 1:
         return
-    check_demotion(store.view, node)
-    worker = replace(node.spec, role=NodeRole.WORKER)
-    change = PutNode(
-        node=replace(node, spec=worker), expect_version=node.meta.version, reason="node left"
-    )
-    await store.propose((change,), request_id)
+    for attempt in range(LEAVE_TRIES):
+        node = store.view.nodes.get(node_id)
+        if node is None or not node.is_manager:
+            return
+        check_demotion(store.view, node)
+        worker = replace(node.spec, role=NodeRole.WORKER)
+        change = PutNode(
+            node=replace(node, spec=worker), expect_version=node.meta.version, reason="node left"
+        )
+        try:
+            await store.propose((change,), request_id and f"{request_id}/{attempt}")
+            return
+        except Internal as error:  # the node's state moved meanwhile: nobody asked for a version
+            if error.message != OUT_OF_SEQUENCE or attempt + 1 == LEAVE_TRIES:
+                raise

@@ -6,13 +6,17 @@ import msgspec
 
 from manager.store import changes as c
 from manager.store.view import View
+from swarmapi.model.objects import Node
 
 Key = tuple[str, str]
 """(kind, id) of an object."""
 
 
 class Conflict(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a transaction did nothing; `code` is version, name, missing, exists or in-use."""
+    """Why a transaction did nothing.
+
+    `code` is version, name, missing, exists, in-use or manager.
+    """
 
     code: str
     object: str
@@ -31,6 +35,7 @@ def find_conflict(view: View, changes: tuple[c.Change, ...]) -> Conflict | None:
             case c.PutNode(node=node):
                 found_node = view.nodes.get(node.id)
                 conflict = _version("node", node.id, found_node, change.expect_version)
+                conflict = conflict or _last_manager(view, node)
             case c.PutService(service=service):
                 found_service = view.services.get(service.id)
                 conflict = _version("service", service.id, found_service, change.expect_version)
@@ -77,6 +82,17 @@ def _name(view: View, names: set[Key], kind: str, name: str, object_id: str) -> 
     return Conflict(code="name", object=kind, id=owner or object_id, message=message)
 
 
+def _last_manager(view: View, node: Node) -> Conflict | None:
+    """Two demotions at a time each see the other one's manager; only here they have an order."""
+    old = view.nodes.get(node.id)
+    if old is None or node.is_manager or not old.is_manager:
+        return None
+    if any(n.is_manager and n.id != node.id for n in view.nodes.values()):
+        return None
+    message = "attempting to demote the last manager of the swarm"
+    return Conflict(code="manager", object="node", id=node.id, message=message)
+
+
 def _check_delete(view: View, change: c.Delete) -> Conflict | None:
     tables: dict[str, Any] = {
         "node": view.nodes,
@@ -92,6 +108,9 @@ def _check_delete(view: View, change: c.Delete) -> Conflict | None:
         conflict = _version(change.object, change.id, found, change.expect_version)
         if conflict is not None:
             return conflict
+    if change.object == "node" and (node := view.nodes.get(change.id)) and node.is_manager:
+        message = f"node {change.id} is a cluster manager: it must be demoted before removal"
+        return Conflict(code="manager", object="node", id=change.id, message=message)
     if change.object != "network":
         return None
     for service in view.services.values():

@@ -17,6 +17,7 @@ from swarmapi.model.objects import (
     TaskState,
     TaskStatus,
 )
+from swarmapi.model.spec import NodeRole, NodeSpec
 from tests.builders import World, node, spec
 
 
@@ -271,3 +272,24 @@ def test_snapshot_passes_over_unknown_kinds() -> None:
     made = with_task()
     chunk = msgspec.msgpack.encode({"kind": "hologram", "objects": [{"id": "x"}]})
     assert list(dump(restore([*dump(made.view), chunk]))) == list(dump(made.view))
+
+
+def test_one_manager_stays_whoever_demotes_at_the_same_time() -> None:
+    made = World()
+    managers = [replace(node(i), spec=NodeSpec(role=NodeRole.MANAGER)) for i in ("m1", "m2")]
+    made.add_nodes(*managers)
+    demotions = [
+        c.PutNode(
+            node=replace(made.view.nodes[i], spec=NodeSpec()),
+            expect_version=made.view.nodes[i].meta.version,
+        )
+        for i in ("m1", "m2")
+    ]
+    assert made.commit(demotions[0]).conflict is None
+    refused = made.commit(demotions[1]).conflict
+    assert refused is not None
+    assert refused.code == "manager"
+    removed = made.commit(c.Delete(object="node", id="m2")).conflict
+    assert removed is not None
+    assert removed.code == "manager"
+    assert made.commit(c.Delete(object="node", id="m1")).conflict is None

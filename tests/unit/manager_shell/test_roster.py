@@ -46,6 +46,18 @@ def test_demoted_and_leaving_managers_leave_raft() -> None:
     asyncio.run(story())
 
 
+def test_leaving_does_not_fail_because_the_node_changed_meanwhile() -> None:
+    async def story() -> None:
+        cluster = await of_three()
+        moved = SetNodeStatus(node_id="m3", state=NodeState.READY, message="beating again")
+        await asyncio.gather(
+            cluster.store.propose((moved,)), leave(cluster.store, "m3", force=True, request_id="r")
+        )
+        assert not cluster.store.view.nodes["m3"].is_manager
+
+    asyncio.run(story())
+
+
 def test_the_leader_itself_goes_last() -> None:
     async def story() -> None:
         cluster = await of_three()
