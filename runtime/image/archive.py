@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import posixpath
+import re
 import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
 from typing import IO, Any
 
 from runtime.image import blobs as oci
-from runtime.image.errors import BadArchive, BadReference
-from runtime.image.model import Image, LayerInfo, format_time_ns
+from runtime.image.bounds import Readable
+from runtime.image.documents import Manifest, SavedImage, decode, decode_config
+from runtime.image.errors import BadArchive, BadReference, ImageNotFound
+from runtime.image.model import Image, LayerInfo, architecture, format_time_ns
 from runtime.image.reference import parse
 from runtime.image.store import REF_NAME, ImageStore
-from runtime.image.tarstream import Readable, decompress
+from runtime.image.tarstream import decompress, open_archive
 
 _JSON_MAX_BYTES = 16 << 20
+_MEMBERS_MAX = 100_000
+_INDEXES_MAX = 4
+_BLOB_NAME = re.compile(r"blobs/sha256/([a-f0-9]{64})")
 _CHUNK = 1 << 20
 
 
@@ -95,69 +103,131 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(info, io.BytesIO(content))
 
 
-def load(store: ImageStore, stream: Readable) -> list[str]:
-    """Add the images of a docker or OCI archive; return their names, or ids of nameless ones.
+@dataclass(frozen=True)
+class Loaded:
+    """An image that came in; `replaced` is the id of the image that had its name before."""
 
-    Raises BadArchive.
+    image_id: str
+    name: str = ""
+    replaced: str = ""
+
+
+def load(store: ImageStore, stream: Readable) -> list[Loaded]:
+    """Add the images of a docker or OCI archive, one entry per name or nameless image.
+
+    Nothing is added where one of them is not whole. Raises BadArchive.
     """
-    plain, _ = decompress(stream)
+    plain, _ = decompress(stream, store.limits)
     with tempfile.TemporaryFile(dir=store.blobs.temporary) as spool:
         while chunk := plain.read(_CHUNK):
             spool.write(chunk)
         spool.seek(0)
+        loader = _Loader(store, spool)
         try:
-            with tarfile.open(fileobj=spool, mode="r:") as tar:
-                return _Loader(store, tar).load()
-        except (tarfile.TarError, ValueError, KeyError, TypeError) as error:
-            raise BadArchive(f"not an image archive: {error}") from error
+            return loader.load()
+        finally:
+            store.give_up(loader.layers)  # no effect on those an image has
+
+
+@dataclass(frozen=True)
+class _Found:
+    """An image of the archive whose layers are put."""
+
+    raw: bytes
+    layers: list[LayerInfo]
+    names: list[str]
 
 
 class _Loader:
-    def __init__(self, store: ImageStore, tar: tarfile.TarFile) -> None:
+    """Reads one archive; `layers` are those put so far."""
+
+    def __init__(self, store: ImageStore, file: IO[bytes]) -> None:
         self._store = store
-        self._tar = tar
-        self._members = {posixpath.normpath(m.name): m for m in tar.getmembers()}
+        self.layers: list[LayerInfo] = []
+        try:
+            self._tar = open_archive(file)
+            self._members = {
+                posixpath.normpath(member.name): member
+                for member in islice(self._tar, _MEMBERS_MAX + 1)
+            }
+        except (tarfile.TarError, ValueError, OverflowError) as error:
+            raise BadArchive(f"not an image archive: {error}") from error
+        if len(self._members) > _MEMBERS_MAX:
+            raise BadArchive(f"image archive has more than {_MEMBERS_MAX} members")
 
-    def load(self) -> list[str]:
+    def load(self) -> list[Loaded]:
+        """Put every layer, then every image."""
         if "manifest.json" in self._members:
-            return [ref for item in self._json("manifest.json") for ref in self._docker(item)]
-        if "index.json" in self._members:
-            return self._index(self._json("index.json"))
-        raise BadArchive("archive has neither manifest.json nor index.json")
+            entries = decode(self._bytes("manifest.json"), list[SavedImage], "manifest.json")
+            found = [self._docker(entry) for entry in entries]
+        elif "index.json" in self._members:
+            found = self._index(decode(self._bytes("index.json"), Manifest, "index.json"))
+        elif "repositories" in self._members:
+            raise BadArchive("archive is of a docker before 1.10: save it with a newer one")
+        else:
+            raise BadArchive("archive has neither manifest.json nor index.json")
+        return [loaded for image in found for loaded in self._register(image)]
 
-    def _docker(self, item: dict[str, Any]) -> list[str]:
-        raw = self._bytes(item["Config"])
-        layers = [self._layer(name) for name in item["Layers"]]
-        refs = [str(ref) for ref in item.get("RepoTags") or []]
-        image = self._store.put_image(json.loads(raw), layers, refs, raw_config=raw)
-        return [parse(ref).familiar for ref in refs] or [image.id]
+    def _register(self, found: _Found) -> list[Loaded]:
+        before = {}
+        for name in found.names:
+            with suppress(ImageNotFound):
+                before[name] = self._store.resolve(name).id
+        config = decode_config(found.raw)
+        image = self._store.put_image(config, found.layers, found.names, raw_config=found.raw)
+        if not found.names:
+            return [Loaded(image.id)]
+        replaced = {name: old for name, old in before.items() if old != image.id}
+        return [
+            Loaded(image.id, parse(name).with_default_tag().familiar, replaced.get(name, ""))
+            for name in found.names
+        ]
 
-    def _index(self, index: dict[str, Any], depth: int = 0) -> list[str]:
-        if depth > 4:
+    def _docker(self, entry: SavedImage) -> _Found:
+        raw = self._bytes(entry.config, _digest_in(entry.config))
+        layers = [self._layer(name, _digest_in(name)) for name in entry.layers]
+        return self._checked(raw, layers, list(entry.repo_tags or []))
+
+    def _index(self, index: Manifest, depth: int = 0) -> list[_Found]:
+        if depth > _INDEXES_MAX:
             raise BadArchive("image indexes are nested too deeply")
-        refs: list[str] = []
-        for item in index["manifests"]:
-            manifest = self._json(_blob_name(item["digest"]), item["digest"])
-            if "manifests" in manifest:
-                refs += self._index(manifest, depth + 1)
+        found: list[_Found] = []
+        for item in index.manifests or []:
+            if item.platform is not None and not item.platform.runs_here:
+                continue  # of another machine, or no image at all
+            raw = self._bytes(_blob_name(item.digest), item.digest)
+            manifest = decode(raw, Manifest, "image manifest")
+            if manifest.manifests is not None:
+                found += self._index(manifest, depth + 1)
                 continue
-            raw = self._bytes(
-                _blob_name(manifest["config"]["digest"]), manifest["config"]["digest"]
-            )
-            layers = [self._layer(_blob_name(x["digest"]), x["digest"]) for x in manifest["layers"]]
-            notes = item.get("annotations", {})
+            if manifest.config is None:
+                raise BadArchive(f"image manifest {item.digest} has no config")
+            digest = manifest.config.digest
+            config = self._bytes(_blob_name(digest), digest)
+            layers = [self._layer(_blob_name(x.digest), x.digest) for x in manifest.layers or []]
+            notes = item.annotations or {}
             name = notes.get("io.containerd.image.name") or notes.get(REF_NAME, "")
             names = [name] if name and ("/" in name or ":" in name) else []
-            image = self._store.put_image(json.loads(raw), layers, names, raw_config=raw)
-            refs += [parse(x).familiar for x in names] or [image.id]
-        return refs
+            found.append(self._checked(config, layers, names))
+        return found
 
-    def _layer(self, name: str, digest: str = "") -> LayerInfo:
+    @staticmethod
+    def _checked(raw: bytes, layers: list[LayerInfo], names: list[str]) -> _Found:
+        config = decode_config(raw)
+        if config["rootfs"]["diff_ids"] != [layer.diff_id for layer in layers]:
+            raise BadArchive("layers do not match the diff ids of the image config")
+        for name in names:
+            try:
+                parse(name)
+            except BadReference as error:
+                raise BadArchive(f"archive names an image badly: {error}") from error
+        return _Found(raw, layers, names)
+
+    def _layer(self, name: str, digest: str) -> LayerInfo:
         with self._open(name) as file:
-            return self._store.put_layer(file, digest)
-
-    def _json(self, name: str, digest: str = "") -> Any:
-        return json.loads(self._bytes(name, digest))
+            layer = self._store.put_layer(file, digest)
+        self.layers.append(layer)
+        return layer
 
     def _bytes(self, name: str, digest: str = "") -> bytes:
         with self._open(name) as file:
@@ -180,11 +250,17 @@ class _Loader:
             elif member.islnk():
                 path = posixpath.normpath(member.linkname)
             else:
-                file = self._tar.extractfile(member)
+                file = self._tar.extractfile(member) if member.isreg() else None
                 if file is not None:
                     return file
                 break
         raise BadArchive(f"archive has no file {name}")
+
+
+def _digest_in(name: str) -> str:
+    """The digest a member's name promises, empty where it promises none."""
+    match = _BLOB_NAME.fullmatch(posixpath.normpath(name))
+    return f"sha256:{match[1]}" if match else ""
 
 
 def import_rootfs(
@@ -194,15 +270,14 @@ def import_rootfs(
     *,
     config: dict[str, Any] | None = None,
     message: str = "",
-    architecture: str = "amd64",
     now: Callable[[], int] = time.time_ns,
 ) -> Image:
     """Make a one-layer image of a root file system tar; `config` is its OCI `config` object."""
-    layer = store.put_layer(decompress(stream)[0])
+    layer = store.put_layer(decompress(stream, store.limits)[0])
     created = format_time_ns(now())
     image_config = {
         "created": created,
-        "architecture": architecture,
+        "architecture": architecture(),
         "os": "linux",
         "config": config or {},
         "history": [{"created": created, "comment": message or "Imported from -"}],

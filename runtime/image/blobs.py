@@ -10,9 +10,9 @@ import tempfile
 from pathlib import Path
 from typing import IO, Any
 
+from runtime.image.bounds import Readable
 from runtime.image.durable import sync_directory, write_file
 from runtime.image.errors import BadArchive, ImageError
-from runtime.image.tarstream import Readable
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"

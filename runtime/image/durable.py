@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -11,6 +12,9 @@ from pathlib import Path
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_IN_ROOT = 0x10
 _SYS_OPENAT2 = 437  # the same number on every architecture
+
+FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
+"""The error numbers of a disk without room."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -39,6 +40,12 @@ class Image:
     def short_id(self) -> str:
         """The twelve digits Docker prints."""
         return short_id(self.id)
+
+
+def architecture() -> str:
+    """This machine's architecture, in the words of image configs."""
+    machine = platform.machine()
+    return {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine)
 
 
 def short_id(image_id: str) -> str:

@@ -14,18 +14,19 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from runtime.image import blobs as oci
 from runtime.image.blobs import BlobStore
+from runtime.image.bounds import DEFAULT_LIMITS, Readable, UnpackLimits
 from runtime.image.durable import sync_directory, sync_filesystem
 from runtime.image.errors import BadArchive, BadReference, ImageNotFound
 from runtime.image.model import Image, LayerInfo, chain_ids, parse_time_ns
 from runtime.image.reference import Reference, parse
 from runtime.image.removal import Node, Planner, Users
-from runtime.image.tarstream import Readable, TarReader, decompress
+from runtime.image.tarstream import TarReader, decompress
 from runtime.image.unpack import LAYER, unpack
 
 REF_NAME = "org.opencontainers.image.ref.name"
@@ -69,8 +70,10 @@ class Usage:
 class ImageStore:
     """Images below one directory that one process owns."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, limits: UnpackLimits = DEFAULT_LIMITS) -> None:
         root.mkdir(parents=True, exist_ok=True)
+        root.chmod(0o700)  # images hold programs with setuid, which no user here may reach
+        self.limits = limits
         self._root = root
         self.blobs = BlobStore(root)
         self._layers = root / "layers" / "sha256"
@@ -100,16 +103,16 @@ class ImageStore:
         """Docker's history of an image, newest first."""
         sizes = iter(image.layers)
         rows: Rows = []
-        for entry in image.config.get("history", []):
+        for entry in image.config.get("history") or []:
             layer = None if entry.get("empty_layer") else next(sizes, None)
             rows.append(
                 {
                     "Id": "<missing>",
-                    "Created": parse_time_ns(entry.get("created", "")) // 1_000_000_000,
-                    "CreatedBy": entry.get("created_by", ""),
+                    "Created": parse_time_ns(entry.get("created") or "") // 1_000_000_000,
+                    "CreatedBy": entry.get("created_by") or "",
                     "Tags": None,
                     "Size": layer.unpacked_bytes if layer else 0,
-                    "Comment": entry.get("comment", ""),
+                    "Comment": entry.get("comment") or "",
                 }
             )
         rows.reverse()
@@ -168,9 +171,13 @@ class ImageStore:
             with self._lock:
                 self._putting -= 1
         with self.blobs.open(digest) as file:
-            plain, compression = decompress(file)
+            plain, compression = decompress(file, self.limits)
             tee = _Hashing(plain)
-            unpacked = sum(member.size for member in TarReader(tee) if member.isreg())
+            unpacked = 0
+            for count, member in enumerate(TarReader(tee), 1):
+                unpacked += member.size if member.isreg() else 0
+                if count > self.limits.entries or unpacked > self.limits.size_bytes:
+                    raise BadArchive("layer has too many files or bytes")
             diff_id = tee.finish()
         if compression not in ("none", "gzip", "zstd"):
             raise BadArchive(f"layer is {compression}-compressed: OCI allows gzip and zstd")
@@ -212,6 +219,14 @@ class ImageStore:
             self._save()
             self._fresh.difference_update(layer.digest for layer in stack)
             return self._image(self._records[image_id])
+
+    def give_up(self, layers: Iterable[LayerInfo]) -> None:
+        """Delete layers put for an image that did not come to be."""
+        with self._lock:
+            digests = self._fresh.intersection(layer.digest for layer in layers)
+            self._fresh -= digests
+            if digests:
+                self._collect()
 
     def tag(self, source: str, ref: str) -> Image:
         """Give an image a further name, taking it from the image that had it."""
@@ -325,7 +340,7 @@ class ImageStore:
             diff = work / "diff"
             diff.mkdir(mode=0o755)
             with self.blobs.open(layer.digest) as file:
-                unpack(file, diff, LAYER)
+                unpack(file, diff, replace(LAYER, limits=self.limits))
             sync_filesystem(diff)
             work.chmod(0o755)
             try:
@@ -395,7 +410,7 @@ class ImageStore:
                 repo_tags=tuple(self._tags(record)),
                 repo_digests=tuple(parse(item).familiar for item in record.repo_digests),
                 size_bytes=sum(layer.unpacked_bytes for layer in layers),
-                created_ns=parse_time_ns(config.get("created", "")),
+                created_ns=parse_time_ns(config.get("created") or ""),
                 architecture=config.get("architecture", ""),
                 parent=record.parent,
                 manifest_digest=record.manifest["digest"],

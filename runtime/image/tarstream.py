@@ -6,12 +6,14 @@ tarfile is used to parse headers only; nothing here or elsewhere calls its extra
 from __future__ import annotations
 
 import gzip
+import sys
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal, InvalidOperation
-from typing import IO, Any, Protocol, cast
+from typing import IO, Any, cast
 
+from runtime.image.bounds import DEFAULT_LIMITS, Bounded, Counted, Readable, UnpackLimits
 from runtime.image.errors import BadArchive
 
 XATTR_PREFIX = "SCHILY.xattr."
@@ -19,14 +21,14 @@ _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _BZIP2 = b"BZh"
 _XZ = b"\xfd7zXZ\x00"
+_EXTENSIONS = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
 _DAMAGED = (tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile)
-
-
-class Readable(Protocol):
-    """All an archive source must have."""
-
-    def read(self, size: int = -1, /) -> bytes:
-        """Return up to `size` bytes, empty at the end."""
 
 
 class _Peeked:
@@ -46,40 +48,77 @@ class _Peeked:
         return head
 
 
-def decompress(source: Readable) -> tuple[Readable, str]:
+def decompress(source: Readable, limits: UnpackLimits = DEFAULT_LIMITS) -> tuple[Readable, str]:
     """Return the plain stream and its compression: `none`, `gzip`, `bzip2`, `xz` or `zstd`.
 
-    Raises BadArchive for zstd where Python has no zstd library (3.14 has one).
+    Reading it raises BadArchive where it is damaged or over the limits.
     """
     head = b""
     while len(head) < 6 and (more := source.read(6 - len(head))):
         head += more
-    peeked = cast("IO[bytes]", _Peeked(head, source))
-    if head.startswith(_GZIP):
-        return gzip.GzipFile(fileobj=peeked, mode="rb"), "gzip"
-    if head.startswith(_BZIP2):
-        import bz2
-
-        return bz2.BZ2File(peeked), "bzip2"
-    if head.startswith(_XZ):
-        import lzma
-
-        return lzma.LZMAFile(peeked), "xz"
-    if head.startswith(_ZSTD):
-        return _open_zstd(peeked), "zstd"
-    return peeked, "none"
+    counted = Counted(_Peeked(head, source))
+    for magic, kind, opener in _COMPRESSIONS:
+        if head.startswith(magic):
+            plain, damage = opener(cast("IO[bytes]", counted))
+            return Bounded(plain, counted, limits, damage), kind
+    return counted, "none"
 
 
-def _open_zstd(source: IO[bytes]) -> Readable:
-    import importlib
+_Opened = tuple[Readable, tuple[type[Exception], ...]]
 
-    for module in ("compression.zstd", "backports.zstd"):
-        try:
-            library: Any = importlib.import_module(module)
-        except ImportError:
-            continue
-        return cast("Readable", library.ZstdFile(source))
-    raise BadArchive("layer is zstd-compressed and no zstd library is installed: use gzip")
+
+def _open_gzip(source: IO[bytes]) -> _Opened:
+    return gzip.GzipFile(fileobj=source, mode="rb"), (gzip.BadGzipFile, zlib.error, EOFError)
+
+
+def _open_bzip2(source: IO[bytes]) -> _Opened:
+    import bz2
+
+    return bz2.BZ2File(source), (OSError, ValueError, EOFError)
+
+
+def _open_xz(source: IO[bytes]) -> _Opened:
+    import lzma
+
+    return lzma.LZMAFile(source), (lzma.LZMAError, EOFError)
+
+
+def _open_zstd(source: IO[bytes]) -> _Opened:
+    if sys.version_info >= (3, 14):
+        from compression import zstd
+    else:
+        from backports import zstd
+    return zstd.ZstdFile(source), (zstd.ZstdError, EOFError)
+
+
+_COMPRESSIONS: tuple[tuple[bytes, str, Callable[[IO[bytes]], _Opened]], ...] = (
+    (_GZIP, "gzip", _open_gzip),
+    (_BZIP2, "bzip2", _open_bzip2),
+    (_XZ, "xz", _open_xz),
+    (_ZSTD, "zstd", _open_zstd),
+)
+
+
+class _Header(tarfile.TarInfo):
+    """A header whose extensions (long names, attributes) are of a reasonable size.
+
+    tarfile reads them whole into memory before anybody sees a member.
+    """
+
+    def _proc_member(self, tar: tarfile.TarFile) -> Any:
+        if self.type in _EXTENSIONS and self.size > DEFAULT_LIMITS.header_bytes:
+            raise BadArchive(f"tar header of {self.size} bytes is too large")
+        return super()._proc_member(tar)  # type: ignore[misc]
+
+    def _block(self, count: int) -> int:
+        if count < 0:  # an offset before the member: tarfile would read it for ever
+            raise BadArchive(f"tar header with a size of {count} bytes")
+        return int(super()._block(count))  # type: ignore[misc]
+
+
+def open_archive(file: IO[bytes]) -> tarfile.TarFile:
+    """Open a plain tar whose members are read in any order, by `extractfile` alone."""
+    return tarfile.open(fileobj=file, mode="r:", errorlevel=2, tarinfo=_Header)
 
 
 class TarReader:
@@ -97,7 +136,7 @@ class TarReader:
                 return
             self._stream = _Exact(_Peeked(head, self._source))
             stream = cast("IO[bytes]", self._stream)
-            self._tar = tarfile.open(fileobj=stream, mode="r|", errorlevel=2)  # noqa: SIM115 - ends with the stream
+            self._tar = tarfile.open(fileobj=stream, mode="r|", errorlevel=2, tarinfo=_Header)  # noqa: SIM115 - ends with the stream
             while (member := self._tar.next()) is not None:
                 vars(self._tar)["members"].clear()  # it would keep every header
                 self._stream.needed = member.offset_data + (member.size if member.isreg() else 0)

@@ -17,23 +17,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.image.durable import open_in_root
+from runtime.image.bounds import DEFAULT_LIMITS, Readable, UnpackLimits
+from runtime.image.durable import FULL, open_in_root
 from runtime.image.errors import BadArchive
-from runtime.image.tarstream import Readable, TarReader, decompress, mtime_ns, xattrs
+from runtime.image.tarstream import TarReader, decompress, mtime_ns, xattrs
 
 WHITEOUT_PREFIX = ".wh."
 OPAQUE_MARK = ".wh..wh..opq"
 OPAQUE_XATTR = "trusted.overlay.opaque"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
-
-
-@dataclass(frozen=True)
-class UnpackLimits:
-    """What one stream may create; a stream over a limit is refused midway."""
-
-    entries: int = 2_000_000
-    size_bytes: int = 256 << 30
-    path_bytes: int = 4096
 
 
 @dataclass(frozen=True)
@@ -48,7 +40,7 @@ class UnpackOptions:
     devices: bool = False
     owner: tuple[int, int] | None = None
     keep_kinds: bool = False
-    limits: UnpackLimits = UnpackLimits()
+    limits: UnpackLimits = DEFAULT_LIMITS
 
 
 LAYER = UnpackOptions(whiteouts=True, devices=True)
@@ -83,13 +75,17 @@ def unpack(
     `root` bounds what symlinks can reach; members are created in its directory `below`, which
     itself is left as it is. Raises BadArchive; owners are applied when running as root.
     """
-    plain, _ = decompress(source)
+    plain, _ = decompress(source, options.limits)
     with Unpacker(root, options, below) as unpacker:
         reader = TarReader(plain)
         try:
             for member in reader:
                 unpacker.add(member, reader)
+        except (ValueError, OverflowError) as error:
+            raise BadArchive(f"tar member that cannot be: {error}") from error
         except OSError as error:
+            if error.errno in FULL:
+                raise
             raise BadArchive(f"unpack: {error.strerror or error}: {error.filename!r}") from error
         unpacker.finish()
         return unpacker.size_bytes
@@ -108,6 +104,7 @@ class Unpacker:
         self._owners = os.geteuid() == 0
         self._directories: dict[tuple[str, ...], int] = {}
         self._entries = 0
+        self._holes_bytes = 0
         self.size_bytes = 0
 
     def __enter__(self) -> Unpacker:
@@ -154,6 +151,10 @@ class Unpacker:
         self._entries += 1
         if member.isreg():
             self.size_bytes += member.size
+        if member.issparse():
+            self._holes_bytes += member.size
+        if self._holes_bytes > limits.ratio_from_bytes:
+            raise BadArchive("tar has sparse files of too many bytes")
         if self._entries > limits.entries:
             raise BadArchive(f"tar has more than {limits.entries} members")
         if self.size_bytes > limits.size_bytes:
@@ -272,7 +273,11 @@ class Unpacker:
         device = 0 if member.isfifo() else os.makedev(member.devmajor, member.devminor)
         os.mknod(name, kind | 0o600, device, dir_fd=parent)
         self._describe_unopened(parent, name, member)
-        os.chmod(name, member.mode & 0o7777, dir_fd=parent)  # just created, not a symlink
+        fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        try:  # who lives in the tree may have put a link there: chmod of a link's O_PATH fails
+            os.chmod(f"/proc/self/fd/{fd}", member.mode & 0o7777)
+        finally:
+            os.close(fd)
 
     def _hard_link(self, parent: int, name: str, member: tarfile.TarInfo) -> None:
         target = clean_name(member.linkname)

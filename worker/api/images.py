@@ -135,11 +135,15 @@ async def load(request: web.Request) -> web.StreamResponse:
     engine = engine_of(request)
     lines = JsonLines(request)
     async with Spool(request) as file:
-        names = await asyncio.to_thread(archive.load, engine.images, file)
-    for name in names:
-        kind = "Loaded image ID" if name.startswith("sha256:") else "Loaded image"
-        engine.events.emit("image", "load", engine.images.resolve(name).id, {"name": name})
-        await lines.send({"stream": f"{kind}: {name}\n"})
+        found = await asyncio.to_thread(archive.load, engine.images, file)
+    for loaded in found:
+        shown = loaded.name or loaded.image_id
+        if loaded.replaced:
+            text = f"The image {shown} already exists, renaming the old one with ID"
+            await lines.send({"stream": f"{text} {loaded.replaced} to empty string\n"})
+        kind = "Loaded image" if loaded.name else "Loaded image ID"
+        engine.events.emit("image", "load", loaded.image_id, {"name": shown})
+        await lines.send({"stream": f"{kind}: {shown}\n"})
     return await lines.finish()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import posixpath
 import shutil
 import tempfile
@@ -23,7 +22,7 @@ from runtime.image.build.stage import DEFAULT_PATH, Committer, Stage, StepCache
 from runtime.image.build.words import expand
 from runtime.image.commit import put_upper
 from runtime.image.errors import BadReference, BuildError, ImageError, ImageNotFound
-from runtime.image.model import Image, LayerInfo, short_id
+from runtime.image.model import Image, LayerInfo, architecture, short_id
 from runtime.image.reference import parse
 from runtime.image.squash import squash
 from runtime.image.store import ImageStore
@@ -34,7 +33,6 @@ _PROXY_ARGS = frozenset(
     for protocol in ("http", "https", "ftp", "no", "all")
     for name in (f"{protocol}_proxy", f"{protocol}_proxy".upper())
 )
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 _DOCKERFILE_BYTES = 16 << 20
 
 
@@ -86,7 +84,7 @@ class _Build:
         view = LayeredView((context,))
         self._instructions = parse_dockerfile(_read_dockerfile(view, options.dockerfile))
         self._context = Source(view, IgnoreRules(_read_text(view, ".dockerignore") or ""))
-        self._architecture = _ARCHITECTURES.get(platform.machine(), platform.machine())
+        self._architecture = architecture()
         self._check_platform(options.platform)
         for tag in options.tags:
             if parse(tag).digest:

@@ -13,8 +13,8 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from runtime.image.bounds import Readable
 from runtime.image.errors import BuildError
-from runtime.image.tarstream import Readable
 
 _URL = re.compile(r"https?://", re.IGNORECASE)
 _TIMEOUT_S = 60.0

@@ -22,7 +22,7 @@ def test_save_and_load_keep_the_image(tmp_path: Path) -> None:
     image = archive.import_rootfs(first, tar_of(file_member("d/f", b"data")), "x:1")
     out = io.BytesIO()
     archive.save(first, ["x:1"], out)
-    assert archive.load(second, io.BytesIO(out.getvalue())) == ["x:1"]
+    assert archive.load(second, io.BytesIO(out.getvalue())) == [archive.Loaded(image.id, "x:1")]
     loaded = second.resolve("x:1")
     assert loaded.id == image.id
     assert (second.lower_dirs(loaded)[0] / "d/f").read_bytes() == b"data"
