@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from runtime.image.bounds import Readable
-from runtime.image.durable import sync_directory, write_file
+from runtime.image.durable import FULL, sync_directory, write_file
 from runtime.image.errors import BadArchive, ImageError
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -20,6 +20,7 @@ LAYER = "application/vnd.oci.image.layer.v1.tar"
 INDEX = "application/vnd.oci.image.index.v1+json"
 _DIGEST = re.compile(r"sha256:([a-f0-9]{64})")
 _CHUNK = 1 << 20
+_RESERVE_BYTES = 1 << 20
 
 
 def digest_of(content: bytes) -> str:
@@ -41,6 +42,8 @@ class BlobStore:
         self._blobs.mkdir(parents=True, exist_ok=True)
         self.temporary = root / "tmp"
         self.temporary.mkdir(exist_ok=True)
+        self._reserve = root / "reserve"
+        self.fill_reserve()
         if not (root / "oci-layout").exists():
             write_file(root / "oci-layout", encode({"imageLayoutVersion": "1.0.0"}))
 
@@ -128,7 +131,24 @@ class BlobStore:
             return []
         return list(value.get("manifests", []))
 
-    def write_index(self, manifests: list[dict[str, Any]]) -> None:
-        """Replace `index.json` durably."""
+    def write_index(self, manifests: list[dict[str, Any]], *, from_reserve: bool = False) -> None:
+        """Replace `index.json` durably; with `from_reserve` also on a disk that is full."""
         index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests}
-        write_file(self.root / "index.json", encode(index))
+        content = encode(index)
+        try:
+            write_file(self.root / "index.json", content)
+        except OSError as error:
+            if not from_reserve or error.errno not in FULL:
+                raise
+            self._reserve.unlink(missing_ok=True)
+            write_file(self.root / "index.json", content)
+
+    def fill_reserve(self) -> None:
+        """Set room aside for the index of a removal, which must work when nothing else does."""
+        if self._reserve.exists():
+            return
+        try:
+            with self._reserve.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, _RESERVE_BYTES)
+        except OSError:
+            self._reserve.unlink(missing_ok=True)  # no room now: a later removal makes some

@@ -13,7 +13,9 @@ import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from runtime.image import blobs as oci
 from runtime.image.blobs import BlobStore
 from runtime.image.bounds import DEFAULT_LIMITS, Readable, UnpackLimits
 from runtime.image.durable import sync_directory, sync_filesystem
-from runtime.image.errors import BadArchive, BadReference, ImageNotFound
+from runtime.image.errors import BadArchive, BadReference, ImageError, ImageNotFound
 from runtime.image.model import Image, LayerInfo, chain_ids, parse_time_ns
 from runtime.image.reference import Reference, parse
 from runtime.image.removal import Node, Planner, Users
@@ -82,7 +84,7 @@ class ImageStore:
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         self._lock = threading.RLock()
         self._putting = 0  # layers on their way in: no blob may be collected meanwhile
-        self._fresh: set[str] = set()  # blobs put but not yet part of an image
+        self._fresh: Counter[str] = Counter()  # blobs put but not yet part of an image
         self._records = self._read_records()
         self._images: dict[str, Image] = {}
 
@@ -166,10 +168,17 @@ class ImageStore:
         try:
             digest, size = self.blobs.put_stream(stream, expected)
             with self._lock:
-                self._fresh.add(digest)
+                self._fresh[digest] += 1
         finally:
             with self._lock:
                 self._putting -= 1
+        try:
+            return self._described(digest, size)
+        except BaseException:
+            self._give_up([digest])
+            raise
+
+    def _described(self, digest: str, size: int) -> LayerInfo:
         with self.blobs.open(digest) as file:
             plain, compression = decompress(file, self.limits)
             tee = _Hashing(plain)
@@ -201,53 +210,92 @@ class ImageStore:
             raise BadArchive("layers do not match the diff ids of the image config")
         content = raw_config or oci.encode({**config, "rootfs": rootfs})
         names = [parse(ref).with_default_tag() for ref in refs]
+        try:
+            with self._changing():
+                image = self._put(content, stack, names, parent, cache_key)
+        except BaseException:
+            with self._lock:
+                self._fresh = +(self._fresh - Counter(layer.digest for layer in stack))
+                self._collect()
+            raise
         with self._lock:
-            image_id = self.blobs.put(content)
-            manifest = oci.encode(_manifest(image_id, len(content), stack))
-            descriptor = {
-                "mediaType": oci.MANIFEST,
-                "digest": self.blobs.put(manifest),
-                "size": len(manifest),
-            }
-            known = self._records.get(image_id)
-            self._records[image_id] = record = known or _Record(
-                image_id, descriptor, [], [], parent, cache_key
-            )
-            record.removed = False
-            for name in names:
-                self._point(name, image_id)
-            self._save()
-            self._fresh.difference_update(layer.digest for layer in stack)
-            return self._image(self._records[image_id])
+            self._fresh = +(self._fresh - Counter(layer.digest for layer in stack))
+        return image
+
+    def _put(
+        self,
+        content: bytes,
+        stack: tuple[LayerInfo, ...],
+        names: Iterable[Reference],
+        parent: str,
+        cache_key: str,
+    ) -> Image:
+        for layer in stack:
+            if self.blobs.size(layer.digest) != layer.size_bytes:
+                raise ImageError(f"layer {layer.digest} is missing from the image store")
+        image_id = self.blobs.put(content)
+        manifest = oci.encode(_manifest(image_id, len(content), stack))
+        descriptor = {
+            "mediaType": oci.MANIFEST,
+            "digest": self.blobs.put(manifest),
+            "size": len(manifest),
+        }
+        known = self._records.get(image_id)
+        self._records[image_id] = record = known or _Record(
+            image_id, descriptor, [], [], parent, cache_key
+        )
+        record.removed = False
+        for name in names:
+            self._point(name, image_id)
+        return self._image(record)
 
     def give_up(self, layers: Iterable[LayerInfo]) -> None:
         """Delete layers put for an image that did not come to be."""
+        self._give_up(layer.digest for layer in layers)
+
+    def _give_up(self, digests: Iterable[str]) -> None:
         with self._lock:
-            digests = self._fresh.intersection(layer.digest for layer in layers)
-            self._fresh -= digests
-            if digests:
+            left = +(self._fresh - Counter(digests))
+            if left != self._fresh:
+                self._fresh = left
                 self._collect()
+
+    @contextmanager
+    def _changing(self, *, from_reserve: bool = False) -> Iterator[None]:
+        """Hold the lock for a change of the records, which is on disk afterwards or undone."""
+        with self._lock:
+            before = {
+                image_id: replace(
+                    record, refs=list(record.refs), repo_digests=list(record.repo_digests)
+                )
+                for image_id, record in self._records.items()
+            }
+            try:
+                yield
+                self._save(from_reserve=from_reserve)
+            except BaseException:
+                self._records = before
+                self._images.clear()
+                raise
 
     def tag(self, source: str, ref: str) -> Image:
         """Give an image a further name, taking it from the image that had it."""
         name = parse(ref)
         if name.digest:
             raise BadReference(ref, "refusing to create a tag with a digest reference")
-        with self._lock:
+        with self._changing():
             record = self._find(source)
             self._point(name.with_default_tag(), record.image_id)
-            self._save()
             return self._image(record)
 
     def add_repo_digest(self, image_id: str, repo: str, digest: str) -> None:
         """Remember under which digest a repository serves this image."""
         entry = f"{parse(repo).name}@{digest}"
-        with self._lock:
+        with self._changing():
             record = self._find(image_id)
             if entry not in record.repo_digests:
                 record.repo_digests.append(entry)
                 self._images.pop(record.image_id, None)
-                self._save()
 
     # -- removing ----------------------------------------------------------------------------
 
@@ -259,7 +307,7 @@ class ImageStore:
         `in_use` maps an image id to the containers made from it. Raises ImageNotFound,
         ImageConflict.
         """
-        with self._lock:
+        with self._changing(from_reserve=True):
             record = self._find(ref)
             nodes = {
                 r.image_id: Node(r.image_id, r.parent, tuple(r.refs), tuple(r.repo_digests))
@@ -289,9 +337,10 @@ class ImageStore:
             for record in list(self._records.values()):
                 if record.removed and not any(in_use(record.image_id)):
                     self._forget(record.image_id)
-            self._save()
+        with self._lock:
             self._collect()
-            return answer
+        self.blobs.fill_reserve()
+        return answer
 
     def _forget(self, image_id: str) -> None:
         del self._records[image_id]
@@ -444,7 +493,7 @@ class ImageStore:
                 record.refs.append(notes[REF_NAME])
         return records
 
-    def _save(self) -> None:
+    def _save(self, *, from_reserve: bool) -> None:
         manifests = []
         for record in self._records.values():
             removed = "1" if record.removed else ""
@@ -455,7 +504,7 @@ class ImageStore:
             for ref in record.refs or [""]:
                 named = {**notes, REF_NAME: ref} if ref else notes
                 manifests.append({**record.manifest, **({"annotations": named} if named else {})})
-        self.blobs.write_index(manifests)
+        self.blobs.write_index(manifests, from_reserve=from_reserve)
 
 
 def _answers_to(record: _Record, name: Reference) -> bool:

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from runtime.errors import BadStatus, NoSuchContainer, RuntimeFailure
 from runtime.errors import Unsupported as RuntimeUnsupported
+from runtime.image.durable import FULL
 from runtime.image.errors import BadArchive, BadReference, ImageConflict, ImageError, ImageNotFound
 from swarmapi.errors import SwarmError
 from swarmapi.query import add_routes, refuse
@@ -97,6 +98,8 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except ConnectionError:
         return failure(499, "the client went away")
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return failure(500, "no space left on device: make some, for example by image prune")
         log.exception("%s %s failed", request.method, request.path)
         return failure(500, f"internal error: {type(error).__name__}: {error}")
 

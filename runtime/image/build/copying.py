@@ -142,7 +142,7 @@ class LayerWriter(TarWriter):
     """Writes files onto a tree of lower layers; parents keep what they have below."""
 
     def __init__(self, out: IO[bytes], below: LayeredView) -> None:
-        super().__init__(tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT))  # noqa: SIM115 - closed by close()
+        super().__init__(tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT))  # noqa: SIM115 - closed by close()
         self._below = below
         self._written: set[str] = set()
 
