@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass, field
 from typing import Any
 
-from runtime.errors import StartFailed, Unsupported
+from runtime.errors import StartFailed, SysError, Unsupported
 from runtime.supervisor import kernel, process
 from runtime.supervisor.kernel import AT_FDCWD
 from runtime.supervisor.plan import EXISTS_OK, MISSING_OK, Plan, Slot
@@ -45,6 +45,8 @@ _ATTRIBUTES = {
     "nodev": kernel.MOUNT_ATTR_NODEV,
     "noexec": kernel.MOUNT_ATTR_NOEXEC,
 }
+_RECURSIVE = {f"r{word}": bit for word, bit in _ATTRIBUTES.items()}
+"""Of a bind and of every mount below it (OCI's rro and its kin)."""
 _NAMESPACES = {
     "pid": kernel.CLONE_NEWPID,
     "ipc": kernel.CLONE_NEWIPC,
@@ -318,7 +320,7 @@ def _flags_and_data(options: list[str]) -> tuple[int, str]:
 def _bind(
     plan: Plan, mount: dict[str, Any], destination: str, options: list[str], site: Site
 ) -> None:
-    known = set(_ATTRIBUTES) | _NEUTRAL | set(_PROPAGATION)
+    known = set(_ATTRIBUTES) | set(_RECURSIVE) | _NEUTRAL | set(_PROPAGATION)
     for option in options:
         if option not in known:
             raise Unsupported(f"bind option {option} at {destination} is not supported")
@@ -326,13 +328,18 @@ def _bind(
     recursive = "bind" not in options or "rbind" in options
     if not os.path.lexists(source):
         raise StartFailed(f"bind source {source}: no such file or directory")
+    if mount.get("subpath"):
+        source = _below(source, mount["subpath"], site)
     fd = kernel.open_tree(source, recursive)
     site.fds.append(fd)
     attributes = sum(_ATTRIBUTES[o] for o in set(options) if o in _ATTRIBUTES)
+    below = sum(_RECURSIVE[o] for o in set(options) if o in _RECURSIVE)
     propagation = next((_PROPAGATION[o] for o in options if o in _PROPAGATION), kernel.MS_PRIVATE)
     kernel.mount_setattr(fd, 0, True, propagation)
     if attributes:
-        kernel.mount_setattr(fd, attributes, recursive)
+        kernel.mount_setattr(fd, attributes, False)
+    if below:
+        kernel.mount_setattr(fd, below, True)
     is_file = not os.path.isdir(source)
     process.make_directories(plan, destination, ROOT, leaf_is_file=is_file)
     process.resolve_any(plan, destination, ROOT, _MOUNT_SLOT)
@@ -340,6 +347,20 @@ def _bind(
     bits = kernel.MOVE_MOUNT_F_EMPTY_PATH | kernel.MOVE_MOUNT_T_EMPTY_PATH
     plan.call("move_mount", fd, "", Slot(_MOUNT_SLOT), "", bits, label=f"bind {destination}")
     plan.call("close", Slot(_MOUNT_SLOT))
+
+
+def _below(source: str, path: str, site: Site) -> str:
+    """Return a path to what `path` is inside of `source`, whose symlinks lead nowhere else."""
+    root = os.open(source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    site.fds.append(root)
+    within = kernel.RESOLVE_IN_ROOT | kernel.RESOLVE_NO_MAGICLINKS
+    try:
+        fd = kernel.openat2(root, path, os.O_PATH | os.O_CLOEXEC, within)
+    except SysError as error:
+        text = os.strerror(error.errno).lower()
+        raise StartFailed(f"cannot access path {source}/{path}: {text}") from error
+    site.fds.append(fd)
+    return f"/proc/self/fd/{fd}"
 
 
 def _cgroup_mount(plan: Plan, destination: str, options: list[str], site: Site) -> None:

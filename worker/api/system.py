@@ -232,7 +232,7 @@ async def disk_usage(request: web.Request) -> web.StreamResponse:
                     "Size": await asyncio.to_thread(
                         tree_bytes, Path(engine.volumes.path(volume.name))
                     ),
-                    "RefCount": int(bool(engine.user_of_volume(volume.name))),
+                    "RefCount": len(engine.storage.users(volume.name)),
                 },
             }
             for volume in engine.volumes.list()

@@ -1,21 +1,29 @@
 """Volumes of the local driver."""
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from aiohttp import web
 
 from swarmapi import query, rest
-from swarmapi.errors import Unsupported
+from swarmapi.errors import InvalidArgument, NotFound, Unsupported
 from swarmapi.rest import Route
 from worker.api import answers
 from worker.api.keys import engine_of
 from worker.api.responses import answer, nothing
 from worker.api.system import tree_bytes
-from worker.engine.filters import label_matches
+from worker.api.version import minor
+from worker.engine.engine import Engine
+from worker.engine.filters import label_matches, truth
+from worker.engine.volumes import Volume
 
 _LIST_FILTERS = rest.filters("dangling", "driver", "label", "name")
+_PRUNE_FILTERS = rest.filters("all", "label", "label!")
+_ALL_IS_ASKED_SINCE = 42
+"""Minor API version from which a prune leaves named volumes unless `all` is given."""
 
 
 class CreateRequest(msgspec.Struct, rename="pascal"):
@@ -23,26 +31,28 @@ class CreateRequest(msgspec.Struct, rename="pascal"):
 
     name: str = ""
     driver: str = "local"
+    driver_opts: dict[str, str] | None = None
     labels: dict[str, str] | None = None
+    cluster_volume_spec: dict[str, Any] | None = None
 
 
 async def list_volumes(request: web.Request) -> web.StreamResponse:
     """List volumes by name."""
     engine = engine_of(request)
     wanted = query.filters(request)
-    shown = []
-    for volume in engine.volumes.list():
-        used = bool(engine.user_of_volume(volume.name))
-        dangling = [value in ("true", "1") for value in wanted.get("dangling", ())]
-        if dangling and used in dangling:
-            continue
-        if wanted.get("name") and not any(value in volume.name for value in wanted["name"]):
-            continue
-        if wanted.get("driver") and "local" not in wanted["driver"]:
-            continue
-        if all(label_matches(volume.labels, value) for value in wanted.get("label", ())):
-            shown.append(engine.volumes.to_json(volume))
-    return answer({"Volumes": shown, "Warnings": None})
+    found = [v for v in engine.volumes.list() if _matches(engine, v, wanted)]
+    return answer({"Volumes": [engine.volumes.to_json(v) for v in found], "Warnings": None})
+
+
+def _matches(engine: Engine, volume: Volume, wanted: Mapping[str, Sequence[str]]) -> bool:
+    dangling = [truth("dangling", value) for value in wanted.get("dangling", ())]
+    if dangling and bool(engine.storage.users(volume.name)) in dangling:
+        return False
+    if wanted.get("name") and not any(value in volume.name for value in wanted["name"]):
+        return False
+    if wanted.get("driver") and "local" not in wanted["driver"]:
+        return False
+    return all(label_matches(volume.labels, value) for value in wanted.get("label", ()))
 
 
 async def create(request: web.Request) -> web.StreamResponse:
@@ -51,18 +61,27 @@ async def create(request: web.Request) -> web.StreamResponse:
     body = await query.body(request)
     if body.get("Driver") not in (None, "", "local"):
         raise Unsupported(f"volume driver {body['Driver']!r} is not supported")
-    for key in ("DriverOpts", "ClusterVolumeSpec"):
-        if body.get(key):
-            raise Unsupported(f"volume {key} is not supported")
+    if body.get("ClusterVolumeSpec"):
+        raise Unsupported("volume ClusterVolumeSpec is not supported")
     name = body.get("Name") or engine.parts.random_bytes(32).hex()
-    volume = engine.volumes.create(
-        name,
-        engine.parts.clock.now_ns(),
-        body.get("Labels") or {},
+    wanted = Volume(
+        name=name,
+        created_ns=engine.parts.clock.now_ns(),
+        labels=_texts(body.get("Labels"), "Labels"),
+        options=_texts(body.get("DriverOpts"), "DriverOpts"),
         anonymous=not body.get("Name"),
     )
-    engine.events.emit("volume", "create", name, {"driver": "local"})
-    return answer(engine.volumes.to_json(volume), 201)
+    if await asyncio.to_thread(engine.volumes.create, wanted):
+        engine.storage.announce([name])
+    return answer(engine.volumes.to_json(engine.volumes.get(name)), 201)
+
+
+def _texts(value: object, name: str) -> dict[str, str]:
+    """Return a mapping of texts; raises InvalidArgument where it is none."""
+    try:
+        return msgspec.convert(value or {}, dict[str, str])
+    except msgspec.ValidationError as error:
+        raise InvalidArgument(f"{name}: {error}") from None
 
 
 async def inspect(request: web.Request) -> web.StreamResponse:
@@ -72,10 +91,15 @@ async def inspect(request: web.Request) -> web.StreamResponse:
 
 
 async def remove(request: web.Request) -> web.StreamResponse:
-    """Delete a volume no container uses."""
+    """Delete a volume no container uses; with `force` one that is not there is fine."""
     engine = engine_of(request)
     name = request.match_info["name"]
-    await asyncio.to_thread(engine.volumes.remove, name, engine.user_of_volume(name))
+    try:
+        await asyncio.to_thread(engine.volumes.remove, name, engine.storage.users(name))
+    except NotFound:
+        if not query.flag(request, "force"):
+            raise
+        return nothing()
     engine.events.emit("volume", "destroy", name, {"driver": "local"})
     return nothing()
 
@@ -84,23 +108,32 @@ async def prune(request: web.Request) -> web.StreamResponse:
     """Delete unused volumes: anonymous ones, or with `all=true` every one."""
     engine = engine_of(request)
     wanted = query.filters(request)
-    everything = any(value in ("true", "1") for value in wanted.get("all", ()))
+    version = request.match_info.get("version")
+    everything = any(truth("all", value) for value in wanted.get("all", ()))
+    if version is not None and minor(version) < _ALL_IS_ASKED_SINCE:
+        if "all" in wanted:
+            raise InvalidArgument("invalid filter 'all'")
+        everything = True
     deleted, freed = [], 0
     for volume in engine.volumes.list():
-        if engine.user_of_volume(volume.name) or not (everything or volume.anonymous):
+        if engine.storage.users(volume.name) or not (everything or volume.anonymous):
             continue
         if not all(label_matches(volume.labels, value) for value in wanted.get("label", ())):
             continue
+        if any(label_matches(volume.labels, value) for value in wanted.get("label!", ())):
+            continue
         freed += await asyncio.to_thread(tree_bytes, Path(engine.volumes.path(volume.name)))
         await asyncio.to_thread(engine.volumes.remove, volume.name)
+        engine.events.emit("volume", "destroy", volume.name, {"driver": "local"})
         deleted.append(volume.name)
+    engine.events.emit("volume", "prune", "", {"reclaimed": str(freed)})
     return answer({"VolumesDeleted": deleted, "SpaceReclaimed": freed})
 
 
 ROUTES = (
     Route("GET", "/volumes", list_volumes, (_LIST_FILTERS,), answer=answers.Volumes),
     Route("POST", "/volumes/create", create, body=CreateRequest, answer=answers.Volume, status=201),
-    Route("POST", "/volumes/prune", prune, (rest.filters("all", "label"),), answer=answers.Pruned),
+    Route("POST", "/volumes/prune", prune, (_PRUNE_FILTERS,), answer=answers.Pruned),
     Route("GET", "/volumes/{name}", inspect, answer=answers.Volume),
     Route("DELETE", "/volumes/{name}", remove, (rest.flag("force"),), status=204),
 )

@@ -28,13 +28,13 @@ from worker.engine.journal import Journal
 from worker.engine.launcher import Launcher, Places, parse_size, published_ports
 from worker.engine.lifecycle import Lifecycle, exit_code_of_failure, signal_number
 from worker.engine.logs import LogLine, LogQuery, read_log
-from worker.engine.mounts import resolve_mounts
 from worker.engine.names import check_name, fresh_name
 from worker.engine.networks import Networks
 from worker.engine.ports import Clock, Networking, Supervisor
 from worker.engine.record import Container, ExitStatus, Record
 from worker.engine.spec import ContainerCreate, HostConfig, decode_host
 from worker.engine.stepper import Stepper
+from worker.engine.storage import Storage
 from worker.engine.table import ContainerTable
 from worker.engine.volumes import Volumes
 
@@ -83,7 +83,16 @@ class Engine:
             lambda: [container.record for container in self._table],
             lambda reference: self._table.get(reference).record,
         )
-        self._launcher = Launcher(self.places, parts.supervisor, parts.networking, self._sharing)
+        self.storage = Storage(
+            self.volumes,
+            self.events,
+            parts.clock.now_ns,
+            parts.random_bytes,
+            lambda: [container.record for container in self._table],
+        )
+        self._launcher = Launcher(
+            self.places, parts.supervisor, parts.networking, self.storage, self._sharing
+        )
         self.connections = Connections(
             self._table, self.networks, parts.networking, self._launcher, self.events
         )
@@ -95,7 +104,7 @@ class Engine:
             networking=parts.networking,
             launcher=self._launcher,
             lower_dirs=self.lower_dirs,
-            remove_volumes=self._remove_anonymous_volumes,
+            remove_volumes=self.storage.remove_anonymous,
             bus=self.events,
             clock=parts.clock,
         )
@@ -107,8 +116,12 @@ class Engine:
         """Read the records, adopt running containers and start those that must run."""
         self.places.containers.mkdir(parents=True, exist_ok=True)
         self._table.open()
+        for container in self._table:
+            if container.record.alive:
+                self.storage.hold(container.record)
         await self.networks.open()
         await self._lifecycle.open()
+        await asyncio.to_thread(self.storage.release)
 
     async def close(self) -> None:
         """Let go of everything; containers go on running."""
@@ -132,9 +145,14 @@ class Engine:
         """
         record = await asyncio.to_thread(self._record_of, spec)
         self.networks.resolve(record)
+        self.storage.announce(await asyncio.to_thread(self._furnish, record))
         if not spec.name:
             record.name = fresh_name(self._table.names, random.choice)
-        container = await self._table.add(record)
+        try:
+            container = await self._table.add(record)
+        except BaseException:
+            await asyncio.to_thread(self.storage.remove_anonymous, record)
+            raise
         self.places.directory(record.id).mkdir(parents=True, exist_ok=True)
         self._emit(container, "create")
         return record.id
@@ -386,6 +404,7 @@ class Engine:
         return Stepper(
             self.supervisor,
             self.networking,
+            self.storage,
             self.places,
             self._sharing,
             self.networks.resolve,
@@ -398,12 +417,8 @@ class Engine:
             User(c.record.id, c.record.alive) for c in self._table if c.record.image_id == image_id
         ]
 
-    def user_of_volume(self, name: str) -> str:
-        """Return the id of a container that mounts the volume, else the empty string."""
-        for container in self._table:
-            if any(mount.name == name for mount in container.record.mounts):
-                return container.record.id
-        return ""
+    def _furnish(self, record: Record) -> Names:
+        return self.storage.furnish(record, self.lower_dirs(record.image_id))
 
     def _record_of(self, spec: ContainerCreate) -> Record:
         if spec.name:
@@ -439,13 +454,6 @@ class Engine:
         published_ports(record)
         if spec.host.network_mode == "host" and not spec.config.hostname:
             record.config.hostname = os.uname().nodename
-        record.mounts = resolve_mounts(
-            spec.config,
-            spec.host,
-            image_config.get("Volumes") or {},
-            self._open_volume,
-            lambda: self.parts.random_bytes(32).hex(),
-        )
         return record
 
     @staticmethod
@@ -454,17 +462,6 @@ class Engine:
         parse_size(options.get("max-size", "0"))
         if not options.get("max-file", "1").isdigit():
             raise InvalidArgument(f"invalid value for max-file: {options['max-file']!r}")
-
-    def _open_volume(self, name: str) -> str:
-        anonymous = len(name) == 64
-        self.volumes.create(name, self.parts.clock.now_ns(), anonymous=anonymous)
-        return self.volumes.path(name)
-
-    def _remove_anonymous_volumes(self, record: Record) -> None:
-        for mount in record.mounts:
-            if mount.anonymous:
-                with suppress(NotFound):
-                    self.volumes.remove(mount.name)
 
     def _exec_process(self, record: Record, config: ExecConfig) -> dict[str, Any]:
         return self._launcher.exec_process(record, config, self.lower_dirs(record.image_id))

@@ -1,5 +1,6 @@
 """Everything between a record and a running process: files, user, network, Launch."""
 
+import asyncio
 import hashlib
 import os
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ from worker.engine.ports import (
 )
 from worker.engine.record import EndpointState, Record
 from worker.engine.spec import PortBinding
+from worker.engine.storage import Storage
 
 _START_TRIES = 3
 _SIZES = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
@@ -52,11 +54,13 @@ class Launcher:
         places: Places,
         supervisor: Supervisor,
         networking: Networking,
+        storage: Storage,
         running: Callable[[str], Record],
     ) -> None:
         self._places = places
         self._supervisor = supervisor
         self._networking = networking
+        self._storage = storage
         self._running = running
 
     async def start(
@@ -75,8 +79,11 @@ class Launcher:
         """
         overlay = self.overlay(record.id, lower)
         netns = self._netns(record)
-        joined = await self._join(record)
+        if any(point.kind == "volume" for point in record.mounts):
+            await asyncio.to_thread(self._storage.prepare, record)
+        joined: Joined | None = None
         try:
+            joined = await self._join(record)
             files = await self.write_files(record)
             config = self._config(record, overlay, files)
             launch = Launch(
@@ -97,7 +104,7 @@ class Launcher:
             joined_network()
             state = await self._start(launch, joined.netns_fd if joined else None)
         except BaseException:
-            await self._networking.leave(record.id)
+            await self.release(record)
             raise
         finally:
             if joined is not None:
@@ -113,6 +120,12 @@ class Launcher:
                 if state.container_id == launch.container_id:
                     return state
         return await self._supervisor.start(launch, netns_fd=netns_fd)
+
+    async def release(self, record: Record) -> None:
+        """Let go of what a container that ended had of networks and volumes."""
+        await self._networking.leave(record.id)
+        if any(point.kind == "volume" for point in record.mounts):
+            await asyncio.to_thread(self._storage.release, record.id)
 
     def exec_user(self, record: Record, user: str, lower: Sequence[str]) -> dict[str, Any]:
         """Return OCI's process.user of an exec; empty means the container's own."""

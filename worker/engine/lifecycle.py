@@ -42,7 +42,7 @@ class Lifecycle:
         networking: Networking,
         launcher: Launcher,
         lower_dirs: LowerDirs,
-        remove_volumes: Callable[[Record], None],
+        remove_volumes: Callable[[Record], object],
         bus: EventBus,
         clock: Clock,
     ) -> None:
@@ -286,7 +286,7 @@ class Lifecycle:
             await self._follow_end(container, unseen=state.exit_code is None)
 
     async def _let_go(self, container: Container) -> None:
-        await self._networking.leave(container.record.id)
+        await self._launcher.release(container.record)
         container.networked = False
         with suppress(RuntimeFailure):
             await self._supervisor.delete(container.record.id)

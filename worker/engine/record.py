@@ -23,6 +23,12 @@ class MountPoint(msgspec.Struct, kw_only=True):
     propagation: str = ""
     options: list[str] = []
     anonymous: bool = False
+    no_copy: bool = False
+    """Whether the volume stays empty where the image has files."""
+    subpath: str = ""
+    """The part of the volume that is mounted."""
+    recursion: str = ""
+    """Of the mounts below a bind: disabled, or writable or readonly where it is read-only."""
 
 
 class EndpointState(msgspec.Struct, kw_only=True):

@@ -15,6 +15,7 @@ from worker.engine.launcher import Launcher, Places
 from worker.engine.ports import Attachment, Networking, Supervisor
 from worker.engine.record import Record
 from worker.engine.spec import ContainerConfig, decode_host
+from worker.engine.storage import Storage
 
 KILLED_EXIT_CODE = 137
 
@@ -26,6 +27,7 @@ class Stepper:
         self,
         supervisor: Supervisor,
         networking: Networking,
+        storage: Storage,
         places: Places,
         running: Callable[[str], Record],
         resolve: Callable[[Record], None],
@@ -33,6 +35,7 @@ class Stepper:
     ) -> None:
         self._supervisor = supervisor
         self._networking = networking
+        self._storage = storage
         self._places = places
         self._owner = running
         self._resolve = resolve
@@ -57,7 +60,7 @@ class Stepper:
         except SwarmError as error:
             raise BuildError(error.message) from error
         places = replace(self._places, containers=step.directory.parent)
-        launcher = Launcher(places, self._supervisor, self._networking, self._owner)
+        launcher = Launcher(places, self._supervisor, self._networking, self._storage, self._owner)
         below = step.directory / "init"
         await asyncio.to_thread(make_mount_points, step.lower, below)
         attachment = await self._supervisor.attach(record.id)
@@ -73,7 +76,7 @@ class Stepper:
             await attachment.close()
             with contextlib.suppress(NoSuchContainer):
                 await self._supervisor.delete(record.id, force=True)
-            await self._networking.leave(record.id)
+            await launcher.release(record)
 
     async def _follow(self, step: RunStep, container_id: str, attachment: Attachment) -> int:
         async for stream, data in attachment:

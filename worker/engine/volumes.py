@@ -1,15 +1,19 @@
 """Named volumes of the local driver: one directory each, with its labels beside it."""
 
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from swarmapi.errors import Conflict, InvalidArgument, NotFound
-from worker.engine.names import check_name
+from worker.engine import volume_mount
 from worker.engine.rfc3339 import format_ns
+
+ANONYMOUS_LABEL = "com.docker.volume.anonymous"
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+\Z")
 
 
 class Volume(msgspec.Struct, kw_only=True):
@@ -18,7 +22,23 @@ class Volume(msgspec.Struct, kw_only=True):
     name: str
     created_ns: int
     labels: dict[str, str] = {}
+    options: dict[str, str] = {}
+    """type, device and o of what is mounted on it; empty: a plain directory."""
     anonymous: bool = False
+
+
+def check_name(name: str) -> None:
+    """Refuse a name Docker would refuse; raises InvalidArgument with the rule in words."""
+    if len(name) == 1:
+        raise InvalidArgument(
+            "volume name is too short, names should be at least two alphanumeric characters"
+        )
+    if not _NAME.match(name):
+        raise InvalidArgument(
+            f'"{name}" includes invalid characters for a local volume name, '
+            'only "[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. '
+            "If you intended to pass a host directory, use absolute path"
+        )
 
 
 class Volumes:
@@ -27,29 +47,22 @@ class Volumes:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def create(
-        self,
-        name: str,
-        now_ns: int,
-        labels: Mapping[str, str] | None = None,
-        *,
-        anonymous: bool = False,
-    ) -> Volume:
-        """Return the volume of this name, made when it does not exist."""
-        try:
-            return self.get(name)
-        except NotFound:
-            pass
-        if not anonymous:
-            check_name(name)
-        volume = Volume(
-            name=name, created_ns=now_ns, labels=dict(labels or {}), anonymous=anonymous
-        )
-        (self._root / name / "_data").mkdir(parents=True, exist_ok=True)
-        fresh = self._root / name / "meta.new"
-        fresh.write_bytes(msgspec.json.encode(volume))
-        fresh.rename(self._root / name / "meta.json")
-        return volume
+    def create(self, wanted: Volume) -> bool:
+        """Make a volume; False when there is one of this name already, which stays as it is.
+
+        Raises:
+            InvalidArgument, Unsupported: for a bad name, or options that cannot be honoured.
+        """
+        check_name(wanted.name)
+        volume_mount.check_options(wanted.options)
+        directory = self._root / wanted.name
+        if (directory / "meta.json").exists():
+            return False
+        (directory / "_data").mkdir(parents=True, exist_ok=True)
+        fresh = directory / "meta.new"
+        fresh.write_bytes(msgspec.json.encode(wanted))
+        fresh.rename(directory / "meta.json")
+        return True
 
     def get(self, name: str) -> Volume:
         """Return the volume of this name.
@@ -75,27 +88,44 @@ class Volumes:
             return []
         return [self.get(meta.parent.name) for meta in sorted(self._root.glob("*/meta.json"))]
 
-    def remove(self, name: str, used_by: str = "") -> None:
-        """Delete a volume and its files.
+    def mount(self, name: str) -> None:
+        """Mount what the volume's options say, if any; InvalidArgument when that fails."""
+        options = self.get(name).options
+        if options:
+            volume_mount.mount(options, self.path(name))
+
+    def unmount_unused(self, used: set[str]) -> None:
+        """Unmount the volumes with options that are not among the names in use."""
+        for volume in self.list():
+            if volume.options and volume.name not in used:
+                volume_mount.unmount(self.path(volume.name))
+
+    def remove(self, name: str, users: Sequence[str] = ()) -> None:
+        """Delete a volume and its files; what is mounted on it is left alone.
 
         Raises:
             Conflict: when a container uses it.
             NotFound: when there is none.
         """
-        self.get(name)
-        if used_by:
-            raise Conflict(f"remove {name}: volume is in use - [{used_by}]")
+        volume = self.get(name)
+        if users:
+            raise Conflict(f"remove {name}: volume is in use - [{', '.join(users)}]")
+        if volume.options:
+            volume_mount.unmount(self.path(name))
         (self._root / name / "meta.json").unlink()
         shutil.rmtree(self._root / name)
 
     def to_json(self, volume: Volume) -> dict[str, Any]:
         """Render as Docker's Volume."""
+        labels: Mapping[str, str] = volume.labels
+        if volume.anonymous:
+            labels = {ANONYMOUS_LABEL: "", **labels}
         return {
             "CreatedAt": format_ns(volume.created_ns),
             "Driver": "local",
-            "Labels": volume.labels,
+            "Labels": labels or None,
             "Mountpoint": self.path(volume.name),
             "Name": volume.name,
-            "Options": None,
+            "Options": volume.options or None,
             "Scope": "local",
         }

@@ -1,6 +1,7 @@
 """A machine for tests: `swarmd` in a network namespace of its own, and the docker CLI."""
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import tarfile
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from runtime.client import Supervisor
 
@@ -76,6 +78,20 @@ class Machine:
         if check:
             assert done.returncode == 0, done.stderr.decode() + (self.root / "log").read_text()
         return done
+
+    def out(self, *argv: str) -> str:
+        """Run the docker CLI and return its output without the final newline."""
+        return self.docker(*argv).stdout.decode().strip()
+
+    def refused(self, *argv: str, code: int = 1) -> str:
+        """Run the docker CLI, which must end with `code`, and return its complaint."""
+        done = self.docker(*argv, check=False)
+        assert done.returncode == code, done
+        return done.stderr.decode()
+
+    def inspect(self, *argv: str) -> Any:
+        """Return the first object an inspect shows."""
+        return json.loads(self.out(*argv))[0]
 
     def close(self) -> None:
         """Take everything away: daemon, containers, supervisor, namespace, cgroups."""

@@ -1,6 +1,5 @@
 """Networks and ports of one machine, by the docker CLI."""
 
-import json
 import signal
 import subprocess
 import time
@@ -11,22 +10,8 @@ from tests.e2e.engine.machine import Machine
 SERVE = "mkdir /w; echo page-of-$(hostname) > /w/index.html; exec httpd -f -p 80 -h /w"
 
 
-def out(machine: Machine, *argv: str) -> str:
-    return machine.docker(*argv).stdout.decode().strip()
-
-
-def refused(machine: Machine, *argv: str, code: int = 1) -> str:
-    done = machine.docker(*argv, check=False)
-    assert done.returncode == code, done
-    return done.stderr.decode()
-
-
-def inspect(machine: Machine, *argv: str) -> Any:
-    return json.loads(out(machine, *argv))[0]
-
-
 def networks_of(machine: Machine, name: str) -> Any:
-    return inspect(machine, "inspect", name)["NetworkSettings"]["Networks"]
+    return machine.inspect("inspect", name)["NetworkSettings"]["Networks"]
 
 
 def serve(machine: Machine, name: str, *argv: str) -> None:
@@ -51,8 +36,8 @@ def test_a_network_from_create_to_prune(machine: Machine) -> None:
         "-o",
         "com.docker.network.driver.mtu=1400",
     ]
-    network_id = out(machine, "network", "create", *words, "n1")
-    shown = inspect(machine, "network", "inspect", "n1")
+    network_id = machine.out("network", "create", *words, "n1")
+    shown = machine.inspect("network", "inspect", "n1")
     assert shown["Id"] == network_id
     assert shown["IPAM"]["Config"] == [
         {
@@ -66,33 +51,33 @@ def test_a_network_from_create_to_prune(machine: Machine) -> None:
     assert shown["Attachable"] is True
     link = subprocess.run(machine.inside("ip", "link", "show", "brx"), capture_output=True)
     assert b"mtu 1400" in link.stdout
-    assert "already exists" in refused(machine, "network", "create", "n1")
-    assert "overlaps" in refused(machine, "network", "create", "--subnet", "10.70.0.0/16", "n2")
-    assert "EnableIPv6" in refused(machine, "network", "create", "--ipv6", "n2")
-    assert "network option x is not supported" in refused(
-        machine, "network", "create", "-o", "x=y", "n2"
+    assert "already exists" in machine.refused("network", "create", "n1")
+    assert "overlaps" in machine.refused("network", "create", "--subnet", "10.70.0.0/16", "n2")
+    assert "EnableIPv6" in machine.refused("network", "create", "--ipv6", "n2")
+    assert "network option x is not supported" in machine.refused(
+        "network", "create", "-o", "x=y", "n2"
     )
-    assert "macvlan" in refused(machine, "network", "create", "-d", "macvlan", "n2")
-    assert "pre-defined network" in refused(machine, "network", "rm", "bridge")
-    out(machine, "network", "create", "--internal", "n2")
+    assert "macvlan" in machine.refused("network", "create", "-d", "macvlan", "n2")
+    assert "pre-defined network" in machine.refused("network", "rm", "bridge")
+    machine.out("network", "create", "--internal", "n2")
     names = ["network", "ls", "--format", "{{.Name}}"]
-    assert out(machine, *names).split() == ["bridge", "host", "n1", "n2", "none"]
-    assert out(machine, *names, "--filter", "label=q=1") == "n1"
-    assert out(machine, *names, "--filter", "type=custom").split() == ["n1", "n2"]
-    assert out(machine, *names, "--filter", "dangling=true").split() == ["n1", "n2"]
+    assert machine.out(*names).split() == ["bridge", "host", "n1", "n2", "none"]
+    assert machine.out(*names, "--filter", "label=q=1") == "n1"
+    assert machine.out(*names, "--filter", "type=custom").split() == ["n1", "n2"]
+    assert machine.out(*names, "--filter", "dangling=true").split() == ["n1", "n2"]
     machine.docker("run", "-d", "--name", "c1", "--network", "n1", "box:1", "sleep", "100")
-    assert out(machine, *names, "--filter", "dangling=true") == "n2"
+    assert machine.out(*names, "--filter", "dangling=true") == "n2"
     machine.docker("run", "-d", "--name", "c2", "--network", "n1", "box:1", "sleep", "100")
-    members = inspect(machine, "network", "inspect", network_id[:8])["Containers"].values()
+    members = machine.inspect("network", "inspect", network_id[:8])["Containers"].values()
     places = {member["Name"]: member["IPv4Address"] for member in members}
     assert places == {"c1": "10.70.0.128/24", "c2": "10.70.0.130/24"}
-    assert 'has active endpoints (name:"c1"' in refused(machine, "network", "rm", "n1")
-    assert out(machine, "network", "prune", "-f", "--filter", "label!=q").endswith("n2")
-    assert out(machine, "network", "prune", "-f") == ""
+    assert 'has active endpoints (name:"c1"' in machine.refused("network", "rm", "n1")
+    assert machine.out("network", "prune", "-f", "--filter", "label!=q").endswith("n2")
+    assert machine.out("network", "prune", "-f") == ""
     machine.docker("rm", "-f", "c1", "c2")
-    assert out(machine, "network", "prune", "-f", "--filter", "until=1h") == ""
-    assert out(machine, "network", "rm", "n1") == "n1"
-    assert "network nosuch not found" in refused(machine, "network", "rm", "nosuch")
+    assert machine.out("network", "prune", "-f", "--filter", "until=1h") == ""
+    assert machine.out("network", "rm", "n1") == "n1"
+    assert "network nosuch not found" in machine.refused("network", "rm", "nosuch")
     links = subprocess.run(machine.inside("ip", "link"), capture_output=True).stdout
     assert b"brx" not in links
 
@@ -104,36 +89,36 @@ def test_names_and_addresses_on_user_defined_networks(machine: Machine) -> None:
           "-h", "page.example.org")  # fmt: skip
     run = ["run", "--rm", "--network", "n1", "box:1"]
     for name in ("web", "www", "WWW", "web.n1", "page.example.org"):
-        assert out(machine, *run, "wget", "-qO-", f"http://{name}/") == "page-of-page.example.org"
-    short = out(machine, "ps", "-q")
-    assert "10.71.0.80" in out(machine, *run, "nslookup", short)
-    assert "name = web.n1" in out(machine, *run, "nslookup", "10.71.0.80")
-    hosts = out(machine, "exec", "web", "cat", "/etc/hosts")
+        assert machine.out(*run, "wget", "-qO-", f"http://{name}/") == "page-of-page.example.org"
+    short = machine.out("ps", "-q")
+    assert "10.71.0.80" in machine.out(*run, "nslookup", short)
+    assert "name = web.n1" in machine.out(*run, "nslookup", "10.71.0.80")
+    hosts = machine.out("exec", "web", "cat", "/etc/hosts")
     assert "10.71.0.80\tpage.example.org page" in hosts
-    assert "nameserver 127.0.0.11" in out(machine, "exec", "web", "cat", "/etc/resolv.conf")
+    assert "nameserver 127.0.0.11" in machine.out("exec", "web", "cat", "/etc/resolv.conf")
     # A second network, and back.
     machine.docker("network", "connect", "--alias", "inner", "n2", "web")
-    assert out(machine, "run", "--rm", "--network", "n2", "box:1", "wget", "-qO-", "http://inner/")
+    assert machine.out("run", "--rm", "--network", "n2", "box:1", "wget", "-qO-", "http://inner/")
     shown = networks_of(machine, "web")
     assert list(shown) == ["n1", "n2"]
     assert shown["n1"]["IPAMConfig"] == {"IPv4Address": "10.71.0.80"}
     assert shown["n2"]["Aliases"] == ["inner"]
     assert "inner" in shown["n2"]["DNSNames"]
-    assert shown["n2"]["IPAddress"] in out(machine, "exec", "web", "cat", "/etc/hosts")
-    assert "already exists in network n2" in refused(machine, "network", "connect", "n2", "web")
+    assert shown["n2"]["IPAddress"] in machine.out("exec", "web", "cat", "/etc/hosts")
+    assert "already exists in network n2" in machine.refused("network", "connect", "n2", "web")
     machine.docker("rename", "web", "shop")
-    assert out(machine, *run, "wget", "-qO-", "http://shop/")
+    assert machine.out(*run, "wget", "-qO-", "http://shop/")
     assert machine.docker(*run, "wget", "-qO-", "http://web/", check=False).returncode != 0
     machine.docker("network", "disconnect", "n2", "shop")
-    assert "is not connected to network n2" in refused(
-        machine, "network", "disconnect", "n2", "shop"
+    assert "is not connected to network n2" in machine.refused(
+        "network", "disconnect", "n2", "shop"
     )
-    assert shown["n2"]["IPAddress"] not in out(machine, "exec", "shop", "cat", "/etc/hosts")
-    assert "in use" in refused(
-        machine, "run", "--rm", "--network", "n1", "--ip", "10.71.0.80", "box:1", "true", code=125
+    assert shown["n2"]["IPAddress"] not in machine.out("exec", "shop", "cat", "/etc/hosts")
+    assert "in use" in machine.refused(
+        "run", "--rm", "--network", "n1", "--ip", "10.71.0.80", "box:1", "true", code=125
     )
-    assert "user defined networks only" in refused(
-        machine, "run", "--rm", "--ip", "172.17.0.9", "box:1", "true", code=125
+    assert "user defined networks only" in machine.refused(
+        "run", "--rm", "--ip", "172.17.0.9", "box:1", "true", code=125
     )
 
 
@@ -142,7 +127,7 @@ def test_several_networks_at_create_and_after_restarts(machine: Machine) -> None
         machine.docker("network", "create", name)
     words = ["--network", "name=n1,alias=one,mac-address=02:00:00:00:00:11", "--network", "n2"]
     serve(machine, "web", *words, "-p", "18080:80")
-    assert "02:00:00:00:00:11" in out(machine, "exec", "web", "ip", "addr", "show", "eth0")
+    assert "02:00:00:00:00:11" in machine.out("exec", "web", "ip", "addr", "show", "eth0")
     before = networks_of(machine, "web")
     assert set(before) == {"n1", "n2"}
     machine.docker("network", "connect", "bridge", "web")
@@ -154,7 +139,7 @@ def test_several_networks_at_create_and_after_restarts(machine: Machine) -> None
         "n1",
         "bridge",
     }
-    assert out(machine, "run", "--rm", "--network", "n1", "box:1", "wget", "-qO-", "http://one/")
+    assert machine.out("run", "--rm", "--network", "n1", "box:1", "wget", "-qO-", "http://one/")
     machine.docker("network", "connect", "n2", "web")
     machine.docker("network", "disconnect", "n1", "web")
     machine.docker("restart", "-t", "0", "web")
@@ -163,41 +148,41 @@ def test_several_networks_at_create_and_after_restarts(machine: Machine) -> None
         "bridge",
     }
     machine.docker("rm", "-f", "web")
-    assert out(machine, "network", "prune", "-f").split()[-2:] == ["n1", "n2"]
+    assert machine.out("network", "prune", "-f").split()[-2:] == ["n1", "n2"]
 
 
 def test_modes_that_share_or_have_no_network(machine: Machine) -> None:
     serve(machine, "web", "-h", "shared")
     sharing = ["run", "--rm", "--network", "container:web", "box:1"]
-    assert out(machine, *sharing, "wget", "-qO-", "http://127.0.0.1/") == "page-of-shared"
-    assert out(machine, *sharing, "hostname") == "shared"
-    assert "\tshared" in out(machine, *sharing, "cat", "/etc/hosts")
-    assert "port publishing and the container type" in refused(
-        machine, "run", "--rm", "-p", "80", "--network", "container:web", "box:1", "true", code=125
+    assert machine.out(*sharing, "wget", "-qO-", "http://127.0.0.1/") == "page-of-shared"
+    assert machine.out(*sharing, "hostname") == "shared"
+    assert "\tshared" in machine.out(*sharing, "cat", "/etc/hosts")
+    assert "port publishing and the container type" in machine.refused(
+        "run", "--rm", "-p", "80", "--network", "container:web", "box:1", "true", code=125
     )
     none = machine.docker("run", "--rm", "--network", "none", "-p", "80", "box:1", "ip", "addr")
     assert b"eth0" not in none.stdout
     assert b"Published ports are discarded when using none network mode" in none.stderr
-    host = out(machine, "run", "--rm", "--network", "host", "box:1", "ip", "addr")
+    host = machine.out("run", "--rm", "--network", "host", "box:1", "ip", "addr")
     assert "swarm0" in host
-    assert "not found" in refused(machine, "run", "--network", "nosuch", "box:1", "true", code=125)
+    assert "not found" in machine.refused("run", "--network", "nosuch", "box:1", "true", code=125)
     machine.docker("run", "-d", "--name", "alone", "--network", "none", "box:1", "sleep", "100")
-    assert "private (none) mode" in refused(machine, "network", "connect", "bridge", "alone")
+    assert "private (none) mode" in machine.refused("network", "connect", "bridge", "alone")
 
 
 def test_files_of_the_network(machine: Machine) -> None:
     words = ["--dns", "10.0.0.53", "--dns-search", "example.org", "--dns-option", "ndots:3"]
     words += ["--add-host", "db:10.1.2.3", "--add-host", "up:host-gateway", "-h", "box"]
     words += ["--domainname", "example.org"]
-    shown = out(machine, "run", "--rm", *words, "box:1", "cat", "/etc/resolv.conf", "/etc/hosts",
+    shown = machine.out("run", "--rm", *words, "box:1", "cat", "/etc/resolv.conf", "/etc/hosts",
                 "/etc/hostname")  # fmt: skip
     expected = "nameserver 10.0.0.53\nsearch example.org\noptions ndots:3\n127.0.0.1\tlocalhost\n"
     assert shown.startswith(expected)
     assert "10.1.2.3\tdb\n172.17.0.1\tup\n" in shown
     assert "\tbox.example.org box\nbox" in shown
     machine.docker("network", "create", "n1")
-    shown = out(
-        machine, "run", "--rm", "--network", "n1", *words, "box:1", "cat", "/etc/resolv.conf"
+    shown = machine.out(
+        "run", "--rm", "--network", "n1", *words, "box:1", "cat", "/etc/resolv.conf"
     )
     assert shown == "nameserver 127.0.0.11\nsearch example.org\noptions ndots:3"
 
@@ -205,7 +190,7 @@ def test_files_of_the_network(machine: Machine) -> None:
 def test_published_ports(machine: Machine) -> None:
     serve(machine, "web", "-p", "18080:80", "-p", "127.0.0.1:18081:80", "-p", "19000-19002:80",
           "-p", "18053:53/udp", "-p", "80")  # fmt: skip
-    shown = out(machine, "port", "web").splitlines()
+    shown = machine.out("port", "web").splitlines()
     assert "80/tcp -> 0.0.0.0:18080" in shown
     assert "80/tcp -> 127.0.0.1:18081" in shown
     assert "80/tcp -> 0.0.0.0:19000" in shown
@@ -215,16 +200,16 @@ def test_published_ports(machine: Machine) -> None:
         assert fetch(machine, f"http://127.0.0.1:{port}/").startswith("page-of-")
     # Another container, and the container itself, through the bridge's address.
     for words in (["run", "--rm", "box:1"], ["exec", "web"]):
-        assert out(machine, *words, "wget", "-qO-", "http://172.17.0.1:18080/").startswith("page")
-    taken = refused(machine, "run", "--name", "two", "-p", "18080:80", "box:1", "true", code=125)
+        assert machine.out(*words, "wget", "-qO-", "http://172.17.0.1:18080/").startswith("page")
+    taken = machine.refused("run", "--name", "two", "-p", "18080:80", "box:1", "true", code=125)
     assert "Bind for 0.0.0.0:18080 failed: port is already allocated" in taken
     machine.docker("run", "-d", "--name", "three", "-p", "19000-19002:80", "box:1", "sleep", "100")
-    assert out(machine, "port", "three", "80") == "0.0.0.0:19001"
-    assert "sctp" in refused(machine, "run", "-p", "7:7/sctp", "box:1", "true", code=125)
+    assert machine.out("port", "three", "80") == "0.0.0.0:19001"
+    assert "sctp" in machine.refused("run", "-p", "7:7/sctp", "box:1", "true", code=125)
     machine.docker("rm", "-f", "web")
     machine.docker("start", "two")
     machine.docker("run", "-d", "--name", "all", "-P", "--expose", "90", "box:1", "sleep", "100")
-    assert out(machine, "port", "all").startswith("90/tcp -> 0.0.0.0:")
+    assert machine.out("port", "all").startswith("90/tcp -> 0.0.0.0:")
 
 
 def test_network_events(machine: Machine) -> None:
@@ -233,7 +218,5 @@ def test_network_events(machine: Machine) -> None:
     machine.docker("network", "rm", "n1")
     now = f"{time.time():.9f}"
     words = ["events", "--since", "1h", "--until", now, "--filter", "type=network"]
-    actions = out(
-        machine, *words, "--format", "{{.Action}} {{.Actor.Attributes.name}}"
-    ).splitlines()
+    actions = machine.out(*words, "--format", "{{.Action}} {{.Actor.Attributes.name}}").splitlines()
     assert actions == ["create n1", "connect n1", "disconnect n1", "destroy n1"]

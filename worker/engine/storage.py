@@ -1,0 +1,137 @@
+"""Volumes as containers use them: made and filled at create, mounted while they run."""
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from swarmapi.errors import InvalidArgument, NotFound
+from worker.engine.copyup import copy_up
+from worker.engine.events import EventBus
+from worker.engine.mounts import VolumeWish, resolve_mounts
+from worker.engine.record import MountPoint, Record
+from worker.engine.volumes import Volume, Volumes
+
+LowerDirs = Callable[[str], Sequence[str]]
+
+
+class Storage:
+    """The volumes of this machine's containers."""
+
+    def __init__(
+        self,
+        volumes: Volumes,
+        bus: EventBus,
+        now_ns: Callable[[], int],
+        random_bytes: Callable[[int], bytes],
+        records: Callable[[], Iterable[Record]],
+    ) -> None:
+        self._volumes = volumes
+        self._bus = bus
+        self._now_ns = now_ns
+        self._random_bytes = random_bytes
+        self._records = records
+        self._lock = threading.Lock()
+        self._filling = threading.Lock()
+        self._held: dict[str, set[str]] = {}
+        """Names of volumes by who needs them mounted: above all containers that run."""
+
+    def hold(self, record: Record) -> None:
+        """Keep a container's volumes mounted until its `release`."""
+        names = {point.name for point in record.mounts if point.kind == "volume"}
+        with self._lock:
+            self._held[record.id] = names
+
+    def release(self, holder: str = "") -> None:
+        """Let go of a container's volumes; unmount what no other holds; blocking."""
+        with self._lock:
+            self._held.pop(holder, None)
+            used = {name for names in self._held.values() for name in names}
+            self._volumes.unmount_unused(used)
+
+    def users(self, name: str) -> list[str]:
+        """Return the ids of the containers that mount a volume, running or not."""
+        return [
+            record.id
+            for record in self._records()
+            if any(mount.name == name for mount in record.mounts)
+        ]
+
+    def furnish(self, record: Record, layers: Sequence[str]) -> list[str]:
+        """Resolve a new record's mounts, make their volumes and fill the empty ones; blocking.
+
+        Returns the names of the volumes made. On failure none of them remains.
+        """
+        made: list[str] = []
+
+        def open_volume(wish: VolumeWish) -> str:
+            volume = Volume(
+                name=wish.name or self._random_bytes(32).hex(),
+                created_ns=self._now_ns(),
+                labels=dict(wish.labels),
+                options=dict(wish.options),
+                anonymous=not wish.name,
+            )
+            if self._volumes.create(volume):
+                made.append(volume.name)
+            return volume.name
+
+        try:
+            image_volumes = record.image_config.get("Volumes") or {}
+            record.mounts = resolve_mounts(
+                record.config, record.host, image_volumes, open_volume, self._volumes.path
+            )
+            for point in record.mounts:
+                if point.kind == "volume" and not point.no_copy and not point.subpath:
+                    self._fill(point, layers)
+        except BaseException:
+            for name in made:
+                self._volumes.remove(name)
+            raise
+        return made
+
+    def _fill(self, point: MountPoint, layers: Sequence[str]) -> None:
+        options = self._volumes.get(point.name).options
+        if options.get("type") == "tmpfs":
+            return  # it ends with its last container
+        holder = f"filling {point.name}"
+        with self._filling:
+            with self._lock:
+                self._held[holder] = {point.name}
+                self._volumes.mount(point.name)
+            try:
+                copy_up(layers, point.target, Path(point.source))
+            finally:
+                self.release(holder)
+
+    def announce(self, names: Iterable[str]) -> None:
+        """Tell which volumes were made."""
+        for name in names:
+            self._bus.emit("volume", "create", name, {"driver": "local"})
+
+    def prepare(self, record: Record) -> None:
+        """Hold the record's volumes and mount what they need; blocking.
+
+        Raises InvalidArgument when one is gone or cannot be mounted.
+        """
+        self.hold(record)
+        try:
+            for point in record.mounts:
+                if point.kind == "volume":
+                    self._volumes.mount(point.name)
+        except NotFound as error:
+            self.release(record.id)
+            raise InvalidArgument(error.message) from error
+        except BaseException:
+            self.release(record.id)
+            raise
+
+    def remove_anonymous(self, record: Record) -> list[str]:
+        """Delete a removed container's anonymous volumes that no other has; blocking."""
+        removed = []
+        for mount in record.mounts:
+            if mount.anonymous and self.users(mount.name) in ([], [record.id]):
+                with suppress(NotFound):
+                    self._volumes.remove(mount.name)
+                    removed.append(mount.name)
+        return removed
