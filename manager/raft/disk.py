@@ -38,7 +38,8 @@ class FileDisk:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._path = path
         self._open: dict[str, int] = {}
-        self._unlisted: set[str] = set()
+        self._unlisted = set(os.listdir(path))
+        """Files whose directory entry may not be durable, those of a killed process among them."""
 
     def names(self) -> list[str]:
         return sorted(os.listdir(self._path))

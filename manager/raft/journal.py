@@ -195,6 +195,10 @@ class Journal:
         names = self._disk.names()
         for position, name in enumerate(names):
             self._recover_segment(name, last=position == len(names) - 1)
+        if self._segments:
+            # A process that was killed may have left its last frame in the page cache only; from
+            # here on it is acknowledged.
+            self._disk.sync(next(reversed(self._segments)))
         self.commit = min(self.commit, self.last_index)
         self.synced_index = self.last_index
 
