@@ -27,12 +27,16 @@ class Overlay:
 
 @dataclass(frozen=True)
 class LogConfig:
-    """Where output goes: driver `json-file` or `none`; max_bytes 0 means no rotation."""
+    """Where output goes: driver `json-file` or `none`; max_bytes 0 means no rotation.
+
+    `attributes` are repeated in every line of the file.
+    """
 
     driver: str
     path: str
     max_bytes: int = 0
     max_files: int = 1
+    attributes: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -276,6 +276,8 @@ class Group:
         limit, swap = memory.get("limit"), memory.get("swap")
         if memory.get("disableOOMKiller"):
             raise Unsupported("disabling the oom killer needs cgroup v1")
+        if memory.get("swappiness") is not None:
+            raise Unsupported("memory swappiness needs cgroup v1")
         if limit is not None:
             write(f"{directory}/memory.max", _limit(limit))
         if swap is not None:

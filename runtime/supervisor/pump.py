@@ -8,6 +8,7 @@ client 0 is stdin data and 1, with length 0, closes stdin.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import socket
@@ -29,7 +30,15 @@ _BACKLOG_HIGH, _BACKLOG_LOW = 1 << 20, 1 << 18
 class LogFile:
     """Docker's json-file format with rotation by size; driver none keeps nothing."""
 
-    def __init__(self, driver: str, path: str, max_bytes: int, max_files: int) -> None:
+    def __init__(
+        self,
+        driver: str,
+        path: str,
+        max_bytes: int,
+        max_files: int,
+        attributes: dict[str, str] | None = None,
+    ) -> None:
+        self._attributes = f',"attrs":{json.dumps(attributes)}' if attributes else ""
         self.path, self.max_bytes, self.max_files = path, max_bytes, max(max_files, 1)
         self._fd, self._size = -1, 0
         self._partial: dict[int, bytes] = {}
@@ -69,7 +78,7 @@ class LogFile:
         return [line[i : i + _PARTIAL_BYTES] for i in range(0, len(line), _PARTIAL_BYTES)]
 
     def _emit(self, stream: int, items: list[bytes]) -> None:
-        tail = f',"stream":"{_NAMES[stream]}","time":"{self._stamp()}"}}\n'
+        tail = f',"stream":"{_NAMES[stream]}"{self._attributes},"time":"{self._stamp()}"}}\n'
         batch: list[bytes] = []
         size = 0
         for item in items:
@@ -190,7 +199,7 @@ class Pump:
     def _add(self, container_id: str, message: dict[str, Any], fds: list[int]) -> None:
         log = message["log"]
         try:
-            file = LogFile(log["driver"], log["path"], log["max_bytes"], log["max_files"])
+            file = LogFile(**log)
         except OSError:
             file = LogFile("none", "", 0, 1)
             warning = {"op": "warn", "id": container_id, "text": f"log {log['path']} not writable"}

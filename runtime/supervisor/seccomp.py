@@ -6,6 +6,7 @@ tree over intervals of system call numbers, so a call costs about nine compariso
 
 from __future__ import annotations
 
+import os
 import struct
 from typing import Any
 
@@ -147,6 +148,7 @@ _ARCHES = {
     "SCMP_ARCH_X86": (0x40000003, "i386"),
     "SCMP_ARCH_AARCH64": (0xC00000B7, "aarch64"),
 }
+_MACHINE = os.uname().machine
 _SKIPPED_ARCHES = {"SCMP_ARCH_X32", "SCMP_ARCH_ARM"}
 _ACTIONS = {
     "SCMP_ACT_ALLOW": 0x7FFF0000,
@@ -254,14 +256,15 @@ def _verdicts(profile: dict[str, Any], machine: str, default: int) -> dict[int, 
 def compile_profile(profile: dict[str, Any]) -> bytes:
     """Compile an OCI `linux.seccomp` object to a `struct sock_filter` array.
 
-    Names unknown to an architecture are skipped, as runc does. Raises Unsupported for actions,
-    operators and architectures this compiler does not know.
+    No architectures means this machine's. Names unknown to an architecture are skipped, as runc
+    does. Raises Unsupported for actions, operators and architectures this compiler does not know.
     """
     default = _action(profile["defaultAction"], profile.get("defaultErrnoRet"))
     if profile.get("listenerPath"):
         raise Unsupported("seccomp listenerPath is not supported")
     code: list[Instruction] = [(_LD, 0, 0, _OFFSET_ARCH)]
-    for name in profile.get("architectures") or []:
+    native = next((name for name, (_, machine) in _ARCHES.items() if machine == _MACHINE), "")
+    for name in profile.get("architectures") or [native]:
         if name in _SKIPPED_ARCHES:
             continue  # their calls meet the default action
         if name not in _ARCHES:

@@ -6,7 +6,7 @@ from typing import Any
 from aiohttp import web
 
 from swarmapi import query, rest
-from swarmapi.errors import InvalidArgument, SwarmError
+from swarmapi.errors import InvalidArgument, NotFound, SwarmError
 from swarmapi.rest import Route
 from worker.api import answers
 from worker.api.keys import engine_of
@@ -14,7 +14,7 @@ from worker.api.render import container_details, container_summary
 from worker.api.responses import answer, encode, nothing
 from worker.api.stats import render_stats
 from worker.api.system import tree_bytes
-from worker.engine.filters import CONTAINER_KEYS, label_matches
+from worker.engine.filters import CONTAINER_KEYS, label_matches, until_ns
 from worker.engine.spec import CreateRequest, HostConfig, decode_create
 
 _WAIT_CONDITIONS = ("not-running", "next-exit", "removed")
@@ -25,10 +25,18 @@ _OWN_TIMEOUT = -(1 << 63)
 async def create(request: web.Request) -> web.StreamResponse:
     """Create a container."""
     platform = query.text(request, "platform")
-    if platform and not platform.startswith("linux"):
+    if platform and platform.partition("/")[0] != "linux":
         raise InvalidArgument(f"platform {platform!r} cannot run here")
     spec = decode_create(await query.body(request), query.text(request, "name"))
     engine = engine_of(request)
+    wanted = platform.split("/")[1] if "/" in platform else ""
+    if wanted:
+        image = engine.images.resolve(spec.config.image)
+        if image.architecture != wanted:
+            raise NotFound(
+                f"image with reference {spec.config.image} was found but does not provide the "
+                f"specified platform ({platform})"
+            )
     container_id = await engine.create(spec)
     warnings = engine.inspect(container_id).record.warnings
     return answer({"Id": container_id, "Warnings": warnings}, 201)
@@ -131,11 +139,14 @@ async def prune(request: web.Request) -> web.StreamResponse:
     """Delete every stopped container that passes the filters."""
     engine = engine_of(request)
     wanted = query.filters(request)
+    before_ns = until_ns(wanted.get("until", ()), engine.parts.clock.now_ns())
     deleted: list[str] = []
     freed = 0
     for container in engine.list({"status": ["created", "exited", "dead"]}, everything=True):
         record = container.record
         labels = record.config.labels
+        if before_ns is not None and record.created_ns >= before_ns:
+            continue
         if not all(label_matches(labels, value) for value in wanted.get("label", ())):
             continue
         if any(label_matches(labels, value) for value in wanted.get("label!", ())):
@@ -262,7 +273,7 @@ ROUTES = (
         "POST",
         "/containers/prune",
         prune,
-        (rest.filters("label", "label!"),),
+        (rest.filters("until", "label", "label!"),),
         answer=answers.Pruned,
     ),
     Route("GET", _IN + "/json", inspect, (_SIZE,), answer=answers.ContainerDetails),

@@ -15,12 +15,12 @@ from worker.engine.record import EndpointState, Health, MountPoint, Record
 from worker.engine.rfc3339 import format_ns
 
 _HOST_DEFAULTS: dict[str, Any] = {
-    "ContainerIDFile": "", "VolumeDriver": "", "VolumesFrom": None, "CgroupnsMode": "private",
+    "ContainerIDFile": "", "VolumeDriver": "", "VolumesFrom": None,
     "Cgroup": "", "Links": None, "UsernsMode": "", "Runtime": "swarm", "Isolation": "",
     "CgroupParent": "", "BlkioWeight": 0, "BlkioWeightDevice": [], "BlkioDeviceReadBps": [],
     "BlkioDeviceWriteBps": [], "BlkioDeviceReadIOps": [], "BlkioDeviceWriteIOps": [],
-    "CpuRealtimePeriod": 0, "CpuRealtimeRuntime": 0, "DeviceCgroupRules": None,
-    "DeviceRequests": None, "MemorySwappiness": None, "OomKillDisable": False, "CpuCount": 0,
+    "CpuRealtimePeriod": 0, "CpuRealtimeRuntime": 0,
+    "DeviceRequests": None, "CpuCount": 0,
     "CpuPercent": 0, "IOMaximumIOps": 0, "IOMaximumBandwidth": 0,
 }  # fmt: skip
 
@@ -29,6 +29,8 @@ def container_details(engine: Engine, record: Record, exec_ids: list[str]) -> di
     """Render `GET /containers/{id}/json`."""
     directory = engine.places.directory(record.id)
     host = msgspec.to_builtins(record.host)
+    host["CgroupnsMode"] = record.host.cgroupns_mode or "private"
+    host["DeviceCgroupRules"] = record.host.device_cgroup_rules or None
     return {
         "Id": record.id,
         "Created": format_ns(record.created_ns),

@@ -1,5 +1,7 @@
 """Attach and logs: a container's output on its way to the client."""
 
+from urllib.parse import quote_plus as quote
+
 from aiohttp import web
 
 from swarmapi import query, rest
@@ -91,7 +93,8 @@ async def _write_log(
 def _prefixed(line: LogLine, *, stamps: bool, details: bool) -> bytes:
     data = line.data
     if details:
-        data = b" " + data  # the attributes asked for by log-opts; none are supported
+        words = (f"{quote(k)}={quote(v)}" for k, v in sorted(line.attributes.items()))
+        data = ",".join(words).encode() + b" " + data
     return line.stamp.encode() + b" " + data if stamps else data
 
 

@@ -1,22 +1,20 @@
 """A record turned into an OCI config.json, on top of the runtime's Docker defaults."""
 
-import os
-import stat
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
-
 from runtime.errors import Unsupported as RuntimeUnsupported
 from runtime.oci import capability_set, default_config
-from swarmapi.errors import InvalidArgument, Unsupported
+from swarmapi.errors import InvalidArgument
+from worker.engine.devices import devices_of, rules_of
+from worker.engine.limits import check_limits, resources_of
 from worker.engine.mounts import to_oci
 from worker.engine.record import Record
-from worker.engine.spec import ContainerConfig, Device, HostConfig
+from worker.engine.security import check_sysctls, security_options
+from worker.engine.spec import ContainerConfig, HostConfig
 
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_SHM_BYTES = 64 << 20
-_CPU_PERIOD_US = 100_000
 
 
 def merge_env(image_env: Sequence[str], own: Sequence[str]) -> list[str]:
@@ -52,10 +50,14 @@ def build_config(
     home: str,
     files: Mapping[str, str],
     rootfs: str,
+    pid_namespace: str = "",
 ) -> dict[str, Any]:
-    """Return the config.json of a start; `files` maps a target like /etc/hosts to a host file."""
+    """Return the config.json of a start; `files` maps a target like /etc/hosts to a host file.
+
+    `pid_namespace` is the path of another container's that is to be shared.
+    """
     host = record.host
-    security = _security(host)
+    security = security_options(host)
     own = {point.target for point in record.mounts}
     binds = [_bind(source, target) for target, source in files.items() if target not in own]
     if host.ipc_mode == "host":
@@ -76,22 +78,24 @@ def build_config(
         read_only=host.readonly_rootfs,
         mounts=binds + to_oci(record.mounts),
         shm_bytes=host.shm_size or DEFAULT_SHM_BYTES,
-        resources=resources_of(host),
-        devices=[_device(device) for device in host.devices],
+        resources=resources_of(host) | {"devices": rules_of(host)},
+        devices=devices_of(host),
         sysctls=host.sysctls,
         rlimits=_rlimits(host),
-        no_new_privileges=security["no-new-privileges"],
-        seccomp=security["seccomp"],
+        no_new_privileges=security.no_new_privileges,
+        seccomp=security.seccomp,
         oom_score_adj=host.oom_score_adj,
-        shared_namespaces=_shared_namespaces(host),
+        shared_namespaces=_shared_namespaces(host, pid_namespace),
         domainname=record.config.domainname,
     )
     linux = config["linux"]
+    if host.ipc_mode == "none":
+        config["mounts"] = [one for one in config["mounts"] if one["destination"] != "/dev/shm"]
     if host.masked_paths is not None:
         linux["maskedPaths"] = host.masked_paths
     if host.readonly_paths is not None:
         linux["readonlyPaths"] = host.readonly_paths
-    if security["systempaths"] == "unconfined":
+    if security.bare_paths:
         linux["maskedPaths"], linux["readonlyPaths"] = [], []
     if host.annotations:
         config["annotations"] = dict(host.annotations)
@@ -132,95 +136,24 @@ def process_of(
         cap_add=host.cap_add,
         cap_drop=host.cap_drop,
         rlimits=_rlimits(host),
-        no_new_privileges=_security(host)["no-new-privileges"],
+        no_new_privileges=security_options(host).no_new_privileges,
         oom_score_adj=host.oom_score_adj,
     )["process"]
     return process
-
-
-def resources_of(host: HostConfig) -> dict[str, Any]:
-    """Return OCI's linux.resources for the limits that are set."""
-    memory: dict[str, Any] = {}
-    if host.memory > 0:
-        memory["limit"] = host.memory
-        swap = host.memory_swap or host.memory * 2
-        if 0 < swap < host.memory:
-            raise InvalidArgument(
-                "Minimum memoryswap limit should be larger than memory limit, see usage"
-            )
-        memory["swap"] = swap
-    elif host.memory_swap > 0:
-        raise InvalidArgument("You should always set the Memory limit when using Memoryswap limit")
-    if host.memory_reservation > 0:
-        memory["reservation"] = host.memory_reservation
-    cpu: dict[str, Any] = {}
-    if host.nano_cpus > 0:
-        if host.cpu_quota > 0 or host.cpu_period > 0:
-            raise InvalidArgument("Nano CPUs cannot be set together with a CPU quota or period")
-        cpu |= {"period": _CPU_PERIOD_US, "quota": host.nano_cpus * _CPU_PERIOD_US // 10**9}
-    for key, value in (
-        ("period", host.cpu_period),
-        ("quota", host.cpu_quota),
-        ("shares", host.cpu_shares),
-        ("cpus", host.cpuset_cpus),
-        ("mems", host.cpuset_mems),
-    ):
-        if value:
-            cpu[key] = value
-    found: dict[str, Any] = {}
-    if memory:
-        found["memory"] = memory
-    if cpu:
-        found["cpu"] = cpu
-    if host.pids_limit > 0:
-        found["pids"] = {"limit": host.pids_limit}
-    return found
-
-
-def _security(host: HostConfig) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "no-new-privileges": False,
-        "seccomp": "default",
-        "systempaths": "",
-    }
-    for option in host.security_opt:
-        key, separator, value = option.replace(":", "=", 1).partition("=")
-        if key == "no-new-privileges":
-            found[key] = value != "false"
-        elif key == "seccomp" and separator:
-            found[key] = _seccomp(option[len("seccomp") + 1 :])
-        elif key == "systempaths" and value == "unconfined":
-            found[key] = value
-        elif option in ("label=disable", "label:disable", "apparmor=unconfined"):
-            continue  # neither LSM is used: the container is unconfined by it anyway
-        else:
-            raise Unsupported(f"security option {option!r} is not supported")
-    return found
-
-
-def _seccomp(value: str) -> Any:
-    if value in ("unconfined", "builtin"):
-        return "unconfined" if value == "unconfined" else "default"
-    try:
-        profile = msgspec.json.decode(value)
-    except msgspec.DecodeError as error:
-        raise InvalidArgument(f"seccomp profile is not JSON: {error}") from error
-    if not isinstance(profile, dict):
-        raise InvalidArgument("seccomp profile is no JSON object")
-    return profile
 
 
 def check_supported(host: HostConfig) -> None:
     """Refuse at create what would only fail at start.
 
     Raises:
-        InvalidArgument: for a contradiction or an unknown capability or device.
-        Unsupported: for a security option we do not serve.
+        InvalidArgument: for a contradiction or an unknown capability, device or sysctl.
+        Unsupported: for an option we do not serve.
     """
-    _security(host)
-    resources_of(host)
-    for device in host.devices:
-        _device(device)
+    security_options(host)
+    check_limits(host)
+    check_sysctls(host)
+    devices_of(host)
+    rules_of(host)
     try:
         capability_set(host.cap_add, host.cap_drop)
     except RuntimeUnsupported as error:
@@ -236,9 +169,15 @@ def _environment(record: Record, home: str) -> list[str]:
     return env
 
 
-def _shared_namespaces(host: HostConfig) -> dict[str, str]:
-    modes = (("ipc", host.ipc_mode), ("uts", host.uts_mode), ("pid", host.pid_mode))
-    return {kind: "host" for kind, mode in modes if mode == "host"}
+def _shared_namespaces(host: HostConfig, pid_namespace: str) -> dict[str, str]:
+    modes = {
+        "ipc": host.ipc_mode,
+        "uts": host.uts_mode,
+        "pid": host.pid_mode,
+        "cgroup": host.cgroupns_mode,
+    }
+    shared = {kind: "host" for kind, mode in modes.items() if mode == "host"}
+    return shared | ({"pid": pid_namespace} if pid_namespace else {})
 
 
 def _rlimits(host: HostConfig) -> list[dict[str, Any]]:
@@ -259,29 +198,3 @@ def _bind(source: str, target: str) -> dict[str, Any]:
 
 def _limit(value: int) -> int:
     return value if value >= 0 else (1 << 64) - 1
-
-
-def _device(device: Device) -> dict[str, Any]:
-    try:
-        found = os.stat(device.path_on_host)
-    except OSError as error:
-        raise InvalidArgument(
-            f'error gathering device information while adding custom device "'
-            f'{device.path_on_host}": {os.strerror(error.errno or 0).lower()}'
-        ) from error
-    if not (stat.S_ISCHR(found.st_mode) or stat.S_ISBLK(found.st_mode)):
-        raise InvalidArgument(f"{device.path_on_host} is not a device node")
-    access = device.cgroup_permissions or "rwm"
-    if set(access) - set("rwm"):
-        raise InvalidArgument(f"invalid device permissions {access!r}")
-    kind = "c" if stat.S_ISCHR(found.st_mode) else "b"
-    return {
-        "access": access,
-        "path": device.path_in_container or device.path_on_host,
-        "type": kind,
-        "fileMode": stat.S_IMODE(found.st_mode),
-        "uid": found.st_uid,
-        "gid": found.st_gid,
-        "major": os.major(found.st_rdev),
-        "minor": os.minor(found.st_rdev),
-    }

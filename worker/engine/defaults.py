@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from swarmapi.errors import InvalidArgument
-from worker.engine.spec import HostConfig, LogSpec, Ulimit, check_log
+from worker.engine.logoptions import check_log
+from worker.engine.spec import HostConfig, LogSpec, Ulimit
 
 _LIMITS = frozenset((
     "as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile",

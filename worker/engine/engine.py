@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from runtime.errors import NoSuchContainer, RuntimeFailure
 from runtime.image.errors import ImageNotFound
 from runtime.image.removal import User
@@ -25,17 +23,20 @@ from worker.engine.execs import Exec, ExecConfig
 from worker.engine.files import Files
 from worker.engine.filters import Filters, check_container_filters, matches
 from worker.engine.journal import Journal
-from worker.engine.launcher import Launcher, Places, parse_size, published_ports
+from worker.engine.launcher import Launcher, Places, published_ports
 from worker.engine.lifecycle import Lifecycle, exit_code_of_failure, signal_number
+from worker.engine.limits import resources_of
+from worker.engine.logoptions import check_log
 from worker.engine.logs import LogLine, LogQuery, read_log
 from worker.engine.names import check_name, fresh_name
 from worker.engine.networks import Networks
 from worker.engine.ports import Clock, Networking, Supervisor
 from worker.engine.record import Container, ExitStatus, Record
-from worker.engine.spec import ContainerCreate, HostConfig, decode_host
+from worker.engine.spec import ContainerCreate
 from worker.engine.stepper import Stepper
 from worker.engine.storage import Storage
 from worker.engine.table import ContainerTable
+from worker.engine.updating import merge
 from worker.engine.volumes import Volumes
 
 _EXECS_REMEMBERED = 512
@@ -69,7 +70,7 @@ class Engine:
         self.images = parts.images
         self.networking = parts.networking
         self.supervisor = parts.supervisor
-        self.events = EventBus(parts.clock.now_ns)
+        self.events = EventBus(parts.clock.now_ns, parts.data_root / "events.json")
         self.volumes = Volumes(parts.data_root / "volumes")
         self.places = Places(parts.data_root / "containers")
         self.swarm_info = parts.swarm_info
@@ -116,6 +117,7 @@ class Engine:
         """Read the records, adopt running containers and start those that must run."""
         self.places.containers.mkdir(parents=True, exist_ok=True)
         self._table.open()
+        self.events.open()
         for container in self._table:
             if container.record.alive:
                 self.storage.hold(container.record)
@@ -231,15 +233,10 @@ class Engine:
         """Change limits and the restart policy (`changes` in HostConfig's JSON names)."""
         container = self._table.get(reference)
         record = container.record
-        merged = msgspec.to_builtins(record.host)
-        for key, value in changes.items():
-            if value or isinstance(value, bool):
-                merged[key] = value
-        fresh = decode_host(merged)
-        bundle.check_supported(fresh)
+        fresh = merge(record.host, changes)
         async with container.lock:
             if record.running:
-                await self.supervisor.update(record.id, bundle.resources_of(fresh))
+                await self.supervisor.update(record.id, resources_of(fresh))
             if record.alive and fresh.restart_policy != record.host.restart_policy:
                 await self.supervisor.set_restart(record.id, fresh.restart_policy.to_runtime())
             record.host = fresh
@@ -353,6 +350,7 @@ class Engine:
         exec_id = self.parts.random_bytes(32).hex()
         self._execs[exec_id] = Exec(exec_id, container.record.id, config)
         container.exec_ids.append(exec_id)
+        self._emit(container, f"exec_create: {' '.join(config.cmd)}", {"execID": exec_id})
         self._forget_old_execs()
         return exec_id
 
@@ -363,8 +361,15 @@ class Engine:
             InvalidArgument: with runc's words when the program cannot be run.
         """
         found = self.find_exec(exec_id)
-        record = self._running(found.container_id).record
-        process = await asyncio.to_thread(self._exec_process, record, found.config)
+        container = self._running(found.container_id)
+        if container.record.status == "paused":
+            raise Conflict(f"Container {found.container_id} is paused, unpause it before exec")
+        process = await asyncio.to_thread(self._exec_process, container.record, found.config)
+        found.on_exit = lambda code: self._emit(
+            container, "exec_die", {"execID": exec_id, "exitCode": str(code)}
+        )
+        words = " ".join(found.config.cmd)
+        self._emit(container, f"exec_start: {words}", {"execID": exec_id})
         try:
             await found.start(self.supervisor, process)
         except RuntimeFailure as error:
@@ -431,10 +436,11 @@ class Engine:
         except ImageNotFound:
             raise NotFound(f"No such image: {spec.config.image}") from None
         image_config = dict(image.config.get("config") or {})
+        check_working_dir(spec.config.working_dir)
         path, args = bundle.command_of(image_config, spec.config)
         if spec.config.stop_signal:
             signal_number(spec.config.stop_signal)
-        self._check_log(spec.host)
+        check_log(spec.host.log_config)
         spec.config.healthcheck = healthcheck.effective(spec.config.healthcheck, image_config)
         now_ns = self.parts.clock.now_ns()
         record = Record(
@@ -452,16 +458,13 @@ class Engine:
         )
         record.config.labels = {**(image_config.get("Labels") or {}), **record.config.labels}
         published_ports(record)
-        if spec.host.network_mode == "host" and not spec.config.hostname:
+        if spec.host.uts_mode == "host" and spec.config.hostname:
+            raise InvalidArgument("conflicting options: hostname and the UTS mode")
+        if "host" in (spec.host.network_mode, spec.host.uts_mode) and not spec.config.hostname:
             record.config.hostname = os.uname().nodename
+        if spec.host.pid_mode.startswith("container:"):
+            self._table.get(spec.host.pid_mode.removeprefix("container:"))
         return record
-
-    @staticmethod
-    def _check_log(host: HostConfig) -> None:
-        options = host.log_config.config
-        parse_size(options.get("max-size", "0"))
-        if not options.get("max-file", "1").isdigit():
-            raise InvalidArgument(f"invalid value for max-file: {options['max-file']!r}")
 
     def _exec_process(self, record: Record, config: ExecConfig) -> dict[str, Any]:
         return self._launcher.exec_process(record, config, self.lower_dirs(record.image_id))
@@ -476,7 +479,7 @@ class Engine:
         """Return the running container whose network another one shares."""
         record = self._table.get(reference).record
         if not record.running:
-            raise Conflict(f"cannot join network of a non running container: {record.id}")
+            raise Conflict(f"cannot join the namespaces of a non running container: {record.id}")
         return record
 
     def _forget_old_execs(self) -> None:
@@ -494,3 +497,11 @@ class Engine:
         record = container.record
         attributes = {"image": record.config.image, "name": record.name, **record.config.labels}
         self.events.emit("container", action, record.id, attributes | dict(extra or {}))
+
+
+def check_working_dir(path: str) -> None:
+    """Refuse a working directory that is not absolute; raises InvalidArgument."""
+    if path and not path.startswith("/"):
+        raise InvalidArgument(
+            f"the working directory '{path}' is invalid, it needs to be an absolute path"
+        )

@@ -1,13 +1,18 @@
-"""The engine's events: a bounded memory of the last ones, and live subscribers."""
+"""The engine's events: a bounded history on disk, and live subscribers."""
 
 import asyncio
+import os
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
-_REMEMBERED = 256
+_REMEMBERED = 1024
+_HISTORY_BYTES = 1 << 20
+"""The file of the history is written anew, with what is remembered, when it is larger."""
 _QUEUE_LIMIT = 4096
 
 
@@ -41,10 +46,42 @@ class Event(msgspec.Struct, frozen=True):
 class EventBus:
     """Fan-out of events; a subscriber that falls 4096 events behind is cut off."""
 
-    def __init__(self, now_ns: Callable[[], int]) -> None:
+    def __init__(self, now_ns: Callable[[], int], history: Path | None = None) -> None:
         self._now_ns = now_ns
+        self._history = history
+        self._fd = -1
         self._past: deque[Event] = deque(maxlen=_REMEMBERED)
         self._queues: set[asyncio.Queue[Event | None]] = set()
+
+    def open(self) -> None:
+        """Read what happened before; without a history only what comes is remembered."""
+        if self._history is None:
+            return
+        if self._history.exists():
+            self._past.extend(_read(self._history.read_bytes()))
+        self._rewrite()
+
+    def _rewrite(self) -> None:
+        assert self._history is not None
+        fresh = self._history.with_suffix(".new")
+        fresh.write_bytes(b"".join(_line(event) for event in self._past))
+        fresh.rename(self._history)
+        self._close_history()
+        self._fd = os.open(self._history, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+
+    def _remember(self, event: Event) -> None:
+        self._past.append(event)
+        if self._fd < 0:
+            return
+        with suppress(OSError):  # a full disk costs the history, nothing else
+            os.write(self._fd, _line(event))
+            if os.fstat(self._fd).st_size > _HISTORY_BYTES:
+                self._rewrite()
+
+    def _close_history(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
     @property
     def listeners(self) -> int:
@@ -58,7 +95,7 @@ class EventBus:
     def emit(self, kind: str, action: str, actor_id: str, attributes: Mapping[str, str]) -> None:
         """Record an event and hand it to every subscriber."""
         event = Event(kind, action, actor_id, dict(attributes), self._now_ns())
-        self._past.append(event)
+        self._remember(event)
         for queue in list(self._queues):
             if queue.qsize() >= _QUEUE_LIMIT:
                 self._queues.discard(queue)
@@ -98,6 +135,17 @@ class EventBus:
         for queue in self._queues:
             queue.put_nowait(None)
         self._queues.clear()
+        self._close_history()
+
+
+def _line(event: Event) -> bytes:
+    return msgspec.json.encode(event) + b"\n"
+
+
+def _read(raw: bytes) -> Iterator[Event]:
+    for line in raw.splitlines():
+        with suppress(msgspec.DecodeError):  # torn by a power cut
+            yield msgspec.json.decode(line, type=Event)
 
 
 def emit_network(

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -46,6 +46,7 @@ class Exec:
         self.exit_code: int | None = None
         self.pid = 0
         self.started = False
+        self.on_exit: Callable[[int], None] = lambda code: None
         self._process: ExecProcess | None = None
         self._readers: list[tuple[int, asyncio.StreamReader, asyncio.ReadTransport]] = []
         self._stdin: asyncio.StreamWriter | None = None
@@ -119,6 +120,7 @@ class Exec:
             self.exit_code = LOST_EXIT_CODE
         finally:
             process.close()
+        self.on_exit(self.exit_code)
         return self.exit_code
 
     async def output(self) -> AsyncIterator[tuple[int, bytes]]:

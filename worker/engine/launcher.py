@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import SupervisorGone
-from runtime.oci import ContainerState, Launch, LogConfig, Overlay
+from runtime.oci import ContainerState, Launch, Overlay
 from swarmapi.errors import InvalidArgument
 from worker.engine import bundle, healthcheck, initlayer, netfiles, rootfs
 from worker.engine.execs import ExecConfig
+from worker.engine.logoptions import log_config
 from worker.engine.networks import HOST_ID, NONE_ID
 from worker.engine.ports import (
     Joined,
@@ -28,7 +29,6 @@ from worker.engine.spec import PortBinding
 from worker.engine.storage import Storage
 
 _START_TRIES = 3
-_SIZES = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Launcher:
                 container_id=record.id,
                 config=config,
                 overlay=overlay,
-                log=self._log(record),
+                log=log_config(record, str(self._places.log(record.id))),
                 stdin_open=record.config.open_stdin,
                 netns=netns,
                 init=record.host.init,
@@ -161,6 +161,7 @@ class Launcher:
             home=rootfs.home_of(user["uid"], passwd),
             files=files,
             rootfs=overlay.merged,
+            pid_namespace=self._pid_namespace(record),
         )
 
     @staticmethod
@@ -192,15 +193,6 @@ class Launcher:
             merged=str(directory / "merged"),
         )
 
-    def _log(self, record: Record) -> LogConfig:
-        options = record.host.log_config.config
-        return LogConfig(
-            driver=record.host.log_config.type,
-            path=str(self._places.log(record.id)),
-            max_bytes=parse_size(options.get("max-size", "0")),
-            max_files=int(options.get("max-file", "1")),
-        )
-
     def _netns(self, record: Record) -> str:
         """Return where its network namespace comes from, in Launch's words."""
         mode = record.host.network_mode
@@ -212,6 +204,12 @@ class Launcher:
         record.config.hostname = bundle.hostname_of(owner)
         record.config.domainname = owner.config.domainname
         return f"container:{owner.pid}"
+
+    def _pid_namespace(self, record: Record) -> str:
+        mode = record.host.pid_mode
+        if not mode.startswith("container:"):
+            return ""
+        return f"/proc/{self._running(mode.removeprefix('container:')).pid}/ns/pid"
 
     async def _join(self, record: Record) -> Joined | None:
         record.joined, record.ports = {}, []
@@ -325,18 +323,6 @@ def parse_port(port: str) -> tuple[int, str]:
     if not number.isdigit() or not 0 < int(number) < 65536 or protocol not in ("tcp", "udp"):
         raise InvalidArgument(f"invalid port specification: {port!r}")
     return int(number), protocol
-
-
-def parse_size(text: str) -> int:
-    """Return the bytes of Docker's `10m`; `-1` and `0` are without limit."""
-    if text in ("", "-1"):
-        return 0
-    number = text.lower().removesuffix("ib").removesuffix("b") if text[-1:].isalpha() else text
-    unit = number[-1:] if number[-1:].isalpha() else ""
-    digits = number[: len(number) - len(unit)]
-    if unit not in _SIZES or not digits.isdigit():
-        raise InvalidArgument(f"invalid size: {text!r}")
-    return int(digits) * _SIZES[unit]
 
 
 def _user_of(record: Record) -> str:

@@ -6,8 +6,8 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 _CHUNK_BYTES = 256 * 1024
@@ -23,6 +23,8 @@ class LogLine:
     data: bytes
     stamp: str
     """RFC 3339 with nanoseconds, UTC."""
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    """What the log options put on every line."""
 
     @property
     def time_ns(self) -> int:
@@ -110,7 +112,10 @@ def _lines_of(raw: bytes) -> Iterator[LogLine]:
         try:
             record = json.loads(entry)
             yield LogLine(
-                2 if record["stream"] == "stderr" else 1, record["log"].encode(), record["time"]
+                2 if record["stream"] == "stderr" else 1,
+                record["log"].encode(),
+                record["time"],
+                record.get("attrs") or {},
             )
         except (ValueError, KeyError):
             continue  # a line torn by a power cut says nothing

@@ -143,10 +143,14 @@ class HostConfig(msgspec.Struct, rename="pascal", kw_only=True):
     cpu_quota: int = 0
     cpuset_cpus: str = ""
     cpuset_mems: str = ""
+    cgroupns_mode: str = ""
+    device_cgroup_rules: list[str] = []
     devices: list[Device] = []
     memory_reservation: int = 0
     memory_swap: int = 0
-    pids_limit: int = 0
+    memory_swappiness: int | None = None
+    oom_kill_disable: bool = False
+    pids_limit: int | None = None
     ulimits: list[Ulimit] = []
     masked_paths: list[str] | None = None
     readonly_paths: list[str] | None = None
@@ -178,8 +182,6 @@ class ContainerCreate(msgspec.Struct, kw_only=True):
 
 ACCEPTED_DEFAULTS: dict[str, tuple[object, ...]] = {
     "VolumeDriver": ("local",),
-    "CgroupnsMode": ("private", "host"),
-    "MemorySwappiness": (-1,),
     "Runtime": ("swarm",),
     "UsernsMode": ("host",),
     "Isolation": ("default",),
@@ -224,26 +226,23 @@ def decode_host(raw: Mapping[str, Any]) -> HostConfig:
         raise InvalidArgument(f"invalid restart policy {host.restart_policy.name!r}")
     if host.auto_remove and host.restart_policy.name not in ("", "no"):
         raise InvalidArgument("can't create 'AutoRemove' container with restart policy")
-    check_log(host.log_config)
-    if 0 < host.memory < 6 << 20:
-        raise InvalidArgument("minimum memory limit allowed is 6MB")
-    for label, value in (("IpcMode", host.ipc_mode), ("UTSMode", host.uts_mode)):
-        if value not in ("", "private", "host") and not (
-            label == "IpcMode" and value in ("shareable", "none")
-        ):
-            raise Unsupported(f"{label} {value!r} is not supported")
-    if host.pid_mode not in ("", "host"):
-        raise Unsupported(f"PidMode {host.pid_mode!r} is not supported")
+    _check_namespaces(host)
     return host
 
 
-def check_log(log: LogSpec) -> None:
-    """Raise Unsupported for a log driver or an option of one that we do not have."""
-    if log.type not in ("", "json-file", "none"):
-        raise Unsupported(f"logging driver {log.type!r} is not json-file or none")
-    for option in log.config:
-        if option not in ("max-size", "max-file"):
-            raise Unsupported(f"log option {option!r} is not supported")
+def _check_namespaces(host: HostConfig) -> None:
+    for name, value, known in (
+        ("IpcMode", host.ipc_mode, ("", "private", "shareable", "host", "none")),
+        ("UTSMode", host.uts_mode, ("", "host")),
+        ("PidMode", host.pid_mode, ("", "host", "container:")),
+        ("CgroupnsMode", host.cgroupns_mode, ("", "private", "host")),
+    ):
+        if value.startswith("container:") and "container:" in known and value != "container:":
+            continue
+        if value.startswith("container:"):
+            raise Unsupported(f"{name} {value!r} is not supported")
+        if value not in known:
+            raise InvalidArgument(f"invalid {name}: {value}")
 
 
 def _convert(raw: Mapping[str, Any], kind: type[_S], where: str) -> _S:

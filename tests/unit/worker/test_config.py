@@ -97,7 +97,7 @@ def test_a_named_file_must_exist(tmp_path: Path) -> None:
         (["--dns", "example"], r"dns \(from flag --dns\): 'example' is no IP address"),
         (["--log-level", "loud"], "log-level .* 'loud' must be debug or"),
         (["--log-driver", "syslog"], "log-driver .* 'syslog' must be"),
-        (["--log-opt", "tag=x"], "log-opt: log option 'tag' is not supported"),
+        (["--log-opt", "compress=true"], "log-opt: log option 'compress' is not supported"),
         (["--default-ulimit", "nofile"], "'nofile' must be NAME=SOFT"),
         (["--default-ulimit", "files=1"], "'files' is no resource limit"),
         (["--default-ulimit", "nofile=9:3"], "must not exceed the hard one"),

@@ -10,8 +10,8 @@ from swarmapi.errors import InvalidArgument
 from worker.api.hijack import frame, parse_detach_keys
 from worker.api.render import human_duration
 from worker.engine.journal import Journal
-from worker.engine.launcher import parse_size
 from worker.engine.lifecycle import signal_number
+from worker.engine.logoptions import parse_size
 from worker.engine.logs import LogQuery, read_log
 
 
