@@ -1,6 +1,7 @@
 """The executor: tasks become containers of this machine's engine."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from swarmapi.errors import Conflict, NotFound, SwarmError
@@ -10,6 +11,7 @@ from swarmapi.model.spec import ContainerSpec, Mount, Resources, to_json
 from worker.engine.endpoints import EndpointSpec
 from worker.engine.engine import Engine
 from worker.engine.healthcheck import is_checked
+from worker.engine.logs import LogLine, LogQuery
 from worker.engine.spec import (
     ContainerConfig,
     ContainerCreate,
@@ -254,6 +256,15 @@ class EngineExecutor:
     async def known_tasks(self) -> list[str]:
         """Return the task ids of all containers that carry one."""
         return [task_id for task_id in self._by_task() if task_id]
+
+    async def logs(self, task_id: str, query: LogQuery) -> AsyncGenerator[Sequence[LogLine], None]:
+        """Yield the log of a task's container in batches."""
+        found = self._by_task().get(task_id, "")
+        if not found:
+            raise NotFound(f"task {task_id} has no container any more")
+        async with aclosing(self._engine.task_logs(found, query)) as batches:
+            async for batch in batches:
+                yield batch
 
     def _find(self, task: Task) -> str:
         """Return the id of the task's container, empty when there is none."""

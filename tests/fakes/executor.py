@@ -1,8 +1,11 @@
 """An executor whose containers are events: tests end them when they like."""
 
 import asyncio
+from collections.abc import AsyncGenerator, Sequence
 
+from swarmapi.errors import NotFound
 from swarmapi.model.objects import SpecVersion, Task
+from worker.engine.logs import LogLine, LogQuery
 from worker.taskmachine import Outcome
 
 
@@ -15,6 +18,12 @@ class FakeExecutor:
         self.fail: dict[str, str] = {}
         self.checked: dict[str, asyncio.Future[str]] = {}
         """The tasks with a health check: the error of its first verdict, empty when healthy."""
+        self.log: dict[str, list[LogLine]] = {}
+        """What each task has written."""
+        self.fresh: dict[str, asyncio.Queue[list[LogLine] | None]] = {}
+        """What it writes from now on, taken by one reader."""
+        self.reading: list[str] = []
+        """The tasks whose logs are being read."""
 
     async def prepare(self, task: Task, spec: SpecVersion) -> Outcome:
         self.calls.append(("prepare", task.id))
@@ -54,6 +63,22 @@ class FakeExecutor:
 
     async def known_tasks(self) -> list[str]:
         return list(self.containers)
+
+    async def logs(self, task_id: str, query: LogQuery) -> AsyncGenerator[Sequence[LogLine], None]:
+        """Yield what tests put into `log`; follows until its end, which is None."""
+        if task_id not in self.log:
+            raise NotFound(f"task {task_id} has no container any more")
+        self.reading.append(task_id)
+        try:
+            past, queue = self.log[task_id], self.fresh.setdefault(task_id, asyncio.Queue(1))
+            if past:
+                yield past[-query.tail :] if query.tail is not None else past
+            if query.follow:
+                yield []
+                while (lines := await queue.get()) is not None:
+                    yield lines
+        finally:
+            self.reading.remove(task_id)
 
     def end(self, task_id: str, code: int) -> None:
         """Let a container end by itself."""

@@ -1,12 +1,27 @@
 """What the agent needs of the engine and of the clock, as small Protocols."""
 
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 from swarmapi.model.objects import SpecVersion, Task
+from worker.engine.logs import LogLine, LogQuery
 from worker.taskmachine import Outcome
 
 
-class Executor(Protocol):
+class LogSource(Protocol):
+    """Where the logs of this machine's tasks are read."""
+
+    def logs(self, task_id: str, query: LogQuery) -> AsyncGenerator[Sequence[LogLine], None]:
+        """Yield batches of lines; with `follow`, an empty one after all that was there.
+
+        Raises:
+            NotFound: the task has no container here.
+            Unsupported: its log cannot be read.
+        """
+        ...
+
+
+class Executor(LogSource, Protocol):
     """Turns operations on tasks into containers. Every call is idempotent.
 
     An expected failure is an Outcome with `error` set; only a bug raises.

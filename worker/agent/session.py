@@ -20,7 +20,8 @@ from swarmapi.errors import Unavailable
 from swarmapi.model.objects import NodeDescription, SpecVersion, Task, TaskStatus
 from swarmapi.model.tables import NetworkTable, TableDelta, apply_delta
 from swarmapi.v1 import dispatcher_pb2 as pb
-from worker.agent.ports import Clock
+from worker.agent.logs import LogPublisher
+from worker.agent.ports import Clock, LogSource
 from worker.agent.reporter import Reporter
 from worker.agent.tasks import Assigned, TaskTable
 
@@ -62,6 +63,7 @@ class AgentParts:
     tasks: TaskTable
     reporter: Reporter
     tables: Tables
+    logs: LogSource
     channel: Callable[[str], grpc.aio.Channel]
     """A mutual-TLS channel to a manager's `host:port`."""
     managers: list[str]
@@ -91,6 +93,7 @@ class Agent:
         self._shunned_until_ns: dict[str, int] = {}
         """Managers that did not answer; tried before that time only if there is no other."""
         self._chain = 0
+        self._publisher: LogPublisher | None = None
         self.session_id = ""
         """Of the session in force; empty while there is none."""
 
@@ -151,7 +154,11 @@ class Agent:
             self._parts.on_role(welcome.role)
             await self._learn_managers(list(welcome.managers))
             self._parts.reporter.again(self._parts.tasks.statuses())
-            await self._converse(call, outgoing, welcome.beat_every_ms / 1000)
+            self._publisher = LogPublisher(channel, self._parts.logs)
+            try:
+                await self._converse(call, outgoing, welcome.beat_every_ms / 1000)
+            finally:
+                await self._publisher.close()
 
     async def _converse(
         self,
@@ -213,6 +220,8 @@ class Agent:
                     self._parts.reporter.stored(task_id, status)
         elif kind == "assignments":
             await self._assign(message.assignments, outgoing)
+        elif kind == "log" and self._publisher is not None:
+            self._publisher.answer(message.log)
 
     async def _assign(
         self, message: pb.Assignments, outgoing: "asyncio.Queue[pb.AgentMessage]"

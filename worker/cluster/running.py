@@ -114,6 +114,7 @@ class RunningNode:
                 tasks=self._tasks,
                 reporter=self._reporter,
                 tables=self._parts.network,
+                logs=self._parts.executor,
                 channel=self._channel,
                 managers=list(self.membership.managers),
                 save_managers=self._save_managers,

@@ -3,8 +3,8 @@
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from worker.engine.launcher import Launcher, Places, published_ports
 from worker.engine.lifecycle import Lifecycle, exit_code_of_failure, signal_number
 from worker.engine.limits import resources_of
 from worker.engine.logoptions import check_log
-from worker.engine.logs import LogLine, LogQuery, read_log
+from worker.engine.logs import LogLine, LogQuery, read_batches, read_log
 from worker.engine.names import check_name, fresh_name
 from worker.engine.networks import Networks
 from worker.engine.ports import Clock, Networking, Supervisor
@@ -298,13 +298,32 @@ class Engine:
         Raises:
             Unsupported: when the container's logging driver is none.
         """
-        container = self._table.get(reference)
-        record = container.record
+        record = self._logged(reference)
+        async for line in read_log(self.places.log(record.id), query, lambda: record.alive):
+            yield line
+
+    async def task_logs(
+        self, reference: str, query: LogQuery
+    ) -> AsyncGenerator[Sequence[LogLine], None]:
+        """Yield batches of log lines (see `read_batches`); also before the container starts.
+
+        Raises:
+            Unsupported: when the container's logging driver is none.
+        """
+        record = self._logged(reference)
+
+        def goes_on() -> bool:
+            return record.alive or (record.status == "created" and not record.error)
+
+        async with aclosing(read_batches(self.places.log(record.id), query, goes_on)) as batches:
+            async for batch in batches:
+                yield batch
+
+    def _logged(self, reference: str) -> Record:
+        record = self._table.get(reference).record
         if record.host.log_config.type == "none":
             raise Unsupported("configured logging driver does not support reading")
-        path = self.places.log(record.id)
-        async for line in read_log(path, query, lambda: record.alive):
-            yield line
+        return record
 
     async def attach(self, reference: str) -> AttachSession:
         """Connect to a container's streams, now or when it starts."""

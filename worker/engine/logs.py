@@ -6,12 +6,17 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
+T = TypeVar("T")
 _CHUNK_BYTES = 256 * 1024
 _POLL_S = 0.05
+_TAIL_BATCH = 512
 
 
 @dataclass(frozen=True)
@@ -56,27 +61,46 @@ class LogQuery:
 def parse_stamp(stamp: str) -> int:
     """Return nanoseconds of the epoch for `2026-01-02T03:04:05.123456789Z`."""
     whole, _, fraction = stamp.removesuffix("Z").partition(".")
-    seconds = calendar.timegm(time.strptime(whole, "%Y-%m-%dT%H:%M:%S"))
-    return seconds * 1_000_000_000 + int((fraction or "0").ljust(9, "0")[:9])
+    return _seconds(whole) * 1_000_000_000 + int((fraction or "0").ljust(9, "0")[:9])
+
+
+@lru_cache(maxsize=64)
+def _seconds(stamp: str) -> int:
+    return calendar.timegm(time.strptime(stamp, "%Y-%m-%dT%H:%M:%S"))
 
 
 async def read_log(
     path: Path, query: LogQuery, running: Callable[[], bool]
 ) -> AsyncIterator[LogLine]:
     """Yield the lines asked for; with `follow`, until the container ends and its log is read."""
+    async with aclosing(read_batches(path, query, running)) as batches:
+        async for batch in batches:
+            for line in batch:
+                yield line
+
+
+async def read_batches(
+    path: Path, query: LogQuery, running: Callable[[], bool]
+) -> AsyncGenerator[Sequence[LogLine], None]:
+    """Yield the lines asked for as they are read, at most some hundred KiB at once.
+
+    With `follow` until the container ends and its log is read; an empty batch says that all of
+    the past has been yielded.
+    """
     reader = _Reader(path)
     try:
-        past = await asyncio.to_thread(_past, path, reader, query)
-        for line in past:
-            yield line
+        past = _past(path, reader, query)
+        while batch := await _in_thread(next, past, None):
+            yield batch
+        if query.follow:
+            yield []
         while query.follow:
             alive = running()
-            fresh = await asyncio.to_thread(reader.read)
-            for line in fresh:
-                if query.until_ns and line.time_ns > query.until_ns:
-                    return
-                if query.wants(line):
-                    yield line
+            fresh = await _in_thread(reader.read) if reader.has_more() else []
+            if wanted := [line for line in fresh if query.wants(line)]:
+                yield wanted
+            if query.until_ns and fresh and fresh[-1].time_ns > query.until_ns:
+                return
             if not fresh:
                 if not alive:
                     return
@@ -85,17 +109,43 @@ async def read_log(
         reader.close()
 
 
-def _past(path: Path, reader: "_Reader", query: LogQuery) -> list[LogLine]:
-    if query.tail == 0:
-        while reader.read():
-            continue
-        return []
+async def _in_thread(work: Callable[..., T], *arguments: object) -> T:
+    """Return what the work returns; a cancelled caller waits for it, as it uses its files."""
+    job = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
+    try:
+        return await asyncio.shield(job)
+    except asyncio.CancelledError:
+        await asyncio.wait([job])
+        raise
+
+
+def _past(path: Path, reader: "_Reader", query: LogQuery) -> Iterator[list[LogLine]]:
+    """Yield what the log holds now in batches that are not empty; blocking."""
+    read = _chunks(path, reader)
+    if query.tail is None:
+        for lines in read:
+            if wanted := [line for line in lines if query.wants(line)]:
+                yield wanted
+        return
     kept: deque[LogLine] = deque(maxlen=query.tail)
+    for lines in read:
+        kept.extend(line for line in lines if query.wants(line))
+    while kept:
+        yield [kept.popleft() for _ in range(min(len(kept), _TAIL_BATCH))]
+
+
+def _chunks(path: Path, reader: "_Reader") -> Iterator[list[LogLine]]:
+    # The newest file is opened first: what a rotation renames meanwhile is then read only once.
+    newest = reader.inode()
     for older in _rotated(path):
-        kept.extend(line for line in _lines_of(older.read_bytes()) if query.wants(line))
-    while fresh := reader.read():
-        kept.extend(line for line in fresh if query.wants(line))
-    return list(kept)
+        rotated = _Reader(older, moves=False)
+        try:
+            while rotated.inode() not in (0, newest) and (lines := rotated.read()):
+                yield lines
+        finally:
+            rotated.close()
+    while lines := reader.read():
+        yield lines
 
 
 def _rotated(path: Path) -> list[Path]:
@@ -122,12 +172,23 @@ def _lines_of(raw: bytes) -> Iterator[LogLine]:
 
 
 class _Reader:
-    """Reads whole lines as they are appended, across rotations by rename."""
+    """Reads whole lines as they are appended; one that `moves` goes on in the file after it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, moves: bool = True) -> None:
         self._path = path
+        self._moves = moves
         self._fd = -1
         self._rest = b""
+
+    def inode(self) -> int:
+        """Open the file and tell which it is; 0 where there is none."""
+        return os.fstat(self._fd).st_ino if self._fd >= 0 or self._open() else 0
+
+    def has_more(self) -> bool:
+        """Tell whether a read may find something; costs no more than two stats."""
+        if self._fd < 0:
+            return self._path.exists()
+        return os.fstat(self._fd).st_size > os.lseek(self._fd, 0, os.SEEK_CUR) or self._replaced()
 
     def read(self) -> list[LogLine]:
         if self._fd < 0 and not self._open():
@@ -157,6 +218,6 @@ class _Reader:
 
     def _replaced(self) -> bool:
         try:
-            return os.stat(self._path).st_ino != os.fstat(self._fd).st_ino
+            return self._moves and os.stat(self._path).st_ino != os.fstat(self._fd).st_ino
         except FileNotFoundError:
             return False

@@ -63,6 +63,7 @@ def agent_of(
             tasks=tasks,
             reporter=reporter,
             tables=tables,
+            logs=executor,
             channel=channel,
             managers=[target],
             save_managers=nothing,

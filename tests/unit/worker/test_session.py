@@ -82,6 +82,7 @@ def agent_of(tmp_path: Path, managers: list[str]) -> Agent:
             tasks=tasks,
             reporter=reporter,
             tables=NoTables(),
+            logs=FakeExecutor(),
             channel=grpc.aio.insecure_channel,
             managers=managers,
             save_managers=nothing,
