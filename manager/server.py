@@ -17,13 +17,15 @@ from manager.config import RunConfig, split
 from manager.dispatcher.dispatcher import Dispatcher
 from manager.dispatcher.service import DispatcherService
 from manager.front import Front
+from manager.logbroker.broker import LogBroker
+from manager.logbroker.service import LogsService
 from manager.loop import ControlLoop
 from manager.replica import Log, Replica, Store
 from manager.roster import Roster
 from swarmapi.conversation import LEADER_METADATA, MESSAGE_OPTIONS
 from swarmapi.errors import BY_GRPC_CODE, SwarmError, Unavailable
 from swarmapi.identity import JOIN_SERVER_NAME, MANAGER, TLSMaterial, expect
-from swarmapi.v1 import ca_pb2, ca_pb2_grpc, dispatcher_pb2_grpc, forward_pb2_grpc
+from swarmapi.v1 import ca_pb2, ca_pb2_grpc, dispatcher_pb2_grpc, forward_pb2_grpc, logs_pb2_grpc
 
 log = logging.getLogger(__name__)
 RETRY_S: Final = 0.2
@@ -33,6 +35,7 @@ _OPTIONS: Final = (*MESSAGE_OPTIONS, ("grpc.so_reuseport", 0))
 _ca_rpc: Any = ca_pb2_grpc
 _dispatcher_rpc: Any = dispatcher_pb2_grpc
 _forward_rpc: Any = forward_pb2_grpc
+_logs_rpc: Any = logs_pb2_grpc
 
 
 class RunningLog(Log, Protocol):
@@ -80,9 +83,11 @@ class Manager:
         dispatcher = Dispatcher(self.store)
         control = ControlLoop(self.store, acks=lambda: dispatcher.acks)
         dispatcher.on_acks = control.nudge
+        broker = LogBroker(self.store, dispatcher.ask_for_log)
+        dispatcher.on_session = broker.on_session
         roster = Roster(self.store)
         await self._log.start()
-        await self._serve_grpc(dispatcher)
+        await self._serve_grpc(dispatcher, broker)
         host, port = split(self._config.listen)
         backends = {JOIN_SERVER_NAME: f"unix:{paths.inner('join')}", **self._log.backends}
         self._front = Front(host, port, backends, f"unix:{paths.inner('grpc')}")
@@ -94,7 +99,7 @@ class Manager:
             self._begin("founding", self._found)
         elif self._config.join:
             self._begin("join", self._join)
-        await self._serve_rest()
+        await self._serve_rest(broker)
 
     async def stop(self) -> None:
         """End in the reverse order."""
@@ -113,13 +118,14 @@ class Manager:
     def _begin(self, name: str, job: Callable[[], Awaitable[None]]) -> None:
         self._jobs.append(asyncio.create_task(_kept_going(name, job), name=name))
 
-    async def _serve_grpc(self, dispatcher: Dispatcher) -> None:
+    async def _serve_grpc(self, dispatcher: Dispatcher, broker: LogBroker) -> None:
         paths = self._config.paths
         authority = CertificateService(self.store, self._tls.ca_pem, self._relay)
         trusted = grpc.aio.server(options=_OPTIONS)
         _ca_rpc.add_CertificateAuthorityServicer_to_server(authority, trusted)
         _ca_rpc.add_MembershipServicer_to_server(MembershipService(self.store), trusted)
         _dispatcher_rpc.add_DispatcherServicer_to_server(DispatcherService(dispatcher), trusted)
+        _logs_rpc.add_LogsServicer_to_server(LogsService(self.store, broker), trusted)
         _forward_rpc.add_ForwardServicer_to_server(
             ForwardService(self.store, paths.socket), trusted
         )
@@ -133,8 +139,8 @@ class Manager:
             path.chmod(0o600)
             self._servers.append(server)
 
-    async def _serve_rest(self) -> None:
-        app = build_app(self.store, self._tls.identity.node_id, self._forwarder)
+    async def _serve_rest(self, broker: LogBroker) -> None:
+        app = build_app(self.store, self._tls.identity.node_id, self._forwarder, broker)
         self._runner = web.AppRunner(
             app, access_log=None, shutdown_timeout=1.0, handler_cancellation=True
         )

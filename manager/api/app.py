@@ -8,8 +8,10 @@ from typing import Final, Protocol
 
 from aiohttp import web
 
+from manager.api.keys import BROKER, NODE_ID, STORE
 from manager.api.responses import REQUEST_ID, failure
-from manager.api.routes import NODE_ID, ROUTES, STORE
+from manager.api.routes import ROUTES
+from manager.logbroker.broker import LogBroker
 from manager.replica import LogStatus, Store
 from swarmapi.errors import NotLeader, OutcomeUnknown, SwarmError, Unavailable
 from swarmapi.query import add_routes, refuse
@@ -85,12 +87,15 @@ class Gate:
 GATE: Final = web.AppKey("gate", Gate)
 
 
-def build_app(store: Store, node_id: str, forwarder: Forwarder) -> web.Application:
+def build_app(
+    store: Store, node_id: str, forwarder: Forwarder, broker: LogBroker
+) -> web.Application:
     """Return the application; must be called in the running loop."""
     app = web.Application(middlewares=[_errors, _gate], client_max_size=_BODY_LIMIT_BYTES)
     app[STORE] = store
     app[NODE_ID] = node_id
     app[GATE] = Gate(store, forwarder)
+    app[BROKER] = broker
     add_routes(app, ROUTES)
     app.router.add_route("*", "/{tail:.*}", _not_found)
     return app

@@ -7,7 +7,8 @@ from typing import Any, Final, TypedDict
 import msgspec
 from aiohttp import web
 
-from manager.api import render
+from manager.api import logs, render
+from manager.api.keys import NODE_ID, STORE
 from manager.api.responses import answer, request_id, version
 from manager.control import cluster, networks, nodes, services, tasks
 from manager.control.lookup import (
@@ -24,8 +25,6 @@ from swarmapi.model.objects import NodeState
 from swarmapi.model.spec import ClusterSpec, NetworkSpec, NodeSpec, ServiceSpec
 from swarmapi.rest import API_VERSION, Route, route_of
 
-STORE: Final = web.AppKey("store", Store)
-NODE_ID: Final = web.AppKey("node_id", str)
 ON_BEHALF_OF: Final = "X-Swarm-Node"
 """Header: id of the node whose client asks, for a forwarded `self`."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -321,6 +320,7 @@ ROUTES: Final[Sequence[rest.Declared]] = (
         answer=Object,
     ),
     Route("DELETE", "/networks/{id}", remove_network, status=204),
+    *logs.ROUTES,
     ("GET", "/secrets", list_nothing),
     ("GET", "/configs", list_nothing),
     ("*", "/secrets/{tail:.*}", refuse_secrets),

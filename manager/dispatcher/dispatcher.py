@@ -29,6 +29,7 @@ from swarmapi.identity import Identity, identity_from_auth_context
 from swarmapi.model import defaults
 from swarmapi.model.objects import Node, NodeDescription, NodeState, TaskStatus
 from swarmapi.v1 import dispatcher_pb2 as pb
+from swarmapi.v1 import logs_pb2
 
 log = logging.getLogger(__name__)
 FORMAT: Final = 1
@@ -48,6 +49,7 @@ class Session:
         self.role = role
         self.dirty_tasks: set[str] = set()
         self.stored: list[str] = []
+        self.logs: list[logs_pb2.LogRequest] = []
         self.beaten = False
         self.changed = asyncio.Event()
         self.error: SwarmError | None = None
@@ -76,6 +78,8 @@ class Dispatcher:
         self._reports = ReportBatcher(store)
         self._led = False
         self.on_acks = on_acks
+        self.on_session: Callable[[str, bool], None] = lambda node_id, began: None
+        """Called with a node's id when its session has begun (True), and when it has none."""
         self.liveness = Liveness()
         store.replica.subscribe(self._on_applied)
         store.replica.on_restore(self._on_restore)
@@ -153,10 +157,21 @@ class Dispatcher:
         session = await self._begin(messages, context)
         try:
             await context.write(pb.DispatcherMessage(welcome=self._welcome(session)))
+            self.on_session(session.node_id, True)
             await self._serve(session, messages, context)
         finally:
             if self._sessions.get(session.node_id) is session:
                 del self._sessions[session.node_id]
+                self.on_session(session.node_id, False)
+
+    def ask_for_log(self, node_id: str, request: logs_pb2.LogRequest) -> bool:
+        """Ask a node's agent to publish a log; returns False when it has no session."""
+        session = self._sessions.get(node_id)
+        if session is None:
+            return False
+        session.logs.append(request)
+        session.changed.set()
+        return True
 
     def _check(self, identity: Identity) -> Node:
         status = self._store.log.status
@@ -248,6 +263,9 @@ class Dispatcher:
         if session.stored:
             ids, session.stored = session.stored, []
             await context.write(pb.DispatcherMessage(stored=pb.ReportsStored(task_ids=ids)))
+        logs, session.logs = session.logs, []
+        for request in logs:
+            await context.write(pb.DispatcherMessage(log=request))
         dirty, session.dirty_tasks = session.dirty_tasks, set()
         message = session.assigner.incremental(self._store.view, dirty)
         if message is not None:

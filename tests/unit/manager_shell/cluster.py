@@ -22,6 +22,7 @@ from swarmapi.model.objects import (
     TaskStatus,
 )
 from swarmapi.model.spec import NodeRole, NodeSpec
+from swarmapi.v1.logs_pb2 import LogRequest
 from tests.fakes.manager_log import SingleCopyLog
 
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
@@ -89,6 +90,11 @@ class MemoryCluster:
                 await self.store.propose((SetTaskStatus(task_id=task.id, status=status),))
         await self.settle()
         return list(view.tasks.values())
+
+
+def no_session(node_id: str, request: LogRequest) -> bool:
+    """Stand for a dispatcher that no agent speaks to."""
+    return False
 
 
 class NoForwarder:

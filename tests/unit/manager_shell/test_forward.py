@@ -14,10 +14,11 @@ from aiohttp import web
 
 from manager.api.app import build_app
 from manager.api.forward import KEPT_BODY_BYTES, ForwardService, GrpcForwarder
+from manager.logbroker.broker import LogBroker
 from manager.replica import LogStatus
 from swarmapi.model.spec import NodeRole
 from swarmapi.v1 import forward_pb2_grpc
-from tests.unit.manager_shell.cluster import MemoryCluster
+from tests.unit.manager_shell.cluster import MemoryCluster, no_session
 from tests.unit.manager_shell.wire import material, root_of
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -61,7 +62,11 @@ async def pair(tmp_path: Path, handler: Handler) -> AsyncIterator[Pair]:
     await server.start()
     forwarder = GrpcForwarder("m1", lambda: tls)
     follower.log.become(LogStatus(False, True, "m1", target))
-    front = await serve_unix(build_app(follower.store, "m2", forwarder), tmp_path / "follower.sock")
+    broker = LogBroker(follower.store, no_session)
+    front = await serve_unix(
+        build_app(follower.store, "m2", forwarder, broker),
+        tmp_path / "follower.sock",
+    )
     connector = aiohttp.UnixConnector(str(tmp_path / "follower.sock"))
     session = aiohttp.ClientSession("http://manager", connector=connector)
     try:

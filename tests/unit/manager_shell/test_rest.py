@@ -9,9 +9,10 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from manager.api.app import FORWARDED, build_app
+from manager.logbroker.broker import LogBroker
 from manager.replica import LogStatus
 from swarmapi.model.objects import TaskState
-from tests.unit.manager_shell.cluster import MemoryCluster, NoForwarder
+from tests.unit.manager_shell.cluster import MemoryCluster, NoForwarder, no_session
 
 OUT_OF_SEQUENCE = "rpc error: code = Unknown desc = update out of sequence"
 Client = TestClient[Any, Any]
@@ -45,7 +46,9 @@ def play(story: Story, forwarder: NoForwarder | None = None) -> None:
         cluster = MemoryCluster()
         await cluster.found()
         await cluster.settle()
-        app = build_app(cluster.store, "m1", forwarder or NoForwarder())
+        app = build_app(
+            cluster.store, "m1", forwarder or NoForwarder(), LogBroker(cluster.store, no_session)
+        )
         async with TestClient(TestServer(app)) as client:
             await story(cluster, client)
 

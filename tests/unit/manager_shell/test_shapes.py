@@ -8,8 +8,9 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from manager.api.app import build_app
 from manager.api.render import rfc3339
+from manager.logbroker.broker import LogBroker
 from swarmapi.model.objects import TaskState
-from tests.unit.manager_shell.cluster import MemoryCluster, NoForwarder
+from tests.unit.manager_shell.cluster import MemoryCluster, NoForwarder, no_session
 
 SPEC = {
     "Name": "web",
@@ -45,7 +46,7 @@ async def recorded() -> dict[str, Any]:
     cluster = MemoryCluster()
     await cluster.found()
     await cluster.settle()
-    app = build_app(cluster.store, "m1", NoForwarder())
+    app = build_app(cluster.store, "m1", NoForwarder(), LogBroker(cluster.store, no_session))
     async with TestClient(TestServer(app)) as client:
         network = {"Name": "ov1", "Driver": "overlay", "Attachable": True}
         assert (await client.post("/networks/create", json=network)).status == 201
@@ -153,7 +154,7 @@ def test_what_was_read_and_scaled_replaces_no_task(
         cluster = MemoryCluster()
         await cluster.found()
         await cluster.settle()
-        app = build_app(cluster.store, "m1", NoForwarder())
+        app = build_app(cluster.store, "m1", NoForwarder(), LogBroker(cluster.store, no_session))
         async with TestClient(TestServer(app)) as client:
             assert (await client.post("/services/create", json=given)).status == 201
             await cluster.settle()

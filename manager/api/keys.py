@@ -1,0 +1,12 @@
+"""What the application hands to its handlers."""
+
+from typing import Final
+
+from aiohttp import web
+
+from manager.logbroker.broker import LogBroker
+from manager.replica import Store
+
+STORE: Final = web.AppKey("store", Store)
+NODE_ID: Final = web.AppKey("node_id", str)
+BROKER: Final = web.AppKey("broker", LogBroker)
