@@ -45,13 +45,15 @@ class LogBroker:
         """Read logs for the length of the block; nodes are told when it ends."""
 
         def ask(source: Source, request: pb.LogRequest) -> bool:
-            self._forget(subscription)
             source.request_id = request.request_id = str(next(self._numbers))
             self._asked[source.request_id] = (subscription, source)
             return self._ask_node(source.node_id, request)
 
+        def forget(request_id: str) -> None:
+            self._asked.pop(request_id, None)
+
         subscription = Subscription(
-            lambda: self._store.view, selector, query, ask, self._store.now_ns
+            lambda: self._store.view, selector, query, ask, forget, self._store.now_ns
         )
         self._subscriptions.add(subscription)
         try:
@@ -60,13 +62,6 @@ class LogBroker:
         finally:
             self._subscriptions.discard(subscription)
             subscription.close()
-            self._forget(subscription)
-
-    def _forget(self, subscription: Subscription) -> None:
-        """Drop the requests that are not in force any more."""
-        for key, (owner, source) in tuple(self._asked.items()):
-            if owner is subscription and source.request_id != key:
-                del self._asked[key]
 
     async def publish(self, node_id: str, read: Read) -> None:
         """Take what a node publishes for one request, no faster than its reader does.

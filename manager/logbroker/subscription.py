@@ -99,12 +99,14 @@ class Subscription:
         selector: Selector,
         query: Query,
         ask: Callable[[Source, pb.LogRequest], bool],
+        forget: Callable[[str], None],
         now_ns: Callable[[], int],
     ) -> None:
         self._view = view
         self._selector = selector
         self._query = query
         self._ask_node = ask
+        self._forget = forget
         self._now_ns = now_ns
         self._merge = Merge()
         self._sources: dict[str, Source] = {}
@@ -243,6 +245,7 @@ class Subscription:
         self._changed.set()
 
     def _drop(self, source: Source) -> None:
+        self._forget(source.request_id)
         source.request_id = ""
         source.let_go.set()
         if source.timer is not None:
