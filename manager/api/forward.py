@@ -23,6 +23,8 @@ CHUNK_BYTES: Final = 1 << 16
 KEPT_BODY_BYTES: Final = 1 << 20
 """A body of up to this length is kept, so that another leader can be sent it again."""
 HEAD_WAIT_S: Final = 30.0
+LOST_WAIT_S: Final = 1.0
+"""An answer that has begun may go on after another leader is known, but not with such a pause."""
 _HOP_BY_HOP: Final = frozenset(
     ("host", "connection", "transfer-encoding", "content-length", "upgrade", "keep-alive", "te")
 )
@@ -62,7 +64,7 @@ class GrpcForwarder:
                 response.headers.add(header.name, header.value)
             await response.prepare(request)
             try:
-                while isinstance(part := await _unless(gone, call.read()), pb.ForwardReply):
+                while isinstance(part := await _next(call, gone), pb.ForwardReply):
                     await response.write(part.chunk)
             except (grpc.aio.AioRpcError, TimeoutError) as error:
                 # Without its end the client sees that the answer is not whole.
@@ -158,8 +160,19 @@ async def _first(
     raise Unavailable(f"leader {leader}: {words}")
 
 
+async def _next(call: Any, gone: "asyncio.Future[None]") -> object:
+    """Return the next part of an answer; raises TimeoutError when a lost leader sends none."""
+    part: asyncio.Future[Any] = asyncio.ensure_future(call.read())
+    try:
+        await asyncio.wait({gone, part}, return_when=asyncio.FIRST_COMPLETED)
+        found: object = await asyncio.wait_for(part, LOST_WAIT_S if gone.done() else None)
+        return found
+    finally:
+        part.cancel()
+
+
 async def _unless(
-    gone: "asyncio.Future[None]", reply: Awaitable[object], timeout_s: float | None = None
+    gone: "asyncio.Future[None]", reply: Awaitable[object], timeout_s: float
 ) -> object:
     """Return the reply; raises TimeoutError when `gone` is done first, or the time is over.
 

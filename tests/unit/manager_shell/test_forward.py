@@ -12,6 +12,7 @@ import grpc
 import pytest
 from aiohttp import web
 
+from manager.api import forward
 from manager.api.app import build_app
 from manager.api.forward import KEPT_BODY_BYTES, ForwardService, GrpcForwarder
 from manager.logbroker.broker import LogBroker
@@ -165,8 +166,10 @@ def test_a_mutation_goes_on_when_its_client_goes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("status", [NOBODY, LogStatus(False, True, "m9", "127.0.0.1:1")])
 def test_a_leader_lost_in_mid_stream_cuts_the_answer_short(
-    tmp_path: Path, status: LogStatus
+    tmp_path: Path, status: LogStatus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(forward, "LOST_WAIT_S", 0.01)
+
     async def handler(request: web.Request) -> web.StreamResponse:
         await (await begin(request)).write(b"begun")
         await asyncio.Event().wait()
@@ -178,6 +181,26 @@ def test_a_leader_lost_in_mid_stream_cuts_the_answer_short(
             both.become(status)
             with pytest.raises(aiohttp.ClientPayloadError):
                 await answer.content.read()
+
+    play(story())
+
+
+def test_an_answer_that_has_begun_outlives_a_change_of_leader(tmp_path: Path) -> None:
+    go_on = asyncio.Event()
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = await begin(request)
+        await response.write(b"begun")
+        await go_on.wait()
+        await response.write(b" and ended")
+        return response
+
+    async def story() -> None:
+        async with pair(tmp_path, handler) as both, both.session.get("/services") as answer:
+            assert await answer.content.readexactly(5) == b"begun"
+            both.become(NOBODY)
+            go_on.set()
+            assert await answer.content.read() == b" and ended"
 
     play(story())
 
