@@ -64,7 +64,7 @@ class GrpcForwarder:
                 response.headers.add(header.name, header.value)
             await response.prepare(request)
             try:
-                while isinstance(part := await _next(call, gone), pb.ForwardReply):
+                while (part := await _next(call, gone)).HasField("chunk"):
                     await response.write(part.chunk)
             except (grpc.aio.AioRpcError, TimeoutError) as error:
                 # Without its end the client sees that the answer is not whole.
@@ -116,10 +116,10 @@ async def _send(call: Any, request: web.Request, head: pb.RequestHead) -> None:
     """Send head and body. A body that breaks off ends the call: half of it is no request."""
     try:
         await call.write(pb.ForwardRequest(head=head))
-        async for chunk in _pieces(request):
-            await call.write(pb.ForwardRequest(chunk=chunk))
-        await call.write(pb.ForwardRequest(end=pb.BodyEnd()))
-        await call.done_writing()
+        if head.has_body:
+            async for chunk in _pieces(request):
+                await call.write(pb.ForwardRequest(chunk=chunk))
+            await call.write(pb.ForwardRequest(end=pb.BodyEnd()))
     except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
         return  # who reads the answer learns why the call ended
     except Exception:
@@ -160,12 +160,14 @@ async def _first(
     raise Unavailable(f"leader {leader}: {words}")
 
 
-async def _next(call: Any, gone: "asyncio.Future[None]") -> object:
+async def _next(call: Any, gone: "asyncio.Future[None]") -> pb.ForwardReply:
     """Return the next part of an answer; raises TimeoutError when a lost leader sends none."""
     part: asyncio.Future[Any] = asyncio.ensure_future(call.read())
     try:
         await asyncio.wait({gone, part}, return_when=asyncio.FIRST_COMPLETED)
-        found: object = await asyncio.wait_for(part, LOST_WAIT_S if gone.done() else None)
+        found = await asyncio.wait_for(part, LOST_WAIT_S if gone.done() else None)
+        if not isinstance(found, pb.ForwardReply):
+            raise TimeoutError
         return found
     finally:
         part.cancel()
@@ -246,6 +248,9 @@ class ForwardService:
             await context.write(pb.ForwardReply(head=head))
             async for chunk in response.content.iter_any():
                 await context.write(pb.ForwardReply(chunk=chunk))
+        await context.write(pb.ForwardReply(end=pb.BodyEnd()))
+        while isinstance(await context.read(), pb.ForwardRequest):
+            continue  # a body that was not wanted; the follower ends the call
 
 
 async def _body(context: Any) -> AsyncIterator[bytes]:

@@ -85,7 +85,6 @@ class LogPublisher:
             except OSError as failure:
                 error = f"the log cannot be read: {failure}"
         await call.write(pb.LogPublication(end=pb.LogEnd(error=error)))
-        await call.done_writing()
 
 
 _CALL_ENDED = (grpc.aio.AioRpcError, asyncio.InvalidStateError)

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19swarmapi/v1/forward.proto\x12\x0bswarmapi.v1\"%\n\x06Header\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"x\n\x0e\x46orwardRequest\x12(\n\x04head\x18\x01 \x01(\x0b\x32\x18.swarmapi.v1.RequestHeadH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x12#\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x14.swarmapi.v1.BodyEndH\x00\x42\x06\n\x04part\"\t\n\x07\x42odyEnd\"w\n\x0bRequestHead\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12$\n\x07headers\x18\x03 \x03(\x0b\x32\x13.swarmapi.v1.Header\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x10\n\x08has_body\x18\x05 \x01(\x08\"O\n\x0c\x46orwardReply\x12&\n\x04head\x18\x01 \x01(\x0b\x32\x16.swarmapi.v1.ReplyHeadH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"A\n\tReplyHead\x12\x0e\n\x06status\x18\x01 \x01(\r\x12$\n\x07headers\x18\x02 \x03(\x0b\x32\x13.swarmapi.v1.Header2M\n\x07\x46orward\x12\x42\n\x04\x43\x61ll\x12\x1b.swarmapi.v1.ForwardRequest\x1a\x19.swarmapi.v1.ForwardReply(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19swarmapi/v1/forward.proto\x12\x0bswarmapi.v1\"%\n\x06Header\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"x\n\x0e\x46orwardRequest\x12(\n\x04head\x18\x01 \x01(\x0b\x32\x18.swarmapi.v1.RequestHeadH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x12#\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x14.swarmapi.v1.BodyEndH\x00\x42\x06\n\x04part\"\t\n\x07\x42odyEnd\"w\n\x0bRequestHead\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12$\n\x07headers\x18\x03 \x03(\x0b\x32\x13.swarmapi.v1.Header\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x10\n\x08has_body\x18\x05 \x01(\x08\"t\n\x0c\x46orwardReply\x12&\n\x04head\x18\x01 \x01(\x0b\x32\x16.swarmapi.v1.ReplyHeadH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x12#\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x14.swarmapi.v1.BodyEndH\x00\x42\x06\n\x04part\"A\n\tReplyHead\x12\x0e\n\x06status\x18\x01 \x01(\r\x12$\n\x07headers\x18\x02 \x03(\x0b\x32\x13.swarmapi.v1.Header2M\n\x07\x46orward\x12\x42\n\x04\x43\x61ll\x12\x1b.swarmapi.v1.ForwardRequest\x1a\x19.swarmapi.v1.ForwardReply(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,9 +40,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REQUESTHEAD']._serialized_start=214
   _globals['_REQUESTHEAD']._serialized_end=333
   _globals['_FORWARDREPLY']._serialized_start=335
-  _globals['_FORWARDREPLY']._serialized_end=414
-  _globals['_REPLYHEAD']._serialized_start=416
-  _globals['_REPLYHEAD']._serialized_end=481
-  _globals['_FORWARD']._serialized_start=483
-  _globals['_FORWARD']._serialized_end=560
+  _globals['_FORWARDREPLY']._serialized_end=451
+  _globals['_REPLYHEAD']._serialized_start=453
+  _globals['_REPLYHEAD']._serialized_end=518
+  _globals['_FORWARD']._serialized_start=520
+  _globals['_FORWARD']._serialized_end=597
 # @@protoc_insertion_point(module_scope)

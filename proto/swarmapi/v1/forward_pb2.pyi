@@ -43,12 +43,14 @@ class RequestHead(_message.Message):
     def __init__(self, method: _Optional[str] = ..., path: _Optional[str] = ..., headers: _Optional[_Iterable[_Union[Header, _Mapping]]] = ..., request_id: _Optional[str] = ..., has_body: _Optional[bool] = ...) -> None: ...
 
 class ForwardReply(_message.Message):
-    __slots__ = ("head", "chunk")
+    __slots__ = ("head", "chunk", "end")
     HEAD_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
     head: ReplyHead
     chunk: bytes
-    def __init__(self, head: _Optional[_Union[ReplyHead, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
+    end: BodyEnd
+    def __init__(self, head: _Optional[_Union[ReplyHead, _Mapping]] = ..., chunk: _Optional[bytes] = ..., end: _Optional[_Union[BodyEnd, _Mapping]] = ...) -> None: ...
 
 class ReplyHead(_message.Message):
     __slots__ = ("status", "headers")
