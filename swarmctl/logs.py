@@ -12,6 +12,7 @@ from swarmctl.http import Client, segment
 from swarmctl.streams import STDERR, SYSTEM_ERROR, copy_out, frames
 
 _CONTEXT = re.compile(rb"((?:\S+Z )?)com\.docker\.swarm\.(\S+) ")
+_SWARM = b"com.docker.swarm."
 _WIDTH_MIN = 1
 
 
@@ -88,6 +89,8 @@ class _LineNames:
         self._raw = args.raw
         self._resolve = not args.no_resolve
         self._whole = args.no_trunc
+        self._task_ids = not args.no_task_ids
+        self._details = args.details
         self._prefixes: dict[bytes, str] = {}
         self._width = _WIDTH_MIN
 
@@ -95,7 +98,7 @@ class _LineNames:
         match = _CONTEXT.match(line)
         if not match:
             return line
-        text = match[1] + line[match.end() :]
+        text = match[1] + self._other_labels(match[2]) + line[match.end() :]
         if self._raw:
             return text
         if match[2] not in self._prefixes:
@@ -104,6 +107,13 @@ class _LineNames:
             self._prefixes[match[2]] = name
             self._width = max(self._width, len(name))
         return self._prefixes[match[2]].ljust(self._width).encode() + b"    | " + text
+
+    def _other_labels(self, context: bytes) -> bytes:
+        """Return, where asked for, the labels that do not tell the task."""
+        if not self._details:
+            return b""
+        others = [one for one in context.split(b",")[1:] if not one.startswith(_SWARM)]
+        return b",".join(others) + b" " if others else b""
 
     def _prefix(self, labels: dict[str, str]) -> str:
         task_id, node_id = labels.get("task.id", ""), labels.get("node.id", "")
@@ -118,5 +128,7 @@ class _LineNames:
             if error.status != 404:
                 raise
             return f"{short}@{node_id}"
-        name = f"{service['Spec']['Name']}.{task.get('Slot') or node_id}.{short}"
+        name = f"{service['Spec']['Name']}.{task.get('Slot') or node_id}"
+        if self._task_ids:
+            name += f".{short}"
         return f"{name}@{node.get('Description', {}).get('Hostname', node_id)}"

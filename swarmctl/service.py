@@ -118,6 +118,8 @@ def _configure_logs(parser: Parser) -> None:
     parser.add_argument("--raw", action="store_true", help="no names before the lines")
     parser.add_argument("--no-resolve", action="store_true", help="ids instead of names")
     parser.add_argument("--no-trunc", action="store_true", help="whole task ids")
+    parser.add_argument("--no-task-ids", action="store_true", help="no task ids in the names")
+    parser.add_argument("--details", action="store_true", help="labels of the log driver")
     parser.add_argument("name", metavar="SERVICE|TASK")
 
 

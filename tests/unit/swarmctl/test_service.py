@@ -383,8 +383,30 @@ def test_logs_name_the_task_of_each_line(daemon: Daemon, ctl: Run) -> None:
     (asked,) = (seen for seen in daemon.seen if seen.path == "/services/web/logs")
     assert asked.query == {"stdout": "1", "stderr": "1", "tail": "2", "details": "1"}
     assert ctl("service", "logs", "--raw", "web").out == "one\n"
+    short = ctl("service", "logs", "--no-task-ids", "web")
+    assert short.out == "web.1@alpha    | one\n"
     missing = ctl("service", "logs", "ghost")
     assert (missing.code, missing.err) == (1, "no such task or service: ghost\n")
+
+
+def test_details_of_the_log_driver_are_shown_when_asked_for(daemon: Daemon, ctl: Run) -> None:
+    serve(daemon, [])
+    context = f"com.docker.swarm.node.id=n1,com.docker.swarm.service.id={SERVICE['ID']},"
+    context += "com.docker.swarm.task.id=t1running,colour=red"
+    piece = frame(1, f"{context} one\n".encode())
+    daemon.on("GET", "/services/web/logs", Reply(200, (piece,), "application/octet-stream"))
+    daemon.on("GET", "/tasks/t1running", task(1, "running"))
+    assert ctl("service", "logs", "--raw", "--details", "web").out == "colour=red one\n"
+    assert ctl("service", "logs", "--raw", "web").out == "one\n"
+
+
+def test_an_incomplete_stream_is_an_error_after_its_lines(daemon: Daemon, ctl: Run) -> None:
+    serve(daemon, [])
+    pieces = (frame(1, b"one\n"), frame(3, b"warning: incomplete log stream: node w1 is down\n"))
+    daemon.on("GET", "/services/web/logs", Reply(200, pieces, "application/octet-stream"))
+    result = ctl("service", "logs", "web")
+    assert (result.code, result.out) == (1, "one\n")
+    assert "incomplete log stream: node w1 is down" in result.err
 
 
 def test_the_daemons_conflict_is_shown(daemon: Daemon, ctl: Run) -> None:
