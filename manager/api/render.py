@@ -23,7 +23,7 @@ from swarmapi.model.objects import (
     Task,
     TaskState,
 )
-from swarmapi.model.spec import PortConfig, UpdateConfig, to_json
+from swarmapi.model.spec import PortConfig, ServiceSpec, UpdateConfig, to_json
 from swarmapi.model.tables import EndpointState
 
 Json = dict[str, Any]
@@ -71,8 +71,7 @@ def _template_json(template: Any, *, with_runtime: bool) -> Json:
     return body
 
 
-def _service_spec(service: Service, *, insert_defaults: bool) -> Json:
-    spec = service.spec
+def _service_spec(spec: ServiceSpec, *, insert_defaults: bool) -> Json:
     body: Json = to_json(spec)
     body.setdefault("Labels", {})
     body["TaskTemplate"] = _template_json(spec.task_template, with_runtime=True)
@@ -118,11 +117,17 @@ def _ports(ports: tuple[PortConfig, ...]) -> list[Json]:
 
 
 def service_json(
-    service: Service, *, insert_defaults: bool = False, counts: ServiceCounts | None = None
+    service: Service,
+    *,
+    previous: ServiceSpec | None = None,
+    insert_defaults: bool = False,
+    counts: ServiceCounts | None = None,
 ) -> Json:
-    """Return a service; with `counts` its ServiceStatus too."""
+    """Return a service; with `previous` what a rollback returns to, with `counts` its status."""
     body = _head(service.id, service.meta)
-    body["Spec"] = _service_spec(service, insert_defaults=insert_defaults)
+    body["Spec"] = _service_spec(service.spec, insert_defaults=insert_defaults)
+    if previous is not None:
+        body["PreviousSpec"] = _service_spec(previous, insert_defaults=insert_defaults)
     endpoint: Json = {"Spec": {}}
     body["Endpoint"] = endpoint
     if service.endpoint.spec_version:

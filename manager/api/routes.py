@@ -125,7 +125,11 @@ async def list_services(request: web.Request) -> web.Response:
     with_status = query.flag(request, "status")
     return answer(
         [
-            render.service_json(s, counts=services.count_tasks(view, s) if with_status else None)
+            render.service_json(
+                s,
+                previous=services.previous_spec(view, s),
+                counts=services.count_tasks(view, s) if with_status else None,
+            )
             for s in services.list_services(view, filters)
         ]
     )
@@ -140,9 +144,14 @@ async def create_service(request: web.Request) -> web.Response:
 
 async def get_service(request: web.Request) -> web.Response:
     """Show a service."""
-    service = find_service(request.app[STORE].view, request.match_info["id"])
+    view = request.app[STORE].view
+    service = find_service(view, request.match_info["id"])
     return answer(
-        render.service_json(service, insert_defaults=query.flag(request, "insertDefaults"))
+        render.service_json(
+            service,
+            previous=services.previous_spec(view, service),
+            insert_defaults=query.flag(request, "insertDefaults"),
+        )
     )
 
 

@@ -100,10 +100,10 @@ async def rollback_service(store: Store, key: str, version: int, request_id: str
     """
     service = find_service(store.view, key)
     _check_version(store, service, version, request_id)
-    record = store.view.specs.get((service.id, service.previous_spec_version))
-    if not service.previous_spec_version or record is None:
+    previous = previous_spec(store.view, service)
+    if previous is None:
         raise FailedPrecondition(f"service {service.spec.name} does not have a previous spec")
-    spec, networks = _resolve_networks(store.view, record.spec)
+    spec, networks = _resolve_networks(store.view, previous)
     _check_ports(store.view, spec, service.id)
     status = UpdateStatus(
         state=UpdateState.ROLLBACK_STARTED,
@@ -133,6 +133,12 @@ def list_services(view: View, filters: Filters) -> list[Service]:
         and matches_one(filters, "mode", "global" if defaults.is_global(s.spec) else "replicated")
         and matches_one(filters, "runtime", "container")
     ]
+
+
+def previous_spec(view: View, service: Service) -> ServiceSpec | None:
+    """Return what a rollback returns to."""
+    record = view.specs.get((service.id, service.previous_spec_version))
+    return record.spec if record is not None else None
 
 
 def count_tasks(view: View, service: Service) -> ServiceCounts:

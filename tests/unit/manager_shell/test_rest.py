@@ -212,6 +212,8 @@ def test_update_needs_the_version_and_rollback_the_previous_spec() -> None:
         await cluster.settle()
         current = await get(client, "/services/web")
         assert current["Spec"]["TaskTemplate"]["ContainerSpec"]["Image"] == "busybox:2"
+        former = current["PreviousSpec"]["TaskTemplate"]["ContainerSpec"]
+        assert former["Image"] == "busybox:latest"
         assert current["UpdateStatus"]["State"] == "updating"
         version = current["Version"]["Index"]
         await post(client, f"/services/web/update?version={version}&rollback=previous", newer)
