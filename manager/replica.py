@@ -183,7 +183,7 @@ def error_of(conflict: Conflict) -> errors.SwarmError:
             return errors.AlreadyExists(conflict.message)
         case "missing":
             return errors.NotFound(conflict.message)
-        case "manager":
+        case "manager" | "in-use":
             return errors.FailedPrecondition(conflict.message)
         case _:
             return errors.Conflict(conflict.message)

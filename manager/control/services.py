@@ -17,7 +17,7 @@ from manager.orchestrator.update import Outdated
 from manager.replica import OUT_OF_SEQUENCE, Store
 from manager.store.changes import Delete, PutService, PutSpecVersion
 from manager.store.view import View, is_live, is_wanted, ports_of, published
-from swarmapi.errors import Conflict, FailedPrecondition, Internal, InvalidArgument
+from swarmapi.errors import FailedPrecondition, Internal, InvalidArgument
 from swarmapi.model import defaults
 from swarmapi.model.objects import (
     Service,
@@ -228,6 +228,6 @@ def _check_ports(view: View, spec: ServiceSpec, service_id: str) -> None:
             taken |= {(owner, "a host-published") for owner in view.port_claims.of(("host", *key))}
         for owner, what in sorted(t for t in taken if t[0] != service_id):
             name = view.services[owner].spec.name if owner in view.services else owner
-            raise Conflict(
+            raise InvalidArgument(
                 f"port '{key[1]}' is already in use by service '{name}' ({owner}) as {what} port"
             )

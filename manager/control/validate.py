@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from manager.scheduler.constraints import parse
-from swarmapi.errors import InvalidArgument, Unsupported
+from swarmapi.errors import InvalidArgument
 from swarmapi.ids import check_service_name
 from swarmapi.model import defaults
 from swarmapi.model.spec import (
@@ -63,7 +63,7 @@ def check_network(spec: NetworkSpec) -> None:
     """Refuse a network spec that cannot be made.
 
     Raises:
-        InvalidArgument, Unsupported: with the path of the field.
+        InvalidArgument: with the path of the field.
     """
     try:
         check_service_name(spec.name)
@@ -73,7 +73,7 @@ def check_network(spec: NetworkSpec) -> None:
         raise InvalidArgument(f"Driver: cluster networks use overlay, not {spec.driver!r}")
     for option, value in (spec.options or {}).items():
         if option != MTU_OPTION:
-            raise Unsupported(f"Options.{option}: not supported: leave it out")
+            raise InvalidArgument(f"Options.{option}: not supported: leave it out")
         if not value.isdigit():
             raise InvalidArgument(f"Options.{option}: a number of bytes is expected")
         _within(f"Options.{option}", int(value), *_MTU_RANGE)
@@ -81,11 +81,11 @@ def check_network(spec: NetworkSpec) -> None:
     if ipam is None:
         return
     if ipam.driver not in ("", "default"):
-        raise Unsupported(f"IPAM.Driver: {ipam.driver!r} is not supported: leave it out")
+        raise InvalidArgument(f"IPAM.Driver: {ipam.driver!r} is not supported: leave it out")
     if ipam.options:
-        raise Unsupported("IPAM.Options: not supported: leave it out")
+        raise InvalidArgument("IPAM.Options: not supported: leave it out")
     if len(ipam.config or ()) > 1:
-        raise Unsupported("IPAM.Config: one subnet for each network is supported")
+        raise InvalidArgument("IPAM.Config: one subnet for each network is supported")
     for pool in ipam.config or ():
         _check_pool(pool.subnet, pool.gateway)
 
@@ -163,7 +163,7 @@ def _is_address(text: str) -> bool:
 def _check_templates(path: str, values: Iterable[str]) -> None:
     for value in values:
         if _TEMPLATE.search(value):
-            raise Unsupported(f"{path}: templates ({value!r}) are not supported")
+            raise InvalidArgument(f"{path}: templates ({value!r}) are not supported")
 
 
 def _check_mounts(path: str, mounts: Iterable[Mount]) -> None:

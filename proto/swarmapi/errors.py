@@ -7,7 +7,7 @@ SwarmError                    HTTP  gRPC                  what the caller should
 ├── NotFound                  404   NOT_FOUND             name something that exists
 ├── AlreadyExists             409   ALREADY_EXISTS        choose another name
 ├── Conflict                  409   ABORTED               read again, retry
-├── FailedPrecondition        412   FAILED_PRECONDITION   bring about the precondition
+├── FailedPrecondition        400   FAILED_PRECONDITION   bring about the precondition
 ├── NotSwarmManager           503   FAILED_PRECONDITION   ask a manager, or join a cluster
 ├── Unsupported               501   UNIMPLEMENTED         leave the named option out
 ├── Internal                  500   INTERNAL              report it
@@ -76,7 +76,7 @@ class Conflict(SwarmError):
 class FailedPrecondition(SwarmError):
     """The system is not in a state that permits this."""
 
-    http_status = 412
+    http_status = 400  # as Docker answers to gRPC's code, not HTTP's precondition
     grpc_code = "FAILED_PRECONDITION"
 
 

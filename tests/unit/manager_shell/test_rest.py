@@ -147,10 +147,10 @@ def test_published_port_and_overlay_are_allocated_and_rendered() -> None:
         attached = {a["Network"]["ID"]: a["Addresses"][0] for a in task["NetworksAttachments"]}
         assert attached[network_id].startswith("10.77.0.")
         response = await client.delete("/networks/ov1")
-        assert response.status == 409
+        assert response.status == 400
         assert "in use by service web" in (await response.json())["message"]
         taken = spec("two", EndpointSpec={"Ports": [{"TargetPort": 1, "PublishedPort": 8080}]})
-        refused = await post(client, "/services/create", taken, 409)
+        refused = await post(client, "/services/create", taken, 400)
         assert "already in use by service 'web'" in refused["message"]
 
     play(story)
@@ -168,9 +168,9 @@ def test_a_read_outlives_the_leadership_that_took_it() -> None:
 @pytest.mark.parametrize(
     ("first", "second", "status"),
     [
-        ("ingress", "ingress", 409),
-        ("host", "ingress", 409),
-        ("ingress", "host", 409),
+        ("ingress", "ingress", 400),
+        ("host", "ingress", 400),
+        ("ingress", "host", 400),
         ("host", "host", 201),
     ],
 )
@@ -198,7 +198,7 @@ def test_update_needs_the_version_and_rollback_the_previous_spec() -> None:
         stale = await post(client, f"/services/web/update?version={version - 1}", spec(), 500)
         assert stale == {"message": OUT_OF_SEQUENCE}
         nothing = await post(
-            client, f"/services/web/update?version={version}&rollback=previous", spec(), 412
+            client, f"/services/web/update?version={version}&rollback=previous", spec(), 400
         )
         assert "does not have a previous spec" in nothing["message"]
         newer = spec()
@@ -312,10 +312,10 @@ def test_nodes_are_listed_updated_and_guarded() -> None:
         assert len(await get(client, "/nodes", filters={"node.label": ["zone=a"]})) == 1
         assert await get(client, "/nodes", filters={"node.label": ["zone=b"]}) == []
         path = f"/nodes/m1/update?version={changed['Version']['Index']}"
-        refused = await post(client, path, {**wanted, "Role": "worker"}, 412)
+        refused = await post(client, path, {**wanted, "Role": "worker"}, 400)
         assert "last manager" in refused["message"]
         response = await client.delete("/nodes/m1?force=1")
-        assert response.status == 412
+        assert response.status == 400
 
     play(story)
 
