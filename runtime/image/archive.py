@@ -18,8 +18,9 @@ from runtime.image.bounds import Readable
 from runtime.image.documents import Manifest, SavedImage, decode, decode_config
 from runtime.image.errors import BadArchive, BadReference, ImageNotFound
 from runtime.image.model import Image, LayerInfo, architecture, format_time_ns
+from runtime.image.records import REF_NAME
 from runtime.image.reference import parse
-from runtime.image.store import REF_NAME, ImageStore
+from runtime.image.store import ImageStore
 from runtime.image.tarstream import decompress, open_archive
 
 _JSON_MAX_BYTES = 16 << 20

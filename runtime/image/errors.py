@@ -32,6 +32,13 @@ class BadArchive(ImageError):
     """A tar stream is damaged, over its limits or tries to leave its root."""
 
 
+class DiskFull(ImageError):
+    """The file system of the data root has no room; nothing half done stays."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"no space left on device: {path}: free some, or prune images")
+
+
 class BuildError(ImageError):
     """A build ended; `code` is the exit code of the failing step, 0 where there is none."""
 

@@ -35,6 +35,7 @@ class Image:
     parent: str = ""
     manifest_digest: str = ""
     cache_key: str = ""
+    source_digest: str = ""
 
     @property
     def short_id(self) -> str:

@@ -6,8 +6,6 @@ Every method may be called from any thread. State lives in `index.json`: one des
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 import shutil
@@ -15,7 +13,7 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,17 +24,19 @@ from runtime.image.bounds import DEFAULT_LIMITS, Readable, UnpackLimits
 from runtime.image.durable import sync_directory, sync_filesystem
 from runtime.image.errors import BadArchive, BadReference, ImageError, ImageNotFound
 from runtime.image.model import Image, LayerInfo, chain_ids, parse_time_ns
+from runtime.image.records import (
+    Record,
+    answers_to,
+    descriptors,
+    layers_of,
+    manifest_of,
+    read_records,
+)
 from runtime.image.reference import Reference, parse
 from runtime.image.removal import Node, Planner, Users
-from runtime.image.tarstream import TarReader, decompress
+from runtime.image.tarstream import Hashing, TarReader, decompress
 from runtime.image.unpack import LAYER, unpack
 
-REF_NAME = "org.opencontainers.image.ref.name"
-_PARENT = "io.swarm.image.parent"
-_CACHE_KEY = "io.swarm.image.cache-key"
-_REPO_DIGESTS = "io.swarm.image.repo-digests"
-_REMOVED = "io.swarm.image.removed"
-_UNPACKED = "io.swarm.layer.unpacked-bytes"
 _ID_PREFIX = re.compile(r"(?:sha256:)?([a-f0-9]{1,64})")
 
 # The class has a method `list`, so its annotations need names of their own.
@@ -44,19 +44,6 @@ Names = list[str]
 Rows = list[dict[str, Any]]
 Answer = list[dict[str, str]]
 Images = list[Image]
-
-
-@dataclass
-class _Record:
-    """One image of the index."""
-
-    image_id: str
-    manifest: dict[str, Any]  # the descriptor, without annotations
-    refs: list[str]  # canonical
-    repo_digests: list[str]
-    parent: str
-    cache_key: str
-    removed: bool = False  # for the user; a stopped container still rests on its layers
 
 
 @dataclass(frozen=True)
@@ -85,8 +72,11 @@ class ImageStore:
         self._lock = threading.RLock()
         self._putting = 0  # layers on their way in: no blob may be collected meanwhile
         self._fresh: Counter[str] = Counter()  # blobs put but not yet part of an image
-        self._records = self._read_records()
+        self._held: Counter[str] = Counter()  # digests and chain ids of pulls under way
+        self._records = read_records(self.blobs.read_index(), self.blobs.get_json)
         self._images: dict[str, Image] = {}
+        with suppress(ImageError):  # a damaged store opens, and tells what it misses when asked
+            self._collect()  # what a process that died had not made part of an image
 
     # -- looking up --------------------------------------------------------------------------
 
@@ -181,7 +171,7 @@ class ImageStore:
     def _described(self, digest: str, size: int) -> LayerInfo:
         with self.blobs.open(digest) as file:
             plain, compression = decompress(file, self.limits)
-            tee = _Hashing(plain)
+            tee = Hashing(plain)
             unpacked = 0
             for count, member in enumerate(TarReader(tee), 1):
                 unpacked += member.size if member.isreg() else 0
@@ -202,8 +192,14 @@ class ImageStore:
         parent: str = "",
         cache_key: str = "",
         raw_config: bytes = b"",
+        source: bytes = b"",
+        repo_digest: str = "",
     ) -> Image:
-        """Store an image over layers put before; `raw_config` keeps a foreign config's bytes."""
+        """Store an image over layers put before; `raw_config` keeps a foreign config's bytes.
+
+        `source` is the manifest a registry had for it, `repo_digest` the name@digest it answers
+        to there.
+        """
         stack = tuple(layers)
         rootfs = {"type": "layers", "diff_ids": [layer.diff_id for layer in stack]}
         if raw_config and config.get("rootfs", {}).get("diff_ids", []) != rootfs["diff_ids"]:
@@ -212,7 +208,13 @@ class ImageStore:
         names = [parse(ref).with_default_tag() for ref in refs]
         try:
             with self._changing():
-                image = self._put(content, stack, names, parent, cache_key)
+                record = self._put(content, stack, names, parent, cache_key)
+                if source:
+                    record.source = self.blobs.put(source)
+                if repo_digest and repo_digest not in record.repo_digests:
+                    record.repo_digests.append(repo_digest)
+                self._images.pop(record.image_id, None)
+                image = self._image(record)
         except BaseException:
             with self._lock:
                 self._fresh = +(self._fresh - Counter(layer.digest for layer in stack))
@@ -229,25 +231,25 @@ class ImageStore:
         names: Iterable[Reference],
         parent: str,
         cache_key: str,
-    ) -> Image:
+    ) -> Record:
         for layer in stack:
             if self.blobs.size(layer.digest) != layer.size_bytes:
                 raise ImageError(f"layer {layer.digest} is missing from the image store")
         image_id = self.blobs.put(content)
-        manifest = oci.encode(_manifest(image_id, len(content), stack))
+        manifest = oci.encode(manifest_of(image_id, len(content), stack))
         descriptor = {
             "mediaType": oci.MANIFEST,
             "digest": self.blobs.put(manifest),
             "size": len(manifest),
         }
         known = self._records.get(image_id)
-        self._records[image_id] = record = known or _Record(
+        self._records[image_id] = record = known or Record(
             image_id, descriptor, [], [], parent, cache_key
         )
         record.removed = False
         for name in names:
             self._point(name, image_id)
-        return self._image(record)
+        return record
 
     def give_up(self, layers: Iterable[LayerInfo]) -> None:
         """Delete layers put for an image that did not come to be."""
@@ -296,6 +298,43 @@ class ImageStore:
             if entry not in record.repo_digests:
                 record.repo_digests.append(entry)
                 self._images.pop(record.image_id, None)
+
+    # -- layers of a pull --------------------------------------------------------------------
+
+    def hold(self, names: Iterable[str]) -> None:
+        """Keep blobs and unpacked layers of these digests and chain ids until `release`."""
+        with self._lock:
+            self._held.update(names)
+
+    def release(self, names: Iterable[str]) -> None:
+        """End a hold; what no image has by now goes away."""
+        with self._lock:
+            self._held = +(self._held - Counter(names))
+            self._collect()
+
+    def known_layer(self, digest: str, diff_id: str) -> LayerInfo | None:
+        """A layer of these digests that an image here has already."""
+        with self._lock:
+            for record in self._records.values():
+                for layer in self._image(record).layers:
+                    if (layer.digest, layer.diff_id) == (digest, diff_id):
+                        return layer if self.blobs.size(digest) == layer.size_bytes else None
+        return None
+
+    def install_layer(self, blob: Path, digest: str, unpacked: Path, chain_id: str) -> None:
+        """Move a verified blob and its unpacked directory (with `diff` in it) into their places.
+
+        Both are made durable by `sync`, which comes before the image is put.
+        """
+        with self._lock:
+            os.rename(blob, self.blobs.path(digest))
+            target = self._layers / chain_id.removeprefix("sha256:")
+            if not target.exists():
+                os.rename(unpacked, target)
+
+    def sync(self) -> None:
+        """Make everything installed durable."""
+        sync_filesystem(self._root)
 
     # -- removing ----------------------------------------------------------------------------
 
@@ -346,20 +385,20 @@ class ImageStore:
         del self._records[image_id]
         self._images.pop(image_id, None)
 
-    def _drop_name(self, record: _Record, name: str) -> None:
+    def _drop_name(self, record: Record, name: str) -> None:
         record.refs = [ref for ref in record.refs if ref != name]
         record.repo_digests = [digest for digest in record.repo_digests if digest != name]
         self._images.pop(record.image_id, None)
 
-    def _chain(self, record: _Record) -> tuple[str, ...]:
+    def _chain(self, record: Record) -> tuple[str, ...]:
         return chain_ids(tuple(layer.diff_id for layer in self._image(record).layers))
 
     def _collect(self) -> None:
         """Delete blobs and unpacked layers no image needs any more."""
         if self._putting:
             return  # the next removal collects
-        blobs = set(self._fresh)
-        chains: set[str] = set()
+        blobs = {*self._fresh, *self._held}
+        chains = {name.removeprefix("sha256:") for name in self._held}
         for record in self._records.values():
             blobs.update(self._blobs_of(record))
             chains.update(chain.removeprefix("sha256:") for chain in self._chain(record))
@@ -403,7 +442,7 @@ class ImageStore:
 
     # -- the index ---------------------------------------------------------------------------
 
-    def _find(self, ref: str) -> _Record:
+    def _find(self, ref: str) -> Record:
         exact = self._records.get(ref) or self._records.get(f"sha256:{ref}")
         if exact:
             return exact
@@ -414,7 +453,7 @@ class ImageStore:
             name = None
         if name:
             for record in self._records.values():
-                if _answers_to(record, name):
+                if answers_to(record, name):
                     return record
         match = _ID_PREFIX.fullmatch(ref)
         if match:
@@ -424,7 +463,7 @@ class ImageStore:
                 return self._records[ids[0]]
         raise ImageNotFound(name.familiar if name else ref)
 
-    def _name_meant(self, ref: str, record: _Record) -> str:
+    def _name_meant(self, ref: str, record: Record) -> str:
         """The canonical name `ref` stands for, empty where it is an id."""
         try:
             name = parse(ref).with_default_tag()
@@ -444,14 +483,14 @@ class ImageStore:
         self._records[image_id].refs.append(canonical)
         self._images.pop(image_id, None)
 
-    def _tags(self, record: _Record) -> Names:
+    def _tags(self, record: Record) -> Names:
         return [parse(ref).familiar for ref in record.refs if parse(ref).tag]
 
-    def _image(self, record: _Record) -> Image:
+    def _image(self, record: Record) -> Image:
         if record.image_id not in self._images:
             manifest = self.blobs.get_json(record.manifest["digest"])
             config = self.blobs.get_json(record.image_id)
-            layers = _layers_of(manifest, config)
+            layers = layers_of(manifest, config)
             self._images[record.image_id] = Image(
                 id=record.image_id,
                 config=config,
@@ -464,108 +503,15 @@ class ImageStore:
                 parent=record.parent,
                 manifest_digest=record.manifest["digest"],
                 cache_key=record.cache_key,
+                source_digest=record.source,
             )
         return self._images[record.image_id]
 
-    def _blobs_of(self, record: _Record) -> Names:
-        layers = self._image(record).layers
-        return [record.manifest["digest"], record.image_id, *(layer.digest for layer in layers)]
-
-    def _read_records(self) -> dict[str, _Record]:
-        records: dict[str, _Record] = {}
-        for item in self.blobs.read_index():
-            notes = item.get("annotations", {})
-            manifest = self.blobs.get_json(item["digest"])
-            image_id = manifest["config"]["digest"]
-            record = records.setdefault(
-                image_id,
-                _Record(
-                    image_id,
-                    {key: item[key] for key in ("mediaType", "digest", "size")},
-                    [],
-                    json.loads(notes.get(_REPO_DIGESTS, "[]")),
-                    notes.get(_PARENT, ""),
-                    notes.get(_CACHE_KEY, ""),
-                    _REMOVED in notes,
-                ),
-            )
-            if REF_NAME in notes:
-                record.refs.append(notes[REF_NAME])
-        return records
+    def _blobs_of(self, record: Record) -> Names:
+        source = [record.source] if record.source else []
+        layers = [layer.digest for layer in self._image(record).layers]
+        return [record.manifest["digest"], record.image_id, *source, *layers]
 
     def _save(self, *, from_reserve: bool) -> None:
-        manifests = []
-        for record in self._records.values():
-            removed = "1" if record.removed else ""
-            notes = {_PARENT: record.parent, _CACHE_KEY: record.cache_key, _REMOVED: removed}
-            if record.repo_digests:
-                notes[_REPO_DIGESTS] = json.dumps(record.repo_digests)
-            notes = {key: value for key, value in notes.items() if value}
-            for ref in record.refs or [""]:
-                named = {**notes, REF_NAME: ref} if ref else notes
-                manifests.append({**record.manifest, **({"annotations": named} if named else {})})
+        manifests = descriptors(self._records.values())
         self.blobs.write_index(manifests, from_reserve=from_reserve)
-
-
-def _answers_to(record: _Record, name: Reference) -> bool:
-    if name.canonical in record.refs:
-        return True
-    if not name.digest:
-        return False
-    same_repo = any(parse(ref).name == name.name for ref in record.refs)
-    return f"{name.name}@{name.digest}" in record.repo_digests or (
-        same_repo and record.manifest["digest"] == name.digest
-    )
-
-
-def _manifest(config_digest: str, size: int, layers: tuple[LayerInfo, ...]) -> dict[str, Any]:
-    return {
-        "schemaVersion": 2,
-        "mediaType": oci.MANIFEST,
-        "config": {"mediaType": oci.CONFIG, "digest": config_digest, "size": size},
-        "layers": [
-            {
-                "mediaType": layer.media_type,
-                "digest": layer.digest,
-                "size": layer.size_bytes,
-                "annotations": {_UNPACKED: str(layer.unpacked_bytes)},
-            }
-            for layer in layers
-        ],
-    }
-
-
-def _layers_of(manifest: dict[str, Any], config: dict[str, Any]) -> tuple[LayerInfo, ...]:
-    return tuple(
-        LayerInfo(
-            item["digest"],
-            diff_id,
-            item["size"],
-            item["mediaType"],
-            int(item.get("annotations", {}).get(_UNPACKED, item["size"])),
-        )
-        for item, diff_id in zip(
-            manifest["layers"], config.get("rootfs", {}).get("diff_ids", []), strict=True
-        )
-    )
-
-
-class _Hashing:
-    """Passes a stream on and hashes it, to its very end."""
-
-    def __init__(self, source: Readable) -> None:
-        self._source = source
-        self._hasher = hashlib.sha256()
-
-    def read(self, size: int = -1, /) -> bytes:
-        chunk = self._source.read(size)
-        self._hasher.update(chunk)
-        return chunk
-
-    def finish(self) -> str:
-        try:
-            while self.read(1 << 20):
-                continue
-        except (OSError, EOFError) as error:
-            raise BadArchive(f"damaged layer: {error}") from error
-        return "sha256:" + self._hasher.hexdigest()

@@ -5,7 +5,8 @@ tarfile is used to parse headers only; nothing here or elsewhere calls its extra
 
 from __future__ import annotations
 
-import gzip
+import hashlib
+import io
 import sys
 import tarfile
 import zlib
@@ -28,7 +29,10 @@ _EXTENSIONS = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
 )
-_DAMAGED = (tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile)
+_DAMAGED = (tarfile.TarError, zlib.error, EOFError)
+_BUFFER_BYTES = 1 << 20
+_INPUT_BYTES = 1 << 18
+_GZIP_WBITS = 31
 
 
 class _Peeked:
@@ -67,8 +71,68 @@ def decompress(source: Readable, limits: UnpackLimits = DEFAULT_LIMITS) -> tuple
 _Opened = tuple[Readable, tuple[type[Exception], ...]]
 
 
+class _Gunzip(io.RawIOBase):
+    """Gzip members one after the other; the module's reader takes 8 KiB at a time until 3.12.
+
+    Raises zlib.error for damage, EOFError for an early end.
+    """
+
+    def __init__(self, source: Readable) -> None:
+        self._source = source
+        self._inflater = zlib.decompressobj(_GZIP_WBITS)
+        self._input = b""
+
+    def readable(self) -> bool:  # type: ignore[explicit-override]  # 3.11 has none
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:  # type: ignore[explicit-override]  # 3.11 has none
+        """Fill what one step of the decompressor gives; 0 at the end."""
+        while True:
+            data = self._input or self._source.read(_INPUT_BYTES)
+            if not data:
+                if not self._inflater.eof:
+                    raise EOFError("compressed stream ends early")
+                return 0
+            if self._inflater.eof:
+                data = data.lstrip(b"\0")  # padding between members
+                if data:
+                    self._inflater = zlib.decompressobj(_GZIP_WBITS)
+                else:
+                    self._input = b""
+                    continue
+            out = self._inflater.decompress(data, len(buffer))
+            self._input = self._inflater.unconsumed_tail or self._inflater.unused_data
+            if out:
+                buffer[: len(out)] = out
+                return len(out)
+
+
+class Hashing:
+    """Passes a stream on and hashes it, to its very end."""
+
+    def __init__(self, source: Readable) -> None:
+        self._source = source
+        self._hasher = hashlib.sha256()
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return up to `size` bytes."""
+        chunk = self._source.read(size)
+        self._hasher.update(chunk)
+        return chunk
+
+    def finish(self) -> str:
+        """Read what is left; return the digest of everything."""
+        try:
+            while self.read(_BUFFER_BYTES):
+                continue
+        except (OSError, EOFError) as error:
+            raise BadArchive(f"damaged layer: {error}") from error
+        return "sha256:" + self._hasher.hexdigest()
+
+
 def _open_gzip(source: IO[bytes]) -> _Opened:
-    return gzip.GzipFile(fileobj=source, mode="rb"), (gzip.BadGzipFile, zlib.error, EOFError)
+    plain = io.BufferedReader(_Gunzip(source), _BUFFER_BYTES)
+    return cast("Readable", plain), (zlib.error, EOFError)
 
 
 def _open_bzip2(source: IO[bytes]) -> _Opened:
@@ -136,7 +200,9 @@ class TarReader:
                 return
             self._stream = _Exact(_Peeked(head, self._source))
             stream = cast("IO[bytes]", self._stream)
-            self._tar = tarfile.open(fileobj=stream, mode="r|", errorlevel=2, tarinfo=_Header)  # noqa: SIM115 - ends with the stream
+            self._tar = tarfile.open(
+                fileobj=stream, mode="r|", errorlevel=2, tarinfo=_Header, bufsize=_INPUT_BYTES
+            )  # noqa: SIM115 - ends with the stream
             while (member := self._tar.next()) is not None:
                 vars(self._tar)["members"].clear()  # it would keep every header
                 self._stream.needed = member.offset_data + (member.size if member.isreg() else 0)
