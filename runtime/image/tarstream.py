@@ -202,7 +202,7 @@ class TarReader:
             stream = cast("IO[bytes]", self._stream)
             self._tar = tarfile.open(
                 fileobj=stream, mode="r|", errorlevel=2, tarinfo=_Header, bufsize=_INPUT_BYTES
-            )  # noqa: SIM115 - ends with the stream
+            )
             while (member := self._tar.next()) is not None:
                 vars(self._tar)["members"].clear()  # it would keep every header
                 self._stream.needed = member.offset_data + (member.size if member.isreg() else 0)

@@ -230,3 +230,27 @@ class DiskUsage(TypedDict):
     Containers: NotRequired[list[ContainerSummary]]
     Volumes: NotRequired[list[Volume]]
     BuildCache: NotRequired[list[Object]]
+
+
+class LoggedIn(TypedDict):
+    """Credentials a registry took."""
+
+    IdentityToken: str
+    Status: str
+
+
+class Distribution(TypedDict):
+    """What a reference names at its registry."""
+
+    Descriptor: Object
+    Platforms: list[Object]
+
+
+class SearchResult(TypedDict):
+    """An image a registry found."""
+
+    name: str
+    description: str
+    star_count: int
+    is_official: bool
+    is_automated: bool

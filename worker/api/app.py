@@ -11,6 +11,7 @@ from runtime.errors import BadStatus, NoSuchContainer, RuntimeFailure
 from runtime.errors import Unsupported as RuntimeUnsupported
 from runtime.image.durable import FULL
 from runtime.image.errors import BadArchive, BadReference, ImageConflict, ImageError, ImageNotFound
+from runtime.image.registry.errors import NoSearch, RemoteNotFound, Unauthorized
 from swarmapi.errors import SwarmError
 from swarmapi.query import add_routes, refuse
 from worker.api import (
@@ -21,6 +22,7 @@ from worker.api import (
     execs,
     images,
     networks,
+    registry,
     streams,
     system,
     volumes,
@@ -32,7 +34,9 @@ from worker.engine.engine import Engine
 
 log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-MODULES = (system, archives, containers, streams, execs, images, build, volumes, networks)
+MODULES = (
+    system, archives, containers, streams, execs, registry, images, build, volumes, networks,
+)  # fmt: skip
 """Those with a table of routes, `ROUTES`."""
 _BODY_LIMIT_BYTES = 16 << 20
 _STATUS: Sequence[tuple[type[RuntimeFailure], int]] = (
@@ -40,6 +44,9 @@ _STATUS: Sequence[tuple[type[RuntimeFailure], int]] = (
     (ImageConflict, 409),
     (BadReference, 400),
     (BadArchive, 400),
+    (RemoteNotFound, 404),
+    (Unauthorized, 401),
+    (NoSearch, 501),
     (ImageError, 500),
     (NoSuchContainer, 404),
     (BadStatus, 409),

@@ -1,12 +1,10 @@
 """Images: list, inspect, tag, remove, load and save, commit and import."""
 
 import asyncio
-import base64
 import os
 import tempfile
 from typing import IO, Any
 
-import msgspec
 from aiohttp import web
 
 from runtime.errors import RuntimeFailure
@@ -18,7 +16,7 @@ from runtime.image.model import Image
 from swarmapi import query, rest
 from swarmapi.errors import InvalidArgument, Unsupported
 from swarmapi.rest import Route
-from worker.api import answers
+from worker.api import answers, registry
 from worker.api.bodies import Spool
 from worker.api.keys import engine_of
 from worker.api.render import image_details, image_summary
@@ -173,14 +171,11 @@ async def _send_file(request: web.Request, file: IO[bytes]) -> web.StreamRespons
 
 
 async def create(request: web.Request) -> web.StreamResponse:
-    """Import a root file system; pulling is refused by name while there is no registry client."""
+    """Pull `fromImage`, or import the root file system that is the body (`fromSrc=-`)."""
     engine = engine_of(request)
     source = query.text(request, "fromSrc")
     if not source:
-        name = _name(query.text(request, "fromImage"), query.text(request, "tag"))
-        raise Unsupported(
-            f"pull of {name} is not supported: load the image with `load` or build it"
-        )
+        return await registry.pull(request)
     if source != "-":
         raise Unsupported("import from a URL is not supported: send the archive")
     repo = query.text(request, "repo")
@@ -252,28 +247,6 @@ def _committed_config(config: Any, env: list[str]) -> dict[str, Any]:
         "StopSignal": config.stop_signal,
     }
     return {"Env": env, **{key: value for key, value in given.items() if value}}
-
-
-async def push(request: web.Request) -> web.StreamResponse:
-    """Refuse by name while there is no registry client."""
-    registry_auth(request)
-    raise Unsupported(f"push of {request.match_info['name']} is not supported: use `save`")
-
-
-def registry_auth(request: web.Request) -> dict[str, Any]:
-    """Decode X-Registry-Auth.
-
-    Raises:
-        InvalidArgument: when it is no base64url JSON object.
-    """
-    raw = request.headers.get("X-Registry-Auth", "")
-    if not raw:
-        return {}
-    try:
-        decoded = base64.urlsafe_b64decode(raw + "=" * (-len(raw) % 4))
-        return msgspec.json.decode(decoded, type=dict[str, Any])
-    except (ValueError, msgspec.DecodeError) as error:
-        raise InvalidArgument(f"X-Registry-Auth: {error}") from error
 
 
 def _name(repo: str, tag: str) -> str:
@@ -365,7 +338,6 @@ ROUTES = (
     Route("GET", _IN + "/history", history, _PLATFORM, answer=list[answers.HistoryRow]),
     Route("GET", _IN + "/get", save, _PLATFORM, answer=bytes, content="tar"),
     Route("POST", _IN + "/tag", tag, _NAMED, status=201),
-    Route("POST", _IN + "/push", push, (rest.text("tag"), rest.text("platform"))),
     Route(
         "DELETE",
         _IN,

@@ -28,16 +28,6 @@ _EVENT_FILTERS = (
     "scope", "secret", "service", "type", "volume",
 )  # fmt: skip
 
-_REGISTRIES: dict[str, Any] = {
-    "AllowNondistributableArtifactsCIDRs": None,
-    "AllowNondistributableArtifactsHostnames": None,
-    "InsecureRegistryCIDRs": ["127.0.0.0/8", "::1/128"],
-    "IndexConfigs": {
-        "docker.io": {"Name": "docker.io", "Mirrors": [], "Secure": True, "Official": True}
-    },
-    "Mirrors": [],
-}
-
 
 async def ping(request: web.Request) -> web.StreamResponse:
     """Tell the API version and that the daemon lives."""
@@ -137,7 +127,7 @@ def describe(engine: Engine) -> dict[str, Any]:
         "OSType": "linux",
         "Architecture": platform.machine(),
         "IndexServerAddress": "https://index.docker.io/v1/",
-        "RegistryConfig": _REGISTRIES,
+        "RegistryConfig": engine.registries.info(),
         "NCPU": os.cpu_count() or 1,
         "MemTotal": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         "GenericResources": None,

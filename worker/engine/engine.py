@@ -11,6 +11,7 @@ from typing import Any
 
 from runtime.errors import NoSuchContainer, RuntimeFailure
 from runtime.image.errors import ImageNotFound
+from runtime.image.registry.endpoint import NO_SETTINGS, RegistrySettings
 from runtime.image.removal import User
 from runtime.image.store import ImageStore
 from swarmapi.errors import Conflict, InvalidArgument, NotFound, Unsupported
@@ -32,6 +33,7 @@ from worker.engine.names import check_name, fresh_name
 from worker.engine.networks import Networks
 from worker.engine.ports import Clock, Networking, Supervisor
 from worker.engine.record import Container, ExitStatus, Record
+from worker.engine.registries import Registries
 from worker.engine.spec import ContainerCreate
 from worker.engine.stepper import Stepper
 from worker.engine.storage import Storage
@@ -56,6 +58,7 @@ class EngineParts:
     labels: Mapping[str, str] = field(default_factory=dict)
     debug: bool = False
     random_bytes: Callable[[int], bytes] = os.urandom
+    registry: RegistrySettings = NO_SETTINGS
     swarm_info: Callable[[], Mapping[str, Any]] = field(
         default=lambda: {"LocalNodeState": "inactive", "NodeID": "", "NodeAddr": ""}
     )
@@ -71,6 +74,7 @@ class Engine:
         self.networking = parts.networking
         self.supervisor = parts.supervisor
         self.events = EventBus(parts.clock.now_ns, parts.data_root / "events.json")
+        self.registries = Registries(parts.images, parts.registry, self._image_changed)
         self.volumes = Volumes(parts.data_root / "volumes")
         self.places = Places(parts.data_root / "containers")
         self.swarm_info = parts.swarm_info
@@ -112,6 +116,9 @@ class Engine:
         self._execs: dict[str, Exec] = {}
         self._attaching: dict[str, set[AttachSession]] = {}
         self._background: set[asyncio.Task[None]] = set()
+
+    def _image_changed(self, action: str, image_id: str, name: str) -> None:
+        self.events.emit("image", action, image_id, {"name": name})
 
     async def open(self) -> None:
         """Read the records, adopt running containers and start those that must run."""

@@ -49,6 +49,9 @@ class RegistrySettings:
                     raise BadRegistry(f"insecure-registry {entry!r}: {error}") from None
 
 
+NO_SETTINGS = RegistrySettings()
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """One place to ask: schemes are tried in order; `verify` is about certificates."""

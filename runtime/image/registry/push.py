@@ -45,6 +45,7 @@ class Pushed:
     """What one tag is at the registry now."""
 
     tag: str
+    image_id: str
     descriptor: Descriptor
 
 
@@ -83,7 +84,7 @@ class Pusher:
             for tag in tags:
                 image = await in_thread(partial(self.store.resolve, f"{reference.name}:{tag}"))
                 push = _Push(self, repository, reference, image, emit)
-                done.append(Pushed(tag, await push.run(tag)))
+                done.append(Pushed(tag, image.id, await push.run(tag)))
         return done
 
     def _tags(self, reference: Reference) -> list[str]:

@@ -114,6 +114,10 @@ class Transport:
                     raise RegistryError(self._words("GET", path, error)) from error
         raise AssertionError("unreachable")
 
+    def url(self, path: str) -> str:
+        """Return the URL of a path, for messages."""
+        return self.endpoint.url(self._scheme or self.endpoint.schemes[0], path)
+
     async def check_login(self) -> None:
         """Ask the version endpoint with our credentials.
 
