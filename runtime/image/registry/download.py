@@ -36,13 +36,13 @@ async def download(
     """
     target = await in_thread(lambda: _Target(directory))
     try:
-        fruitless = 0
+        fruitless = best = 0
         while target.size < blob.size or not blob.size:
-            before = target.size
             try:
                 await _receive(repository, blob, target, progress)
             except _BROKEN as error:
-                fruitless = fruitless + 1 if target.size <= before else 0
+                fruitless = 0 if target.size > best else fruitless + 1
+                best = max(best, target.size)
                 if fruitless >= TRIES_WITHOUT_PROGRESS:
                     raise RegistryError(f"blob {blob.digest}: {error}") from error
                 await pause(0.1 * 2**fruitless)
