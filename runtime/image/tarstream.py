@@ -185,6 +185,12 @@ def open_archive(file: IO[bytes]) -> tarfile.TarFile:
     return tarfile.open(fileobj=file, mode="r:", errorlevel=2, tarinfo=_Header)
 
 
+def _open_stream(file: IO[bytes]) -> tarfile.TarFile:
+    return tarfile.open(
+        fileobj=file, mode="r|", errorlevel=2, tarinfo=_Header, bufsize=_INPUT_BYTES
+    )
+
+
 class TarReader:
     """Members of a plain tar stream, in order, in bounded memory."""
 
@@ -200,9 +206,7 @@ class TarReader:
                 return
             self._stream = _Exact(_Peeked(head, self._source))
             stream = cast("IO[bytes]", self._stream)
-            self._tar = tarfile.open(
-                fileobj=stream, mode="r|", errorlevel=2, tarinfo=_Header, bufsize=_INPUT_BYTES
-            )
+            self._tar = _open_stream(stream)
             while (member := self._tar.next()) is not None:
                 vars(self._tar)["members"].clear()  # it would keep every header
                 self._stream.needed = member.offset_data + (member.size if member.isreg() else 0)

@@ -16,7 +16,7 @@ from runtime.image.unpack import unpack
 from swarmapi import query, rest
 from swarmapi.errors import InvalidArgument, SwarmError, Unsupported
 from swarmapi.rest import Route
-from worker.api import answers
+from worker.api import answers, registry
 from worker.api.bodies import Spool
 from worker.api.keys import engine_of
 from worker.api.responses import JsonLines, answer
@@ -34,7 +34,8 @@ async def build(request: web.Request) -> web.StreamResponse:
     options = build_options(request)
     quiet = query.flag(request, "q")
     stepper = engine.stepper()
-    builder = Builder(engine.images, stepper, engine.parts.clock.now_ns)
+    pull = registry.build_puller(request)
+    builder = Builder(engine.images, stepper, engine.parts.clock.now_ns, pull)
     loop = asyncio.get_running_loop()
     progress: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
 

@@ -9,9 +9,11 @@ import msgspec
 from aiohttp import web
 
 from runtime.errors import RuntimeFailure
-from runtime.image.errors import ImageNotFound
+from runtime.image.build.options import Puller
+from runtime.image.errors import BadReference, ImageNotFound
 from runtime.image.reference import Reference, parse
-from runtime.image.registry.auth import Credentials, credentials_of
+from runtime.image.registry.auth import NOBODY, Credentials, credentials_of
+from runtime.image.registry.endpoint import login_host
 from runtime.image.registry.manifest import Platform, parse_platform
 from runtime.image.registry.progress import Emit
 from runtime.image.registry.search import LIMIT_MAX
@@ -182,12 +184,46 @@ def registry_auth(request: web.Request) -> Credentials:
     """
     raw = request.headers.get("X-Registry-Auth", "")
     if not raw:
-        return Credentials()
+        return NOBODY
     try:
         decoded = base64.urlsafe_b64decode(raw + "=" * (-len(raw) % 4))
         return _credentials(msgspec.json.decode(decoded, type=dict[str, Any]))
     except (ValueError, msgspec.DecodeError) as error:
         raise InvalidArgument(f"X-Registry-Auth: {error}") from error
+
+
+def build_puller(request: web.Request) -> Puller:
+    """Return what the thread of a build calls for a base image that is to be fetched.
+
+    X-Registry-Config holds the credentials by registry. It raises what a pull does.
+    """
+    engine = engine_of(request)
+    loop = asyncio.get_running_loop()
+    logins = {login_host(host): who for host, who in _logins(request).items()}
+
+    def pull_base(ref: str, platform: str, emit: Emit) -> None:
+        reference = parse(ref)
+        who = logins.get(login_host(reference.domain), NOBODY)
+        try:
+            wanted = parse_platform(platform) if platform else None
+        except ValueError as error:
+            raise BadReference(ref, str(error)) from error
+        pulling = engine.registries.pull(reference, who, platform=wanted, emit=emit)
+        asyncio.run_coroutine_threadsafe(pulling, loop).result()
+
+    return pull_base
+
+
+def _logins(request: web.Request) -> dict[str, Credentials]:
+    raw = request.headers.get("X-Registry-Config", "")
+    if not raw:
+        return {}
+    try:
+        decoded = base64.urlsafe_b64decode(raw + "=" * (-len(raw) % 4))
+        found = msgspec.json.decode(decoded, type=dict[str, dict[str, Any]])
+    except (ValueError, msgspec.DecodeError) as error:
+        raise InvalidArgument(f"X-Registry-Config: {error}") from error
+    return {host: _credentials(value) for host, value in found.items()}
 
 
 def _credentials(value: dict[str, Any]) -> Credentials:
