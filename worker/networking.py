@@ -10,14 +10,14 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from ipaddress import IPv4Interface
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
 from swarmapi.errors import Conflict, InvalidArgument, NotFound, Unsupported
 from swarmapi.model.tables import NetworkTable
+from worker.bridge import BridgeOptions, kernel_bridge
 from worker.config import Config
 from worker.engine import network_spec
 from worker.engine.endpoints import EndpointSpec
@@ -28,7 +28,6 @@ from worker.network.attachments import (
     Attached,
     AttachedEndpoint,
     Attachment,
-    BridgeNetwork,
     NetworkBusy,
     NetworkError,
     NetworkKind,
@@ -43,46 +42,6 @@ BUILTIN = (
     NetworkInfo(id=HOST_ID, name="host", driver="host"),
     NetworkInfo(id=NONE_ID, name="none", driver="null"),
 )
-
-
-@dataclass(frozen=True)
-class BridgeOptions:
-    """How the default bridge is to be (the daemon's options)."""
-
-    link: str = "swarm0"
-    address: str = ""
-    """Its own address and, by that, its subnet (Docker's --bip); empty: chosen."""
-    ip_range: str = ""
-    """The part of the subnet that addresses are chosen from (--fixed-cidr)."""
-    mtu: int = 1500
-    talkative: bool = True
-    """Whether its containers reach each other (--icc)."""
-    masquerade: bool = True
-    host_address: str = ""
-    """Where ports are published that name no address (--ip)."""
-
-    def network(self, address: str) -> NetworkInfo:
-        """Return the network as `inspect` shows it, with the address given or else its own.
-
-        Raises ValueError for a bad address.
-        """
-        own = IPv4Interface(self.address or address)
-        return NetworkInfo(
-            id=BRIDGE_ID,
-            name="bridge",
-            driver="bridge",
-            subnet=str(own.network),
-            gateway=str(own.ip),
-            ip_range=self.ip_range,
-            options={
-                network_spec.BRIDGE + "default_bridge": "true",
-                network_spec.TALKATIVE: str(self.talkative).lower(),
-                network_spec.MASQUERADE: str(self.masquerade).lower(),
-                network_spec.HOST_ADDRESS: self.host_address or "0.0.0.0",
-                network_spec.BRIDGE_NAME: self.link,
-                network_spec.MTU: str(self.mtu),
-            },
-        )
 
 
 _RETRY_S = 2.0
@@ -109,9 +68,14 @@ class MachineNetworking:
     """Namespaces, addresses and names for containers and tasks of one machine."""
 
     def __init__(
-        self, network: Network, run_dir: Path, bridge: BridgeOptions | None = None
+        self,
+        network: Network,
+        run_dir: Path,
+        bridge: BridgeOptions | None = None,
+        retry_s: float = _RETRY_S,
     ) -> None:
         self._network = network
+        self._retry_s = retry_s
         self._default = bridge or BridgeOptions()
         self._bridges: dict[str, NetworkInfo] = {}
         """The machine's own networks by id, from `open` on."""
@@ -126,6 +90,8 @@ class MachineNetworking:
         self._tables: dict[str, NetworkTable] = {}
         self._restored = False
         self._retry: asyncio.Task[None] | None = None
+        self._late: asyncio.Queue[dict[str, int]] = asyncio.Queue()
+        """Revisions that came into effect after `set_tables` had given up."""
 
     # The engine's port: networks
 
@@ -146,7 +112,7 @@ class MachineNetworking:
         # A chosen subnet must avoid those of networks that nothing has needed yet.
         await self._open_all()
         try:
-            made = await self._network.create_bridge_network(_bridge(network))
+            made = await self._network.create_bridge_network(kernel_bridge(network))
         except (NetworkError, OSError) as error:
             raise InvalidArgument(str(error)) from error
         self._open.add(network.id)
@@ -173,7 +139,7 @@ class MachineNetworking:
         """Remove the link a former daemon made for a network this one has not needed."""
         await self._start()
         with suppress(NetworkError, OSError):
-            await self._network.create_bridge_network(_bridge(network))
+            await self._network.create_bridge_network(kernel_bridge(network))
             await self._network.remove_bridge_network(network.id)
 
     def networks(self) -> Sequence[NetworkInfo]:
@@ -317,13 +283,15 @@ class MachineNetworking:
     async def set_tables(self, tables: Mapping[str, NetworkTable]) -> dict[str, int]:
         """Put the endpoint tables into effect; return the revisions that are.
 
-        What cannot be put into effect is logged, tried again, and not acknowledged.
+        What cannot be put into effect is logged and tried again; `caught_up` tells when it is.
         """
         if not tables and not self._started:
             return {}
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
+        while not self._late.empty():
+            self._late.get_nowait()
         self._tables = dict(tables)
         await asyncio.to_thread(self._keep_tables)
         try:
@@ -336,13 +304,18 @@ class MachineNetworking:
 
     async def _try_again(self) -> None:
         while True:
-            await asyncio.sleep(_RETRY_S)
+            await asyncio.sleep(self._retry_s)
             try:
-                await self._network.set_tables(self._tables)
+                revisions = await self._network.set_tables(self._tables)
             except (NetworkError, OSError) as error:
                 log.warning("endpoint tables are still not in effect: %s", error)
             else:
+                self._late.put_nowait(revisions)
                 return
+
+    async def caught_up(self) -> dict[str, int]:
+        """Wait until tables that could not be put into effect are; return their revisions."""
+        return await self._late.get()
 
     # After a restart
 
@@ -405,7 +378,7 @@ class MachineNetworking:
         async with self._starting:
             network = self._bridges.get(network_id)
             if network is not None and network_id not in self._open:
-                await self._network.create_bridge_network(_bridge(network))
+                await self._network.create_bridge_network(kernel_bridge(network))
                 self._open.add(network_id)
 
     async def _open_all(self) -> None:
@@ -547,25 +520,6 @@ def upstream_resolvers(path: Path) -> tuple[str, ...]:
         return ()
     words = [line.split() for line in lines]
     return tuple(w[1] for w in words if len(w) > 1 and w[0] == "nameserver" and ":" not in w[1])
-
-
-def _bridge(network: NetworkInfo) -> BridgeNetwork:
-    """Return the kernel's side of a network."""
-    options = network.options
-    return BridgeNetwork(
-        network_id=network.id,
-        name=network.name,
-        bridge=options.get(network_spec.BRIDGE_NAME) or f"br-{network.id[:12]}",
-        subnet=network.subnet,
-        gateway=network.gateway,
-        ip_range=network.ip_range,
-        internal=network.internal,
-        masquerade=network_spec.switch(options, network_spec.MASQUERADE),
-        talkative=network_spec.switch(options, network_spec.TALKATIVE),
-        reserved=tuple(network.reserved.values()),
-        default=network.id == BRIDGE_ID,
-        mtu=int(options.get(network_spec.MTU, "1500")),
-    )
 
 
 def _replace(path: Path, body: bytes) -> None:

@@ -45,6 +45,10 @@ class Tables(Protocol):
 
     async def set_tables(self, tables: Mapping[str, NetworkTable]) -> dict[str, int]: ...
 
+    async def caught_up(self) -> dict[str, int]:
+        """Wait until tables that could not be put into effect are; return their revisions."""
+        ...
+
 
 @dataclass(frozen=True)
 class Place:
@@ -197,6 +201,7 @@ class Agent:
                 await self._take(message, unconfirmed, outgoing)
 
         jobs = [asyncio.ensure_future(job()) for job in (beat, report, send, listen)]
+        jobs.append(asyncio.ensure_future(self._catch_up(outgoing)))
         try:
             done, _ = await asyncio.wait(jobs, return_when=asyncio.FIRST_EXCEPTION)
             for job in done:
@@ -266,6 +271,12 @@ class Agent:
         self._revisions = await self._parts.tables.set_tables(tables)
         self._tables = tables
         outgoing.put_nowait(pb.AgentMessage(ack=pb.TableAck(revisions=self._revisions)))
+
+    async def _catch_up(self, outgoing: "asyncio.Queue[pb.AgentMessage]") -> None:
+        """Acknowledge what came into effect only after `_take_tables` had been told it is not."""
+        while True:
+            self._revisions = await self._parts.tables.caught_up()
+            outgoing.put_nowait(pb.AgentMessage(ack=pb.TableAck(revisions=self._revisions)))
 
     async def _learn_managers(self, managers: list[str]) -> None:
         if managers and managers != self._parts.managers:

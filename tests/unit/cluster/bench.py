@@ -39,6 +39,10 @@ class FakeNetwork:
         self.tables.append(tables)
         return {key: table.revision for key, table in tables.items()}
 
+    async def caught_up(self) -> dict[str, int]:
+        await asyncio.Event().wait()  # nothing is ever late
+        return {}
+
 
 class WatchedManager(ManagerProcess):
     """Tells the pid of every adoption and launch."""

@@ -31,6 +31,7 @@ class Manager:
         self.sessions = 0
         self.beats = asyncio.Condition()
         self.beats_heard = 0
+        self.acknowledged: asyncio.Queue[dict[str, int]] = asyncio.Queue()
         self.target = ""
         self._server = grpc.aio.server()
 
@@ -52,6 +53,8 @@ class Manager:
         welcome = pb.Welcome(format=1, session_id="s", beat_every_ms=BEAT_EVERY_MS)
         await context.write(pb.DispatcherMessage(welcome=welcome))
         async for message in messages:
+            if message.WhichOneof("message") == "ack":
+                self.acknowledged.put_nowait(dict(message.ack.revisions))
             if message.WhichOneof("message") == "beat":
                 async with self.beats:
                     self.beats_heard += 1
@@ -65,15 +68,23 @@ class Manager:
 
 
 class NoTables:
+    """Puts no table into effect, until `late` says that some are."""
+
+    def __init__(self) -> None:
+        self.late: asyncio.Queue[dict[str, int]] = asyncio.Queue()
+
     async def set_tables(self, tables: Mapping[str, NetworkTable]) -> dict[str, int]:
         return {}
+
+    async def caught_up(self) -> dict[str, int]:
+        return await self.late.get()
 
 
 async def nothing(managers: list[str]) -> None:
     """Forget the managers' addresses."""
 
 
-def agent_of(tmp_path: Path, managers: list[str]) -> Agent:
+def agent_of(tmp_path: Path, managers: list[str], tables: NoTables | None = None) -> Agent:
     reporter, clock = Reporter(), RealClock()
     tasks = TaskTable(Journal(tmp_path / "journal"), FakeExecutor(), clock, reporter.put)
     return Agent(
@@ -81,7 +92,7 @@ def agent_of(tmp_path: Path, managers: list[str]) -> Agent:
             place=lambda: Place(NodeDescription(hostname="w1"), "127.0.0.1", "127.0.0.1"),
             tasks=tasks,
             reporter=reporter,
-            tables=NoTables(),
+            tables=tables or NoTables(),
             logs=FakeExecutor(),
             channel=grpc.aio.insecure_channel,
             managers=managers,
@@ -135,5 +146,16 @@ def test_a_machine_that_accepts_and_says_nothing_is_left_for_another(tmp_path: P
             await alive.start()
             agent._parts.managers.append(alive.target)
             await reached(agent, alive, naming, beats=5)
+
+    asyncio.run(main())
+
+
+def test_tables_that_come_into_effect_late_are_acknowledged_at_once(tmp_path: Path) -> None:
+    async def main() -> None:
+        only, tables = Manager(), NoTables()
+        agent = agent_of(tmp_path, [await only.start()], tables)
+        tables.late.put_nowait({"net1": 7})
+        await reached(agent, only, beats=3)
+        assert await asyncio.wait_for(only.acknowledged.get(), 20) == {"net1": 7}
 
     asyncio.run(main())
