@@ -165,8 +165,16 @@ class Host:
         self.overlays[table.network_id] = overlay
 
     def remove_overlay(self, network_id: str) -> None:
-        """Take an overlay down."""
-        self.overlays.pop(network_id).close(remove=True)
+        """Take an overlay down, and its leg into this node: by itself that would go later."""
+        overlay = self.overlays.pop(network_id)
+        overlay.close(remove=True)
+        if overlay.table.ingress:
+            self._remove_leg()
+
+    def _remove_leg(self) -> None:
+        leg = self._node.route.link(INGRESS_LINK)
+        if leg is not None:
+            self._node.route.batch([nl.remove_link(leg.index)], ignore=(errno.ENODEV,))
 
     # Containers
 
@@ -319,9 +327,7 @@ class Host:
                 self._node.rules.settle(None)
             for network_id in list(self.bridges):
                 self.remove_bridge(network_id)
-            leg = self._node.route.link(INGRESS_LINK)
-            if leg is not None:
-                self._node.route.batch([nl.remove_link(leg.index)], ignore=(errno.ENODEV,))
+            self._remove_leg()
             # Pins of a former process whose tables never came back.
             for pin in self._pins.glob("*"):
                 netns.unpin(pin)
