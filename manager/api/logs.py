@@ -95,7 +95,7 @@ def _line(record: Record, *, stamps: bool, details: bool) -> bytes:
         source = record.origin
         words.append(
             f"{_LABEL}node.id={source.node_id},{_LABEL}service.id={source.service_id},"
-            f"{_LABEL}task.id={source.task_id}"
+            f"{_LABEL}task.id={source.task_id}{',' if line.details else ''}{line.details}"
         )
     return " ".join((*words, "")).encode() + line.data
 

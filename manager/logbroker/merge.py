@@ -12,6 +12,8 @@ class Line(NamedTuple):
     time_ns: int
     stream: int
     data: bytes
+    details: str = ""
+    """What the log options put on it: `key=value,…`, quoted for a URL."""
 
 
 class Merge:

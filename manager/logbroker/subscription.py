@@ -6,9 +6,10 @@ tells so at its end, and one that follows at once.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
+from urllib.parse import quote
 
 from manager.logbroker.merge import Line, Merge
 from manager.store.view import View
@@ -199,7 +200,8 @@ class Subscription:
             source.seen_lines = 1 + (source.seen_lines if line.time_ns == source.seen_ns else 0)
             source.seen_ns = line.time_ns
             source.fruitless = 0
-            self._merge.feed(source.task_id, (Line(line.time_ns, line.stream, line.data),))
+            taken = Line(line.time_ns, line.stream, line.data, _details(line.attributes))
+            self._merge.feed(source.task_id, (taken,))
         if batch.live:
             self._merge.go_live(source.task_id)
         if not self._merge.is_empty(source.task_id):
@@ -298,3 +300,7 @@ class Subscription:
             return False
         gone = not self._selector.tasks(self._view())  # nothing to take up again
         return all(s.ended or (s.silent and gone) for s in sources)
+
+
+def _details(attributes: Mapping[str, str]) -> str:
+    return ",".join(f"{quote(k)}={quote(v)}" for k, v in sorted(attributes.items()))

@@ -100,7 +100,12 @@ def batches(lines: Sequence[LogLine]) -> Iterator[pb.LogBatch]:
         if size and size + len(line.data) > BATCH_BYTES:
             yield batch
             batch, size = pb.LogBatch(), 0
-        batch.lines.add(time_ns=line.time_ns, stream=line.stream, data=line.data)
+        batch.lines.add(
+            time_ns=line.time_ns,
+            stream=line.stream,
+            data=line.data,
+            attributes=dict(line.attributes),
+        )
         size += len(line.data) + 1
     if size:
         yield batch
