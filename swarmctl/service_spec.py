@@ -16,6 +16,7 @@ _CONTAINER = ("TaskTemplate", "ContainerSpec")
 _LIMITS = ("TaskTemplate", "Resources", "Limits")
 _RESERVED = ("TaskTemplate", "Resources", "Reservations")
 _RESTART = ("TaskTemplate", "RestartPolicy")
+_LOG = ("TaskTemplate", "LogDriver")
 _PLACEMENT = ("TaskTemplate", "Placement")
 _HEALTH = (*_CONTAINER, "Healthcheck")
 _DNS = (*_CONTAINER, "DNSConfig")
@@ -92,6 +93,7 @@ _SCALARS = (
     _Scalar("--restart-max-attempts", (*_RESTART, "MaxAttempts"), flags.count),
     _Scalar("--restart-window", (*_RESTART, "Window"), flags.duration),
     _Scalar("--replicas-max-per-node", (*_PLACEMENT, "MaxReplicas"), flags.count),
+    _Scalar("--log-driver", (*_LOG, "Name")),
     _Scalar("--endpoint-mode", ("EndpointSpec", "Mode"), choices=("vip", "dnsrr")),
     *_update_scalars("update", "UpdateConfig"),
     *_update_scalars("rollback", "RollbackConfig"),
@@ -169,6 +171,7 @@ def add_flags(parser: Parser, *, update: bool) -> None:
             parser.add_argument(f"--no-{flag[2:]}", action="store_true")
     parser.add_argument("--no-healthcheck", action="store_true")
     parser.add_argument("--replicas", type=flags.count)
+    parser.add_argument("--log-opt", action="append", help="option of the log driver, key=value")
     plurals = [(many.flag, many.short, many.changes) for many in _LISTS]
     plurals += [(flag, short, True) for flag, short, _ in _MAPS]
     plurals.append(("--network", None, True))
@@ -191,6 +194,8 @@ def apply(spec: Spec, args: Namespace, resolve: Callable[[str], str], *, update:
             _put(spec, path, True)
         elif update and getattr(args, "no_" + _name(flag)):
             _put(spec, path, False)
+    if args.log_opt:
+        _put(spec, (*_LOG, "Options"), flags.pairs(args.log_opt))
     _apply_health(spec, args)
     _apply_replicas(spec, args)
     for many in _LISTS:

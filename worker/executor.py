@@ -7,7 +7,7 @@ from typing import Any
 from swarmapi.errors import Conflict, NotFound, SwarmError
 from swarmapi.model import defaults
 from swarmapi.model.objects import SpecVersion, Task
-from swarmapi.model.spec import ContainerSpec, Mount, Resources, to_json
+from swarmapi.model.spec import ContainerSpec, LogDriver, Mount, TaskTemplate, to_json
 from worker.engine.endpoints import EndpointSpec
 from worker.engine.engine import Engine
 from worker.engine.healthcheck import is_checked
@@ -17,6 +17,7 @@ from worker.engine.spec import (
     ContainerCreate,
     Healthcheck,
     HostConfig,
+    LogSpec,
     PortBinding,
     Ulimit,
 )
@@ -47,7 +48,7 @@ def to_container(task: Task, spec: SpecVersion) -> ContainerCreate:
     return ContainerCreate(
         name=name,
         config=_config(container, {**(container.labels or {}), **labels}),
-        host=_host(task, container, spec.spec.task_template.resources, _host_ports(spec)),
+        host=_host(task, container, spec.spec.task_template, _host_ports(spec)),
         endpoints={
             lease.network_id: EndpointSpec(
                 ipv4_address=lease.address.partition("/")[0], aliases=list(lease.aliases)
@@ -99,10 +100,11 @@ def _host_ports(spec: SpecVersion) -> dict[str, list[PortBinding] | None]:
 def _host(
     task: Task,
     container: ContainerSpec,
-    resources: Resources | None,
+    template: TaskTemplate,
     ports: dict[str, list[PortBinding] | None],
 ) -> HostConfig:
-    limits = resources.limits if resources else None
+    limits = template.resources.limits if template.resources else None
+    log = template.log_driver or LogDriver()
     dns = container.dns_config
     return HostConfig(
         network_mode=task.addresses[0].network_id if task.addresses else "default",
@@ -120,6 +122,7 @@ def _host(
         memory=limits.memory_bytes if limits else 0,
         nano_cpus=limits.cpu_nanos if limits else 0,
         pids_limit=limits.pids if limits else 0,
+        log_config=LogSpec(log.name, dict(log.options or {})),
         ulimits=[Ulimit(u.name, u.soft, u.hard) for u in container.ulimits or ()],
     )
 

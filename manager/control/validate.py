@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from manager.scheduler.constraints import parse
-from swarmapi.errors import InvalidArgument
+from swarmapi.errors import InvalidArgument, Unsupported
 from swarmapi.ids import check_service_name
 from swarmapi.model import defaults
 from swarmapi.model.spec import (
@@ -26,6 +26,7 @@ from swarmapi.model.spec import (
 MIN_CPU_NANOS: Final = 1_000_000
 MIN_MEMORY_BYTES: Final = 4 << 20
 MIN_HEALTH_NS: Final = 1_000_000
+LOG_DRIVERS: Final = ("json-file", "none")
 MAX_REPLICAS: Final = 100_000
 MTU_OPTION: Final = "com.docker.network.driver.mtu"
 _MTU_RANGE: Final = (68, 65_535)
@@ -39,7 +40,7 @@ def check_service(spec: ServiceSpec) -> None:
     """Refuse a service spec that can never run as written.
 
     Raises:
-        InvalidArgument: with the path of the field.
+        InvalidArgument, Unsupported: with the path of the field.
     """
     try:
         check_service_name(spec.name)
@@ -52,6 +53,11 @@ def check_service(spec: ServiceSpec) -> None:
     _check_resources("TaskTemplate.Resources", spec.task_template.resources)
     _check_restart("TaskTemplate.RestartPolicy", spec.task_template.restart_policy)
     _check_placement("TaskTemplate.Placement", spec.task_template.placement)
+    driver = spec.task_template.log_driver
+    if driver is not None and driver.name not in ("", *LOG_DRIVERS):
+        raise Unsupported(
+            f"TaskTemplate.LogDriver.Name: {driver.name!r} is not {' or '.join(LOG_DRIVERS)}"
+        )
     _check_update("UpdateConfig", spec.update_config, ("pause", "continue", "rollback"))
     _check_update("RollbackConfig", spec.rollback_config, ("pause", "continue"))
     _check_endpoint("EndpointSpec", spec.endpoint_spec)

@@ -118,6 +118,14 @@ def test_following_shows_tasks_that_come_later(lab: LabHandle, client: str, tmp_
         assert seen == {"1", "2", "3", "4"}
 
 
+def test_a_log_that_is_not_kept_is_told(lab: LabHandle, client: str, tmp_path: Path) -> None:
+    words = ["--name", "mute", "--log-driver", "none", "busybox:latest", "sleep", "100000"]
+    lab.swarmctl("m1", "service", "create", *words)
+    done = Reader(lab, "m2", client, tmp_path).run("mute")
+    assert done.returncode == 1
+    assert "configured logging driver does not support reading" in done.stderr
+
+
 def test_a_node_that_is_down_is_named_after_the_lines_of_the_others(
     lab: LabHandle, docker_cli: str, tmp_path: Path
 ) -> None:

@@ -153,6 +153,13 @@ class NetworkAttachmentConfig(Spec, frozen=True):
     aliases: tuple[str, ...] | None = None
 
 
+class LogDriver(Spec, frozen=True):
+    """`name` is json-file or none, empty for the node's own; options are the driver's."""
+
+    name: str = ""
+    options: dict[str, str] | None = None
+
+
 class TaskTemplate(Spec, frozen=True):
     container_spec: ContainerSpec | None = None
     resources: Resources | None = None
@@ -160,6 +167,7 @@ class TaskTemplate(Spec, frozen=True):
     placement: Placement | None = None
     networks: tuple[NetworkAttachmentConfig, ...] | None = None
     force_update: int = 0
+    log_driver: LogDriver | None = None
 
 
 class Replicated(Spec, frozen=True):

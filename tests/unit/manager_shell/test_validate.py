@@ -85,6 +85,7 @@ def service(path: str, value: Any) -> ServiceSpec:
         ("RollbackConfig.FailureAction", "rollback", "RollbackConfig.FailureAction: "),
         ("RollbackConfig.Monitor", -1, "RollbackConfig.Monitor: "),
         ("Mode.Replicated.Replicas", -1, "Mode.Replicated.Replicas: "),
+        ("TaskTemplate.LogDriver", {"Name": "syslog"}, "TaskTemplate.LogDriver.Name: 'syslog'"),
         ("EndpointSpec.Mode", "magic", "EndpointSpec.Mode: "),
         ("EndpointSpec.Ports", [{"TargetPort": 0}], "EndpointSpec.Ports[0].TargetPort: "),
         (
@@ -114,6 +115,8 @@ def test_refused_service(path: str, value: Any, begins: str) -> None:
             [{"Spread": {"SpreadDescriptor": "node.labels.rack"}}],
         ),
         ("TaskTemplate.Resources.Limits", {"NanoCPUs": 1_000_000, "MemoryBytes": 4 << 20}),
+        ("TaskTemplate.LogDriver", {"Name": "json-file", "Options": {"max-size": "1m"}}),
+        ("TaskTemplate.LogDriver", {"Name": "none"}),
         ("TaskTemplate.Placement.Constraints", ["node.labels.zone != a", "engine.labels.x==y"]),
         ("UpdateConfig", {"Parallelism": 0, "MaxFailureRatio": 1, "FailureAction": "rollback"}),
         (

@@ -3,16 +3,21 @@
 import asyncio
 from pathlib import Path
 
+import pytest
+
+from swarmapi.errors import NotFound, Unsupported
 from swarmapi.model.objects import SpecVersion, Task
 from swarmapi.model.spec import (
     ContainerSpec,
     EndpointSpec,
     HealthConfig,
+    LogDriver,
     PortConfig,
     ServiceSpec,
     TaskTemplate,
 )
 from tests.unit.worker.test_engine import World, play
+from worker.engine.logs import LogQuery
 from worker.engine.spec import PortBinding
 from worker.executor import EngineExecutor, container_name, to_container
 
@@ -47,6 +52,52 @@ _CHECKED = SpecVersion(
         ),
     ),
 )
+
+
+def _logging(log: LogDriver | None) -> SpecVersion:
+    container = ContainerSpec(image="img:1")
+    template = TaskTemplate(container_spec=container, log_driver=log)
+    return SpecVersion(
+        service_id="s", version=1, spec=ServiceSpec(name="web", task_template=template)
+    )
+
+
+def test_the_log_driver_of_a_service_is_its_containers() -> None:
+    log = LogDriver(name="json-file", options={"max-size": "1m"})
+    made = to_container(_TASK, _logging(log)).host.log_config
+    assert (made.type, made.config) == ("json-file", {"max-size": "1m"})
+    assert to_container(_TASK, _logging(None)).host.log_config.type == ""
+
+
+def test_a_log_that_cannot_be_read_is_refused_in_words(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        executor = EngineExecutor(world.engine)
+        with pytest.raises(NotFound, match="task t has no container"):
+            await anext(executor.logs("t", LogQuery()))
+        await executor.prepare(_TASK, _logging(LogDriver(name="none")))
+        with pytest.raises(Unsupported, match="does not support reading"):
+            await anext(executor.logs("t", LogQuery()))
+
+    play(tmp_path, story)
+
+
+def test_a_log_is_followed_from_before_the_start_to_the_end(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        executor, spec = EngineExecutor(world.engine), _logging(None)
+        await executor.prepare(_TASK, spec)
+        container_id = world.engine.inspect(container_name(_TASK)).record.id
+        log = executor.logs("t", LogQuery(follow=True))
+        assert await anext(log) == []
+        await executor.start(_TASK, spec)
+        path = world.engine.places.log(container_id)
+        record = '{"log":"hello\\n","stream":"stdout","time":"2026-01-01T00:00:00.000000001Z"}\n'
+        path.write_text(record)
+        assert [line.data for line in await anext(log)] == [b"hello\n"]
+        world.supervisor.end(container_id, 0)
+        with pytest.raises(StopAsyncIteration):
+            await anext(log)
+
+    play(tmp_path, story)
 
 
 def test_a_checked_task_is_proven_by_its_health_and_ended_when_it_is_ill(tmp_path: Path) -> None:
