@@ -1,12 +1,10 @@
-"""build: the context as a tar, sent while it is read."""
+"""build: an image of a Dockerfile and a folder, a tar or nothing but the Dockerfile."""
 
-import json
 import os
-import re
-import stat
-import tarfile
+import sys
 from argparse import Namespace
 from collections.abc import Iterator
+from typing import Any
 
 from swarmctl import flags
 from swarmctl.command import Command, Parser
@@ -15,26 +13,126 @@ from swarmctl.http import Client
 from swarmctl.progress import follow
 
 _CHUNK_BYTES = 1 << 18
+_TAR_MAGICS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
+_NUMBERS = {
+    "memory": "memory",
+    "memory_swap": "memswap",
+    "cpu_shares": "cpushares",
+    "cpu_period": "cpuperiod",
+    "cpu_quota": "cpuquota",
+    "shm_size": "shmsize",
+}
+_TEXTS = {
+    "target": "target",
+    "network": "networkmode",
+    "platform": "platform",
+    "cpuset_cpus": "cpusetcpus",
+    "cpuset_mems": "cpusetmems",
+}
+_SWITCHES = {
+    "no_cache": "nocache",
+    "pull": "pull",
+    "quiet": "q",
+    "squash": "squash",
+    "force_rm": "forcerm",
+}
 
 
 def _configure(parser: Parser) -> None:
     add = parser.add_argument
     add("-t", "--tag", action="append", metavar="NAME[:TAG]")
-    add("-f", "--file", metavar="DOCKERFILE", help="default PATH/Dockerfile")
+    add("-f", "--file", metavar="DOCKERFILE", help="default PATH/Dockerfile; - is stdin")
     add("--build-arg", action="append", metavar="NAME=VALUE")
     add("--label", action="append", metavar="NAME=VALUE")
+    add("--cache-from", action="append", metavar="IMAGE", help="whose steps count as made")
     add("--no-cache", action="store_true")
     add("--pull", action="store_true", help="ask for newer base images")
+    add("--squash", action="store_true", help="make one layer of all steps")
+    add("--force-rm", action="store_true", help="as always: no step leaves a container")
+    add("--rm", action="store_true", default=True, help="as always")
     add("--target", default="", metavar="STAGE")
     add("--network", default="", metavar="MODE")
+    add("--platform", default="", metavar="OS/ARCH")
+    add("--add-host", action="append", metavar="NAME:ADDRESS")
+    add("--ulimit", action="append", type=flags.ulimit)
+    add("--security-opt", action="append")
+    add("--shm-size", type=flags.size)
+    add("-m", "--memory", type=flags.size)
+    add("--memory-swap", type=_swap)
+    add("-c", "--cpu-shares", type=flags.count)
+    add("--cpu-period", type=flags.count)
+    add("--cpu-quota", type=int)
+    add("--cpuset-cpus", default="")
+    add("--cpuset-mems", default="")
+    add("--iidfile", metavar="FILE", help="write the id there")
     add("-q", "--quiet", action="store_true", help="only print the id")
-    add("path", metavar="PATH")
+    add("path", metavar="PATH|-")
+
+
+def _swap(text: str) -> int:
+    return -1 if text == "-1" else flags.size(text)
 
 
 def _build(client: Client, args: Namespace) -> int:
+    from urllib.parse import urlencode
+
+    dockerfile, content = _content(args)
+    query = _query(args, dockerfile)
+    response = client.request(
+        "POST",
+        "/build?" + urlencode(query),
+        content=content,
+        headers={"Content-Type": "application/x-tar"},
+    )
+    found = follow(response.objects())
+    if args.iidfile and found:
+        try:
+            with open(args.iidfile, "w", encoding="ascii") as file:
+                file.write(found[-1]["ID"])
+        except OSError as error:
+            raise ClientError(f"cannot write {args.iidfile}: {error.strerror}") from error
+    return 0
+
+
+def _query(args: Namespace, dockerfile: str) -> list[tuple[str, str]]:
+    import json
+
+    def compact(value: Any) -> str:
+        return json.dumps(value, separators=(",", ":"))
+
+    query = [("dockerfile", dockerfile), ("version", "1"), ("rm", "1")]
+    query += [(key, "1") for name, key in _SWITCHES.items() if getattr(args, name)]
+    for names in (_NUMBERS, _TEXTS):
+        given = ((key, getattr(args, name)) for name, key in names.items())
+        query += [(key, str(value)) for key, value in given if value not in (None, "")]
+    if args.build_arg:
+        query.append(("buildargs", compact(flags.pairs(flags.environment(args.build_arg)))))
+    if args.label:
+        query.append(("labels", compact(flags.pairs(args.label))))
+    if args.cache_from:
+        query.append(("cachefrom", compact(args.cache_from)))
+    if args.ulimit:
+        query.append(("ulimits", compact(args.ulimit)))
+    query += [("extrahosts", host) for host in args.add_host or []]
+    query += [("securityopt", option) for option in args.security_opt or []]
+    return query + [("t", flags.with_tag(tag)) for tag in args.tag or []]
+
+
+def _content(args: Namespace) -> tuple[str, Iterator[bytes]]:
+    """Return the Dockerfile's name in the context and the context as a tar."""
+    from swarmctl.context import Ignored, context, ignore_lines
+
+    if args.path == "-":
+        return _standard_input(args)
+    if "://" in args.path:
+        raise ClientError(f"cannot build {args.path}: fetch it and give its folder")
     root = os.path.abspath(args.path)
     if not os.path.isdir(root):
         raise ClientError(f"cannot build {args.path}: it is not a directory")
+    if args.file == "-":
+        name = ".dockerfile." + os.urandom(8).hex()
+        ignored = Ignored(ignore_lines(root, name), keep={".dockerignore"})
+        return name, context(root, ignored, {}, {name: sys.stdin.buffer.read()})
     dockerfile = os.path.abspath(args.file or os.path.join(root, "Dockerfile"))
     if not os.path.isfile(dockerfile):
         raise ClientError(f"cannot build: there is no Dockerfile at {dockerfile}")
@@ -42,161 +140,28 @@ def _build(client: Client, args: Namespace) -> int:
     outside = name.startswith("..")
     if outside:
         name = ".dockerfile." + os.urandom(8).hex()
-    extra = {name: dockerfile} if outside else {}
-    ignored = Ignored(_ignore_lines(root, dockerfile), keep={name, ".dockerignore"})
-    query = {"dockerfile": name, "version": "1", "rm": "1"}
-    for flag, key in ((args.no_cache, "nocache"), (args.pull, "pull"), (args.quiet, "q")):
-        if flag:
-            query[key] = "1"
-    if args.target:
-        query["target"] = args.target
-    if args.network:
-        query["networkmode"] = args.network
-    if args.build_arg:
-        query["buildargs"] = json.dumps(flags.pairs(flags.environment(args.build_arg)))
-    if args.label:
-        query["labels"] = json.dumps(flags.pairs(args.label))
-    tags = "&".join("t=" + _quoted(flags.with_tag(tag)) for tag in args.tag or [])
-    response = client.request(
-        "POST",
-        "/build" + (f"?{tags}&" if tags else "?") + _encoded(query),
-        content=context(root, ignored, extra),
-        headers={"Content-Type": "application/x-tar"},
-    )
-    found = follow(response.objects(), quiet=args.quiet)
-    if args.quiet and found:
-        print(found[-1]["ID"])
-    return 0
+    ignored = Ignored(ignore_lines(root, dockerfile), keep={name, ".dockerignore"})
+    return name, context(root, ignored, {name: dockerfile} if outside else {})
 
 
-def _quoted(text: str) -> str:
-    from urllib.parse import quote
+def _standard_input(args: Namespace) -> tuple[str, Iterator[bytes]]:
+    """The context on standard input: a tar as it is, anything else is a Dockerfile."""
+    from swarmctl.context import single
 
-    return quote(text, safe="")
-
-
-def _encoded(query: dict[str, str]) -> str:
-    from urllib.parse import urlencode
-
-    return urlencode(query)
-
-
-def _ignore_lines(root: str, dockerfile: str) -> list[str]:
-    for path in (f"{dockerfile}.dockerignore", os.path.join(root, ".dockerignore")):
-        try:
-            with open(path, encoding="utf-8") as file:
-                return file.read().splitlines()
-        except FileNotFoundError:
-            continue
-    return []
+    if args.file == "-":
+        raise ClientError("invalid argument: can't use stdin for both build context and dockerfile")
+    head = sys.stdin.buffer.read(512)
+    if head.startswith(_TAR_MAGICS) or head[257:262] == b"ustar":
+        return args.file or "Dockerfile", _rest(head)
+    if args.file:
+        raise ClientError("ambiguous Dockerfile source: both stdin and flag correspond to one")
+    return "Dockerfile", single("Dockerfile", head + sys.stdin.buffer.read())
 
 
-class Ignored:
-    """The rules of a .dockerignore: the last one that matches a path or its parent decides.
-
-    `*` and `?` stay within a name, `**` crosses them, `!` takes back. `keep` is always sent.
-    """
-
-    def __init__(self, lines: list[str], keep: set[str]) -> None:
-        self._rules: list[tuple[re.Pattern[str], bool]] = []
-        self._keep = keep
-        for line in lines:
-            text = line.strip()
-            if not text or text.startswith("#"):
-                continue
-            back = text.startswith("!")
-            pattern = os.path.normpath(text.lstrip("!").strip()).lstrip("/")
-            if pattern != ".":
-                self._rules.append((re.compile(_expression(pattern)), back))
-
-    @property
-    def takes_back(self) -> bool:
-        """Say whether something inside an ignored folder may be wanted."""
-        return any(back for _, back in self._rules)
-
-    def __contains__(self, path: str) -> bool:
-        if path in self._keep:
-            return False
-        ignored = False
-        for expression, back in self._rules:
-            if expression.fullmatch(path):
-                ignored = not back
-        return ignored
-
-
-def _expression(pattern: str) -> str:
-    parts: list[str] = []
-    for piece in re.findall(r"\*\*/?|\*|\?|\[[^\]]*\]|\\.|.", pattern):
-        if piece.startswith("**"):
-            parts.append("(?:.*/)?" if piece.endswith("/") else ".*")
-        elif piece == "*":
-            parts.append("[^/]*")
-        elif piece == "?":
-            parts.append("[^/]")
-        elif piece.startswith("[") and len(piece) > 2:
-            parts.append(piece)
-        else:
-            parts.append(re.escape(piece.removeprefix("\\") or piece))
-    return "".join(parts) + "(?:/.*)?"
-
-
-def context(root: str, ignored: Ignored, extra: dict[str, str]) -> Iterator[bytes]:
-    """Yield a tar of a folder in sorted order, owned by root as Docker's builder wants it.
-
-    `extra` adds files under other names. Sockets are left out.
-    """
-    for name, path in [*_walk(root, ignored), *extra.items()]:
-        yield from _member(name, path)
-    yield bytes(2 * tarfile.BLOCKSIZE)
-
-
-def _walk(root: str, ignored: Ignored) -> Iterator[tuple[str, str]]:
-    for folder, folders, files in os.walk(root):
-        inside = os.path.relpath(folder, root)
-        prefix = "" if inside == "." else inside + "/"
-        folders.sort()
-        for name in sorted(folders + files):
-            if prefix + name not in ignored:
-                yield prefix + name, os.path.join(folder, name)
-        if not ignored.takes_back:
-            folders[:] = [name for name in folders if prefix + name not in ignored]
-
-
-def _member(name: str, path: str) -> Iterator[bytes]:
-    try:
-        status = os.lstat(path)
-        info = tarfile.TarInfo(name)
-        info.mode = stat.S_IMODE(status.st_mode)
-        info.mtime = int(status.st_mtime)
-        if stat.S_ISLNK(status.st_mode):
-            info.type, info.linkname = tarfile.SYMTYPE, os.readlink(path)
-        elif stat.S_ISDIR(status.st_mode):
-            info.type = tarfile.DIRTYPE
-        elif stat.S_ISREG(status.st_mode):
-            info.size = status.st_size
-        elif stat.S_ISFIFO(status.st_mode):
-            info.type = tarfile.FIFOTYPE
-        else:
-            return
-        yield info.tobuf(tarfile.PAX_FORMAT)
-        if info.isreg():
-            yield from _content(path, info.size)
-    except OSError as error:
-        raise ClientError(f"cannot read {path}: {(error.strerror or '').lower()}") from error
-
-
-def _content(path: str, size: int) -> Iterator[bytes]:
-    """Yield a file's first `size` bytes, filled to a whole block; refuse one that shrank."""
-    left = size
-    with open(path, "rb") as file:
-        while left:
-            data = file.read(min(left, _CHUNK_BYTES))
-            if not data:
-                raise ClientError(f"cannot send {path}: it became shorter while it was read")
-            left -= len(data)
-            yield data
-    if size % tarfile.BLOCKSIZE:
-        yield bytes(tarfile.BLOCKSIZE - size % tarfile.BLOCKSIZE)
+def _rest(head: bytes) -> Iterator[bytes]:
+    yield head
+    while chunk := sys.stdin.buffer.read(_CHUNK_BYTES):
+        yield chunk
 
 
 COMMANDS = {"build": Command("build an image of a Dockerfile", _configure, _build)}

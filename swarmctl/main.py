@@ -24,6 +24,7 @@ SHORT = {
     **dict.fromkeys(("ps", "start", "stop", "kill", "rm", "wait", "logs"), "container"),
     **dict.fromkeys(("run", "create", "exec", "restart"), "container"),
     **dict.fromkeys(("images", "load", "save", "tag", "rmi", "pull", "build"), "image"),
+    **dict.fromkeys(("history", "import"), "image"),
     **dict.fromkeys(("info", "version", "events", "inspect"), "system"),
     "completion": "system",
 }
@@ -34,7 +35,7 @@ MODULES = {
     "task": ("swarmctl.task",),
     "network": ("swarmctl.network",),
     "container": ("swarmctl.container", "swarmctl.run"),
-    "image": ("swarmctl.image", "swarmctl.build"),
+    "image": ("swarmctl.image", "swarmctl.image_change", "swarmctl.build"),
     "system": ("swarmctl.system", "swarmctl.completion"),
 }
 _OWN_MODULES = {
@@ -42,6 +43,7 @@ _OWN_MODULES = {
     "exec": ("swarmctl.run",),
     "create": ("swarmctl.run",),
     "build": ("swarmctl.build",),
+    **dict.fromkeys(("history", "import", "prune", "squash"), ("swarmctl.image_change",)),
     "completion": ("swarmctl.completion",),
 }
 

@@ -10,7 +10,8 @@ from swarmctl.errors import ClientError
 def follow(lines: Iterable[Any], *, quiet: bool = False, out: TextIO | None = None) -> list[Any]:
     """Show progress objects as they come; returns the `aux` ones.
 
-    Raises ClientError with the daemon's words for an error inside the stream. On a terminal the
+    Raises ClientError with the daemon's words for an error inside the stream, and its exit code
+    where it has one. On a terminal the
     lines of one layer replace each other; elsewhere only changes of status are printed.
     """
     target = sys.stdout if out is None else out
@@ -19,7 +20,8 @@ def follow(lines: Iterable[Any], *, quiet: bool = False, out: TextIO | None = No
     for line in lines:
         if "error" in line or "errorDetail" in line:
             detail = line.get("errorDetail") or {}
-            raise ClientError(str(detail.get("message") or line.get("error")))
+            code = detail.get("code") or 1
+            raise ClientError(str(detail.get("message") or line.get("error")), int(code))
         if "aux" in line:
             found.append(line["aux"])
         elif quiet:

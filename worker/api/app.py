@@ -23,6 +23,7 @@ from worker.api import (
     images,
     networks,
     registry,
+    squash,
     streams,
     system,
     volumes,
@@ -35,7 +36,8 @@ from worker.engine.engine import Engine
 log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 MODULES = (
-    system, archives, containers, streams, execs, registry, images, build, volumes, networks,
+    system, archives, containers, streams, execs, registry, images, squash, build, volumes,
+    networks,
 )  # fmt: skip
 """Those with a table of routes, `ROUTES`."""
 _BODY_LIMIT_BYTES = 16 << 20

@@ -3,6 +3,9 @@
 import asyncio
 import os
 import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import IO, Any
 
 from aiohttp import web
@@ -10,9 +13,9 @@ from aiohttp import web
 from runtime.errors import RuntimeFailure
 from runtime.image import archive
 from runtime.image.build.configuring import apply_changes
+from runtime.image.build.remote import fetch, is_url
 from runtime.image.commit import commit as commit_upper
 from runtime.image.errors import BuildError
-from runtime.image.model import Image
 from swarmapi import query, rest
 from swarmapi.errors import InvalidArgument, Unsupported
 from swarmapi.rest import Route
@@ -22,7 +25,7 @@ from worker.api.keys import engine_of
 from worker.api.render import image_details, image_summary
 from worker.api.responses import JsonLines, answer
 from worker.engine.engine import Engine
-from worker.engine.filters import label_matches, pattern_matches
+from worker.engine.imagefilters import ImageFilter, switch
 
 _CHUNK_BYTES = 256 * 1024
 
@@ -30,7 +33,7 @@ _CHUNK_BYTES = 256 * 1024
 async def list_images(request: web.Request) -> web.StreamResponse:
     """List images, newest first."""
     engine = engine_of(request)
-    wanted = query.filters(request)
+    wanted = _filter(request, engine)
     found = await asyncio.to_thread(engine.images.list)
     parents = {image.parent for image in found}
     shown = []
@@ -39,30 +42,14 @@ async def list_images(request: web.Request) -> web.StreamResponse:
         intermediate = not named and image.id in parents
         if intermediate and not query.flag(request, "all"):
             continue
-        if _image_matches(engine, image, wanted):
-            shown.append(image_summary(image, -1))
+        if wanted.lists(image):
+            shown.append(image_summary(image, -1, wanted.references(image)))
     return answer(shown)
 
 
-def _image_matches(engine: Engine, image: Image, wanted: dict[str, list[str]]) -> bool:
-    labels = (image.config.get("config") or {}).get("Labels") or {}
-    if not all(label_matches(labels, value) for value in wanted.get("label", ())):
-        return False
-    dangling = [value in ("true", "1") for value in wanted.get("dangling", ())]
-    if dangling and (not image.repo_tags) not in dangling:
-        return False
-    patterns = wanted.get("reference", [])
-    if patterns and not any(
-        pattern_matches(tag, pattern) for pattern in patterns for tag in image.repo_tags
-    ):
-        return False
-    for value in wanted.get("before", ()):
-        if image.created_ns >= engine.images.resolve(value).created_ns:
-            return False
-    return all(
-        image.created_ns > engine.images.resolve(value).created_ns
-        for value in wanted.get("since", ())
-    )
+def _filter(request: web.Request, engine: Engine) -> ImageFilter:
+    now_ns = engine.parts.clock.now_ns()
+    return ImageFilter(query.filters(request), engine.images.resolve, now_ns)
 
 
 async def inspect(request: web.Request) -> web.StreamResponse:
@@ -104,21 +91,18 @@ async def remove(request: web.Request) -> web.StreamResponse:
 async def prune(request: web.Request) -> web.StreamResponse:
     """Remove unused images: dangling ones, or with `dangling=false` every one."""
     engine = engine_of(request)
-    wanted = query.filters(request)
-    everything = any(value in ("false", "0") for value in wanted.get("dangling", ()))
+    wanted = _filter(request, engine)
+    everything = switch("dangling", query.filters(request)) is False
     before = (await asyncio.to_thread(engine.images.usage)).unpacked_bytes
     done: list[dict[str, str]] = []
     for image in await asyncio.to_thread(engine.images.list):
-        labels = (image.config.get("config") or {}).get("Labels") or {}
-        if not all(label_matches(labels, value) for value in wanted.get("label", ())):
+        if not wanted.matches(image) or (image.repo_tags and not everything):
             continue
-        if engine.users_of_image(image.id) or (image.repo_tags and not everything):
-            continue
-        for name in image.repo_tags or (image.id,):
+        for name in [*image.repo_tags, *image.repo_digests] or [image.id]:
             try:
                 done += await asyncio.to_thread(_remove_unused, engine, name)
             except RuntimeFailure:
-                continue  # a parent of an image still named, or gone with its child
+                continue  # in use, a parent of an image that stays, or gone with its child
     _emit_removal(engine, done)
     after = (await asyncio.to_thread(engine.images.usage)).unpacked_bytes
     return answer({"ImagesDeleted": done or None, "SpaceReclaimed": before - after})
@@ -176,25 +160,42 @@ async def create(request: web.Request) -> web.StreamResponse:
     source = query.text(request, "fromSrc")
     if not source:
         return await registry.pull(request)
-    if source != "-":
-        raise Unsupported("import from a URL is not supported: send the archive")
     repo = query.text(request, "repo")
     name = _name(repo, query.text(request, "tag")) if repo else ""
     config = _changed({}, query.texts(request, "changes"))
     lines = JsonLines(request)
-    async with Spool(request) as file:
+    async with _import_source(request, source) as file:
         image = await asyncio.to_thread(
             lambda: archive.import_rootfs(
                 engine.images,
                 file,
                 name,
                 config=config,
-                message=query.text(request, "message"),
+                message=query.text(request, "message") or f"Imported from {source}",
             )
         )
     engine.events.emit("image", "import", image.id, {"name": name})
     await lines.send({"status": image.id})
     return await lines.finish()
+
+
+@asynccontextmanager
+async def _import_source(request: web.Request, source: str) -> AsyncIterator[IO[bytes]]:
+    """Open what is imported: the body, or what an address gives."""
+    if source == "-":
+        async with Spool(request) as file:
+            yield file
+        return
+    if not is_url(source):
+        raise InvalidArgument(f"cannot import {source!r}: send the archive or give an address")
+    temporary = engine_of(request).images.blobs.temporary
+    with tempfile.TemporaryDirectory(dir=temporary) as directory:
+        try:
+            _, path = await asyncio.to_thread(fetch, source, Path(directory), "import")
+        except BuildError as error:
+            raise InvalidArgument(str(error)) from error
+        with path.open("rb") as file:
+            yield file
 
 
 def _changed(config: dict[str, Any], changes: list[str]) -> dict[str, Any]:
@@ -267,7 +268,7 @@ def _emit_removal(engine: Engine, done: list[dict[str, str]]) -> None:
 _NAMED = (rest.text("repo"), rest.text("tag"))
 _PLATFORM = rest.refused("platform")
 _CHANGES = rest.texts("changes", "Dockerfile instructions")
-_LIST_FILTERS = rest.filters("before", "dangling", "label", "reference", "since")
+_LIST_FILTERS = rest.filters("before", "dangling", "label", "label!", "reference", "since", "until")
 _IN = "/images/{name:.+}"
 ROUTES = (
     Route(
@@ -315,7 +316,7 @@ ROUTES = (
         "POST",
         "/images/prune",
         prune,
-        (rest.filters("dangling", "label"),),
+        (rest.filters("dangling", "label", "label!", "until"),),
         answer=answers.Pruned,
     ),
     Route(

@@ -2,7 +2,7 @@
 
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -126,16 +126,18 @@ def human_duration(span_ns: int) -> str:
     return f"{seconds // 31_536_000} years"
 
 
-def image_summary(image: Image, containers: int) -> dict[str, Any]:
-    """Render one entry of `GET /images/json`."""
+def image_summary(
+    image: Image, containers: int, names: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Render one entry of `GET /images/json`; `names` are those to show, all without it."""
     return {
         "Containers": containers,
         "Created": image.created_ns // 1_000_000_000,
         "Id": image.id,
         "Labels": (image.config.get("config") or {}).get("Labels"),
         "ParentId": image.parent,
-        "RepoDigests": list(image.repo_digests),
-        "RepoTags": list(image.repo_tags),
+        "RepoDigests": [name for name in image.repo_digests if names is None or name in names],
+        "RepoTags": [name for name in image.repo_tags if names is None or name in names],
         "SharedSize": -1,
         "Size": image.size_bytes,
     }

@@ -123,6 +123,7 @@ class Engine:
     async def open(self) -> None:
         """Read the records, adopt running containers and start those that must run."""
         self.places.containers.mkdir(parents=True, exist_ok=True)
+        self.places.containers.chmod(0o710)  # no user here may run what a container made setuid
         self._table.open()
         self.events.open()
         for container in self._table:

@@ -1,7 +1,6 @@
 """Docker's `filters` of container lists and events."""
 
 import datetime
-import fnmatch
 import re
 from collections.abc import Callable, Mapping, Sequence
 
@@ -101,13 +100,6 @@ def until_ns(values: Sequence[str], now_ns: int) -> int | None:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=datetime.UTC)
     return int(moment.timestamp() * 1e9)
-
-
-def pattern_matches(name: str, pattern: str) -> bool:
-    """Match an image name against a `reference` filter."""
-    return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(
-        name.rpartition(":")[0], pattern
-    )
 
 
 def _is_image(record: Record, value: str) -> bool:

@@ -187,7 +187,7 @@ class Launcher:
         for name in ("upper", "work", "merged"):
             (directory / name).mkdir(parents=True, exist_ok=True)
         return Overlay(
-            lower=(initlayer.prepare(self._places.containers.parent), *lower),
+            lower=initlayer.above(self._places.containers.parent, tuple(lower)),
             upper=self._upper(container_id),
             work=str(directory / "work"),
             merged=str(directory / "merged"),

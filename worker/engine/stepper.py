@@ -8,7 +8,6 @@ from dataclasses import replace
 from runtime.errors import NoSuchContainer, RuntimeFailure
 from runtime.image.build.options import RunStep
 from runtime.image.errors import BuildError
-from runtime.image.mountpoints import make_mount_points
 from swarmapi.errors import SwarmError
 from worker.engine import bundle
 from worker.engine.launcher import Launcher, Places
@@ -61,12 +60,10 @@ class Stepper:
             raise BuildError(error.message) from error
         places = replace(self._places, containers=step.directory.parent)
         launcher = Launcher(places, self._supervisor, self._networking, self._storage, self._owner)
-        below = step.directory / "init"
-        await asyncio.to_thread(make_mount_points, step.lower, below)
         attachment = await self._supervisor.attach(record.id)
         try:
             try:
-                await launcher.start(record, [str(path) for path in (below, *step.lower)])
+                await launcher.start(record, [str(path) for path in step.lower])
             except (RuntimeFailure, SwarmError) as error:
                 raise BuildError(f"failed to create task for container: {error}") from error
             self._running = record.id

@@ -26,10 +26,11 @@ def is_url(text: str) -> bool:
     return bool(_URL.match(text))
 
 
-def fetch(url: str, directory: Path) -> tuple[str, Path]:
+def fetch(url: str, directory: Path, what: str = "ADD") -> tuple[str, Path]:
     """Fetch into a directory; return the file's name, empty where nothing gives one, and path.
 
-    The file has mode 0600 and the time the server says. Raises BuildError.
+    `what` begins the words of a failure. The file has mode 0600 and the time the server says.
+    Raises BuildError.
     """
     target = directory / "download"
     try:
@@ -40,11 +41,11 @@ def fetch(url: str, directory: Path) -> tuple[str, Path]:
     except urllib.error.HTTPError as error:
         error.close()
         raise BuildError(
-            f"ADD failed: failed to GET {url} with status {error.code} {error.reason}"
+            f"{what} failed: failed to GET {url} with status {error.code} {error.reason}"
         ) from None
     except (urllib.error.URLError, OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
-        raise BuildError(f"ADD failed: failed to GET {url}: {reason}") from None
+        raise BuildError(f"{what} failed: failed to GET {url}: {reason}") from None
     target.chmod(0o600)
     os.utime(target, (_modified_s(headers),) * 2)
     return _name(url, headers), target

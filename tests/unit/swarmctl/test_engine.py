@@ -314,7 +314,7 @@ def test_build_sends_the_context_without_what_is_ignored(
         "nocache": "1",
         "target": "s",
         "t": "a/b:latest,c:1",
-        "buildargs": '{"V": "1"}',
+        "buildargs": '{"V":"1"}',
     }
     with tarfile.open(fileobj=io.BytesIO(seen.body)) as tar:
         members = {member.name: member for member in tar}
@@ -331,6 +331,7 @@ def test_build_sends_the_context_without_what_is_ignored(
         content = tar.extractfile("run.sh")
         assert content is not None
         assert content.read() == b"y" * 1500
+    daemon.on("POST", "/build", lines({"stream": "sha256:9\n"}))
     assert ctl("build", "-q", str(context)).out == "sha256:9\n"
     assert "there is no Dockerfile" in ctl("build", str(context / "sub")).err
 

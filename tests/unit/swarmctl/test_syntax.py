@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from swarmctl import flags, table
-from swarmctl.build import Ignored
 from swarmctl.completion import command_words
+from swarmctl.context import Ignored
 from swarmctl.errors import ClientError
 from swarmctl.http import DEFAULT_HOST, host_from
 from swarmctl.main import main
