@@ -17,7 +17,7 @@ from runtime.image.build.remote import fetch, is_url
 from runtime.image.commit import commit as commit_upper
 from runtime.image.errors import BuildError
 from swarmapi import query, rest
-from swarmapi.errors import InvalidArgument, Unsupported
+from swarmapi.errors import InvalidArgument
 from swarmapi.rest import Route
 from worker.api import answers, registry
 from worker.api.bodies import Spool
