@@ -103,13 +103,14 @@ async def _list_networks(request: web.Request, handler: Handler) -> web.StreamRe
 
 async def _one_network(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Ask the manager first unless the scope is local: it alone knows a cluster's network whole."""
-    if query.text(request, "scope") == "local":
+    scope = query.text(request, "scope") if request.method == "GET" else ""
+    if scope == "local":
         return await handler(request)
     reference = request.path.rpartition("/")[2]
     status, _ = await request.app[PROXY].call("GET", f"/networks/{reference}")
     if status == 200:
         return await request.app[PROXY].pass_on(request)
-    if query.text(request, "scope") == "swarm":
+    if scope == "swarm":
         raise NotFound(f"network {reference} not found")
     return await handler(request)
 

@@ -187,5 +187,7 @@ def test_overlay_networks_are_the_clusters_and_others_the_engines(machine: Machi
             assert json.loads(body["body"]) == overlay
             _, local = await ask(session, "GET", "/networks/host?scope=local")
             assert local["Driver"] == "host"
+            status, body = await ask(session, "DELETE", "/networks/web")
+            assert (status, body["method"], body["path"]) == (200, "DELETE", "/networks/web")
 
     asyncio.run(run())
