@@ -210,47 +210,9 @@ def container_ports(items: list[str] | None) -> tuple[dict[str, Any], dict[str, 
 
 def mount(text: str) -> dict[str, Any]:
     """Return the Mount of `type=volume,source=s,target=/t[,readonly][,…]`."""
-    found = fields(text)
-    row: dict[str, Any] = {"Type": found.pop("type", "volume")}
-    if row["Type"] not in ("bind", "volume", "tmpfs"):
-        raise Bad(f"invalid mount {text!r}: type must be bind, volume or tmpfs")
-    for name, value in found.items():
-        _mount_field(row, name, value, text)
-    if not row.get("Target"):
-        raise Bad(f"invalid mount {text!r}: target is missing")
-    if row["Type"] == "bind" and not row.get("Source"):
-        raise Bad(f"invalid mount {text!r}: source is missing")
-    if row["Type"] == "tmpfs" and row.get("Source"):
-        raise Bad(f"invalid mount {text!r}: a tmpfs has no source")
-    return row
+    from swarmctl.mount import parse
 
-
-def _mount_field(row: dict[str, Any], name: str, value: str, text: str) -> None:
-    kind = row["Type"]
-    if name in ("source", "src"):
-        row["Source"] = value
-    elif name in ("target", "dst", "destination"):
-        row["Target"] = value
-    elif name in ("readonly", "ro"):
-        row["ReadOnly"] = truth(name, value)
-    elif name == "bind-propagation" and kind == "bind":
-        row.setdefault("BindOptions", {})["Propagation"] = value
-    elif name == "bind-create-src" and kind == "bind":
-        row.setdefault("BindOptions", {})["CreateMountpoint"] = truth(name, value)
-    elif name == "volume-nocopy" and kind == "volume":
-        row.setdefault("VolumeOptions", {})["NoCopy"] = truth(name, value)
-    elif name == "volume-label" and kind == "volume":
-        label, _, content = value.partition("=")
-        row.setdefault("VolumeOptions", {}).setdefault("Labels", {})[label] = content
-    elif name == "tmpfs-size" and kind == "tmpfs":
-        row.setdefault("TmpfsOptions", {})["SizeBytes"] = size(value)
-    elif name == "tmpfs-mode" and kind == "tmpfs":
-        try:
-            row.setdefault("TmpfsOptions", {})["Mode"] = int(value, 8)
-        except ValueError:
-            raise Bad(f"invalid mount {text!r}: {value!r} is not an octal mode") from None
-    else:
-        raise Bad(f"invalid mount {text!r}: unknown key {name!r} for type {kind}")
+    return parse(text)
 
 
 def ulimit(text: str) -> dict[str, Any]:

@@ -16,13 +16,14 @@ GROUPS = {
     "service": "services",
     "task": "tasks, and why one is not placed",
     "network": "networks",
+    "volume": "volumes",
     "container": "containers",
     "image": "images",
     "system": "the daemon",
 }
 SHORT = {
     **dict.fromkeys(("ps", "start", "stop", "kill", "rm", "wait", "logs"), "container"),
-    **dict.fromkeys(("run", "create", "exec", "restart"), "container"),
+    **dict.fromkeys(("run", "create", "exec", "restart", "port"), "container"),
     **dict.fromkeys(("images", "load", "save", "tag", "rmi", "pull", "build"), "image"),
     **dict.fromkeys(("history", "import"), "image"),
     **dict.fromkeys(("info", "version", "events", "inspect"), "system"),
@@ -34,7 +35,8 @@ MODULES = {
     "service": ("swarmctl.service", "swarmctl.service_change"),
     "task": ("swarmctl.task",),
     "network": ("swarmctl.network",),
-    "container": ("swarmctl.container", "swarmctl.run"),
+    "volume": ("swarmctl.volume",),
+    "container": ("swarmctl.container", "swarmctl.run", "swarmctl.port"),
     "image": ("swarmctl.image", "swarmctl.image_change", "swarmctl.build"),
     "system": ("swarmctl.system", "swarmctl.completion"),
 }
@@ -42,6 +44,7 @@ _OWN_MODULES = {
     "run": ("swarmctl.run",),
     "exec": ("swarmctl.run",),
     "create": ("swarmctl.run",),
+    "port": ("swarmctl.port",),
     "build": ("swarmctl.build",),
     **dict.fromkeys(("history", "import", "prune", "squash"), ("swarmctl.image_change",)),
     "completion": ("swarmctl.completion",),

@@ -1,11 +1,11 @@
-"""network: create, ls, inspect, rm."""
+"""network: create, ls, inspect, rm, connect, disconnect, prune."""
 
 from argparse import Namespace
 from typing import Any
 
-from swarmctl import table
+from swarmctl import confirm, table
 from swarmctl.command import Command, Parser, each
-from swarmctl.errors import UsageError
+from swarmctl.errors import DaemonError, UsageError
 from swarmctl.flags import filter_query, filters, pairs
 from swarmctl.http import Client, segment
 
@@ -16,6 +16,11 @@ def _configure_create(parser: Parser) -> None:
     parser.add_argument("-d", "--driver", default="bridge")
     parser.add_argument("--subnet", action="append", metavar="CIDR")
     parser.add_argument("--gateway", action="append", metavar="ADDRESS")
+    parser.add_argument("--ip-range", action="append", metavar="CIDR")
+    parser.add_argument("--aux-address", action="append", metavar="NAME=ADDRESS")
+    parser.add_argument("--ipam-driver", default="default")
+    parser.add_argument("--ipam-opt", action="append", metavar="NAME=VALUE")
+    parser.add_argument("--ipv6", action="store_true", help="IPv6 addresses too")
     parser.add_argument("--attachable", action="store_true", help="also for plain containers")
     parser.add_argument("--internal", action="store_true", help="no way out")
     parser.add_argument("--ingress", action="store_true", help="the network of published ports")
@@ -25,12 +30,7 @@ def _configure_create(parser: Parser) -> None:
 
 
 def _create(client: Client, args: Namespace) -> int:
-    subnets, gateways = args.subnet or [], args.gateway or []
-    if len(gateways) > len(subnets):
-        raise UsageError("swarmctl network create: every --gateway needs a --subnet")
-    pools: list[dict[str, str]] = [{"Subnet": subnet} for subnet in subnets]
-    for pool, gateway in zip(pools, gateways, strict=False):
-        pool["Gateway"] = gateway
+    pools = _pools(args)
     body = {
         "Name": args.name,
         "Driver": args.driver,
@@ -39,10 +39,31 @@ def _create(client: Client, args: Namespace) -> int:
         "Ingress": args.ingress,
         "Labels": pairs(args.label),
         "Options": pairs(args.opt),
-        "IPAM": {"Driver": "default", "Config": pools},
+        "IPAM": {"Driver": args.ipam_driver, "Options": pairs(args.ipam_opt), "Config": pools},
     }
+    if args.ipv6:
+        body["EnableIPv6"] = True
     print(client.call("POST", "/networks/create", body=body)["Id"])
     return 0
+
+
+def _pools(args: Namespace) -> list[dict[str, Any]]:
+    """Return the subnets, each with its gateway, range and reserved addresses."""
+    subnets = args.subnet or []
+    pools: list[dict[str, Any]] = [{"Subnet": subnet} for subnet in subnets]
+    for flag, key, values in (
+        ("--gateway", "Gateway", args.gateway or []),
+        ("--ip-range", "IPRange", args.ip_range or []),
+    ):
+        if len(values) > len(subnets):
+            raise UsageError(f"swarmctl network create: every {flag} needs a --subnet")
+        for pool, value in zip(pools, values, strict=False):
+            pool[key] = value
+    if args.aux_address:
+        if len(pools) != 1:
+            raise UsageError("swarmctl network create: --aux-address needs exactly one --subnet")
+        pools[0]["AuxiliaryAddresses"] = pairs(args.aux_address)
+    return pools
 
 
 def _ls(client: Client, args: Namespace) -> int:
@@ -81,13 +102,58 @@ def _inspect(client: Client, args: Namespace) -> int:
     return table.inspect("/networks/{}", client, args.networks, args.format, "network", **query)
 
 
+def _configure_connect(parser: Parser) -> None:
+    parser.add_argument("--alias", action="append", metavar="NAME")
+    parser.add_argument("--ip", default="", metavar="ADDRESS")
+    parser.add_argument("--gw-priority", type=int, default=0, help="the highest is the way out")
+    parser.add_argument("network", metavar="NETWORK")
+    parser.add_argument("container", metavar="CONTAINER")
+
+
+def _connect(client: Client, args: Namespace) -> int:
+    endpoint: dict[str, Any] = {"Aliases": args.alias or [], "GwPriority": args.gw_priority}
+    if args.ip:
+        endpoint["IPAMConfig"] = {"IPv4Address": args.ip}
+    body = {"Container": args.container, "EndpointConfig": endpoint}
+    client.call("POST", f"/networks/{segment(args.network)}/connect", body=body)
+    return 0
+
+
+def _configure_disconnect(parser: Parser) -> None:
+    parser.add_argument("-f", "--force", action="store_true", help="one that is gone is fine")
+    parser.add_argument("network", metavar="NETWORK")
+    parser.add_argument("container", metavar="CONTAINER")
+
+
+def _disconnect(client: Client, args: Namespace) -> int:
+    body = {"Container": args.container, "Force": args.force}
+    client.call("POST", f"/networks/{segment(args.network)}/disconnect", body=body)
+    return 0
+
+
+def _prune(client: Client, args: Namespace) -> int:
+    warning = "This will remove all custom networks not used by at least one container."
+    if not confirm.confirmed(warning, force=args.force):
+        return 0
+    query = filter_query(filters(args.filter))
+    deleted = client.call("POST", "/networks/prune", query=query).get("NetworksDeleted") or []
+    if deleted:
+        print("\n".join(["Deleted Networks:", *deleted, ""]))
+    return 0
+
+
 def _configure_rm(parser: Parser) -> None:
+    parser.add_argument("-f", "--force", action="store_true", help="one that is gone is fine")
     parser.add_argument("networks", nargs="+", metavar="NETWORK")
 
 
 def _rm(client: Client, args: Namespace) -> int:
     def remove(name: str) -> None:
-        client.call("DELETE", f"/networks/{segment(name)}")
+        try:
+            client.call("DELETE", f"/networks/{segment(name)}")
+        except DaemonError as error:
+            if not (args.force and error.status == 404):
+                raise
         print(name)
 
     return each(args.networks, remove)
@@ -98,4 +164,7 @@ COMMANDS = {
     "ls": Command("list networks", table.add_list_flags, _ls),
     "inspect": Command("show networks in full", _configure_inspect, _inspect),
     "rm": Command("remove networks", _configure_rm, _rm),
+    "connect": Command("put a container on a network", _configure_connect, _connect),
+    "disconnect": Command("take a container off a network", _configure_disconnect, _disconnect),
+    "prune": Command("remove unused networks", confirm.add_flags, _prune),
 }

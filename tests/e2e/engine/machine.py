@@ -83,6 +83,24 @@ class Machine:
         """Run the docker CLI and return its output without the final newline."""
         return self.docker(*argv).stdout.decode().strip()
 
+    def swarmctl(self, *argv: str) -> str:
+        """Run our own client and return its output without the final newline."""
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "swarmctl.main",
+                "-H",
+                f"unix://{self.run_dir}/swarmd.sock",
+                *argv,
+            ],
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+        assert done.returncode == 0, done.stderr + (self.root / "log").read_text()
+        return done.stdout.strip()
+
     def refused(self, *argv: str, code: int = 1) -> str:
         """Run the docker CLI, which must end with `code`, and return its complaint."""
         done = self.docker(*argv, check=False)

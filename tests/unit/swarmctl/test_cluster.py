@@ -155,6 +155,64 @@ def test_network_create_ls_inspect_rm(daemon: Daemon, ctl: Run) -> None:
     assert ctl("network", "create", "--gateway", "10.7.0.1", "x").code == 125
 
 
+def test_network_connect_disconnect_prune(daemon: Daemon, ctl: Run) -> None:
+    daemon.on("POST", "/networks/n1/connect", Reply(200))
+    daemon.on("POST", "/networks/n1/disconnect", Reply(200))
+    daemon.on("POST", "/networks/prune", {"NetworksDeleted": ["n1", "n2"]})
+    line = ("--alias", "db", "--ip", "10.0.0.5", "--gw-priority", "2", "n1", "c1")
+    assert ctl("network", "connect", *line).code == 0
+    endpoint = {"Aliases": ["db"], "GwPriority": 2, "IPAMConfig": {"IPv4Address": "10.0.0.5"}}
+    assert daemon.body("/networks/n1/connect") == {"Container": "c1", "EndpointConfig": endpoint}
+    assert ctl("network", "disconnect", "-f", "n1", "c1").code == 0
+    assert daemon.body("/networks/n1/disconnect") == {"Container": "c1", "Force": True}
+    pruned = ctl("network", "prune", "-f", "--filter", "until=1h").out
+    assert pruned == "Deleted Networks:\nn1\nn2\n\n"
+    assert ctl("network", "rm", "-f", "nosuch").code == 0
+    aux = ("--subnet", "10.1.0.0/24", "--ip-range", "10.1.0.128/25", "--aux-address", "r=10.1.0.9")
+    daemon.on("POST", "/networks/create", {"Id": "n3"})
+    ctl("network", "create", *aux, "n3")
+    assert daemon.body("/networks/create")["IPAM"]["Config"] == [
+        {
+            "Subnet": "10.1.0.0/24",
+            "IPRange": "10.1.0.128/25",
+            "AuxiliaryAddresses": {"r": "10.1.0.9"},
+        }
+    ]
+
+
+def test_volume_commands(daemon: Daemon, ctl: Run) -> None:
+    volume = {"Name": "v1", "Driver": "local", "Mountpoint": "/v", "Labels": {"q": "1"}}
+    daemon.on("POST", "/volumes/create", volume)
+    daemon.on("GET", "/volumes", {"Volumes": [volume], "Warnings": None})
+    daemon.on("GET", "/volumes/v1", volume)
+    daemon.on("DELETE", "/volumes/v1", Reply(204))
+    daemon.on("POST", "/volumes/prune", {"VolumesDeleted": ["v1"], "SpaceReclaimed": 1500})
+    assert ctl("volume", "create", "--label", "q=1", "-o", "type=tmpfs", "v1").out == "v1\n"
+    body = daemon.body("/volumes/create")
+    assert (body["Labels"], body["DriverOpts"]) == ({"q": "1"}, {"type": "tmpfs"})
+    assert ctl("volume", "ls").out.splitlines() == ["DRIVER    VOLUME NAME", "local     v1"]
+    assert ctl("volume", "ls", "-q").out == "v1\n"
+    assert json.loads(ctl("volume", "inspect", "v1").out) == [volume]
+    assert ctl("volume", "rm", "-f", "v1").out == "v1\n"
+    pruned = ctl("volume", "prune", "-a", "-f").out
+    assert pruned == "Deleted Volumes:\nv1\n\nTotal reclaimed space: 1.5kB\n"
+    assert ctl("volume", "create", "--name", "a", "b").code == 125
+
+
+def test_container_port(daemon: Daemon, ctl: Run) -> None:
+    bound = [{"HostIp": "0.0.0.0", "HostPort": "8080"}, {"HostIp": "::", "HostPort": "8080"}]
+    ports = {"80/tcp": bound, "9/udp": [{"HostIp": "127.0.0.1", "HostPort": "99"}], "7/tcp": None}
+    daemon.on("GET", "/containers/c1/json", {"NetworkSettings": {"Ports": ports}})
+    lines = ["9/udp -> 127.0.0.1:99", "80/tcp -> 0.0.0.0:8080", "80/tcp -> [::]:8080"]
+    assert ctl("port", "c1").out.splitlines() == lines
+    assert ctl("container", "port", "c1", "80").out == "0.0.0.0:8080\n[::]:8080\n"
+    result = ctl("port", "c1", "7")
+    assert (result.code, result.err) == (
+        1,
+        "Error: No public port '7/tcp' published for c1\n",
+    )
+
+
 def test_task_explain_prints_the_refusals(daemon: Daemon, ctl: Run) -> None:
     daemon.on("GET", "/tasks", [{"ID": "t1", "Slot": 2, "CreatedAt": "2026-01-01T00:00:00Z"}])
     refusals = [

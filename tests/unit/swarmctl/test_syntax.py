@@ -80,7 +80,23 @@ def test_mounts() -> None:
         "SizeBytes": 1 << 20,
         "Mode": 0o1770,
     }
+    options = "volume-opt=type=tmpfs,volume-opt=device=x,volume-driver=local,volume-label=a=b"
+    assert flags.mount(f"src=v,dst=/v,volume-subpath=sub,volume-nocopy,{options}") == {
+        "Type": "volume",
+        "Source": "v",
+        "Target": "/v",
+        "VolumeOptions": {
+            "Subpath": "sub",
+            "NoCopy": True,
+            "Labels": {"a": "b"},
+            "DriverConfig": {"Name": "local", "Options": {"type": "tmpfs", "device": "x"}},
+        },
+    }
+    below = flags.mount("type=bind,src=/a,dst=/b,ro,bind-recursive=writable")
+    assert below["BindOptions"] == {"ReadOnlyNonRecursive": True}
     for text in (
+        "type=bind,src=/a,dst=/b,bind-recursive=perhaps",
+        "type=tmpfs,dst=/t,tmpfs-mode=9",
         "type=bind,target=/b",
         "source=v",
         "type=npipe,target=/b",
