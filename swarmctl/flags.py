@@ -1,8 +1,11 @@
 """The values of flags: durations, sizes, ports, mounts, lists."""
 
-import argparse
 import re
 from typing import Any
+
+from swarmctl.values import Bad as Bad
+from swarmctl.values import size as size
+from swarmctl.values import truth as truth
 
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
 _NANOS = {
@@ -14,8 +17,6 @@ _NANOS = {
     "m": 60 * 10**9,
     "h": 3600 * 10**9,
 }
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmgtp]?)(i?b)?", re.IGNORECASE)
-Bad = argparse.ArgumentTypeError
 
 
 def duration(text: str) -> int:
@@ -27,14 +28,6 @@ def duration(text: str) -> int:
             f"invalid duration {text!r}: want a number with a unit, such as 300ms, 10s, 1m30s"
         )
     return round(sum(float(number) * _NANOS[unit] for number, unit in _DURATION.findall(text)))
-
-
-def size(text: str) -> int:
-    """Return bytes of `64m`, `1.5GiB`, `1024`; units are powers of 1024 as in Docker."""
-    match = _SIZE.fullmatch(text.strip())
-    if not match:
-        raise Bad(f"invalid size {text!r}: want bytes or a number with b, k, m, g")
-    return int(float(match[1]) * 1024 ** " kmgtp".index(match[2].lower() or " "))
 
 
 def cpus(text: str) -> int:
@@ -120,15 +113,6 @@ def fields(text: str) -> dict[str, str]:
         name, equals, value = part.partition("=")
         found[name.strip().lower()] = value if equals else "true"
     return found
-
-
-def truth(name: str, text: str) -> bool:
-    """Return a switch's value inside a long flag."""
-    if text.lower() in ("true", "1", "t"):
-        return True
-    if text.lower() in ("false", "0", "f"):
-        return False
-    raise Bad(f"invalid value for {name}: {text!r} is neither true nor false")
 
 
 def _port(text: str) -> int:

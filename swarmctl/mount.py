@@ -1,12 +1,10 @@
 """`--mount type=…,source=…,target=…`: from the line to the API's Mount."""
 
-import argparse
 from collections.abc import Callable
 from typing import Any
 
-from swarmctl.flags import size, truth
+from swarmctl.values import Bad, size, truth
 
-Bad = argparse.ArgumentTypeError
 Row = dict[str, Any]
 _RECURSIVE = {
     "enabled": "",
