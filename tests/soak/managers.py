@@ -53,9 +53,20 @@ class Writer:
         assert lab.api(node, "POST", "/services/create", spec).status == 201
 
     def value(self) -> int:
-        """Return the number that the service carries now."""
-        body = self.lab.api(self.node, "GET", f"/services/{self.service}").body
-        return int(body["Spec"]["Labels"].get("number", "0"))
+        """Return the number that the service carries now, as soon as a manager tells it."""
+        told: list[int] = []
+
+        def is_told() -> bool:
+            try:
+                read = self.lab.api(self.node, "GET", f"/services/{self.service}")
+            except (OSError, http.client.HTTPException):
+                return False
+            if read.status == 200:
+                told.append(int(read.body["Spec"]["Labels"].get("number", "0")))
+            return bool(told)
+
+        wait_until(is_told, 90, f"{self.node} tells of {self.service}")
+        return told[0]
 
     def _run(self) -> None:
         while not self.stopped.is_set():
