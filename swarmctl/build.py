@@ -8,6 +8,7 @@ from typing import Any
 
 from swarmctl import flags
 from swarmctl.command import Command, Parser
+from swarmctl.credentials import build_header
 from swarmctl.errors import ClientError
 from swarmctl.http import Client
 from swarmctl.progress import follow
@@ -82,7 +83,7 @@ def _build(client: Client, args: Namespace) -> int:
         "POST",
         "/build?" + urlencode(query),
         content=content,
-        headers={"Content-Type": "application/x-tar"},
+        headers={"Content-Type": "application/x-tar", **build_header()},
     )
     found = follow(response.objects())
     if args.iidfile and found:

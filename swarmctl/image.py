@@ -1,4 +1,4 @@
-"""image: images, pull, load, save, tag, rmi, inspect."""
+"""image: images, load, save, tag, rmi, inspect."""
 
 import os
 import sys
@@ -70,29 +70,6 @@ def _rows(image: Any, *, whole: bool, digests: bool) -> Iterator[table.Row]:
             "CreatedSince": f"{table.age(table.since(image.get('Created', 0)))} ago",
             "Size": table.bytes_decimal(image.get("Size", 0)),
         }
-
-
-def pull(client: Client, image: str, *, quiet: bool = False, to_stderr: bool = True) -> None:
-    """Fetch an image, showing progress; raises ClientError where that fails."""
-    name, at, digest = image.partition("@")
-    if at:
-        tag = digest
-    else:
-        name, _, tag = with_tag(image).rpartition(":")
-    query = {"fromImage": name, "tag": tag}
-    response = client.request("POST", "/images/create", query=query)
-    follow(response.objects(), quiet=quiet, out=sys.stderr if to_stderr else None)
-
-
-def _configure_pull(parser: Parser) -> None:
-    parser.add_argument("-q", "--quiet", action="store_true")
-    parser.add_argument("image", metavar="IMAGE")
-
-
-def _pull(client: Client, args: Namespace) -> int:
-    pull(client, args.image, quiet=args.quiet, to_stderr=False)
-    print(args.image if "@" in args.image else with_tag(args.image))
-    return 0
 
 
 def _configure_load(parser: Parser) -> None:
@@ -199,7 +176,6 @@ def _inspect(client: Client, args: Namespace) -> int:
 COMMANDS = {
     "images": Command("list images", _configure_ls, _ls),
     "ls": Command("list images", _configure_ls, _ls),
-    "pull": Command("fetch an image", _configure_pull, _pull),
     "load": Command("read images from a tar", _configure_load, _load),
     "save": Command("write images to a tar", _configure_save, _save),
     "tag": Command("give an image another name", _configure_tag, _tag),

@@ -24,9 +24,11 @@ GROUPS = {
 SHORT = {
     **dict.fromkeys(("ps", "start", "stop", "kill", "rm", "wait", "logs"), "container"),
     **dict.fromkeys(("run", "create", "exec", "restart", "port"), "container"),
-    **dict.fromkeys(("images", "load", "save", "tag", "rmi", "pull", "build"), "image"),
+    **dict.fromkeys(("images", "load", "save", "tag", "rmi", "build"), "image"),
     **dict.fromkeys(("history", "import"), "image"),
+    **dict.fromkeys(("pull", "push"), "image"),
     **dict.fromkeys(("info", "version", "events", "inspect"), "system"),
+    **dict.fromkeys(("login", "logout", "search"), "system"),
     "completion": "system",
 }
 MODULES = {
@@ -37,8 +39,8 @@ MODULES = {
     "network": ("swarmctl.network",),
     "volume": ("swarmctl.volume",),
     "container": ("swarmctl.container", "swarmctl.run", "swarmctl.port"),
-    "image": ("swarmctl.image", "swarmctl.image_change", "swarmctl.build"),
-    "system": ("swarmctl.system", "swarmctl.completion"),
+    "image": ("swarmctl.image", "swarmctl.image_change", "swarmctl.registry", "swarmctl.build"),
+    "system": ("swarmctl.system", "swarmctl.login", "swarmctl.completion"),
 }
 _OWN_MODULES = {
     "run": ("swarmctl.run",),
@@ -47,6 +49,8 @@ _OWN_MODULES = {
     "port": ("swarmctl.port",),
     "build": ("swarmctl.build",),
     **dict.fromkeys(("history", "import", "prune", "squash"), ("swarmctl.image_change",)),
+    **dict.fromkeys(("pull", "push"), ("swarmctl.registry",)),
+    **dict.fromkeys(("login", "logout", "search"), ("swarmctl.login",)),
     "completion": ("swarmctl.completion",),
 }
 

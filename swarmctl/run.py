@@ -167,7 +167,7 @@ def _create_container(client: Client, args: Namespace, *, detach: bool) -> str:
             if error.status != 404 or "image" not in error.reason.lower():
                 raise
             warn(f"Unable to find image '{flags.with_tag(args.image)}' locally")
-            from swarmctl.image import pull
+            from swarmctl.registry import pull
 
             pull(client, args.image)
             answer = client.call("POST", "/containers/create", query=query, body=body)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime.image.registry.endpoint import BadRegistry, RegistrySettings
 from swarmapi.errors import InvalidArgument, SwarmError
 from swarmapi.rest import API_VERSION
 from worker import options
@@ -91,8 +92,22 @@ def _are_hosts(values: Sequence[str]) -> None:
         parse_host(value)
 
 
-_STORAGE, _NETWORK, _API, _CONTAINERS, _CLUSTER = (
-    "storage", "network", "API", "containers", "cluster",
+def _are_mirrors(values: Sequence[str]) -> None:
+    try:
+        RegistrySettings(mirrors=tuple(values))
+    except BadRegistry as error:
+        raise InvalidArgument(str(error)) from None
+
+
+def _are_insecure(values: Sequence[str]) -> None:
+    try:
+        RegistrySettings(insecure=tuple(values))
+    except BadRegistry as error:
+        raise InvalidArgument(str(error)) from None
+
+
+_STORAGE, _REGISTRIES, _NETWORK, _API, _CONTAINERS, _CLUSTER = (
+    "storage", "registries", "network", "API", "containers", "cluster",
 )  # fmt: skip
 
 
@@ -115,6 +130,14 @@ class Config:
     storage_opt: tuple[str, ...] = option(
         (), "option of the storage driver", group=_STORAGE, metavar="KEY=VALUE",
         check=_storage_options,
+    )  # fmt: skip
+
+    registry_mirror: tuple[str, ...] = option(
+        (), "asked before Docker Hub", group=_REGISTRIES, metavar="URL", check=_are_mirrors
+    )
+    insecure_registry: tuple[str, ...] = option(
+        (), "may be asked without TLS or a valid certificate; loopback always may",
+        group=_REGISTRIES, metavar="HOST[:PORT]|CIDR", check=_are_insecure,
     )  # fmt: skip
 
     dns: tuple[str, ...] = option(
@@ -197,6 +220,11 @@ class Config:
     def logging_level(self) -> int:
         """The level, in the numbers of `logging`."""
         return logging.DEBUG if self.debug else _LOG_LEVELS[self.log_level]
+
+    @property
+    def registry(self) -> RegistrySettings:
+        """How registries are asked."""
+        return RegistrySettings(self.registry_mirror, self.insecure_registry)
 
     @property
     def labels(self) -> dict[str, str]:

@@ -1,9 +1,15 @@
 """The executor: tasks become containers of this machine's engine."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
+from runtime.errors import RuntimeFailure
+from runtime.image.errors import ImageNotFound
+from runtime.image.model import Image
+from runtime.image.reference import parse
 from swarmapi.errors import Conflict, NotFound, SwarmError
 from swarmapi.model import defaults
 from swarmapi.model.objects import SpecVersion, Task
@@ -159,16 +165,40 @@ class EngineExecutor:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._fetching: dict[str, asyncio.Task[list[Image]]] = {}
 
     async def prepare(self, task: Task, spec: SpecVersion) -> Outcome:
-        """Create the container from an image that is on this machine."""
+        """Create the container; an image that is not on this machine is pulled first."""
         found = self._find(task)
         if found:
             return Outcome(container_id=found)
         try:
-            return Outcome(container_id=await self._engine.create(to_container(task, spec)))
+            wanted = to_container(task, spec)
+            await self._fetch(wanted.config.image)
+            return Outcome(container_id=await self._engine.create(wanted))
         except SwarmError as error:
             return Outcome(error=error.message)
+        except (RuntimeFailure, OSError) as error:
+            return Outcome(error=str(error))
+
+    async def _fetch(self, image: str) -> None:
+        """Pull an image unless it is here; the tasks that want it at once share one pull."""
+        try:
+            await asyncio.to_thread(self._engine.images.resolve, image)
+            return
+        except ImageNotFound:
+            pass
+        pull = self._fetching.get(image)
+        if pull is None:
+            pull = asyncio.ensure_future(self._engine.registries.pull(parse(image)))
+            self._fetching[image] = pull
+            pull.add_done_callback(partial(self._fetched, image))
+        await asyncio.shield(pull)
+
+    def _fetched(self, image: str, pull: "asyncio.Task[list[Image]]") -> None:
+        del self._fetching[image]
+        if not pull.cancelled():
+            pull.exception()  # who waited has it; nobody may have
 
     async def start(self, task: Task, spec: SpecVersion) -> Outcome:
         """Start the container; the pid is the host's."""

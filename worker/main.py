@@ -58,6 +58,7 @@ async def daemon(config: Config) -> AsyncIterator[Engine]:
                 defaults=config.defaults,
                 labels=config.labels,
                 debug=config.debug,
+                registry=config.registry,
             )
         )
         await engine.open()

@@ -22,6 +22,7 @@ from swarmapi.errors import InvalidArgument
 from swarmapi.rest import Route
 from worker.api import answers
 from worker.api.keys import engine_of
+from worker.api.presence import while_connected
 from worker.api.responses import JsonLines, answer
 
 _SEARCH_LIMIT = 25
@@ -81,7 +82,7 @@ async def _streamed(
     running = asyncio.ensure_future(work(queue.put_nowait))
     running.add_done_callback(lambda _: queue.put_nowait(None))
     try:
-        while (line := await queue.get()) is not None:
+        while (line := await while_connected(request, queue.get())) is not None:
             await lines.send(line)
         try:
             running.result()

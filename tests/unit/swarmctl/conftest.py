@@ -26,8 +26,14 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 
 
 @pytest.fixture
-def ctl(daemon: Daemon, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Run one command line against the daemon."""
+def ctl(
+    daemon: Daemon,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> Run:
+    """Run one command line against the daemon, with logins of its own."""
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
 
     def run(*words: str) -> Result:
         code = main(["-H", daemon.host, *words])

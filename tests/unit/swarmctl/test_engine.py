@@ -285,7 +285,7 @@ def test_save_and_load_move_the_bytes(daemon: Daemon, ctl: Run, tmp_path: Path) 
 def test_an_error_inside_a_stream_fails_the_command(daemon: Daemon, ctl: Run) -> None:
     answer = lines({"status": "Pulling"}, {"errorDetail": {"message": "denied"}, "error": "denied"})
     daemon.on("POST", "/images/create", answer)
-    result = ctl("pull", "bb")
+    result = ctl("pull", "bb:1")
     assert (result.code, result.out, result.err) == (1, "Pulling\n", "denied\n")
 
 

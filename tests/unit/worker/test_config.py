@@ -185,3 +185,13 @@ def test_containers_get_the_daemons_settings_unless_they_have_their_own(file: Pa
     assert asking.dns == ["1.1.1.1"]
     assert (asking.log_config.type, asking.log_config.config) == ("none", {})
     assert [(u.name, u.soft) for u in asking.ulimits] == [("nofile", 5), ("core", 0)]
+
+
+def test_registries_are_options_that_are_checked() -> None:
+    flags = ["--registry-mirror", "https://near.example", "--insecure-registry", "10.0.0.0/8"]
+    config = load([*flags, "--insecure-registry", "plain:5000"], {})
+    assert config.registry.mirrors == ("https://near.example",)
+    assert config.registry.insecure == ("10.0.0.0/8", "plain:5000")
+    for wrong in (["--registry-mirror", "near.example"], ["--insecure-registry", "http://x"]):
+        with pytest.raises(InvalidArgument, match=wrong[0].removeprefix("--")):
+            load(wrong, {})

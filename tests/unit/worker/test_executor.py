@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from swarmapi.errors import NotFound, Unsupported
 from swarmapi.model.objects import SpecVersion, Task
@@ -16,6 +17,8 @@ from swarmapi.model.spec import (
     ServiceSpec,
     TaskTemplate,
 )
+from tests.fakes.registry import FakeRegistry
+from tests.unit.image.registry_images import publish
 from tests.unit.worker.test_engine import World, play
 from worker.engine.logs import LogQuery
 from worker.engine.spec import PortBinding
@@ -129,5 +132,32 @@ def test_a_checked_task_that_ends_before_it_was_healthy_tells_its_code(tmp_path:
         world.supervisor.end(world.engine.inspect(container_name(_TASK)).record.id, 3)
         outcome = await proving
         assert (outcome.error, outcome.exit_code) == ("task: non-zero exit (3)", 3)
+
+    play(tmp_path, story)
+
+
+def test_an_image_that_is_not_here_is_pulled_once_for_all_its_tasks(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        async with FakeRegistry().serving() as registry:
+            publish(registry, "web", "1", {"big": bytes(5000)})
+            image = f"{registry.address}/web:1"
+
+            def wanting(image: str) -> SpecVersion:
+                template = TaskTemplate(container_spec=ContainerSpec(image=image))
+                spec = ServiceSpec(name="web", task_template=template)
+                return SpecVersion(service_id="s", version=1, spec=spec)
+
+            executor = EngineExecutor(world.engine)
+            tasks = [replace(_TASK, id=f"t{slot}", slot=slot) for slot in range(1, 5)]
+            done = await asyncio.gather(*(executor.prepare(t, wanting(image)) for t in tasks))
+            assert [outcome.error for outcome in done] == [""] * 4
+            assert registry.requests["GET /v2/web/manifests/1"] == 1
+            missing = await executor.prepare(
+                replace(_TASK, id="t9", slot=9), wanting(f"{registry.address}/none:1")
+            )
+            assert "manifest unknown" in missing.error
+            before = registry.requests.total()
+            await executor.prepare(replace(_TASK, id="t5", slot=5), wanting(image))
+            assert registry.requests.total() == before
 
     play(tmp_path, story)
