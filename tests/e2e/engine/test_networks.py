@@ -220,3 +220,16 @@ def test_network_events(machine: Machine) -> None:
     words = ["events", "--since", "1h", "--until", now, "--filter", "type=network"]
     actions = machine.out(*words, "--format", "{{.Action}} {{.Actor.Attributes.name}}").splitlines()
     assert actions == ["create n1", "connect n1", "disconnect n1", "destroy n1"]
+
+
+def test_networks_outlive_a_reboot(machine: Machine) -> None:
+    machine.docker("network", "create", "--subnet", "10.73.0.0/24", "n1")
+    words = ["--network", "n1", "--ip", "10.73.0.9", "--restart", "always", "-p", "18080:80"]
+    serve(machine, "web", *words)
+    machine.power_cut()
+    machine.start()
+    assert machine.out("network", "ls", "-q", "--filter", "name=n1")
+    assert fetch(machine, "http://127.0.0.1:18080/").startswith("page-of-")
+    assert networks_of(machine, "web")["n1"]["IPAddress"] == "10.73.0.9"
+    machine.docker("rm", "-f", "web")
+    machine.docker("network", "rm", "n1")
