@@ -13,8 +13,9 @@ import socket
 import struct
 import subprocess
 import termios
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ Pids = list[int]  # the class below has a method named list
 _FRAME = struct.Struct(">BI")
 _RECONNECT_TRIES, _RECONNECT_PAUSE_S = 200, 0.05
 _LAUNCH_TIMEOUT_S = 20
+_TRIES = 3
 
 
 class Attachment:
@@ -87,8 +89,9 @@ class ExecProcess:
 class Supervisor:
     """A connection to the machine's supervisor; it reconnects when the fork server restarts."""
 
-    def __init__(self, sock: socket.socket, run_dir: Path) -> None:
-        self._sock, self._run_dir = sock, run_dir
+    def __init__(self, sock: socket.socket, run_dir: Path, launch: Callable[[], None]) -> None:
+        """Wrap a connection; `launch` starts a supervisor when there is none any more; blocking."""
+        self._sock, self._run_dir, self._launch = sock, run_dir, launch
         self._loop = asyncio.get_running_loop()
         self._next = 0
         self._pending: dict[int, asyncio.Future[tuple[Any, list[int]]]] = {}
@@ -117,14 +120,15 @@ class Supervisor:
         state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         run_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
         program = await asyncio.to_thread(bundle.build, state_dir)
+        launch = partial(_launch, program, state_dir, run_dir, cgroup_parent)
         sock = _dial(run_dir)
         launched = sock is None
         if sock is None:
-            await asyncio.to_thread(_launch, program, state_dir, run_dir, cgroup_parent)
+            await asyncio.to_thread(launch)
             sock = _dial(run_dir)
             if sock is None:
                 raise errors.SupervisorGone(f"the supervisor does not listen in {run_dir}")
-        self = cls(sock, run_dir)
+        self = cls(sock, run_dir, launch)
         if not launched:
             hello = await self._ask("hello")
             if hello["program"] != str(program):
@@ -177,6 +181,9 @@ class Supervisor:
                 with contextlib.suppress(errors.SupervisorGone):
                     await self._refresh()
                 return
+            # nobody listens: the holder is gone, and with it every container of its own
+            with contextlib.suppress(errors.SupervisorGone):
+                await asyncio.to_thread(self._launch)
             await asyncio.sleep(_RECONNECT_PAUSE_S)
         gone = errors.SupervisorGone(f"no supervisor answers in {self._run_dir}")
         for waiters in self._waiters.values():
@@ -264,6 +271,13 @@ class Supervisor:
         wire.close_all(fds)
         return value
 
+    async def _insist(self, op: str, **fields: Any) -> tuple[Any, list[int], list[Any]]:
+        """Call what may be done twice, again when the fork server dies over it."""
+        for _ in range(_TRIES - 1):
+            with contextlib.suppress(errors.SupervisorGone):
+                return await self._call(op, **fields)
+        return await self._call(op, **fields)
+
     # ---- containers ------------------------------------------------------------------------
 
     async def start(self, launch: Launch, *, netns_fd: int | None = None) -> ContainerState:
@@ -339,13 +353,13 @@ class Supervisor:
 
         With `final` its restart policy has no say any more, also when it waits for a restart.
         """
-        await self._ask(
+        await self._insist(
             "kill", container=container_id, signal=int(signal), everyone=everyone, final=final
         )
 
     async def set_restart(self, container_id: str, restart: RestartPolicy) -> None:
         """Give a running container another restart policy."""
-        await self._ask("policy", container=container_id, restart=asdict(restart))
+        await self._insist("policy", container=container_id, restart=asdict(restart))
 
     async def pause(self, container_id: str) -> None:
         """Freeze all processes."""
@@ -357,7 +371,7 @@ class Supervisor:
 
     async def update(self, container_id: str, resources: dict[str, Any]) -> None:
         """Change limits: OCI `linux.resources`, only the given ones."""
-        await self._ask("update", container=container_id, resources=resources)
+        await self._insist("update", container=container_id, resources=resources)
 
     async def wait(self, container_id: str) -> ContainerState:
         """Return the state once the container is stopped and its log is written."""
@@ -374,7 +388,7 @@ class Supervisor:
             with contextlib.suppress(errors.BadStatus):
                 await self.kill(container_id, 9, everyone=True, final=True)
             await self.wait(container_id)
-        await self._ask("delete", container=container_id)
+        await self._insist("delete", container=container_id)
         self._states.pop(container_id, None)
 
     async def state(self, container_id: str) -> ContainerState:
@@ -386,8 +400,7 @@ class Supervisor:
 
     async def list(self) -> list[ContainerState]:
         """Return the states of all known containers, stopped ones included."""
-        _, fds, parts = await self._call("list")
-        wire.close_all(fds)
+        _, _, parts = await self._insist("list")
         return [_state(part) for part in parts]
 
     async def resize(self, container_id: str, rows: int, cols: int) -> None:
@@ -396,7 +409,7 @@ class Supervisor:
 
     async def attach(self, container_id: str) -> Attachment:
         """Attach to live output and stdin; before a start, nothing of it is missed."""
-        _, fds, _ = await self._call("attach", container=container_id)
+        _, fds, _ = await self._insist("attach", container=container_id)
         reader, writer = await asyncio.open_unix_connection(sock=socket.socket(fileno=fds[0]))
         return Attachment(reader, writer)
 
@@ -418,9 +431,12 @@ class Supervisor:
 
     async def shutdown(self, *, force: bool = False) -> None:
         """End the supervisor; raises BadStatus while containers run, unless forced."""
-        _, fds, _ = await self._call("shutdown", force=force)
-        wire.close_all(fds)
-        self._closing = True
+        self._closing = True  # before its end can be noticed, which starts another one
+        try:
+            await self._ask("shutdown", force=force)
+        except errors.BadStatus:
+            self._closing = False
+            raise
         await self._disconnected.wait()
         await asyncio.to_thread(_await_unlock, self._run_dir)
 

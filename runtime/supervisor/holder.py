@@ -80,7 +80,7 @@ class Holder:
         if pid == 0:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            for fd in fds:
+            for fd in (*fds, self.run_lock):  # the next holder waits for all of us to be gone
                 os.set_inheritable(fd, True)
             if role == "server" and self.ready_fd >= 0:
                 os.set_inheritable(self.ready_fd, True)

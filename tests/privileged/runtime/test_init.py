@@ -58,8 +58,8 @@ def test_it_is_small_sealed_and_shows_nothing_of_the_host() -> None:
 def test_a_terminals_signals_reach_the_program_once() -> None:
     async def story(bench: Bench) -> None:
         attachment = await bench.supervisor.attach("c")
-        script = "n=0; trap 'n=$((n+1)); echo got $n' INT; read a; echo after; read b; exit $n"
-        launch = bench.launch("c", "sh", "-c", f"echo up; {script}", terminal=True, init=True)
+        script = "n=0; trap 'n=$((n+1)); echo got $n' INT; echo up; read a; read b; exit $n"
+        launch = bench.launch("c", "sh", "-c", script, terminal=True, init=True)
         await bench.supervisor.start(launch)
         await read_until(attachment, b"up\r\n")
         await attachment.write(b"\x03")

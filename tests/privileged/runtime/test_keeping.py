@@ -217,3 +217,29 @@ def test_a_paused_container_is_not_probed() -> None:
 
 def _lines(path: Path) -> int:
     return path.read_text().count("\n")
+
+
+def test_a_killed_holder_is_replaced_and_its_containers_are_ended_as_lost() -> None:
+    async def story(bench: Bench) -> None:
+        queue = bench.supervisor.subscribe()
+        state = await bench.supervisor.start(bench.launch("c", "sleep", "60"))
+        os.kill(_parent(state.pid), signal.SIGKILL)
+        lost = await _seen(queue, lambda s: s.status == "stopped")
+        assert (lost.container_id, lost.exit_code) == ("c", None)
+        await until(lambda: not _lives(state.pid))
+        await bench.supervisor.delete("c")
+        assert (await bench.run("c", "true")).exit_code == 0
+
+    run(story)
+
+
+def _lives(pid: int) -> bool:
+    """Tell whether it is there and no zombie: it is init's to reap now."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
