@@ -1,4 +1,4 @@
-.PHONY: help check test demo clean bench bench-gate soak-managers soak-failover proto fmt
+.PHONY: help check test demo clean bench bench-gate soak-managers soak-failover fuzz openapi proto fmt
 .DEFAULT_GOAL := help
 python := .venv/bin/python
 
@@ -22,6 +22,10 @@ soak-managers: ## all managers killed 20 times during a stream of updates: nothi
 	$(python) -m tests.soak.managers
 soak-failover: ## medians of power cuts: a worker's tasks elsewhere, the next write without the leader
 	$(python) -m tests.soak.failover
+fuzz: ## requests made from the API's document, for ten minutes (root)
+	$(python) -m tests.fuzz --seconds 600
+openapi: ## print the API's document
+	@$(python) -m worker.cluster.document
 proto: ## generate proto/swarmapi/v1 anew
 	cd proto && ../$(python) -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. swarmapi/v1/*.proto
 fmt: ## format

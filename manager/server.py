@@ -25,6 +25,7 @@ from manager.roster import Roster
 from swarmapi.conversation import LEADER_METADATA, MESSAGE_OPTIONS
 from swarmapi.errors import BY_GRPC_CODE, SwarmError, Unavailable
 from swarmapi.identity import JOIN_SERVER_NAME, MANAGER, TLSMaterial, expect
+from swarmapi.query import runner_of
 from swarmapi.v1 import ca_pb2, ca_pb2_grpc, dispatcher_pb2_grpc, forward_pb2_grpc, logs_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -141,9 +142,7 @@ class Manager:
 
     async def _serve_rest(self, broker: LogBroker) -> None:
         app = build_app(self.store, self._tls.identity.node_id, self._forwarder, broker)
-        self._runner = web.AppRunner(
-            app, access_log=None, shutdown_timeout=1.0, handler_cancellation=True
-        )
+        self._runner = runner_of(app, 1.0, handler_cancellation=True)
         await self._runner.setup()
         path = self._config.paths.socket
         path.unlink(missing_ok=True)

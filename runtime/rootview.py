@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from runtime.errors import RuntimeFailure
+from runtime.errors import BadStatus, RuntimeFailure
 from runtime.image.durable import open_in_root
 from runtime.oci import Overlay
 from runtime.supervisor import kernel
@@ -85,7 +85,7 @@ def _root_of(pid: int) -> int:
     """Return a detached copy of a running container's root mount, without what lies below it."""
     own = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        theirs = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        theirs = _namespace_of(pid)
         try:
             kernel.syscall("unshare", _CLONE_FS)
             kernel.syscall("setns", theirs, kernel.CLONE_NEWNS)
@@ -97,6 +97,13 @@ def _root_of(pid: int) -> int:
             os.close(theirs)
     finally:
         os.close(own)
+
+
+def _namespace_of(pid: int) -> int:
+    try:
+        return os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, ProcessLookupError):
+        raise BadStatus("ending", "running or stopped") from None
 
 
 def _assemble(tree: int, merged: str, binds: Iterable[BindMount]) -> RootView:

@@ -18,6 +18,7 @@ from runtime.client import Supervisor
 from runtime.errors import RuntimeFailure, SupervisorGone
 from runtime.image.store import ImageStore
 from swarmapi.errors import SwarmError
+from swarmapi.query import runner_of
 from worker.api.app import build_app
 from worker.cluster.side import ClusterSide
 from worker.config import Config, load
@@ -65,7 +66,7 @@ async def daemon(config: Config) -> AsyncIterator[Engine]:
         cluster = ClusterSide(config, engine, networking)
         await cluster.start()
         app = build_app(engine, swarm_state=cluster.swarm_state, cluster_routes=cluster.routes)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT_S)
+        runner = runner_of(app, SHUTDOWN_TIMEOUT_S)
         await runner.setup()
         listeners = Listeners(config, runner)
         try:

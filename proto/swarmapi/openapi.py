@@ -72,7 +72,7 @@ def _types(route: Route) -> list[Any]:
 def _operation(route: Route, schema_of: Sequence[tuple[Any, Json]]) -> Json:
     def schema(kind: Any) -> Json:
         if kind in (bytes, str):
-            return {"type": "string"}
+            return {"type": "string"} | ({"format": "binary"} if kind is bytes else {})
         return next(found for known, found in schema_of if known is kind or known == kind)
 
     handler = route.handler

@@ -9,6 +9,8 @@ from aiohttp import web
 from swarmapi import rest
 from swarmapi.errors import InvalidArgument
 
+LONGEST_LINE_BYTES = 1 << 20
+"""Of a request's head: a build has its arguments in the URL, and credentials in a header."""
 DECLARED: web.AppKey[dict[web.AbstractRoute, rest.Route]] = web.AppKey("declared")
 """What an application serves, as it was declared."""
 _VERSION_PREFIX = r"/v{version:1\.\d+}"
@@ -21,6 +23,20 @@ def add_routes(app: web.Application, routes: Sequence[rest.Declared]) -> None:
         for prefix in ("", _VERSION_PREFIX):
             served = app.router.add_route(route.method, prefix + route.path, route.handler)
             declared[served] = route
+
+
+def runner_of(
+    app: web.Application, shutdown_timeout_s: float, *, handler_cancellation: bool = False
+) -> web.AppRunner:
+    """Return what serves an application of routes."""
+    return web.AppRunner(
+        app,
+        access_log=None,
+        shutdown_timeout=shutdown_timeout_s,
+        handler_cancellation=handler_cancellation,
+        max_line_size=LONGEST_LINE_BYTES,
+        max_field_size=LONGEST_LINE_BYTES,
+    )
 
 
 def refuse(request: web.Request) -> None:

@@ -41,14 +41,32 @@ class Processes(TypedDict):
     Processes: list[list[str]]
 
 
-class Pruned(TypedDict):
-    """What a prune removed; the list's name depends on the kind."""
+class ContainersPruned(TypedDict):
+    """What a prune removed."""
 
     SpaceReclaimed: int
-    ContainersDeleted: NotRequired[list[str] | None]
-    VolumesDeleted: NotRequired[list[str] | None]
-    CachesDeleted: NotRequired[list[str] | None]
-    ImagesDeleted: NotRequired[list[Object] | None]
+    ContainersDeleted: list[str] | None
+
+
+class VolumesPruned(TypedDict):
+    """What a prune removed."""
+
+    SpaceReclaimed: int
+    VolumesDeleted: list[str] | None
+
+
+class CachePruned(TypedDict):
+    """What a prune removed."""
+
+    SpaceReclaimed: int
+    CachesDeleted: list[str] | None
+
+
+class ImagesPruned(TypedDict):
+    """What a prune removed."""
+
+    SpaceReclaimed: int
+    ImagesDeleted: list[Object] | None
 
 
 class ContainerSummary(TypedDict):

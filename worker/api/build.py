@@ -240,5 +240,16 @@ ROUTES = (
         answer=answers.Object,
         content="stream",
     ),
-    Route("POST", "/build/prune", prune_cache, answer=answers.Pruned),
+    Route(
+        "POST",
+        "/build/prune",
+        prune_cache,
+        (
+            rest.flag("all"),
+            *rest.refused(
+                "filters", "keep-storage", "reserved-space", "max-used-space", "min-free-space"
+            ),
+        ),
+        answer=answers.CachePruned,
+    ),
 )

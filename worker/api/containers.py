@@ -274,7 +274,7 @@ ROUTES = (
         "/containers/prune",
         prune,
         (rest.filters("until", "label", "label!"),),
-        answer=answers.Pruned,
+        answer=answers.ContainersPruned,
     ),
     Route("GET", _IN + "/json", inspect, (_SIZE,), answer=answers.ContainerDetails),
     Route(

@@ -1,6 +1,6 @@
 """The OpenAPI document of everything this daemon answers."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -18,11 +18,15 @@ _TITLE = "swarm: Docker Engine API with additions"
 
 async def show(request: web.Request) -> web.StreamResponse:
     """Show this document."""
-    routes = list(dict.fromkeys(request.app[DECLARED].values()))
-    document = openapi.describe(routes, title=_TITLE, version=API_VERSION)
+    document = describe(list(dict.fromkeys(request.app[DECLARED].values())))
     if CLUSTER_DOCUMENT in request.app:
         document = openapi.merge(document, await request.app[CLUSTER_DOCUMENT]())
     return answer(document)
+
+
+def describe(routes: Sequence[Route]) -> openapi.Json:
+    """Return the document of routes of this daemon."""
+    return openapi.describe(routes, title=_TITLE, version=API_VERSION)
 
 
 ROUTES = (Route("GET", "/swarm/v1/openapi.json", show, answer=dict[str, Any]),)

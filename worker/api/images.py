@@ -317,7 +317,7 @@ ROUTES = (
         "/images/prune",
         prune,
         (rest.filters("dangling", "label", "label!", "until"),),
-        answer=answers.Pruned,
+        answer=answers.ImagesPruned,
     ),
     Route(
         "POST",
@@ -335,7 +335,13 @@ ROUTES = (
         answer=answers.Id,
         status=201,
     ),
-    Route("GET", _IN + "/json", inspect, _PLATFORM, answer=answers.ImageDetails),
+    Route(
+        "GET",
+        _IN + "/json",
+        inspect,
+        (rest.flag("manifests"), *_PLATFORM),
+        answer=answers.ImageDetails,
+    ),
     Route("GET", _IN + "/history", history, _PLATFORM, answer=list[answers.HistoryRow]),
     Route("GET", _IN + "/get", save, _PLATFORM, answer=bytes, content="tar"),
     Route("POST", _IN + "/tag", tag, _NAMED, status=201),

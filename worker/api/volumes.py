@@ -3,13 +3,13 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from aiohttp import web
 
 from swarmapi import query, rest
 from swarmapi.errors import InvalidArgument, NotFound, Unsupported
+from swarmapi.model.decode import decode_spec
 from swarmapi.rest import Route
 from worker.api import answers
 from worker.api.keys import engine_of
@@ -33,7 +33,6 @@ class CreateRequest(msgspec.Struct, rename="pascal"):
     driver: str = "local"
     driver_opts: dict[str, str] | None = None
     labels: dict[str, str] | None = None
-    cluster_volume_spec: dict[str, Any] | None = None
 
 
 async def list_volumes(request: web.Request) -> web.StreamResponse:
@@ -58,30 +57,20 @@ def _matches(engine: Engine, volume: Volume, wanted: Mapping[str, Sequence[str]]
 async def create(request: web.Request) -> web.StreamResponse:
     """Create a volume; one that exists is returned."""
     engine = engine_of(request)
-    body = await query.body(request)
-    if body.get("Driver") not in (None, "", "local"):
-        raise Unsupported(f"volume driver {body['Driver']!r} is not supported")
-    if body.get("ClusterVolumeSpec"):
-        raise Unsupported("volume ClusterVolumeSpec is not supported")
-    name = body.get("Name") or engine.parts.random_bytes(32).hex()
+    asked = decode_spec(await request.read(), CreateRequest)
+    if asked.driver not in ("", "local"):
+        raise Unsupported(f"volume driver {asked.driver!r} is not supported")
+    name = asked.name or engine.parts.random_bytes(32).hex()
     wanted = Volume(
         name=name,
         created_ns=engine.parts.clock.now_ns(),
-        labels=_texts(body.get("Labels"), "Labels"),
-        options=_texts(body.get("DriverOpts"), "DriverOpts"),
-        anonymous=not body.get("Name"),
+        labels=asked.labels or {},
+        options=asked.driver_opts or {},
+        anonymous=not asked.name,
     )
     if await asyncio.to_thread(engine.volumes.create, wanted):
         engine.storage.announce([name])
     return answer(engine.volumes.to_json(engine.volumes.get(name)), 201)
-
-
-def _texts(value: object, name: str) -> dict[str, str]:
-    """Return a mapping of texts; raises InvalidArgument where it is none."""
-    try:
-        return msgspec.convert(value or {}, dict[str, str])
-    except msgspec.ValidationError as error:
-        raise InvalidArgument(f"{name}: {error}") from None
 
 
 async def inspect(request: web.Request) -> web.StreamResponse:
@@ -133,7 +122,7 @@ async def prune(request: web.Request) -> web.StreamResponse:
 ROUTES = (
     Route("GET", "/volumes", list_volumes, (_LIST_FILTERS,), answer=answers.Volumes),
     Route("POST", "/volumes/create", create, body=CreateRequest, answer=answers.Volume, status=201),
-    Route("POST", "/volumes/prune", prune, (_PRUNE_FILTERS,), answer=answers.Pruned),
+    Route("POST", "/volumes/prune", prune, (_PRUNE_FILTERS,), answer=answers.VolumesPruned),
     Route("GET", "/volumes/{name}", inspect, answer=answers.Volume),
     Route("DELETE", "/volumes/{name}", remove, (rest.flag("force"),), status=204),
 )

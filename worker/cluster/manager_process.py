@@ -31,6 +31,29 @@ _UCRED = struct.Struct("3i")
 _START_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 10.0
 _POLL_S = 0.05
+PROGRAM = (sys.executable, "-m", "manager.main")
+
+
+async def manager_document() -> dict[str, Any]:
+    """Return the OpenAPI document of the routes that a manager answers; none need run.
+
+    Raises:
+        Internal: when the program cannot tell.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *PROGRAM,
+        "openapi",
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd="/",
+        env=_environment(),
+    )
+    told, complaint = await process.communicate()
+    if process.returncode != 0:
+        raise Internal(f"swarm-manager openapi: {_last_line(complaint) or process.returncode}")
+    document: dict[str, Any] = json.loads(told)
+    return document
 
 
 class ManagerProcess:
@@ -41,7 +64,7 @@ class ManagerProcess:
         state_dir: Path,
         run_dir: Path,
         cgroup_name: str,
-        program: Sequence[str] = (sys.executable, "-m", "manager.main"),
+        program: Sequence[str] = PROGRAM,
     ) -> None:
         self.state_dir = state_dir
         self.socket_path = run_dir / SOCKET_NAME
@@ -89,27 +112,6 @@ class ManagerProcess:
         if process.returncode != 0:
             raise Internal(f"swarm-manager init: {_last_line(complaint) or process.returncode}")
         return await asyncio.to_thread(ClusterFiles(self.state_dir).load_tls)
-
-    async def document(self) -> dict[str, Any]:
-        """Return the OpenAPI document of the manager's routes; it need not run.
-
-        Raises:
-            Internal: when the program cannot tell.
-        """
-        process = await asyncio.create_subprocess_exec(
-            *self._program,
-            "openapi",
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd="/",
-            env=_environment(),
-        )
-        told, complaint = await process.communicate()
-        if process.returncode != 0:
-            raise Internal(f"swarm-manager openapi: {_last_line(complaint) or process.returncode}")
-        document: dict[str, Any] = json.loads(told)
-        return document
 
     async def ensure(self, arguments: Sequence[str]) -> int:
         """Adopt the running manager or launch `swarm-manager run`; return its pid.

@@ -5,7 +5,7 @@ from aiohttp import web
 from swarmapi.openapi import Json
 from worker.api.document import CLUSTER_DOCUMENT
 from worker.cluster.info import SwarmInfo
-from worker.cluster.manager_process import ManagerProcess
+from worker.cluster.manager_process import ManagerProcess, manager_document
 from worker.cluster.membership import Addresses, Member
 from worker.cluster.proxy import ManagerProxy
 from worker.cluster.routes import install
@@ -20,7 +20,7 @@ class ClusterSide:
     """Membership, proxy and info of one daemon: `routes` into its application, then `start`."""
 
     def __init__(self, config: Config, engine: Engine, network: ClusterNetwork) -> None:
-        self._manager = manager = ManagerProcess(
+        manager = ManagerProcess(
             config.data_root / "manager",
             config.run_dir,
             f"{config.cgroup_parent.strip('/')}/manager",
@@ -58,7 +58,7 @@ class ClusterSide:
 
     async def _manager_document(self) -> Json:
         if self._document is None:
-            self._document = await self._manager.document()
+            self._document = await manager_document()
         return self._document
 
     async def start(self) -> None:

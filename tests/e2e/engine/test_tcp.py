@@ -1,6 +1,9 @@
 """The docker CLI over TCP with client certificates, and what is refused without them."""
 
+import http.client
+import json
 import os
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,3 +96,14 @@ def test_options_show_in_info_and_in_containers(machine: Machine) -> None:
     config = machine.docker("inspect", "-f", "{{.HostConfig.LogConfig.Config}}", made).stdout
     assert config == b"map[max-size:1m]\n"
     machine.docker("rm", made)
+
+
+def test_the_document_of_the_api_is_served(machine: Machine) -> None:
+    connection = http.client.HTTPConnection("swarm")
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.connect(str(machine.run_dir / "swarmd.sock"))
+    connection.request("GET", "/swarm/v1/openapi.json")
+    document = json.loads(connection.getresponse().read())
+    connection.close()
+    assert document["openapi"] == "3.1.0"
+    assert {"/containers/create", "/swarm/join", "/services/create"} <= set(document["paths"])

@@ -1,0 +1,1 @@
+"""Requests made from the API's own document, thrown at the real applications."""
