@@ -29,6 +29,7 @@ from worker.api import app as engine_app
 from worker.engine.clock import SystemClock
 from worker.engine.engine import Engine, EngineParts
 from worker.engine.spec import decode_create
+from worker.engine.volumes import Volume
 
 if sys.version_info >= (3, 12):
     from typing import override
@@ -148,7 +149,7 @@ async def _refill_engine(engine: Engine) -> None:
     elif not engine.inspect(RUNNING).record.running:
         await engine.start(RUNNING)
     if VOLUME not in {volume.name for volume in engine.volumes.list()}:
-        engine.volumes.create(VOLUME, 1, {})
+        engine.volumes.create(Volume(name=VOLUME, created_ns=1))
 
 
 def manager_target() -> Target:

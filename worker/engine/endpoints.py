@@ -10,7 +10,6 @@ import msgspec
 from swarmapi.errors import InvalidArgument, Unsupported
 
 _MAC = re.compile(r"([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}\Z")
-_REFUSED = ("Links", "DriverOpts")
 
 
 class EndpointSpec(msgspec.Struct, kw_only=True):
@@ -24,37 +23,64 @@ class EndpointSpec(msgspec.Struct, kw_only=True):
     gateway_priority: int = 0
 
 
-def decode_endpoint(settings: Mapping[str, Any] | None) -> EndpointSpec:
-    """Decode one EndpointSettings.
+class _IpamConfig(msgspec.Struct):
+    ipv4_address: str | None = msgspec.field(default=None, name="IPv4Address")
+    ipv6_address: Any = msgspec.field(default=None, name="IPv6Address")
+    link_local_ips: Any = msgspec.field(default=None, name="LinkLocalIPs")
+
+
+class _Settings(msgspec.Struct, rename="pascal"):
+    ipam_config: _IpamConfig | None = msgspec.field(default=None, name="IPAMConfig")
+    aliases: list[str] | None = None
+    mac_address: str | None = None
+    gw_priority: int | None = None
+    links: Any = None
+    driver_opts: Any = None
+
+
+def decode_endpoint(settings: object) -> EndpointSpec:
+    """Decode one EndpointSettings, or null.
 
     Raises:
-        InvalidArgument: for a value that is no address.
+        InvalidArgument: for a wrong type, or a value that is no address.
         Unsupported: for a setting we do not serve.
     """
-    settings = settings or {}
-    ipam = settings.get("IPAMConfig") or {}
-    for key in _REFUSED:
-        if settings.get(key):
-            raise Unsupported(f"EndpointsConfig.{key} is not supported")
-    for key in ("IPv6Address", "LinkLocalIPs"):
-        if ipam.get(key):
-            raise Unsupported(f"IPAMConfig.{key} is not supported")
-    address, mac = ipam.get("IPv4Address") or "", settings.get("MacAddress") or ""
+    try:
+        asked = msgspec.convert(settings, _Settings | None) or _Settings()
+    except msgspec.ValidationError as error:
+        raise InvalidArgument(f"EndpointSettings: {error}") from None
+    ipam = asked.ipam_config or _IpamConfig()
+    for key, value in (
+        ("EndpointsConfig.Links", asked.links),
+        ("EndpointsConfig.DriverOpts", asked.driver_opts),
+        ("IPAMConfig.IPv6Address", ipam.ipv6_address),
+        ("IPAMConfig.LinkLocalIPs", ipam.link_local_ips),
+    ):
+        if value:
+            raise Unsupported(f"{key} is not supported")
+    address, mac = ipam.ipv4_address or "", asked.mac_address or ""
     if address:
         _check_address(address)
     check_mac(mac)
     return EndpointSpec(
-        aliases=list(settings.get("Aliases") or []),
+        aliases=asked.aliases or [],
         ipv4_address=address,
         mac_address=mac,
-        gateway_priority=int(settings.get("GwPriority") or 0),
+        gateway_priority=asked.gw_priority or 0,
     )
 
 
-def decode_endpoints(networking: Mapping[str, Any]) -> dict[str, EndpointSpec]:
+def decode_endpoints(networking: object) -> dict[str, EndpointSpec]:
     """Decode a NetworkingConfig: endpoints by the network's name, id or `default`."""
-    found = networking.get("EndpointsConfig") or {}
-    return {network: decode_endpoint(settings) for network, settings in found.items()}
+    found = _mapping(networking, "NetworkingConfig").get("EndpointsConfig")
+    endpoints = _mapping(found, "EndpointsConfig")
+    return {network: decode_endpoint(settings) for network, settings in endpoints.items()}
+
+
+def _mapping(value: object, where: str) -> Mapping[str, Any]:
+    if value is not None and not isinstance(value, Mapping):
+        raise InvalidArgument(f"{where}: an object is expected")
+    return value or {}
 
 
 def check_mac(mac: str) -> None:

@@ -215,11 +215,11 @@ def decode_create(body: Mapping[str, Any], name: str = "") -> ContainerCreate:
     if not config.image:
         raise InvalidArgument("no image specified")
     return ContainerCreate(
-        name=name, config=config, host=host, endpoints=decode_endpoints(networking or {})
+        name=name, config=config, host=host, endpoints=decode_endpoints(networking)
     )
 
 
-def decode_host(raw: Mapping[str, Any]) -> HostConfig:
+def decode_host(raw: object) -> HostConfig:
     """Decode a HostConfig and check what its types cannot say."""
     host = _convert(raw, HostConfig, "HostConfig")
     if host.restart_policy.name not in _RESTART_NAMES:
@@ -245,7 +245,9 @@ def _check_namespaces(host: HostConfig) -> None:
             raise InvalidArgument(f"invalid {name}: {value}")
 
 
-def _convert(raw: Mapping[str, Any], kind: type[_S], where: str) -> _S:
+def _convert(raw: object, kind: type[_S], where: str) -> _S:
+    if not isinstance(raw, Mapping):
+        raise InvalidArgument(f"{where}: an object is expected")
     known = {field.encode_name for field in msgspec.structs.fields(kind)}
     kept = {}
     for key, value in raw.items():
