@@ -87,6 +87,8 @@ def _operation(route: Route, schema_of: Sequence[tuple[Any, Json]]) -> Json:
         + [_parameter(p, schema(p.type) if p.kind == "json" else {}) for p in route.query],
         "responses": _responses(route, schema(route.answer) if route.answer is not None else None),
     }
+    if route.content == "stream":
+        operation["x-stream"] = True  # documents of the answer's type, one after the other
     if route.body is not None:
         media = "application/x-tar" if route.body is bytes else "application/json"
         operation["requestBody"] = {"content": {media: {"schema": schema(route.body)}}}

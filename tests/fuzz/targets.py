@@ -18,6 +18,7 @@ from typing import Any
 from aiohttp import web
 
 from manager.api import app as manager_app
+from manager.logbroker.broker import LogBroker
 from runtime.image import archive
 from runtime.image.store import ImageStore
 from swarmapi import openapi
@@ -158,7 +159,8 @@ def manager_target() -> Target:
     async def build() -> tuple[web.Application, Refill]:
         cluster = MemoryCluster()
         await cluster.found()
-        app = manager_app.build_app(cluster.store, "m1", NoForwarder())
+        broker = LogBroker(cluster.store, lambda node, request: False)
+        app = manager_app.build_app(cluster.store, "m1", NoForwarder(), broker)
 
         async def refill() -> None:
             await cluster.settle()
