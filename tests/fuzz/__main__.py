@@ -52,14 +52,6 @@ CALM = {"follow": "false", "stream": "false", "until": "1"}
 PATIENT = (
     "/wait", "/auth", "/search", "/push", "/images/create", "/build", "/distribution/{name}/json",
 )  # fmt: skip
-    "/wait",
-    "/auth",
-    "/search",
-    "/push",
-    "/images/create",
-    "/build",
-    "/distribution/{name}/json",
-)
 """Ends of paths whose answer may take long: a container's end, a registry that is not there."""
 NAMES = st.fixed_dictionaries(
     {variable: st.sampled_from(("", *known)) for variable, known in KNOWN.items()}
