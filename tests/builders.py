@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from manager import reconcile
-from manager.allocator.allocate import networks_of_spec
+from manager.allocator.ports import needs_ingress
 from manager.store import changes as c
 from manager.store.apply import Applied, Key, apply
 from manager.store.view import View, is_live, is_placed, is_wanted
@@ -126,6 +126,20 @@ def port(target: int, published: int = 0, mode: str = "", protocol: str = "tcp")
     return PortConfig(
         protocol=protocol, target_port=target, published_port=published, publish_mode=mode
     )
+
+
+def networks_of_spec(view: View, spec: ServiceSpec) -> tuple[str, ...]:
+    """Return ids for `SpecVersion.networks`: the attached ones, ingress last where needed."""
+    ids: list[str] = []
+    for attachment in spec.task_template.networks or spec.networks or ():
+        target = attachment.target
+        network_id = target if target in view.networks else view.by_name("network", target)
+        if network_id is not None and network_id not in ids:
+            ids.append(network_id)
+    ingress = view.ingress_network()
+    if ingress is not None and needs_ingress(spec) and ingress.id not in ids:
+        ids.append(ingress.id)
+    return tuple(ids)
 
 
 class World:

@@ -32,23 +32,6 @@ from swarmapi.model.spec import ServiceSpec
 MAX_VNI: Final = (1 << 24) - 1
 
 
-def networks_of_spec(view: View, spec: ServiceSpec) -> tuple[str, ...]:
-    """Return ids for `SpecVersion.networks`: the attached ones, ingress last where needed.
-
-    Targets that name no cluster network (host, none, bridge) are passed over.
-    """
-    ids: list[str] = []
-    for attachment in spec.task_template.networks or spec.networks or ():
-        target = attachment.target
-        network_id = target if target in view.networks else view.by_name("network", target)
-        if network_id is not None and network_id not in ids:
-            ids.append(network_id)
-    ingress = view.ingress_network()
-    if ingress is not None and needs_ingress(spec) and ingress.id not in ids:
-        ids.append(ingress.id)
-    return tuple(ids)
-
-
 def allocate(turn: Turn) -> None:
     """Give out whatever is owed and free."""
     work = _Allocation(turn)
