@@ -1,8 +1,9 @@
 """Bridge networks between the engine's words and the kernel's: options in, a bridge out."""
 
 from dataclasses import dataclass
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Interface, IPv4Network
 
+from swarmapi.errors import InvalidArgument
 from worker.engine import network_spec
 from worker.engine.networks import BRIDGE_ID
 from worker.engine.ports import NetworkInfo
@@ -14,6 +15,7 @@ class BridgeOptions:
     """How the default bridge is to be (the daemon's options)."""
 
     link: str = "swarm0"
+    """Empty: there is no default bridge."""
     address: str = ""
     """Its own address and, by that, its subnet (Docker's --bip); empty: chosen."""
     ip_range: str = ""
@@ -24,6 +26,33 @@ class BridgeOptions:
     masquerade: bool = True
     host_address: str = ""
     """Where ports are published that name no address (--ip)."""
+
+    def check(self) -> None:
+        """Raise InvalidArgument, naming the daemon's option, for what cannot be honoured."""
+        options = {
+            network_spec.BRIDGE_NAME: self.link,
+            network_spec.HOST_ADDRESS: self.host_address,
+        }
+        try:
+            network_spec.check_options({key: value for key, value in options.items() if value})
+        except InvalidArgument as error:
+            raise InvalidArgument(f"bridge or ip: {error.message}") from error
+        if not self.address:
+            if self.ip_range:
+                raise InvalidArgument("fixed-cidr needs bip: the subnet it is a part of")
+            return
+        try:
+            own = IPv4Interface(self.address)
+        except ValueError as error:
+            raise InvalidArgument(f"bip {self.address!r}: {error}") from None
+        if own.network.prefixlen > 30 or own.ip in (own.network[0], own.network[-1]):
+            raise InvalidArgument(f"bip {self.address!r} is no address of a host: try 10.1.0.1/24")
+        try:
+            inside = not self.ip_range or IPv4Network(self.ip_range).subnet_of(own.network)
+        except ValueError as error:
+            raise InvalidArgument(f"fixed-cidr {self.ip_range!r}: {error}") from None
+        if not inside:
+            raise InvalidArgument(f"fixed-cidr {self.ip_range} is not in {own.network}")
 
     def network(self, address: str) -> NetworkInfo:
         """Return the network as `inspect` shows it, with the address given or else its own.

@@ -11,6 +11,7 @@ from swarmapi.errors import InvalidArgument, SwarmError
 from swarmapi.rest import API_VERSION
 from worker import options
 from worker.api.version import SWARM_VERSION
+from worker.bridge import BridgeOptions
 from worker.engine.defaults import ContainerDefaults, parse_ulimit
 from worker.listening import Endpoint, parse_host
 from worker.options import as_pairs, option
@@ -140,6 +141,27 @@ class Config:
         group=_REGISTRIES, metavar="HOST[:PORT]|CIDR", check=_are_insecure,
     )  # fmt: skip
 
+    bridge: str = option(
+        "swarm0", "link of the default bridge, made when it is not there; none: no such network",
+        group=_NETWORK, short="-b", metavar="LINK",
+    )  # fmt: skip
+    bip: str = option(
+        "", "the default bridge's address and, by that, its subnet (default: a free one)",
+        group=_NETWORK, metavar="ADDRESS/BITS",
+    )  # fmt: skip
+    fixed_cidr: str = option(
+        "", "part of that subnet that containers get addresses from", group=_NETWORK,
+        metavar="CIDR",
+    )  # fmt: skip
+    icc: bool = option(True, "containers on the default bridge reach each other", group=_NETWORK)
+    ip_masq: bool = option(
+        True, "containers on the default bridge leave with the host's address", group=_NETWORK
+    )
+    ip: str = option(
+        "", "address ports are published at that name none (default 0.0.0.0)", group=_NETWORK,
+        metavar="ADDRESS",
+    )  # fmt: skip
+
     dns: tuple[str, ...] = option(
         (), "DNS server of containers that name none", group=_CONTAINERS, metavar="ADDRESS",
         check=_are_addresses,
@@ -232,6 +254,18 @@ class Config:
         return dict(as_pairs(self.label))
 
     @property
+    def default_bridge(self) -> BridgeOptions:
+        """How the default bridge is to be."""
+        return BridgeOptions(
+            link="" if self.bridge == "none" else self.bridge,
+            address=self.bip,
+            ip_range=self.fixed_cidr,
+            talkative=self.icc,
+            masquerade=self.ip_masq,
+            host_address=self.ip,
+        )
+
+    @property
     def defaults(self) -> ContainerDefaults:
         """What containers get that do not ask for anything else."""
         return ContainerDefaults(
@@ -276,6 +310,7 @@ def _check_together(config: Config) -> None:
                 f"host {endpoint}: TCP off loopback needs --tlsverify: "
                 "whoever reaches the API is root here"
             )
+    config.default_bridge.check()
     try:
         config.defaults.check()
     except SwarmError as error:

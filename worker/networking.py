@@ -96,11 +96,21 @@ class MachineNetworking:
     # The engine's port: networks
 
     async def open(self, networks: Sequence[NetworkInfo]) -> None:
-        """Say which user-defined networks there are; they are made when they are needed."""
+        """Say which user-defined networks there are; they are made when they are needed.
+
+        Raises:
+            InvalidArgument: when the default bridge cannot be as the daemon's options have it.
+        """
         taken = [network.subnet for network in networks]
-        address = await self._network.free_address(self._default.link, taken)
-        default = self._default.network(address)
-        self._bridges = {network.id: network for network in (default, *networks)}
+        self._bridges = {network.id: network for network in networks}
+        if self._default.link:
+            address, is_there = await self._network.address_for(self._default.link, taken)
+            if is_there and self._default.address not in ("", address):
+                raise InvalidArgument(
+                    f"bip {self._default.address}: {self._default.link} has {address}:"
+                    " delete the link, or leave bip out"
+                )
+            self._bridges[BRIDGE_ID] = self._default.network(address)
 
     async def create(self, network: NetworkInfo) -> NetworkInfo:
         """Make a network and return it with subnet and gateway.
@@ -160,7 +170,13 @@ class MachineNetworking:
         return found
 
     async def host_gateway(self) -> str:
-        """Return the default bridge's address, by which every container reaches the host."""
+        """Return the default bridge's address, by which every container reaches the host.
+
+        Raises:
+            InvalidArgument: when there is no default bridge.
+        """
+        if BRIDGE_ID not in self._bridges:
+            raise InvalidArgument("host-gateway needs the default bridge, which is turned off")
         await self._start()
         await self._open_bridge(BRIDGE_ID)
         return self._bridges[BRIDGE_ID].gateway
@@ -495,9 +511,7 @@ class MachineNetworking:
 
 
 def open_networking(
-    config: Config,
-    node_netns: Path = Path("/proc/self/ns/net"),
-    bridge: BridgeOptions | None = None,
+    config: Config, node_netns: Path = Path("/proc/self/ns/net")
 ) -> MachineNetworking:
     """Return the machine's networking; it starts when something needs it."""
     run_dir = config.run_dir / "network"
@@ -509,7 +523,7 @@ def open_networking(
         bridge_pool=BRIDGE_POOL,
         node_netns=node_netns,
     )
-    return MachineNetworking(network, run_dir, bridge)
+    return MachineNetworking(network, run_dir, config.default_bridge)
 
 
 def upstream_resolvers(path: Path) -> tuple[str, ...]:

@@ -117,20 +117,20 @@ class Network:
 
     # Bridge networks of the standalone engine
 
-    async def free_address(self, link: str, taken: Sequence[str]) -> str:
-        """Return the address with prefix of a bridge, or one of a free subnet if it is not there.
+    async def address_for(self, link: str, taken: Sequence[str]) -> tuple[str, bool]:
+        """Return the address with prefix that a bridge has, or a free one, and which it is.
 
         Needs no `start`. Raises NetworkError when the pool is used up.
         """
 
-        def look() -> str:
+        def look() -> tuple[str, bool]:
             with netns.opened(self._node_netns) as fd:
                 here = netns.inside(fd, node_addresses)
             if link in here:
-                return here[link][0]
+                return here[link][0], True
             there = [str(IPv4Interface(one).network) for found in here.values() for one in found]
             subnet = choose_subnet(self._pool, [*taken, *there])
-            return f"{AddressPool(subnet, '').gateway}/{subnet.partition('/')[2]}"
+            return f"{AddressPool(subnet, '').gateway}/{subnet.partition('/')[2]}", False
 
         return await self._on_thread(look)
 

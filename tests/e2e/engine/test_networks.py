@@ -5,6 +5,8 @@ import subprocess
 import time
 from typing import Any
 
+import pytest
+
 from tests.e2e.engine.machine import Machine
 
 SERVE = "mkdir /w; echo page-of-$(hostname) > /w/index.html; exec httpd -f -p 80 -h /w"
@@ -233,3 +235,26 @@ def test_networks_outlive_a_reboot(machine: Machine) -> None:
     assert networks_of(machine, "web")["n1"]["IPAddress"] == "10.73.0.9"
     machine.docker("rm", "-f", "web")
     machine.docker("network", "rm", "n1")
+
+
+def test_options_of_the_default_bridge(machine: Machine) -> None:
+    machine.stop()
+    machine.start("-b", "br9", "--bip", "10.74.0.1/24", "--fixed-cidr", "10.74.0.128/25",
+                  "--ip", "127.0.0.1", "--icc=false")  # fmt: skip
+    pool = machine.inspect("network", "inspect", "bridge")["IPAM"]["Config"]
+    assert pool == [{"Subnet": "10.74.0.0/24", "IPRange": "10.74.0.128/25", "Gateway": "10.74.0.1"}]
+    serve(machine, "web", "-p", "18080:80")
+    assert machine.out("port", "web") == "80/tcp -> 127.0.0.1:18080"
+    assert fetch(machine, "http://127.0.0.1:18080/").startswith("page-of-")
+    address = networks_of(machine, "web")["bridge"]["IPAddress"]
+    assert address == "10.74.0.128"
+    words = ["run", "--rm", "box:1", "wget", "-qO-", f"http://{address}/"]
+    assert b"No route to host" in machine.docker(*words, check=False).stderr
+    machine.docker("rm", "-f", "web")
+    machine.stop()
+    with pytest.raises(AssertionError, match=r"bip 10\.75\.0\.1/24: br9 has 10\.74\.0\.1/24"):
+        machine.start("-b", "br9", "--bip", "10.75.0.1/24")
+    machine.start("-b", "none")
+    said = machine.refused("run", "--rm", "box:1", "true", code=125)
+    assert "network bridge not found" in said
+    machine.docker("run", "--rm", "--network", "none", "box:1", "true")

@@ -45,6 +45,9 @@ def test_flags_beat_environment_beats_file_beats_default(file: Path) -> None:
         ("-H", "unix:///x.sock", "host", ("unix:///x.sock",)),
         ("--live-restore", "true", "live_restore", True),
         ("--debug", "no", "debug", False),
+        ("-b", "br9", "bridge", "br9"),
+        ("--bip", "10.1.0.1/24", "bip", "10.1.0.1/24"),
+        ("--icc", "false", "icc", False),
         ("--default-addr-pool", "10.9.0.0/16", "default_addr_pool", ("10.9.0.0/16",)),
     ],
 )

@@ -108,3 +108,20 @@ def test_the_default_bridge_by_its_options() -> None:
     bridge = kernel_bridge(network)
     assert (bridge.bridge, bridge.default, bridge.talkative) == ("br9", True, False)
     assert BridgeOptions().network("172.18.0.1/16").subnet == "172.18.0.0/16"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (BridgeOptions(link="x" * 16), "at most 15"),
+        (BridgeOptions(host_address="::1"), "IPv4"),
+        (BridgeOptions(address="10.1.0.1/33"), "bip"),
+        (BridgeOptions(address="10.1.0.0/24"), "no address of a host"),
+        (BridgeOptions(ip_range="10.1.0.0/25"), "needs bip"),
+        (BridgeOptions(address="10.1.0.1/24", ip_range="10.2.0.0/25"), "is not in"),
+    ],
+)
+def test_what_the_default_bridge_cannot_be(options: BridgeOptions, words: str) -> None:
+    with pytest.raises(InvalidArgument, match=words):
+        options.check()
+    BridgeOptions(address="10.1.0.1/24", ip_range="10.1.0.128/25").check()
