@@ -8,12 +8,13 @@ from aiohttp import web
 from swarmapi import query, rest
 from swarmapi.errors import InvalidArgument, NotFound, SwarmError
 from swarmapi.rest import Route
-from worker.api import answers
+from worker.api import answers, older
 from worker.api.keys import engine_of
 from worker.api.render import container_details, container_summary
 from worker.api.responses import answer, encode, nothing
 from worker.api.stats import render_stats
 from worker.api.system import tree_bytes
+from worker.api.version import minor_of
 from worker.engine.filters import CONTAINER_KEYS, label_matches, until_ns
 from worker.engine.spec import CreateRequest, HostConfig, decode_create
 
@@ -37,6 +38,8 @@ async def create(request: web.Request) -> web.StreamResponse:
                 f"image with reference {spec.config.image} was found but does not provide the "
                 f"specified platform ({platform})"
             )
+    if minor_of(request) < 44 and len(spec.endpoints) > 1:
+        raise InvalidArgument("Container cannot be created with multiple network endpoints")
     container_id = await engine.create(spec)
     warnings = engine.inspect(container_id).record.warnings
     return answer({"Id": container_id, "Warnings": warnings}, 201)
@@ -55,7 +58,7 @@ async def list_containers(request: web.Request) -> web.StreamResponse:
             image = engine.images.resolve(summary["ImageID"])
             summary["SizeRw"] = await asyncio.to_thread(tree_bytes, upper)
             summary["SizeRootFs"] = summary["SizeRw"] + image.size_bytes
-    return answer(rendered)
+    return answer([older.container(one, minor_of(request)) for one in rendered])
 
 
 async def inspect(request: web.Request) -> web.StreamResponse:
@@ -68,7 +71,7 @@ async def inspect(request: web.Request) -> web.StreamResponse:
         image = engine.images.resolve(container.record.image_id)
         details["SizeRw"] = await asyncio.to_thread(tree_bytes, upper)
         details["SizeRootFs"] = details["SizeRw"] + image.size_bytes
-    return answer(details)
+    return answer(older.container(details, minor_of(request)))
 
 
 async def start(request: web.Request) -> web.StreamResponse:

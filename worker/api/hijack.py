@@ -13,7 +13,7 @@ from typing import Protocol
 
 from aiohttp import web
 
-from worker.api.version import API_VERSION, minor
+from worker.api.version import API_VERSION, minor_of
 
 if sys.version_info >= (3, 12):
     from typing import override
@@ -44,8 +44,7 @@ def frame(stream: int, data: bytes) -> bytes:
 
 def content_type(request: web.Request, *, tty: bool) -> str:
     """Return the stream's type; before 1.42 every hijacked stream was called raw."""
-    version = request.match_info.get("version", API_VERSION)
-    return MULTIPLEXED if not tty and minor(version) >= 42 else RAW
+    return MULTIPLEXED if not tty and minor_of(request) >= 42 else RAW
 
 
 def parse_detach_keys(text: str) -> bytes:

@@ -19,11 +19,12 @@ from runtime.image.errors import BuildError
 from swarmapi import query, rest
 from swarmapi.errors import InvalidArgument
 from swarmapi.rest import Route
-from worker.api import answers, registry
+from worker.api import answers, older, registry
 from worker.api.bodies import Spool
 from worker.api.keys import engine_of
 from worker.api.render import image_details, image_summary
 from worker.api.responses import JsonLines, answer
+from worker.api.version import minor_of
 from worker.engine.engine import Engine
 from worker.engine.imagefilters import ImageFilter, switch
 
@@ -44,7 +45,7 @@ async def list_images(request: web.Request) -> web.StreamResponse:
             continue
         if wanted.lists(image):
             shown.append(image_summary(image, -1, wanted.references(image)))
-    return answer(shown)
+    return answer([older.image_summary(one, minor_of(request)) for one in shown])
 
 
 def _filter(request: web.Request, engine: Engine) -> ImageFilter:
@@ -54,7 +55,8 @@ def _filter(request: web.Request, engine: Engine) -> ImageFilter:
 
 async def inspect(request: web.Request) -> web.StreamResponse:
     """Show one image."""
-    return answer(image_details(engine_of(request).images.resolve(request.match_info["name"])))
+    found = image_details(engine_of(request).images.resolve(request.match_info["name"]))
+    return answer(older.image_details(found, minor_of(request)))
 
 
 async def history(request: web.Request) -> web.StreamResponse:

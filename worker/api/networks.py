@@ -9,9 +9,10 @@ from aiohttp import web
 from swarmapi import query, rest
 from swarmapi.errors import InvalidArgument, NotFound, SwarmError
 from swarmapi.rest import Route
-from worker.api import answers
+from worker.api import answers, older
 from worker.api.keys import engine_of
 from worker.api.responses import answer, nothing
+from worker.api.version import minor_of
 from worker.engine.endpoints import decode_endpoint
 from worker.engine.engine import Engine
 from worker.engine.filters import label_matches, truth, until_ns
@@ -42,7 +43,7 @@ async def list_networks(request: web.Request) -> web.StreamResponse:
         if kind not in ("custom", "builtin"):
             raise InvalidArgument(f"invalid filter: 'type'='{kind}'")
     found = [n for n in engine.networks.all() if _matches(engine, n, wanted)]
-    return answer([render(network) for network in found])
+    return answer([older.network(render(network), minor_of(request)) for network in found])
 
 
 def _matches(engine: Engine, network: NetworkInfo, wanted: Mapping[str, Sequence[str]]) -> bool:
@@ -79,7 +80,8 @@ async def inspect(request: web.Request) -> web.StreamResponse:
     scope = query.text(request, "scope")
     if scope and scope != network.scope:
         raise NotFound(f"network {request.match_info['id']} not found")
-    return answer(render(network) | {"Containers": _members(engine, network)})
+    shown = render(network) | {"Containers": _members(engine, network)}
+    return answer(older.network(shown, minor_of(request)))
 
 
 async def remove(request: web.Request) -> web.StreamResponse:

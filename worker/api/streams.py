@@ -10,7 +10,7 @@ from swarmapi.rest import Route
 from worker.api import hijack
 from worker.api.keys import engine_of
 from worker.api.presence import while_connected
-from worker.api.version import API_VERSION, minor
+from worker.api.version import minor_of
 from worker.engine.engine import Engine
 from worker.engine.logs import LogLine, LogQuery
 from worker.engine.record import Container
@@ -59,8 +59,7 @@ async def logs(request: web.Request) -> web.StreamResponse:
     wanted = log_query(request)
     tty = container.record.config.tty
     response = web.StreamResponse()
-    version = request.match_info.get("version", API_VERSION)
-    if minor(version) >= 42:
+    if minor_of(request) >= 42:
         response.content_type = hijack.RAW if tty else hijack.MULTIPLEXED
     response.enable_chunked_encoding()
     if container.record.host.log_config.type != "none":

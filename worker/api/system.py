@@ -12,11 +12,17 @@ from aiohttp import web
 
 from swarmapi import query, rest
 from swarmapi.rest import Route
-from worker.api import answers
+from worker.api import answers, older
 from worker.api.keys import SWARM_STATE, engine_of
 from worker.api.render import container_summary, image_summary
 from worker.api.responses import JsonLines, answer
-from worker.api.version import API_VERSION, MIN_API_VERSION, PRODUCT_VERSION, SWARM_VERSION
+from worker.api.version import (
+    API_VERSION,
+    MIN_API_VERSION,
+    PRODUCT_VERSION,
+    SWARM_VERSION,
+    minor_of,
+)
 from worker.engine.engine import Engine
 from worker.engine.events import Event
 from worker.engine.filters import label_matches
@@ -201,13 +207,16 @@ async def disk_usage(request: web.Request) -> web.StreamResponse:
     body: dict[str, Any] = {"LayersSize": usage.unpacked_bytes, "BuildCache": []}
     if "image" in kinds:
         body["Images"] = [
-            {**image_summary(image, len(engine.users_of_image(image.id))), "SharedSize": 0}
+            older.image_summary(
+                {**image_summary(image, len(engine.users_of_image(image.id))), "SharedSize": 0},
+                minor_of(request),
+            )
             for image in await asyncio.to_thread(engine.images.list)
         ]
     if "container" in kinds:
         body["Containers"] = [
             {
-                **container_summary(container.record),
+                **older.container(container_summary(container.record), minor_of(request)),
                 "SizeRw": await asyncio.to_thread(
                     tree_bytes, engine.places.directory(container.record.id) / "upper"
                 ),
