@@ -73,7 +73,11 @@ class TarWriter:
     def add_file(self, info: tarfile.TarInfo, fd: int) -> None:
         """Add exactly `info.size` bytes of a file that may change meanwhile (zero padded)."""
         with os.fdopen(os.dup(fd), "rb") as file:
-            self.tar.addfile(info, _Bounded(file))
+            self.add_stream(info, file)
+
+    def add_stream(self, info: tarfile.TarInfo, file: IO[bytes]) -> None:
+        """Add exactly `info.size` bytes of an open file (zero padded)."""
+        self.tar.addfile(info, _Bounded(file))
 
 
 class _Bounded:

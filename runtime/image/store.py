@@ -274,7 +274,8 @@ class ImageStore:
             }
             try:
                 yield
-                self._save(from_reserve=from_reserve)
+                if self._records != before:
+                    self._save(from_reserve=from_reserve)
             except BaseException:
                 self._records = before
                 self._images.clear()

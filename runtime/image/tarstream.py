@@ -201,7 +201,9 @@ class TarReader:
 
     def __iter__(self) -> Iterator[tarfile.TarInfo]:
         try:
-            head = self._source.read(512)
+            head = b""
+            while len(head) < 512 and (more := self._source.read(512 - len(head))):
+                head += more
             if not head.strip(b"\0"):
                 return
             self._stream = _Exact(_Peeked(head, self._source))

@@ -11,11 +11,10 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
-from runtime.image.errors import ImageError
-from runtime.image.pack import is_opaque, is_whiteout
-
-_SYMLINKS_MAX = 40  # as path_resolution(7)
+from runtime.image.pack import is_opaque, is_whiteout, read_xattrs
+from runtime.image.tree import Tree
 
 
 @dataclass(frozen=True)
@@ -32,20 +31,32 @@ class Entry:
         """Tell a directory."""
         return stat.S_ISDIR(self.status.st_mode)
 
+    def open(self) -> IO[bytes]:
+        """Open a file for reading; never through a symlink."""
+        return os.fdopen(os.open(self.physical, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
 
-class LayeredView:
+    def link(self) -> str:
+        """Where a symlink leads."""
+        return os.readlink(self.physical)
+
+    def xattrs(self) -> dict[str, bytes]:
+        """The attributes worth carrying in a layer."""
+        return read_xattrs(str(self.physical))
+
+
+class LayeredView(Tree[Entry]):
     """The merged tree of directories, topmost first."""
 
     def __init__(self, layers: tuple[Path, ...]) -> None:
         self._layers = layers
 
-    def root(self) -> Entry | None:
+    def root(self) -> Entry | None:  # type: ignore[explicit-override]  # 3.11 has none
         """The root directory; None where there is no layer."""
         if not self._layers:
             return None
         return Entry("", self._layers[0], self._layers[0].lstat(), self._layers)
 
-    def child(self, parent: Entry, name: str) -> Entry | None:
+    def child(self, parent: Entry, name: str) -> Entry | None:  # type: ignore[explicit-override]  # 3.11 has none
         """Look one name up in a directory, without following a symlink."""
         found: list[Path] = []
         for directory in parent.directories:
@@ -67,7 +78,7 @@ class LayeredView:
             return None
         return Entry(_join(parent.path, name), found[0], found[0].lstat(), tuple(found))
 
-    def children(self, parent: Entry) -> Iterator[Entry]:
+    def children(self, parent: Entry) -> Iterator[Entry]:  # type: ignore[explicit-override]  # 3.11 has none
         """The entries of a directory, by name."""
         names: set[str] = set()
         for directory in parent.directories:
@@ -76,41 +87,6 @@ class LayeredView:
             entry = self.child(parent, name)
             if entry is not None:
                 yield entry
-
-    def locate(self, path: str) -> tuple[str, Entry | None]:
-        """Follow a path with its symlinks; return its real path and what is there, if anything.
-
-        Raises ImageError for a loop of symlinks or a file used as a directory.
-        """
-        todo = [part for part in reversed(path.split("/")) if part]
-        trail = [self.root()]
-        real: list[str] = []
-        links = 0
-        while todo:
-            part = todo.pop()
-            if part == ".":
-                continue
-            if part == "..":
-                if real:
-                    real.pop()
-                    trail.pop()
-                continue
-            here = trail[-1]
-            if here is not None and not here.is_directory:
-                raise ImageError(f"{here.path!r} is not a directory")
-            entry = self.child(here, part) if here is not None else None
-            if entry is None or not stat.S_ISLNK(entry.status.st_mode):
-                real.append(part)
-                trail.append(entry)
-                continue
-            links += 1
-            if links > _SYMLINKS_MAX:
-                raise ImageError(f"{path!r} has too many levels of symbolic links")
-            target = os.readlink(entry.physical)
-            todo += [item for item in reversed(target.split("/")) if item]
-            if target.startswith("/"):
-                real, trail = [], [self.root()]
-        return "/".join(real), trail[-1]
 
 
 def _join(parent: str, name: str) -> str:

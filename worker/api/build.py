@@ -1,7 +1,6 @@
 """The classic builder's endpoint: a tar of the context in, JSON lines out."""
 
 import asyncio
-import tempfile
 from pathlib import Path
 from typing import IO, Any
 
@@ -12,7 +11,7 @@ from runtime.image.build.builder import Builder
 from runtime.image.build.options import BuildOptions
 from runtime.image.errors import BadReference, BuildError
 from runtime.image.reference import parse
-from runtime.image.unpack import unpack
+from runtime.image.tartree import open_tree
 from swarmapi import query, rest
 from swarmapi.errors import InvalidArgument, SwarmError, Unsupported
 from swarmapi.rest import Route
@@ -43,16 +42,16 @@ async def build(request: web.Request) -> web.StreamResponse:
         loop.call_soon_threadsafe(progress.put_nowait, line)
 
     async with Spool(request) as file:
-        with tempfile.TemporaryDirectory(dir=engine.images.blobs.temporary) as directory:
-            work = asyncio.create_task(
-                asyncio.to_thread(_build, builder, file, Path(directory), options, emit)
-            )
-            work.add_done_callback(lambda _: progress.put_nowait(None))
-            try:
-                response = await _relay(request, progress, work, quiet=quiet)
-            except BaseException:  # the client went away
-                await _cancelled(builder, stepper, work)
-                raise
+        temporary = engine.images.blobs.temporary
+        work = asyncio.create_task(
+            asyncio.to_thread(_build, builder, file, temporary, options, emit)
+        )
+        work.add_done_callback(lambda _: progress.put_nowait(None))
+        try:
+            response = await _relay(request, progress, work, quiet=quiet)
+        except BaseException:  # the client went away
+            await _cancelled(builder, stepper, work)
+            raise
     if work.exception() is None:
         for name in options.tags:
             engine.events.emit("image", "tag", work.result(), {"name": name})
@@ -62,13 +61,13 @@ async def build(request: web.Request) -> web.StreamResponse:
 def _build(
     builder: Builder,
     archive: IO[bytes],
-    context: Path,
+    temporary: Path,
     options: BuildOptions,
     emit: Any,
 ) -> str:
     try:
-        unpack(archive, context)
-        return builder.build(context, options, emit)
+        with open_tree(archive, temporary) as context:
+            return builder.build(context, options, emit)
     except BuildError:
         raise
     except (SwarmError, RuntimeFailure) as error:

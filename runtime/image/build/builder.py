@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import posixpath
 import shutil
+import stat
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from runtime.image.build.configuring import arguments, command_line, configure
 from runtime.image.build.copying import LayerWriter, Source
@@ -26,6 +28,7 @@ from runtime.image.model import Image, LayerInfo, architecture, short_id
 from runtime.image.reference import parse
 from runtime.image.squash import squash
 from runtime.image.store import ImageStore
+from runtime.image.tree import Node, Tree
 from runtime.image.view import LayeredView
 
 _PROXY_ARGS = frozenset(
@@ -58,8 +61,8 @@ class Builder:
         """End the build before its next step; from any thread."""
         self._cancelled.set()
 
-    def build(self, context: Path, options: BuildOptions, emit: Emit) -> str:
-        """Build from an unpacked context; return the image id.
+    def build(self, context: Tree[Any], options: BuildOptions, emit: Emit) -> str:
+        """Build from a context; return the image id.
 
         Raises BuildError: everything that goes wrong, in Docker's words.
         """
@@ -77,13 +80,14 @@ class Builder:
 class _Build:
     """One build under way."""
 
-    def __init__(self, builder: Builder, context: Path, options: BuildOptions, emit: Emit) -> None:
+    def __init__(
+        self, builder: Builder, context: Tree[Any], options: BuildOptions, emit: Emit
+    ) -> None:
         self._builder = builder
         self._store = builder._store
         self._options, self._emit = options, emit
-        view = LayeredView((context,))
-        self._instructions = parse_dockerfile(_read_dockerfile(view, options.dockerfile))
-        self._context = Source(view, IgnoreRules(_read_text(view, ".dockerignore") or ""))
+        self._instructions = parse_dockerfile(_read_dockerfile(context, options.dockerfile))
+        self._context = Source(context, IgnoreRules(_read_text(context, ".dockerignore") or ""))
         self._architecture = architecture()
         self._check_platform(options.platform)
         for tag in options.tags:
@@ -396,19 +400,20 @@ def _label_step(pair: tuple[str, str]) -> Instruction:
     return Instruction("LABEL", (), f"{name}={value}", f"LABEL {pair[0]}={pair[1]}")
 
 
-def _read_text(view: LayeredView, path: str) -> str | None:
-    entry = view.locate(path)[1]
-    if entry is None or entry.is_directory:
+def _read_text(tree: Tree[Any], path: str) -> str | None:
+    entry: Node | None = tree.locate(path)[1]
+    if entry is None or not stat.S_ISREG(entry.status.st_mode):
         return None
     if entry.status.st_size > _DOCKERFILE_BYTES:
         raise BuildError(f"{path} is larger than {_DOCKERFILE_BYTES} bytes")
-    return entry.physical.read_text("utf-8", "replace")
+    with entry.open() as file:
+        return file.read(_DOCKERFILE_BYTES).decode("utf-8", "replace")
 
 
-def _read_dockerfile(view: LayeredView, path: str) -> str:
-    text = _read_text(view, path)
+def _read_dockerfile(tree: Tree[Any], path: str) -> str:
+    text = _read_text(tree, path)
     if text is None and path == "Dockerfile":
-        text = _read_text(view, "dockerfile")
+        text = _read_text(tree, "dockerfile")
     if text is None:
         raise BuildError(f"Cannot locate specified Dockerfile: {posixpath.normpath(path)}")
     if not text.strip():

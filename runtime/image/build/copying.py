@@ -15,13 +15,16 @@ import tarfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Any
 
 from runtime.image.build.ignore import IgnoreRules, compiled
 from runtime.image.errors import BuildError, ImageError
-from runtime.image.pack import TarWriter, describe, read_xattrs
-from runtime.image.view import Entry, LayeredView
+from runtime.image.pack import TarWriter, describe
+from runtime.image.tree import Node, Tree
+from runtime.image.view import LayeredView
 
+_ACCOUNTS_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 18
 _WILDCARD = re.compile(r"(?<!\\)[*?\[]")
 
 
@@ -47,7 +50,7 @@ class Chosen:
 
     source: Source
     name: str
-    entry: Entry
+    entry: Node
     unpacks: bool = True  # an archive that came over the network is never unpacked
 
     @property
@@ -60,7 +63,7 @@ class Chosen:
 class Source:
     """A tree to copy from, without what `.dockerignore` names."""
 
-    def __init__(self, view: LayeredView, ignore: IgnoreRules | None = None) -> None:
+    def __init__(self, view: Tree[Any], ignore: IgnoreRules | None = None) -> None:
         self.view = view
         self._ignore = ignore or IgnoreRules()
 
@@ -79,7 +82,7 @@ class Source:
             raise FileNotFoundError(pattern)
         return found
 
-    def walk(self, top: Entry, relative: str = "") -> Iterator[tuple[str, Entry]]:
+    def walk(self, top: Node, relative: str = "") -> Iterator[tuple[str, Node]]:
         """Yield an entry and everything below, each with its path relative to it."""
         yield relative, top
         if top.is_directory:
@@ -95,15 +98,18 @@ class Source:
             name = posixpath.join(chosen.name, relative)
             hasher.update(f"{name}\0{entry.status.st_mode}\0".encode("utf-8", "surrogateescape"))
             if stat.S_ISREG(entry.status.st_mode):
-                with entry.physical.open("rb") as file:
-                    hasher.update(hashlib.file_digest(file, "sha256").digest())
+                content = hashlib.sha256()
+                with entry.open() as file:
+                    while chunk := file.read(_CHUNK_BYTES):
+                        content.update(chunk)
+                hasher.update(content.digest())
             elif stat.S_ISLNK(entry.status.st_mode):
-                hasher.update(os.fsencode(os.readlink(entry.physical)))
-            for key, value in sorted(read_xattrs(str(entry.physical)).items()):
+                hasher.update(os.fsencode(entry.link()))
+            for key, value in sorted(entry.xattrs().items()):
                 hasher.update(key.encode() + b"\0" + value)
         return hasher.hexdigest()
 
-    def _hidden(self, path: str, entry: Entry) -> bool:
+    def _hidden(self, path: str, entry: Node) -> bool:
         """Tell whether a path is ignored (a directory may still hold files taken back)."""
         if not path or not self._ignore.ignores(path):
             return False
@@ -111,7 +117,7 @@ class Source:
             return True
         return all(self._hidden(child.path, child) for child in self.view.children(entry))
 
-    def _at(self, path: str) -> Entry | None:
+    def _at(self, path: str) -> Node | None:
         try:
             return self.view.locate(path)[1]
         except ImageError:
@@ -170,8 +176,7 @@ class LayerWriter(TarWriter):
             if entry is not None and not entry.is_directory:
                 raise BuildError(f"cannot copy to /{real}: /{path} is not a directory")
             if entry is not None:
-                xattrs = read_xattrs(str(entry.physical))
-                self._add(describe(path + "/", entry.status, xattrs))
+                self._add(describe(path + "/", entry.status, entry.xattrs()))
                 continue
             info = tarfile.TarInfo(path + "/")
             info.type, info.mode, info.mtime = tarfile.DIRTYPE, 0o755, int(time.time())
@@ -190,23 +195,20 @@ class LayerWriter(TarWriter):
         self.directory(posixpath.dirname(real), owner)
         self.leaf(chosen.entry, real, owner)
 
-    def leaf(self, entry: Entry, path: str, owner: Owner) -> None:
+    def leaf(self, entry: Node, path: str, owner: Owner) -> None:
         """Copy one entry to exactly this path; its parent is there."""
         if stat.S_ISSOCK(entry.status.st_mode):
             return
         name = path + "/" if entry.is_directory else path
-        info = describe(name, entry.status, read_xattrs(str(entry.physical)))
+        info = describe(name, entry.status, entry.xattrs())
         owner.apply(info)
         if info.issym():
-            info.linkname = os.readlink(entry.physical)
+            info.linkname = entry.link()
         if not info.isreg():
             self._add(info)
             return
-        fd = os.open(entry.physical, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            self.add_file(info, fd)
-        finally:
-            os.close(fd)
+        with entry.open() as file:
+            self.add_stream(info, file)
 
     def _add(self, info: tarfile.TarInfo) -> None:
         if info.isdir():
@@ -243,7 +245,9 @@ def _number(view: LayeredView, file: str, name: str, field: int = 2) -> int | No
     entry = view.locate(file)[1]
     if entry is None or not stat.S_ISREG(entry.status.st_mode):
         return None
-    for line in entry.physical.read_text(errors="replace").splitlines():
+    with entry.open() as opened:
+        lines = opened.read(_ACCOUNTS_BYTES).decode(errors="replace").splitlines()
+    for line in lines:
         fields = line.split(":")
         if fields[0] == name and len(fields) > field and fields[field].isdigit():
             return int(fields[field])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import stat
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from runtime.image.build.remote import fetch, is_url
 from runtime.image.build.words import expand
 from runtime.image.errors import BadArchive, BuildError
 from runtime.image.tarstream import TarReader, decompress
+from runtime.image.tree import Node
 from runtime.image.unpack import UnpackOptions, unpack
 from runtime.image.view import LayeredView
 
@@ -81,7 +83,7 @@ class CopyStep:
             if chosen.entry.is_directory:
                 writer.tree(chosen, real, owner)
                 continue
-            if self._name == "ADD" and chosen.unpacks and _is_archive(chosen.entry.physical):
+            if self._name == "ADD" and chosen.unpacks and _is_archive(chosen.entry):
                 writer.tree(self._unpacked(chosen), real, asked)
                 continue
             if self._target.endswith("/") or is_directory:
@@ -117,7 +119,7 @@ class CopyStep:
     def _unpacked(self, chosen: Chosen) -> Chosen:
         directory = self._work / f"tar{len(list(self._work.iterdir()))}"
         directory.mkdir(mode=0o755)
-        with chosen.entry.physical.open("rb") as file:
+        with chosen.entry.open() as file:
             unpack(file, directory, UnpackOptions(devices=True))
         tree = Source(LayeredView((directory,)))
         root = tree.view.root()
@@ -125,9 +127,11 @@ class CopyStep:
         return Chosen(tree, "", root)
 
 
-def _is_archive(path: Path) -> bool:
+def _is_archive(entry: Node) -> bool:
     """Tell a tar, plain or compressed, by its first header."""
-    with path.open("rb") as file:
+    if not stat.S_ISREG(entry.status.st_mode):
+        return False
+    with entry.open() as file:
         try:
             return next(iter(TarReader(decompress(file)[0])), None) is not None
         except (BadArchive, OSError, EOFError, ValueError):

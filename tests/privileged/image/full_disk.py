@@ -17,6 +17,7 @@ from runtime.image.build.options import BuildOptions, RunStep
 from runtime.image.commit import commit
 from runtime.image.errors import BuildError, ImageError
 from runtime.image.store import ImageStore
+from runtime.image.view import LayeredView
 from tests.unit.image.tars import file_member, tar_of
 
 _MIB = 1 << 20
@@ -90,7 +91,8 @@ def play(scene: Scene) -> dict[str, Any]:
 
     def build(text: str) -> object:
         (context / "Dockerfile").write_text(text)
-        return Builder(store, Filling()).build(context, BuildOptions(tags=("b:1",)), said.append)
+        tree, options = LayeredView((context,)), BuildOptions(tags=("b:1",))
+        return Builder(store, Filling()).build(tree, options, said.append)
 
     told = {
         "load": scene.fails(lambda: archive.load(store, big)),

@@ -51,7 +51,7 @@ def test_steps_change_files_on_a_real_overlay(tmp_path: Path) -> None:
     store = ImageStore(tmp_path / "store")
     builder = Builder(store, ChrootRunner(tmp_path / "work"))
     lines: list[dict[str, Any]] = []
-    image = builder.build(context, BuildOptions(), lines.append)
+    image = builder.build(LayeredView((context,)), BuildOptions(), lines.append)
     view = LayeredView(store.lower_dirs(store.resolve(image)))
     entry = view.locate("made")[1]
     assert entry is not None
@@ -61,5 +61,5 @@ def test_steps_change_files_on_a_real_overlay(tmp_path: Path) -> None:
         "FROM scratch\nCOPY --chmod=755 busybox /bin/sh\nRUN exit 3\n"
     )
     with pytest.raises(BuildError) as caught:
-        builder.build(context, BuildOptions(), lines.append)
+        builder.build(LayeredView((context,)), BuildOptions(), lines.append)
     assert caught.value.code == 3

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +13,7 @@ from runtime.image.build.builder import Builder
 from runtime.image.build.options import BuildOptions, Emit, RunStep
 from runtime.image.errors import BuildError
 from runtime.image.store import ImageStore
+from runtime.image.tartree import TarTree, open_tree
 from runtime.image.view import Entry, LayeredView
 
 
@@ -49,7 +54,18 @@ class Bench:
         self.file(options.get("dockerfile", "Dockerfile"), dockerfile)
         self.lines.clear()
         builder = Builder(self.store, self.runner, pull=self._pull)
-        return builder.build(self.context, BuildOptions(**options), self.lines.append)
+        with self.tree() as context:
+            return builder.build(context, BuildOptions(**options), self.lines.append)
+
+    @contextmanager
+    def tree(self) -> Iterator[TarTree]:
+        """The context as it comes over the wire."""
+        with tempfile.TemporaryFile() as file:
+            with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+                for path in sorted(self.context.rglob("*")):
+                    tar.add(path, str(path.relative_to(self.context)), recursive=False)
+            with open_tree(file, self.context) as tree:
+                yield tree
 
     def config(self, dockerfile: str, **options: Any) -> dict[str, Any]:
         """Build and return the image's OCI config object."""

@@ -515,8 +515,8 @@ def test_a_cancelled_build_stops_before_the_next_step(bench: Bench) -> None:
         if "Step 2" in line.get("stream", ""):
             builder.cancel()
 
-    with pytest.raises(BuildError, match="build cancelled"):
-        builder.build(bench.context, BuildOptions(), emit)
+    with bench.tree() as context, pytest.raises(BuildError, match="build cancelled"):
+        builder.build(context, BuildOptions(), emit)
     assert len(bench.runner.runs) == 1
 
 
