@@ -116,7 +116,7 @@ class RunningNode:
                 reporter=self._reporter,
                 tables=self._parts.network,
                 logs=self._parts.executor,
-                channel=self._channel,
+                channel=lambda target: channel_to(target, self._tls),
                 managers=list(self.membership.managers),
                 save_managers=self._save_managers,
                 clock=self._parts.clock,
@@ -128,10 +128,6 @@ class RunningNode:
         return Place(
             describe(self._parts.labels), self.membership.address, self.membership.data_path_addr
         )
-
-    def _channel(self, target: str) -> grpc.aio.Channel:
-        options = [expect(MANAGER), *MESSAGE_OPTIONS]
-        return grpc.aio.secure_channel(target, self._tls.client(), options=options)
 
     async def _save_managers(self, managers: list[str]) -> None:
         await self._save(replace(self.membership, managers=managers))
@@ -219,6 +215,12 @@ class RunningNode:
             self._begin("manager", self._keep_manager)
         elif before.is_manager:
             await asyncio.to_thread(shutil.rmtree, self._parts.manager.state_dir, True)
+
+
+def channel_to(target: str, tls: TLSMaterial) -> grpc.aio.Channel:
+    """Return a channel to a manager's `host:port`."""
+    options = [expect(MANAGER), *MESSAGE_OPTIONS]
+    return grpc.aio.secure_channel(target, tls.client(), options=options)
 
 
 def run_arguments(membership: Membership) -> list[str]:

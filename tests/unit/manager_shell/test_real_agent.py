@@ -5,11 +5,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-import grpc
-
 from manager.bootstrap import prepare_first
 from manager.config import InitConfig
-from swarmapi.identity import MANAGER, TLSMaterial, expect
+from swarmapi.identity import TLSMaterial
 from swarmapi.model.objects import NodeDescription
 from swarmapi.model.tables import NetworkTable
 from tests.fakes.executor import FakeExecutor, RealClock
@@ -18,6 +16,7 @@ from worker.agent.reporter import Reporter
 from worker.agent.session import Agent, AgentParts, Place
 from worker.agent.tasks import TaskTable
 from worker.cluster.ca_client import Applicant, join, renew
+from worker.cluster.running import channel_to
 from worker.cluster.tokens import JoinToken
 from worker.engine.journal import Journal
 
@@ -55,10 +54,6 @@ async def nothing(managers: list[str]) -> None:
 def agent_of(
     tls: TLSMaterial, target: str, executor: FakeExecutor, tables: Tables, journal: Path
 ) -> tuple[Agent, TaskTable]:
-    def channel(address: str) -> grpc.aio.Channel:
-        credentials = tls.client()
-        return grpc.aio.secure_channel(address, credentials, options=[expect(MANAGER)])
-
     reporter, clock = Reporter(), RealClock()
     tasks = TaskTable(Journal(journal), executor, clock, reporter.put)
     agent = Agent(
@@ -68,7 +63,7 @@ def agent_of(
             reporter=reporter,
             tables=tables,
             logs=executor,
-            channel=channel,
+            channel=lambda address: channel_to(address, tls),
             managers=[target],
             save_managers=nothing,
             clock=clock,
@@ -131,6 +126,41 @@ def test_join_run_replace_and_remove(tmp_path: Path) -> None:
                 _, pending = await asyncio.wait(pending, timeout=0.1)
             await tasks.close()
             await own_tasks.close()
+
+    async def main() -> None:
+        place = ManagerPlace(tmp_path / "m")
+        try:
+            await asyncio.wait_for(story(place), 20)
+        finally:
+            await place.stop()
+
+    asyncio.run(main())
+
+
+def test_assignments_beyond_the_size_of_grpcs_default_arrive(tmp_path: Path) -> None:
+    async def story(place: ManagerPlace) -> None:
+        prepare_first(InitConfig(place.paths, place.address, ("10.0.0.0/8",), 24), os.urandom)
+        await place.start()
+        await place.until("/swarm", lambda body: "JoinTokens" in body)
+        container = {"Image": "busybox", "Env": ["LONG=" + "x" * 400_000]}
+        spec = {
+            "Name": "long",
+            "TaskTemplate": {"ContainerSpec": container},
+            "Mode": {"Replicated": {"Replicas": 12}},
+        }
+        assert (await place.rest("POST", "/services/create", spec))[0] == 201
+        executor = FakeExecutor()
+        agent, tasks = agent_of(place.tls, place.address, executor, Tables(), tmp_path / "journal")
+        running = asyncio.create_task(agent.run())
+        try:
+            await place.until(
+                "/services?status=1", lambda body: body[0]["ServiceStatus"]["RunningTasks"] == 12
+            )
+        finally:
+            while not running.done():
+                running.cancel()
+                await asyncio.wait([running], timeout=0.1)
+            await tasks.close()
 
     async def main() -> None:
         place = ManagerPlace(tmp_path / "m")
