@@ -62,7 +62,7 @@ def _copy(stream: IO[str], lines: "Queue[str]") -> None:
 
 def talking(lab: LabHandle, replicas: int) -> None:
     words = ["--name", "talk", "--replicas", str(replicas), "busybox:latest", "sh", "-c", TALK]
-    lab.swarmctl("m1", "service", "create", *words)
+    lab.swarmctl("m1", "service", "create", "--detach", *words)
     lab.await_running("m1", "talk", replicas)
 
 
@@ -113,17 +113,19 @@ def test_following_shows_tasks_that_come_later(lab: LabHandle, client: str, tmp_
     follower = next(name for name in lab.managers() if name != lab.leader("m1"))
     with Reader(lab, follower, client, tmp_path).following("talk") as lines:
         assert "talk.1." in lines.get(timeout=FOLLOW_WAIT_S)
-        lab.swarmctl("m1", "service", "scale", "talk=4")
+        lab.swarmctl("m1", "service", "scale", "--detach", "talk=4")
         seen = {lines.get(timeout=FOLLOW_WAIT_S).split(".")[1] for _ in range(7)}
         assert seen == {"1", "2", "3", "4"}
 
 
-def test_a_log_that_is_not_kept_is_told(lab: LabHandle, client: str, tmp_path: Path) -> None:
+def test_a_log_that_is_not_kept_is_told(lab: LabHandle, docker_cli: str, tmp_path: Path) -> None:
     words = ["--name", "mute", "--log-driver", "none", "busybox:latest", "sleep", "100000"]
-    lab.swarmctl("m1", "service", "create", *words)
-    done = Reader(lab, "m2", client, tmp_path).run("mute")
-    assert done.returncode == 1
-    assert "configured logging driver does not support reading" in done.stderr
+    lab.swarmctl("m1", "service", "create", "--detach", *words)
+    lab.await_running("m1", "mute", 1)
+    for client in ("docker", "swarmctl"):
+        done = Reader(lab, "m2", client, tmp_path).run("mute")
+        assert done.returncode == 1
+        assert "configured logging driver does not support reading" in done.stderr
 
 
 def test_a_node_that_is_down_is_named_after_the_lines_of_the_others(

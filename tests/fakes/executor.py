@@ -30,6 +30,7 @@ class FakeExecutor:
         if error := self.fail.pop("prepare", ""):
             return Outcome(error=error)
         self.containers.setdefault(task.id, asyncio.get_running_loop().create_future())
+        self.log.setdefault(task.id, [])
         return Outcome(container_id=f"c-{task.id}")
 
     async def start(self, task: Task, spec: SpecVersion) -> Outcome:

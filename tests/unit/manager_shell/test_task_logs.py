@@ -54,7 +54,6 @@ class World:
         for task in sorted(listed, key=lambda t: str(t["ID"])):
             if task["ID"] not in self.tasks:
                 self.tasks.append(task["ID"])
-                self.executor.log[task["ID"]] = []
 
     async def frames(self, path: str) -> list[tuple[int, str]]:
         async with self.session.get(path) as answer:
