@@ -4,6 +4,7 @@ import asyncio
 import base64
 import hashlib
 import json
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -69,8 +70,8 @@ class FakeRegistry:
         return digest
 
     @asynccontextmanager
-    async def serving(self) -> AsyncIterator["FakeRegistry"]:
-        """Listen on a port of loopback for the length of the block."""
+    async def serving(self, port: int = 0) -> AsyncIterator["FakeRegistry"]:
+        """Listen on loopback for the length of the block, on any free port by default."""
         app = web.Application(middlewares=[self._checked], client_max_size=1 << 30)
         app.router.add_get("/v2/", self._version)
         app.router.add_get("/token", self._token)
@@ -83,7 +84,7 @@ class FakeRegistry:
         app.router.add_get("/v1/search", self._search)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", port)
         await site.start()
         host, port = runner.addresses[0][:2]
         self.address = f"{host}:{port}"
@@ -225,3 +226,14 @@ class FakeRegistry:
 
 def _error(status: int, code: str, message: str) -> web.Response:
     return web.json_response({"errors": [{"code": code, "message": message}]}, status=status)
+
+
+async def _serve(port: int, auth: str) -> None:
+    async with FakeRegistry(auth).serving(port):
+        sys.stdout.write("up\n")
+        sys.stdout.flush()
+        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+
+
+if __name__ == "__main__":  # `PORT AUTH`: serves until standard input ends
+    asyncio.run(_serve(int(sys.argv[1]), sys.argv[2]))

@@ -11,7 +11,7 @@ from runtime.errors import BadStatus, NoSuchContainer, RuntimeFailure
 from runtime.errors import Unsupported as RuntimeUnsupported
 from runtime.image.durable import FULL
 from runtime.image.errors import BadArchive, BadReference, ImageConflict, ImageError, ImageNotFound
-from runtime.image.registry.errors import NoSearch, RemoteNotFound, Unauthorized
+from runtime.image.registry.errors import LoginRefused, NoSearch, RemoteNotFound
 from swarmapi.errors import SwarmError
 from swarmapi.query import add_routes, refuse
 from worker.api import (
@@ -47,7 +47,7 @@ _STATUS: Sequence[tuple[type[RuntimeFailure], int]] = (
     (BadReference, 400),
     (BadArchive, 400),
     (RemoteNotFound, 404),
-    (Unauthorized, 401),
+    (LoginRefused, 401),  # elsewhere 401 makes the docker CLI ask for a password, even piped
     (NoSearch, 501),
     (ImageError, 500),
     (NoSuchContainer, 404),

@@ -7,7 +7,7 @@ from runtime.image.model import Image
 from runtime.image.reference import Reference
 from runtime.image.registry.auth import NOBODY, Credentials
 from runtime.image.registry.endpoint import RegistrySettings, endpoint_of, login_host
-from runtime.image.registry.errors import Unauthorized
+from runtime.image.registry.errors import LoginRefused, Unauthorized
 from runtime.image.registry.manifest import Platform
 from runtime.image.registry.progress import Emit
 from runtime.image.registry.pull import Puller
@@ -55,13 +55,13 @@ class Registries:
             self._tell("push", done.image_id, f"{reference.familiar_name}:{done.tag}")
 
     async def login(self, address: str, credentials: Credentials) -> None:
-        """Try credentials at a registry; raises Unauthorized, RegistryError."""
+        """Try credentials at a registry; raises LoginRefused, RegistryError."""
         endpoint = endpoint_of(login_host(address), self.settings)
         async with Transport(endpoint, credentials) as transport:
             try:
                 await transport.check_login()
             except Unauthorized as error:
-                raise Unauthorized(
+                raise LoginRefused(
                     f"login attempt to {transport.url('/v2/')} failed with status: "
                     f"401 Unauthorized ({error})"
                 ) from None

@@ -17,6 +17,10 @@ class Unauthorized(RegistryError):
     """The registry wants credentials, or others."""
 
 
+class LoginRefused(Unauthorized):
+    """Credentials that were to be tried are wrong."""
+
+
 class Interrupted(RegistryError):
     """A transfer broke midway; what has arrived stays and the rest can be asked for."""
 
