@@ -6,7 +6,7 @@ from typing import Any
 from swarmctl import table
 from swarmctl.command import Command, Parser, each
 from swarmctl.errors import ClientError
-from swarmctl.flags import count, filter_query, filters
+from swarmctl.flags import filter_query, filters
 from swarmctl.http import Client, segment
 
 _COLUMNS = {
@@ -97,6 +97,9 @@ def _names(parser: Parser) -> None:
 def _configure_start(parser: Parser) -> None:
     parser.add_argument("-a", "--attach", action="store_true", help="show output, wait for the end")
     parser.add_argument("-i", "--interactive", action="store_true", help="pass stdin")
+    from swarmctl.attach import add_flags
+
+    add_flags(parser)
     _names(parser)
 
 
@@ -106,7 +109,7 @@ def _start(client: Client, args: Namespace) -> int:
             raise ClientError("cannot start and attach to more than one container")
         from swarmctl.run import start_attached
 
-        return start_attached(client, args.containers[0], interactive=args.interactive)
+        return start_attached(client, args.containers[0], args)
 
     def start(name: str) -> None:
         client.call("POST", f"/containers/{segment(name)}/start")
@@ -190,6 +193,7 @@ def _configure_logs(parser: Parser) -> None:
 
     add_flags(parser)
     parser.add_argument("--until", help="timestamp, or a span such as 10m")
+    parser.add_argument("--details", action="store_true", help="with what the log options add")
     parser.add_argument("container", metavar="CONTAINER")
 
 
@@ -201,12 +205,15 @@ def _logs(client: Client, args: Namespace) -> int:
 
 
 def _configure_restart(parser: Parser) -> None:
-    parser.add_argument("-t", "--time", "--timeout", type=count, help="seconds until it is killed")
+    parser.add_argument("-t", "--time", "--timeout", type=int, help="seconds until it is killed")
+    parser.add_argument("-s", "--signal")
     _names(parser)
 
 
 def _restart(client: Client, args: Namespace) -> int:
     query = {} if args.time is None else {"t": str(args.time)}
+    if args.signal:
+        query["signal"] = args.signal
 
     def restart(name: str) -> None:
         client.call("POST", f"/containers/{segment(name)}/restart", query=query)

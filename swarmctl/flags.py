@@ -70,14 +70,7 @@ def environment(items: list[str] | None, files: list[str] | None = None) -> list
     import os
 
     found: dict[str, str] = {}
-    lines: list[str] = []
-    for path in files or []:
-        try:
-            with open(path, encoding="utf-8") as file:
-                lines += [line.strip() for line in file if line.strip() and line[0] != "#"]
-        except OSError as error:
-            raise Bad(f"cannot read the environment file {path}: {error.strerror}") from None
-    for item in [*lines, *(items or [])]:
+    for item in [*file_lines(files), *(items or [])]:
         name, equals, value = item.partition("=")
         if not name:
             raise Bad(f"invalid environment variable {item!r}: the name is missing")
@@ -86,6 +79,18 @@ def environment(items: list[str] | None, files: list[str] | None = None) -> list
         elif name in os.environ:
             found[name] = os.environ[name]
     return [f"{name}={value}" for name, value in found.items()]
+
+
+def file_lines(files: list[str] | None) -> list[str]:
+    """Return the lines of files of `name=value`, without comments and empty ones."""
+    lines: list[str] = []
+    for path in files or []:
+        try:
+            with open(path, encoding="utf-8") as file:
+                lines += [line.strip() for line in file if line.strip() and line[0] != "#"]
+        except OSError as error:
+            raise Bad(f"cannot read {path}: {error.strerror}") from None
+    return lines
 
 
 def filters(items: list[str] | None) -> dict[str, dict[str, bool]]:

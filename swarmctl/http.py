@@ -35,15 +35,20 @@ def segment(name: str) -> str:
 class Response:
     """A head that has arrived and a body that may still be coming."""
 
-    def __init__(self, connection: socket.socket, reader: BufferedReader) -> None:
+    def __init__(
+        self, connection: socket.socket, reader: BufferedReader, *, bodyless: bool = False
+    ) -> None:
         self._connection = connection
         self._reader = reader
+        self._bodyless = bodyless
         self.status = _read_status(reader)
         self.headers = _read_headers(reader)
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the body as it arrives; raises ClientError when it is cut short."""
         try:
+            if self._bodyless:
+                return
             if self.headers.get("transfer-encoding", "").lower() == "chunked":
                 yield from self._chunked()
             elif "content-length" in self.headers:
@@ -188,7 +193,7 @@ class Client:
                 _send(connection, _head(method, target, headers), body, content)
             except (BrokenPipeError, ConnectionResetError):
                 pass  # refused before the body was read: the answer says why
-            response = Response(connection, reader)
+            response = Response(connection, reader, bodyless=method == "HEAD")
         except ClientError:
             connection.close()
             raise

@@ -50,6 +50,8 @@ def query(args: Namespace) -> dict[str, str]:
         found["timestamps"] = "1"
     if args.since:
         found["since"] = moment(args.since)
+    if getattr(args, "details", False):
+        found["details"] = "1"
     if getattr(args, "until", None):
         found["until"] = moment(args.until)
     return found

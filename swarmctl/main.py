@@ -23,7 +23,9 @@ GROUPS = {
 }
 SHORT = {
     **dict.fromkeys(("ps", "start", "stop", "kill", "rm", "wait", "logs"), "container"),
-    **dict.fromkeys(("run", "create", "exec", "restart", "port"), "container"),
+    **dict.fromkeys(("run", "create", "exec", "restart"), "container"),
+    **dict.fromkeys(("attach", "commit", "cp", "diff", "export", "pause", "port"), "container"),
+    **dict.fromkeys(("rename", "stats", "top", "unpause", "update"), "container"),
     **dict.fromkeys(("images", "load", "save", "tag", "rmi", "build"), "image"),
     **dict.fromkeys(("history", "import"), "image"),
     **dict.fromkeys(("pull", "push"), "image"),
@@ -38,7 +40,14 @@ MODULES = {
     "task": ("swarmctl.task",),
     "network": ("swarmctl.network",),
     "volume": ("swarmctl.volume",),
-    "container": ("swarmctl.container", "swarmctl.run", "swarmctl.port"),
+    "container": (
+        "swarmctl.container",
+        "swarmctl.run",
+        "swarmctl.control",
+        "swarmctl.copy",
+        "swarmctl.port",
+        "swarmctl.stats",
+    ),
     "image": ("swarmctl.image", "swarmctl.image_change", "swarmctl.registry", "swarmctl.build"),
     "system": ("swarmctl.system", "swarmctl.login", "swarmctl.completion"),
 }
@@ -47,6 +56,10 @@ _OWN_MODULES = {
     "exec": ("swarmctl.run",),
     "create": ("swarmctl.run",),
     "port": ("swarmctl.port",),
+    **dict.fromkeys(("attach", "pause", "rename", "top"), ("swarmctl.control",)),
+    **dict.fromkeys(("unpause", "update"), ("swarmctl.control",)),
+    **dict.fromkeys(("commit", "cp", "diff", "export"), ("swarmctl.copy",)),
+    "stats": ("swarmctl.stats",),
     "build": ("swarmctl.build",),
     **dict.fromkeys(("history", "import", "prune", "squash"), ("swarmctl.image_change",)),
     **dict.fromkeys(("pull", "push"), ("swarmctl.registry",)),

@@ -161,6 +161,7 @@ def _event_line(event: Any) -> str:
 def _configure_inspect(parser: Parser) -> None:
     _configure_format(parser)
     parser.add_argument("--type", choices=[kind for kind, _ in _INSPECTED])
+    parser.add_argument("-s", "--size", action="store_true", help="of containers, with sizes")
     parser.add_argument("names", nargs="+", metavar="NAME|ID")
 
 
@@ -168,7 +169,7 @@ def _inspect(client: Client, args: Namespace) -> int:
     code = 0
     found: list[Any] = []
     for name in args.names:
-        item = _find(client, name, args.type)
+        item = _find(client, name, args.type, size=args.size)
         if item is None:
             warn(f"Error: No such {args.type or 'object'}: {name}")
             code = 1
@@ -178,11 +179,12 @@ def _inspect(client: Client, args: Namespace) -> int:
     return code
 
 
-def _find(client: Client, name: str, kind: str | None) -> Any:
+def _find(client: Client, name: str, kind: str | None, *, size: bool = False) -> Any:
     for known, path in _INSPECTED:
         if kind in (None, known):
             try:
-                return client.get(path.format(segment(name)))
+                query = {"size": "1"} if size and known == "container" else {}
+                return client.get(path.format(segment(name)), **query)
             except DaemonError as error:
                 if error.status not in _LATER_STATUS or (kind and error.status != 404):
                     raise

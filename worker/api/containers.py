@@ -199,6 +199,7 @@ async def top(request: web.Request) -> web.StreamResponse:
     """List the processes of a container as ps(1) shows them."""
     engine = engine_of(request)
     pids = set(await engine.processes(request.match_info["id"]))
+    engine.emit(request.match_info["id"], "top")
     arguments = query.text(request, "ps_args") or "-ef"
     process = await asyncio.create_subprocess_exec(
         "ps",

@@ -54,7 +54,7 @@ async def start(request: web.Request) -> web.StreamResponse:
         # clients of an attached exec expect the upgrade, then the words, then the exit code
         connection = hijack.take_over(request, hijack.content_type(request, tty=config.tty))
         words = f"{error.message}\r\n".encode()
-        await connection.write(words if config.tty else hijack.frame(2, words))
+        await connection.write(words if config.tty else hijack.frame(1, words))
         await connection.close()
         raise hijack.taken(request) from error
     connection = hijack.take_over(request, hijack.content_type(request, tty=config.tty))

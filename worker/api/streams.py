@@ -28,6 +28,7 @@ async def attach(request: web.Request) -> web.StreamResponse:
     live, stdin = query.flag(request, "stream"), query.flag(request, "stdin")
     keys = hijack.parse_detach_keys(query.text(request, "detachKeys"))
     session = await engine.attach(record.id) if live else None
+    engine.emit(record.id, "attach")
     connection = hijack.take_over(request, hijack.content_type(request, tty=tty))
     if query.flag(request, "logs"):
         wanted = LogQuery(stdout=1 in shown, stderr=2 in shown)

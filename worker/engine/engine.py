@@ -42,6 +42,7 @@ from worker.engine.updating import merge
 from worker.engine.volumes import Volumes
 
 _EXECS_REMEMBERED = 512
+_EXEC_REFUSED = 126
 Names = list[str]  # `Engine.list` hides the builtin inside the class
 
 
@@ -391,7 +392,11 @@ class Engine:
         container = self._running(found.container_id)
         if container.record.status == "paused":
             raise Conflict(f"Container {found.container_id} is paused, unpause it before exec")
-        process = await asyncio.to_thread(self._exec_process, container.record, found.config)
+        try:
+            process = await asyncio.to_thread(self._exec_process, container.record, found.config)
+        except InvalidArgument:
+            found.exit_code = _EXEC_REFUSED
+            raise
         found.on_exit = lambda code: self._emit(
             container, "exec_die", {"execID": exec_id, "exitCode": str(code)}
         )
