@@ -146,6 +146,8 @@ def test_a_mutation_goes_on_when_its_client_goes(tmp_path: Path) -> None:
     begun, go_on, done = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def handler(request: web.Request) -> web.StreamResponse:
+        if request.method == "GET":
+            return web.Response()
         begun.set()
         await go_on.wait()
         done.set()
@@ -157,7 +159,9 @@ def test_a_mutation_goes_on_when_its_client_goes(tmp_path: Path) -> None:
             await begun.wait()
             asked.cancel()
             await asyncio.gather(asked, return_exceptions=True)
-            await both.session.close()
+            # Behind the news of the client's end, on the same connection to the leader.
+            async with both.session.get("/x") as answer:
+                assert answer.status == 200
             go_on.set()
             await done.wait()
 

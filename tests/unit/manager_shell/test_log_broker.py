@@ -158,6 +158,18 @@ def test_logs_of_all_tasks_come_by_time_and_end() -> None:
     play(story, replicas=2)
 
 
+def test_a_stream_that_ends_takes_no_later_tasks() -> None:
+    async def story(world: World) -> None:
+        with world.broker.subscribe(world.selector, Query()) as subscription:
+            publication = await world.publication()
+            await world.scale(2)
+            assert world.asked.empty()
+            publication.end()
+            assert await whole(subscription) == []
+
+    play(story)
+
+
 def test_a_reason_of_a_node_is_told_at_the_end() -> None:
     async def story(world: World) -> None:
         with world.broker.subscribe(world.selector, Query()) as subscription:
