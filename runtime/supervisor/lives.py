@@ -77,6 +77,7 @@ class Lives:
             if container is None or container.status == "stopped":
                 wire.close_all(fds)
                 wire.send(self.holder, {"op": "drop", "id": message["id"]})
+                wire.send(self.pump, {"op": "finish", "id": message["id"]})
                 continue
             known.add(container.id)
             self._take_over(container, message["streams"], fds)

@@ -31,7 +31,11 @@ def connect(path: str) -> http.client.HTTPConnection:
     connection = http.client.HTTPConnection("swarm", timeout=COMMAND_TIMEOUT_S)
     connection.sock = socket.socket(socket.AF_UNIX)
     connection.sock.settimeout(COMMAND_TIMEOUT_S)
-    connection.sock.connect(path)
+    try:
+        connection.sock.connect(path)
+    except OSError:
+        connection.close()
+        raise
     return connection
 
 

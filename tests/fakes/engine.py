@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -284,6 +284,13 @@ class FakeNetworking:
     ) -> None:
         """Enter a container with the address it has."""
         self.members[request.container_id] = endpoints[0].address if endpoints else ""
+
+    async def keep_only(self, container_ids: Collection[str]) -> Sequence[str]:
+        """Free every other address."""
+        strangers = sorted(self.members.keys() - set(container_ids))
+        for container_id in strangers:
+            await self.leave(container_id)
+        return strangers
 
     async def leave(self, container_id: str) -> None:
         """Free the address."""

@@ -64,6 +64,7 @@ class Lifecycle:
         for container in list(self._table):
             state = known.pop(container.record.id, None)
             await self._adopt(container, state)
+        await self._networking.keep_only({c.record.id for c in self._table if c.record.alive})
         for orphan in known:
             log.warning("container %s of the supervisor has no record: it is ended", orphan)
             self._spawn(self._end_orphan(orphan))

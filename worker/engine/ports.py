@@ -5,7 +5,7 @@ in `tests/fakes/engine.py`.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -167,6 +167,10 @@ class Networking(Protocol):
         self, request: JoinRequest, pid: int, endpoints: Sequence[JoinedEndpoint]
     ) -> None: ...
     async def leave(self, container_id: str) -> None: ...
+    async def keep_only(self, container_ids: Collection[str]) -> Sequence[str]:
+        """Let every other container go that an earlier daemon left; return their ids."""
+        ...
+
     def networks(self) -> Sequence[NetworkInfo]: ...
     async def close(self) -> None: ...
 

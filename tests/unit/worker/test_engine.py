@@ -244,9 +244,11 @@ def test_a_new_daemon_adopts_the_running_and_notices_the_lost(tmp_path: Path) ->
         world.supervisor.end(ended, 4)
         del world.supervisor.states[lost], world.supervisor.states[again]
         await world.supervisor.start(Launch("orphan", {}, None, LogConfig("none", "")))
+        world.network.members["a start that died"] = "10.9.0.9"
         await world.boot().open()
         engine = world.engine
         assert engine.inspect("kept").record.running
+        assert "a start that died" not in world.network.members
         assert world.network.members[kept] == "10.9.0.2"
         assert (await engine.wait("ended")).code == 4
         assert engine.inspect("lost").record.exit_code == 255
