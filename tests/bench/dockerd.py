@@ -43,6 +43,11 @@ class Dockerd:
             time.sleep(0.05)
 
     @property
+    def namespace_pid(self) -> int:
+        """A process in its network namespace."""
+        return self._process.pid
+
+    @property
     def socket(self) -> str:
         """The path of its API socket."""
         return str(self.root / "api.sock")

@@ -38,6 +38,11 @@ class Machine:
         assert self._holder.stdout is not None
         assert self._holder.stdout.readline() == b"up\n"
 
+    @property
+    def namespace_pid(self) -> int:
+        """A process in the network namespace."""
+        return self._holder.pid
+
     def inside(self, *argv: str) -> list[str]:
         """Return a command line that runs in the namespace."""
         return ["nsenter", f"--net=/proc/{self._holder.pid}/ns/net", *argv]
