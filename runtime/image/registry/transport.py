@@ -37,6 +37,7 @@ _TOKEN_MAX_BYTES = 1 << 20
 _CONNECTIONS = 8
 _AGAIN = {408, 425, 429, 500, 502, 503, 504}
 _BROKEN = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError)
+_ON_THE_WAY = (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError)
 
 
 class Transport:
@@ -50,6 +51,7 @@ class Transport:
         self._credentials = NOBODY if endpoint.mirror else credentials
         self._sleep = sleep
         self._scheme = endpoint.schemes[0] if len(endpoint.schemes) == 1 else ""
+        self._reached = False  # who never answered is not waited for
         self._challenge: Challenge | None = None
         self._tokens: dict[tuple[str, ...], str] = {}
         self._asking = asyncio.Lock()
@@ -145,10 +147,11 @@ class Transport:
             try:
                 response = await self._send(method, path, scopes, headers, body)
             except _BROKEN as error:
-                if attempt >= tries:
+                if attempt >= tries or not (self._reached or isinstance(error, _ON_THE_WAY)):
                     raise RegistryError(self._words(method, path, error)) from error
                 await self._sleep(_pause_s(attempt, ""))
                 continue
+            self._reached = True
             if response.status < 400:
                 return response
             if response.status == 401 and not refused:

@@ -72,6 +72,10 @@ class Bench:
         return not any(list((self.root / place).iterdir()) for place in places)
 
 
+class Killed(BaseException):
+    """The end of the process."""
+
+
 def play(tmp_path: Path, story: Callable[[Bench], Awaitable[None]], *, auth: str = "none") -> None:
     async def main() -> None:
         async with FakeRegistry(auth).serving() as registry:
@@ -423,5 +427,43 @@ def test_gzip_members_and_padding_are_one_layer(tmp_path: Path) -> None:
         bench.registry.put_manifest("app", "1", raw)
         await bench.pull("app:1")
         assert bench.content("app:1") == {"big": BIG}
+
+    play(tmp_path, story)
+
+
+def test_a_registry_that_does_not_listen_is_not_waited_for(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        async with FakeRegistry().serving() as gone:
+            address = gone.address
+        with pytest.raises(RegistryError, match=f"GET http://{address}/v2/"):
+            await bench.puller.pull(parse(f"{address}/app:1"))
+        settings = RegistrySettings(mirrors=(f"http://{address}",))
+        (mirror, _) = endpoints("docker.io", settings)
+        async with Transport(mirror, NOBODY, bench._pause) as transport:
+            with pytest.raises(RegistryError, match="manifests/1"):
+                await Repository(transport, "library/app").manifest("1")
+        assert bench.pauses == []
+
+    play(tmp_path, story)
+
+
+def test_what_a_killed_pull_left_goes_away_when_the_store_opens(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        publish(bench.registry, "app", "1", {"f": b"1"})
+        publish(bench.registry, "app", "2", {"f": b"2"})
+        await bench.pull("app:1")
+        before = sorted(path.name for path in bench.root.rglob("*"))
+        bench.store.put_image = killed  # type: ignore[method-assign]  # power is cut here
+        bench.store.release = lambda names: None  # type: ignore[method-assign]
+        with pytest.raises(Killed):
+            await bench.pull("app:2")
+        (bench.root / "tmp/blob-half").write_bytes(b"half")
+        assert sorted(path.name for path in bench.root.rglob("*")) != before
+        bench.store = ImageStore(bench.root)
+        assert sorted(path.name for path in bench.root.rglob("*")) == before
+        assert bench.content("app:1") == {"f": b"1"}
+
+    def killed(*_: Any, **__: Any) -> Image:
+        raise Killed
 
     play(tmp_path, story)
