@@ -1,5 +1,6 @@
 """The networks of this machine: predefined, user-defined (durable), and the cluster's."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
@@ -21,9 +22,10 @@ from worker.engine.network_spec import PREDEFINED
 from worker.engine.ports import NetworkInfo, Networking
 from worker.engine.record import Record
 
-BRIDGE_ID = "b" * 64
-HOST_ID = "0" * 63 + "1"
-NONE_ID = "0" * 63 + "2"
+BRIDGE_ID, HOST_ID, NONE_ID = (
+    hashlib.sha256(f"predefined network {name}".encode()).hexdigest() for name in PREDEFINED
+)
+"""The same on every machine; their short forms differ."""
 BRIDGE_POOL = (
     "172.17.0.0/16,172.18.0.0/15,172.20.0.0/14,172.24.0.0/14,172.28.0.0/14,192.168.0.0/16:20"
 )

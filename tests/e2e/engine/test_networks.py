@@ -64,6 +64,9 @@ def test_a_network_from_create_to_prune(machine: Machine) -> None:
     machine.out("network", "create", "--internal", "n2")
     names = ["network", "ls", "--format", "{{.Name}}"]
     assert machine.out(*names).split() == ["bridge", "host", "n1", "n2", "none"]
+    short = machine.out("network", "ls", "-q").split()
+    shown = machine.out("network", "inspect", "-f", "{{.Name}}", *short).split()
+    assert sorted(shown) == ["bridge", "host", "n1", "n2", "none"]
     assert machine.out(*names, "--filter", "label=q=1") == "n1"
     assert machine.out(*names, "--filter", "type=custom").split() == ["n1", "n2"]
     assert machine.out(*names, "--filter", "dangling=true").split() == ["n1", "n2"]
