@@ -17,12 +17,21 @@ from runtime.supervisor.seccomp import default_profile
 
 @dataclass(frozen=True)
 class Overlay:
-    """An overlayfs root: lower layers topmost first, and the directories of the writable layer."""
+    """A root of layers: lower ones topmost first, and the directories of the writable layer.
+
+    With `copied`, overlayfs is not used: `upper` is the whole root, a copy of the lower layers.
+    """
 
     lower: tuple[str, ...]
     upper: str
     work: str
     merged: str
+    copied: bool = field(default=False, kw_only=True)
+
+    @property
+    def shown(self) -> list[str]:
+        """The directories whose merge the container sees, topmost first."""
+        return [self.upper] if self.copied else [self.upper, *self.lower]
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def assemble(
 
     def work() -> None:
         try:
-            tree = _root_of(pid) if pid else _mount_overlay(overlay, writable)
+            tree = _root_of(pid) if pid else _tree_of(overlay, writable)
             try:
                 made.append(_assemble(tree, overlay.merged, binds))
             finally:
@@ -121,6 +121,15 @@ def _assemble(tree: int, merged: str, binds: Iterable[BindMount]) -> RootView:
         os.close(root)
         raise
     return RootView(root, namespace)
+
+
+def _tree_of(overlay: Overlay, writable: bool) -> int:
+    if not overlay.copied:
+        return _mount_overlay(overlay, writable)
+    tree = kernel.open_tree(overlay.upper, recursive=False)
+    if not writable:
+        kernel.mount_setattr(tree, kernel.MOUNT_ATTR_RDONLY, False)
+    return tree
 
 
 def _mount_overlay(overlay: Overlay, writable: bool) -> int:

@@ -126,7 +126,7 @@ class Config:
     )  # fmt: skip
     storage_driver: str = option(
         "overlay2", "how layers become a file system", group=_STORAGE, short="-s",
-        values=("overlay2",),
+        values=("overlay2", "vfs"),
     )  # fmt: skip
     storage_opt: tuple[str, ...] = option(
         (), "option of the storage driver", group=_STORAGE, metavar="KEY=VALUE",

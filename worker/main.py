@@ -22,6 +22,7 @@ from swarmapi.query import runner_of
 from worker.api.app import build_app
 from worker.cluster.side import ClusterSide
 from worker.config import Config, load
+from worker.engine import storagedriver
 from worker.engine.clock import SystemClock
 from worker.engine.engine import Engine, EngineParts
 from worker.listening import TlsSplice, listen, server_context
@@ -47,6 +48,7 @@ async def daemon(config: Config) -> AsyncIterator[Engine]:
     os.chmod(config.data_root, 0o711)
     lock = _lock(config.data_root)
     try:
+        await asyncio.to_thread(storagedriver.check, config.storage_driver, config.data_root)
         supervisor = await _connect(config)
         networking = open_networking(config)
         engine = Engine(
@@ -59,6 +61,7 @@ async def daemon(config: Config) -> AsyncIterator[Engine]:
                 defaults=config.defaults,
                 labels=config.labels,
                 debug=config.debug,
+                storage_driver=config.storage_driver,
                 registry=config.registry,
             )
         )

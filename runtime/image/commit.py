@@ -8,15 +8,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from runtime.image.copied import is_copied, pack_differences
 from runtime.image.model import Image, LayerInfo, format_time_ns
 from runtime.image.pack import pack_layer
 from runtime.image.store import ImageStore
 
 
 def put_upper(store: ImageStore, upper: Path, hidden: tuple[str, ...] = ()) -> LayerInfo:
-    """Store an overlay upper directory as a layer, without what the `hidden` directories hold."""
+    """Store what a container changed as a layer, without what `hidden` directories hold.
+
+    `upper` is an overlay's upper directory, or a whole copy of the layers.
+    """
     with tempfile.TemporaryFile(dir=store.blobs.temporary) as spool:
-        pack_layer(upper, spool, hidden)
+        if is_copied(upper):
+            pack_differences(upper, spool, hidden)
+        else:
+            pack_layer(upper, spool, hidden)
         spool.seek(0)
         return store.put_layer(spool)
 

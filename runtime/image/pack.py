@@ -57,6 +57,11 @@ def _open(root: Path) -> int:
     return os.open(root, _DIRECTORY)
 
 
+def tree_prefixes(paths: tuple[str, ...]) -> tuple[str, ...]:
+    """What the names of a tar below these absolute paths begin with."""
+    return tuple(posixpath.normpath(path.strip("/")) + "/" for path in paths if path.strip("/"))
+
+
 class TarWriter:
     """Adds files by descriptor to a tar with reproducible headers."""
 
@@ -151,7 +156,7 @@ class _Walk(TarWriter):
     def __init__(self, tar: tarfile.TarFile, whiteouts: bool, hidden: tuple[str, ...] = ()) -> None:
         super().__init__(tar)
         self._whiteouts = whiteouts
-        self._hidden = {posixpath.normpath("/" + path)[1:] + "/" for path in hidden}
+        self._hidden = set(tree_prefixes(hidden))
         self._linked: dict[tuple[int, int], str] = {}
 
     def directory(self, fd: int, path: str) -> None:

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 from runtime.image.model import Image, format_time_ns
 from runtime.image.pack import TarWriter, describe, is_opaque, is_whiteout, read_xattrs
@@ -36,6 +37,12 @@ def squash(
     history.append({"created": created, "comment": f"merge {image.id}"})
     config = {**image.config, "created": created, "history": history}
     return store.put_image(config, [*image.layers[:keep], layer])
+
+
+def merge(layers: tuple[Path, ...], out: IO[bytes]) -> None:
+    """Write the merged tree of a whole stack of layers, topmost first, as a plain tar."""
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        _Merge(tar, marks=False).directory(list(layers), "", opaque=False)
 
 
 class _Merge(TarWriter):

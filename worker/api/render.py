@@ -44,7 +44,7 @@ def container_details(engine: Engine, record: Record, exec_ids: list[str]) -> di
         "LogPath": str(engine.places.log(record.id)),
         "Name": f"/{record.name}",
         "RestartCount": record.restart_count,
-        "Driver": "overlay2",
+        "Driver": engine.parts.storage_driver,
         "Platform": "linux",
         "MountLabel": "",
         "ProcessLabel": "",
@@ -52,7 +52,7 @@ def container_details(engine: Engine, record: Record, exec_ids: list[str]) -> di
         "ExecIDs": exec_ids or None,
         "HostConfig": {**_HOST_DEFAULTS, **host},
         "GraphDriver": {
-            "Name": "overlay2",
+            "Name": engine.parts.storage_driver,
             "Data": {
                 "MergedDir": str(directory / "merged"),
                 "UpperDir": str(directory / "upper"),

@@ -102,7 +102,7 @@ def describe(engine: Engine) -> dict[str, Any]:
         "ContainersPaused": states["paused"],
         "ContainersStopped": len(records) - states["running"] - states["paused"],
         "Images": sum(1 for image in engine.images.list() if image.repo_tags),
-        "Driver": "overlay2",
+        "Driver": engine.parts.storage_driver,
         "DriverStatus": [["Backing Filesystem", _filesystem(engine.parts.data_root)]],
         "Plugins": {
             "Volume": ["local"],

@@ -58,6 +58,7 @@ class EngineParts:
     defaults: ContainerDefaults = field(default_factory=ContainerDefaults)
     labels: Mapping[str, str] = field(default_factory=dict)
     debug: bool = False
+    storage_driver: str = "overlay2"
     random_bytes: Callable[[int], bytes] = os.urandom
     registry: RegistrySettings = NO_SETTINGS
     swarm_info: Callable[[], Mapping[str, Any]] = field(
@@ -77,7 +78,8 @@ class Engine:
         self.events = EventBus(parts.clock.now_ns, parts.data_root / "events.json")
         self.registries = Registries(parts.images, parts.registry, self._image_changed)
         self.volumes = Volumes(parts.data_root / "volumes")
-        self.places = Places(parts.data_root / "containers")
+        copies = parts.storage_driver == "vfs"
+        self.places = Places(parts.data_root / "containers", copies)
         self.swarm_info = parts.swarm_info
         self._table = ContainerTable(Journal(parts.data_root / "containers.journal"))
         self.networks = Networks(

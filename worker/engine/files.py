@@ -10,6 +10,7 @@ from typing import IO
 
 from runtime import rootview
 from runtime.errors import RuntimeFailure
+from runtime.image.copied import ADDED, DELETED, MODIFIED, differences
 from runtime.image.durable import open_in_root
 from runtime.image.pack import is_opaque, is_whiteout, pack_entry, pack_rootfs
 from runtime.image.unpack import UnpackOptions, unpack
@@ -20,7 +21,6 @@ from worker.engine import paths
 from worker.engine.launcher import Launcher
 from worker.engine.record import Container, Record
 
-MODIFIED, ADDED, DELETED = 0, 1, 2
 Change = tuple[int, str]
 """(MODIFIED, ADDED or DELETED; absolute path)."""
 
@@ -105,6 +105,9 @@ class Files:
     async def changes(self, reference: str) -> list[Change]:
         """Return what the container changed in its image, by path."""
         overlay = await asyncio.to_thread(self._overlay, self._get(reference).record)
+        if overlay.copied:
+            found = await asyncio.to_thread(differences, Path(overlay.upper))
+            return [(change.kind, f"/{change.path}") for change in found]
         return await asyncio.to_thread(changes, Path(overlay.upper), overlay.lower)
 
     def _overlay(self, record: Record) -> Overlay:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import SupervisorGone
+from runtime.image.copied import make_copy
 from runtime.oci import ContainerState, Launch, Overlay
 from swarmapi.errors import InvalidArgument
 from worker.engine import bundle, healthcheck, initlayer, netfiles, rootfs
@@ -36,6 +37,8 @@ class Places:
     """Where the files of containers are."""
 
     containers: Path
+    copies: bool = False
+    """Containers have a copy of their image's files: storage driver vfs."""
 
     def directory(self, container_id: str) -> Path:
         """The directory of one container."""
@@ -77,7 +80,7 @@ class Launcher:
             InvalidArgument: when the record cannot be turned into a start.
             RuntimeFailure: when the supervisor refuses or the program cannot be run.
         """
-        overlay = self.overlay(record.id, lower)
+        overlay = await asyncio.to_thread(self.overlay, record.id, lower)
         netns = self._netns(record)
         if any(point.kind == "volume" for point in record.mounts):
             await asyncio.to_thread(self._storage.prepare, record)
@@ -89,7 +92,7 @@ class Launcher:
             launch = Launch(
                 container_id=record.id,
                 config=config,
-                overlay=overlay,
+                overlay=None if overlay.copied else overlay,
                 log=log_config(record, str(self._places.log(record.id))),
                 stdin_open=record.config.open_stdin,
                 netns=netns,
@@ -129,7 +132,7 @@ class Launcher:
 
     def exec_user(self, record: Record, user: str, lower: Sequence[str]) -> dict[str, Any]:
         """Return OCI's process.user of an exec; empty means the container's own."""
-        return self._user(record, user or _user_of(record), [self._upper(record.id), *lower])
+        return self._user(record, user or _user_of(record), self._shown(record.id, lower))
 
     def exec_process(
         self, record: Record, config: ExecConfig, lower: Sequence[str]
@@ -152,7 +155,7 @@ class Launcher:
         )
 
     def _config(self, record: Record, overlay: Overlay, files: dict[str, str]) -> dict[str, Any]:
-        layers = [overlay.upper, *overlay.lower]
+        layers = overlay.shown
         user = self._user(record, _user_of(record), layers)
         passwd = rootfs.read_member(layers, "etc/passwd")
         return bundle.build_config(
@@ -160,7 +163,7 @@ class Launcher:
             user=user,
             home=rootfs.home_of(user["uid"], passwd),
             files=files,
-            rootfs=overlay.merged,
+            rootfs=overlay.upper if overlay.copied else overlay.merged,
             pid_namespace=self._pid_namespace(record),
         )
 
@@ -178,20 +181,31 @@ class Launcher:
         """Return target in the container → host file, of the files the daemon writes."""
         return netfiles.paths(self._places.directory(container_id))
 
+    def _shown(self, container_id: str, lower: Sequence[str]) -> list[str]:
+        upper = self._upper(container_id)
+        return [upper] if self._places.copies else [upper, *lower]
+
     def _upper(self, container_id: str) -> str:
         return str(self._places.directory(container_id) / "upper")
 
     def overlay(self, container_id: str, lower: Sequence[str]) -> Overlay:
-        """Return the layers of a container over those of its image; makes the directories."""
+        """Return the layers of a container over those of its image; makes directories and copy.
+
+        Blocking.
+        """
         directory = self._places.directory(container_id)
         for name in ("upper", "work", "merged"):
             (directory / name).mkdir(parents=True, exist_ok=True)
-        return Overlay(
+        overlay = Overlay(
             lower=initlayer.above(self._places.containers.parent, tuple(lower)),
             upper=self._upper(container_id),
             work=str(directory / "work"),
             merged=str(directory / "merged"),
+            copied=self._places.copies,
         )
+        if overlay.copied:
+            make_copy(tuple(Path(path) for path in overlay.lower), Path(overlay.upper))
+        return overlay
 
     def _netns(self, record: Record) -> str:
         """Return where its network namespace comes from, in Launch's words."""

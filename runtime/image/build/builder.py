@@ -326,7 +326,8 @@ class _Build:
             if code:
                 shown = " ".join(argv)
                 raise BuildError(f"The command '{shown}' returned a non-zero code: {code}", code)
-            layer = put_upper(self._store, upper, hidden=tuple(config.get("Volumes") or ()))
+            hidden = tuple(config.get("Volumes") or ())
+            layer = put_upper(self._store, upper, hidden)
         self._say(f" ---> Removed intermediate container {name}\n")
         return layer
 

@@ -98,7 +98,7 @@ class CopyStep:
         try:
             return source.select(name)
         except FileNotFoundError:
-            shown = posixpath.normpath("/" + name)[1:] or "."
+            shown = posixpath.normpath("/" + name.lstrip("/"))[1:] or "."
             raise BuildError(
                 f"{self._name} failed: file not found in build context or excluded by"
                 f" .dockerignore: stat {shown}: file does not exist"

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from runtime import rootview
+from runtime.image.copied import ADDED, DELETED, MODIFIED
 from runtime.image.errors import BadArchive
 from runtime.image.unpack import UnpackOptions, unpack
 from runtime.oci import Overlay
-from worker.engine.files import ADDED, DELETED, MODIFIED, changes
+from worker.engine.files import changes
 
 pytestmark = pytest.mark.privileged
 

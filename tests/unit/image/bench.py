@@ -23,10 +23,14 @@ class RecordingRunner:
     def __init__(self, code: int = 0) -> None:
         self.code = code
         self.runs: list[RunStep] = []
+        self.volumes: list[str] = []
 
     def run(self, step: RunStep) -> int:
         self.runs.append(step)
         (step.directory / "upper/ran").write_text(step.argv[-1])
+        for volume in self.volumes:
+            (step.directory / f"upper{volume}").mkdir(parents=True)
+            (step.directory / f"upper{volume}/gone").touch()
         step.output("stderr", b"oops\n")
         return self.code
 

@@ -1,0 +1,134 @@
+"""The vfs storage driver: a container's root is a copy of its image, where overlayfs cannot be.
+
+What a container changed is told by the inode change times: a mark is made when the copy is done,
+and whatever is younger was changed. Nothing in a container can set those times.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import posixpath
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from runtime.image.pack import TarWriter, describe, tree_prefixes
+from runtime.image.squash import merge
+from runtime.image.unpack import LAYER, WHITEOUT_PREFIX, unpack
+from runtime.image.view import Entry, LayeredView
+
+MARK = "copied"
+_TICK_S = 0.02
+"""Longer than the kernel's step of file times."""
+
+MODIFIED, ADDED, DELETED = 0, 1, 2
+
+
+class Difference(NamedTuple):
+    """A path (without a leading slash) and what happened to it; `entry` is None where deleted."""
+
+    path: str
+    kind: int
+    entry: Entry | None
+
+
+def is_copied(root: Path) -> bool:
+    """Tell whether `root` is a copy, and not an overlay's upper directory."""
+    return (root.parent / MARK).exists()
+
+
+def make_copy(lower: tuple[Path, ...], root: Path) -> None:
+    """Fill an empty directory with the merged layers, topmost first, unless that is done."""
+    mark = root.parent / MARK
+    if mark.exists():
+        return
+    if lower:
+        with tempfile.TemporaryFile(dir=root.parent) as spool:
+            merge(lower, spool)
+            spool.seek(0)
+            unpack(spool, root, LAYER)
+    time.sleep(_TICK_S)
+    temporary = mark.with_suffix(".new")
+    temporary.write_text(json.dumps([str(path) for path in lower]))
+    temporary.rename(mark)
+    time.sleep(_TICK_S)
+
+
+def differences(root: Path) -> list[Difference]:
+    """Compare a copy with the layers it was made from."""
+    mark = root.parent / MARK
+    made_ns = mark.stat().st_mtime_ns
+    lower = tuple(Path(path) for path in json.loads(mark.read_text()))
+    copy, below = LayeredView((root,)), LayeredView(lower)
+    top = copy.root()
+    assert top is not None
+    found: list[Difference] = []
+    todo: list[tuple[Entry, Entry | None]] = [(top, below.root())]
+    while todo:
+        node, before = todo.pop()
+        names = set()
+        for child in copy.children(node):
+            name = posixpath.basename(child.path)
+            names.add(name)
+            old = below.child(before, name) if before is not None else None
+            if old is None:
+                found.append(Difference(child.path, ADDED, child))
+            elif child.status.st_ctime_ns > made_ns:
+                found.append(Difference(child.path, MODIFIED, child))
+            if child.is_directory:
+                todo.append((child, old if old is not None and old.is_directory else None))
+        found += [
+            Difference(gone.path, DELETED, None)
+            for gone in (below.children(before) if before is not None else ())
+            if posixpath.basename(gone.path) not in names
+        ]
+    return sorted(found, key=lambda difference: difference.path)
+
+
+def pack_differences(root: Path, out: IO[bytes], hidden: tuple[str, ...] = ()) -> None:
+    """Write what differs as an OCI layer; directories on the way keep their attributes."""
+    places = tree_prefixes(hidden)
+    view = LayeredView((root,))
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        writer = TarWriter(tar)
+        written: set[str] = set()
+        top = view.root()
+        assert top is not None
+        tar.addfile(describe("./", top.status, top.xattrs()))
+        for difference in differences(root):
+            if difference.path.startswith(places):
+                continue
+            for parent in _parents(difference.path):
+                _, entry = view.locate(parent)
+                if parent not in written and entry is not None:
+                    written.add(parent)
+                    tar.addfile(describe(parent + "/", entry.status, entry.xattrs()))
+            if difference.entry is None:
+                head, slash, name = difference.path.rpartition("/")
+                writer.add_mark(f"{head}{slash}{WHITEOUT_PREFIX}{name}")
+            elif difference.path not in written:
+                written.add(difference.path)
+                _add(writer, difference.entry)
+
+
+def _parents(path: str) -> Iterator[str]:
+    parts = path.split("/")
+    for depth in range(1, len(parts)):
+        yield "/".join(parts[:depth])
+
+
+def _add(writer: TarWriter, entry: Entry) -> None:
+    name = entry.path + "/" if entry.is_directory else entry.path
+    info = describe(name, entry.status, entry.xattrs())
+    if info.issym():
+        info.linkname = entry.link()
+    if not info.isreg():
+        writer.tar.addfile(info)
+        return
+    with entry.open() as file:
+        info.size = os.fstat(file.fileno()).st_size
+        writer.add_stream(info, file)

@@ -1,0 +1,32 @@
+"""Whether the storage driver asked for can work where the data is."""
+
+import tempfile
+from pathlib import Path
+
+from runtime import rootview
+from runtime.errors import RuntimeFailure
+from runtime.oci import Overlay
+from swarmapi.errors import InvalidArgument
+
+
+def check(driver: str, data_root: Path) -> None:
+    """Try an overlay on the data root's file system; raises InvalidArgument with the way out."""
+    if driver != "overlay2":
+        return
+    with tempfile.TemporaryDirectory(prefix=".overlay-", dir=data_root) as directory:
+        places = {name: Path(directory, name) for name in ("lower", "upper", "work", "merged")}
+        for place in places.values():
+            place.mkdir()
+        overlay = Overlay(
+            lower=(str(places["lower"]),),
+            upper=str(places["upper"]),
+            work=str(places["work"]),
+            merged=str(places["merged"]),
+        )
+        try:
+            rootview.assemble(overlay).close()
+        except (OSError, RuntimeFailure) as error:
+            raise InvalidArgument(
+                f"storage driver overlay2 does not work on {data_root}: {error}: use"
+                " --storage-driver vfs, or another file system"
+            ) from error
