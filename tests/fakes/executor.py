@@ -18,6 +18,9 @@ class FakeExecutor:
         self.fail: dict[str, str] = {}
         self.checked: dict[str, asyncio.Future[str]] = {}
         """The tasks with a health check: the error of its first verdict, empty when healthy."""
+        self.stopping: dict[str, asyncio.Event] = {}
+        """The tasks that end only once their event is set, however they are asked."""
+        self._removed: dict[str, asyncio.Event] = {}
         self.log: dict[str, list[LogLine]] = {}
         """What each task has written."""
         self.fresh: dict[str, asyncio.Queue[list[LogLine] | None]] = {}
@@ -55,12 +58,22 @@ class FakeExecutor:
         self.calls.append(("shut down", task.id))
         if error := self.fail.pop("shut down", ""):
             return Outcome(error=error)
+        if task.id in self.stopping:
+            await self.stopping[task.id].wait()
         self.end(task.id, 143)
         return Outcome(exit_code=143)
 
     async def remove(self, task_id: str) -> None:
         self.calls.append(("remove", task_id))
+        if error := self.fail.pop("remove", ""):
+            raise ConnectionError(error)
         self.containers.pop(task_id, None)
+        self._removed.setdefault(task_id, asyncio.Event()).set()
+
+    async def removed(self, task_id: str) -> None:
+        """Wait until a task's container is gone."""
+        async with asyncio.timeout(5):
+            await self._removed.setdefault(task_id, asyncio.Event()).wait()
 
     async def known_tasks(self) -> list[str]:
         return list(self.containers)

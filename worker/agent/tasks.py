@@ -61,6 +61,8 @@ class TaskTable:
         self._clock = clock
         self._report = report
         self._drivers: dict[str, _Driver] = {}
+        self._leaving: dict[str, asyncio.Task[None]] = {}
+        """The tasks that were removed and whose containers are not gone yet."""
 
     def open(self) -> None:
         """Read the journal and go on with every task in it."""
@@ -72,6 +74,7 @@ class TaskTable:
     async def close(self) -> None:
         """Let go of the tasks; their containers go on running."""
         loops = [d.loop for d in self._drivers.values() if d.loop is not None]
+        loops += self._leaving.values()
         for loop in loops:
             loop.cancel()
         await asyncio.gather(*loops, return_exceptions=True)
@@ -105,11 +108,11 @@ class TaskTable:
                 driver.assigned = one
                 self._store(one, driver.status)
                 driver.changed.set()
-        await self._journal.commit()
+        await self._commit()
         for one in fresh:
             self._drive(one, _first_status(one.task))
         for task_id in removed:
-            await self._forget(task_id)
+            self._forget(task_id)
 
     def _store(self, assigned: Assigned, status: TaskStatus) -> None:
         stored = _Stored(assigned.task, assigned.spec, status)
@@ -120,18 +123,45 @@ class TaskTable:
         self._drivers[assigned.task.id] = driver
         driver.loop = asyncio.create_task(self._run(driver), name=f"task {assigned.task.id}")
 
-    async def _forget(self, task_id: str) -> None:
-        driver = self._drivers.pop(task_id, None)
+    def _forget(self, task_id: str) -> None:
+        """Begin to end a task; its grace period is nobody else's."""
+        if task_id not in self._leaving:
+            driver = self._drivers.pop(task_id, None)
+            leaving = asyncio.create_task(self._leave(task_id, driver), name=f"end of {task_id}")
+            self._leaving[task_id] = leaving
+            leaving.add_done_callback(lambda _: self._leaving.pop(task_id))
+
+    async def _leave(self, task_id: str, driver: _Driver | None) -> None:
         if driver is not None and driver.loop is not None:
             driver.loop.cancel()
-            await asyncio.gather(driver.loop, return_exceptions=True)
-            if not driver.status.state.is_terminal:
-                await self._executor.shut_down(driver.assigned.task, driver.assigned.spec)
-        await self._executor.remove(task_id)
-        self._journal.delete(task_id)
-        await self._journal.commit()
+            await asyncio.wait([driver.loop])
+        while True:
+            try:
+                if driver is not None and not driver.status.state.is_terminal:
+                    await self._executor.shut_down(driver.assigned.task, driver.assigned.spec)
+                await self._executor.remove(task_id)
+                break
+            except Exception:
+                logger.exception("task %s: its removal failed", task_id)
+            await self._clock.sleep(RETRY_S)
+        if task_id not in self._drivers:  # it was not assigned again meanwhile
+            self._journal.delete(task_id)
+            await self._commit()
+
+    async def _commit(self) -> None:
+        """Make durable what the node was told or saw.
+
+        A full disk does not stop it: it costs what a manager will tell again. A container that
+        needs the disk is refused by the engine, and the task rejected in its words.
+        """
+        try:
+            await self._journal.commit()
+        except OSError as error:
+            logger.error("tasks: the disk is behind what happened: %s", error)
 
     async def _run(self, driver: _Driver) -> None:
+        if (leaving := self._leaving.get(driver.assigned.task.id)) is not None:
+            await asyncio.wait([leaving])
         while not driver.status.state.is_terminal:
             driver.changed.clear()
             task = driver.assigned.task
@@ -163,7 +193,7 @@ class TaskTable:
         status = taskmachine.after(plan, before, outcome, self._clock.now_ns())
         if replace(status, timestamp_ns=before.timestamp_ns) != before:
             self._store(driver.assigned, status)
-            await self._journal.commit()
+            await self._commit()
             driver.status = status
             self._report(driver.assigned.task.id, status)
         return status.state > before.state or not outcome.error

@@ -141,6 +141,8 @@ async def _removes_strangers(path: Path) -> None:
     await node.table.change([_assigned("a"), _assigned("b")], [])
     await node.until("b", TaskState.RUNNING)
     await node.table.assign_all([_assigned("a")])
+    assert set(node.table.statuses()) == {"a"}
+    await node.executor.removed("b")
     assert ("shut down", "b") in node.executor.calls
     assert list(node.executor.containers) == ["a"]
     assert set(node.table.statuses()) == {"a"}
@@ -213,9 +215,13 @@ async def _goes_on_after_a_full_disk(path: Path) -> None:
 
     await node.table.change([_assigned("a")], [])
     setattr(journal, "commit", commit_or_fail)  # noqa: B010 - mypy knows it as a method
-    await node.until("a", TaskState.RUNNING)
+    await node.table.change([_assigned("b")], [])
+    await node.until("b", TaskState.RUNNING)
     assert not full
     await node.table.close()
+    again = _Node(path, node.executor)
+    assert set(again.table.statuses()) == {"a", "b"}
+    await again.table.close()
 
 
 def test_a_full_disk_does_not_end_the_care_for_a_task(tmp_path: Path) -> None:
@@ -234,3 +240,45 @@ async def _knows_what_has_ended(path: Path) -> None:
 
 def test_a_node_without_memory_does_not_run_an_ended_task_again(tmp_path: Path) -> None:
     _run(_knows_what_has_ended, tmp_path)
+
+
+async def _ends_beside_others(path: Path) -> None:
+    node = _Node(path, FakeExecutor())
+    await node.table.change([_assigned("slow")], [])
+    await node.until("slow", TaskState.RUNNING)
+    grace = node.executor.stopping["slow"] = asyncio.Event()
+    async with asyncio.timeout(5):
+        await node.table.change([], ["slow"])
+        await node.table.change([_assigned("next")], ["slow"])
+        await node.until("next", TaskState.RUNNING)
+    assert "slow" in node.executor.containers
+    assert "slow" not in node.table.statuses()
+    # one that comes back waits until its container of before is gone
+    await node.table.change([_assigned("slow")], [])
+    grace.set()
+    await node.until("slow", TaskState.RUNNING)
+    calls = [name for name, task_id in node.executor.calls if task_id == "slow"]
+    assert calls == ["prepare", "start", "shut down", "remove", "prepare", "start"]
+    await node.table.close()
+    again = _Node(path, node.executor)
+    assert set(again.table.statuses()) == {"slow", "next"}
+    await again.table.close()
+
+
+def test_a_removed_task_takes_its_grace_without_holding_up_others(tmp_path: Path) -> None:
+    _run(_ends_beside_others, tmp_path)
+
+
+async def _removes_in_the_end(path: Path) -> None:
+    node = _Node(path, FakeExecutor())
+    await node.table.change([_assigned("a")], [])
+    await node.until("a", TaskState.RUNNING)
+    node.executor.fail["remove"] = "the supervisor is away"
+    await node.table.change([], ["a"])
+    await node.executor.removed("a")
+    assert node.executor.calls.count(("remove", "a")) == 2
+    await node.table.close()
+
+
+def test_a_removal_that_failed_is_tried_again(tmp_path: Path) -> None:
+    _run(_removes_in_the_end, tmp_path)
