@@ -209,9 +209,12 @@ class EngineExecutor:
         if record.started_ns == 0:
             try:
                 await self._engine.start(found)
-            except SwarmError as error:
-                code = self._engine.inspect(found).record.exit_code
-                return Outcome(error=error.message, exit_code=code or None, container_id=found)
+            except (SwarmError, RuntimeFailure, OSError) as error:
+                return Outcome(
+                    error=error.message if isinstance(error, SwarmError) else str(error),
+                    exit_code=record.exit_code or None,
+                    container_id=found,
+                )
         record = self._engine.inspect(found).record
         return Outcome(
             container_id=found, pid=record.pid, unproven=is_checked(record.config.healthcheck)

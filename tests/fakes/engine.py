@@ -1,12 +1,13 @@
 """Fakes of what the engine stands on: a supervisor without processes, a network, a clock."""
 
 import asyncio
+import errno
 import os
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from runtime.errors import BadStatus, NoSuchContainer, StartFailed
+from runtime.errors import BadStatus, NoSuchContainer, StartFailed, SysError
 from runtime.oci import ContainerState, Launch
 from runtime.supervisor.restart import RestartPolicy, should_restart
 from worker.engine.networks import BRIDGE_ID, HOST_ID, NONE_ID
@@ -74,6 +75,10 @@ class FakeSupervisor:
         """Signals a container ends by."""
         self.refuse = ""
         """Message of the next failing starts; empty lets them succeed."""
+        self.lose_answers = 0
+        """How many next starts come up without anybody being told."""
+        self.gate: asyncio.Event | None = None
+        """When set, a start comes up only once it is set."""
         self.attachments: dict[str, FakeAttachment] = {}
         self._queues: list[asyncio.Queue[ContainerState]] = []
         self._stamp = 0
@@ -82,6 +87,8 @@ class FakeSupervisor:
         """Enter a running container."""
         if self.refuse:
             raise StartFailed(self.refuse)
+        if self.gate is not None:
+            await self.gate.wait()
         self._stamp += 1_000_000
         self.launches.append(launch)
         health = {"status": "starting", "failing_streak": 0, "log": []}
@@ -92,6 +99,9 @@ class FakeSupervisor:
         )  # fmt: skip
         self.states[launch.container_id] = state
         self.policies[launch.container_id] = launch.restart
+        if self.lose_answers:
+            self.lose_answers -= 1
+            raise SysError("recvmsg", errno.EIO)
         return state
 
     def end(self, container_id: str, code: int) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runtime.errors import NoSuchContainer, RuntimeFailure
+from runtime.errors import RuntimeFailure
 from runtime.image.errors import ImageNotFound
 from runtime.image.registry.endpoint import NO_SETTINGS, RegistrySettings
 from runtime.image.removal import User
@@ -364,7 +364,7 @@ class Engine:
             if session.waiting:
                 try:
                     session.connected(await self.supervisor.attach(container.record.id))
-                except NoSuchContainer:
+                except RuntimeFailure:  # it has ended, or runs unseen: it has started
                     session.connected(None)
             session.open_input()
 

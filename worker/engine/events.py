@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from runtime.supervisor.appending import append_whole
+
 _REMEMBERED = 1024
 _HISTORY_BYTES = 1 << 20
 """The file of the history is written anew, with what is remembered, when it is larger."""
@@ -74,8 +76,8 @@ class EventBus:
         if self._fd < 0:
             return
         with suppress(OSError):  # a full disk costs the history, nothing else
-            os.write(self._fd, _line(event))
-            if os.fstat(self._fd).st_size > _HISTORY_BYTES:
+            end = os.fstat(self._fd).st_size
+            if append_whole(self._fd, _line(event), end) > _HISTORY_BYTES:
                 self._rewrite()
 
     def _close_history(self) -> None:

@@ -56,6 +56,7 @@ class Lifecycle:
         self._bus = bus
         self._clock = clock
         self._tasks: set[asyncio.Task[None]] = set()
+        self._starts: set[asyncio.Task[bool]] = set()
 
     async def open(self) -> None:
         """Adopt what the supervisor holds, mark what is lost, and watch for ends."""
@@ -71,7 +72,8 @@ class Lifecycle:
         self._spawn(self._watch(queue))
 
     async def close(self) -> None:
-        """Stop watching; containers go on."""
+        """Stop watching; containers go on, and starts under way come to their end first."""
+        await asyncio.gather(*self._starts, return_exceptions=True)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -79,10 +81,20 @@ class Lifecycle:
     async def start(self, container: Container) -> bool:
         """Start a container; False when it was running already.
 
+        It is whole or not at all: after an error nothing of it runs, and a caller that is cancelled
+        does not leave it half done.
+
         Raises:
             InvalidArgument: with runc's words when the program cannot be run.
             Conflict: when the container is paused or being removed.
+            OSError: when its record cannot be made durable.
         """
+        start = asyncio.create_task(self._start(container))
+        self._starts.add(start)
+        start.add_done_callback(self._starts.discard)
+        return await asyncio.shield(start)
+
+    async def _start(self, container: Container) -> bool:
         async with container.lock:
             if container.record.status == "paused":
                 raise Conflict("cannot start a paused container, try unpause instead")
@@ -138,7 +150,7 @@ class Lifecycle:
                 raise Conflict(f"container {container.record.id} is not running")
             await self._supervisor.pause(container.record.id)
             container.record.status = "paused"
-            await self._table.save(container)
+            await self._table.settle(container)
         self._emit(container, "pause")
 
     async def unpause(self, container: Container) -> None:
@@ -148,7 +160,7 @@ class Lifecycle:
                 raise Conflict(f"Container {container.record.id} is not paused")
             await self._supervisor.resume(container.record.id)
             container.record.status = "running"
-            await self._table.save(container)
+            await self._table.settle(container)
         self._emit(container, "unpause")
 
     async def remove(
@@ -207,13 +219,21 @@ class Lifecycle:
             container.launches += 1
             state = await self._launcher.start(record, lower, lambda: self._table.note(container))
         except (SwarmError, RuntimeFailure, OSError) as error:
+            await self._end_unrecorded(record.id)  # one whose answer was lost, say, may be up
             await self._record_failed_start(container, str(error))
             if isinstance(error, SwarmError):
                 raise
             raise InvalidArgument(start_message(str(error))) from error
-        container.networked = True
         _take_run(record, state)
-        await self._table.save(container)
+        try:
+            await self._table.save(container)
+        except OSError as error:
+            await self._end_unrecorded(record.id)
+            await self._launcher.release(record)
+            record.finished_ns = self._clock.now_ns()
+            await self._record_failed_start(container, str(error))
+            raise
+        container.networked = True
         self._emit_networks(record, "connect")
         self._emit(container, "start")
         if state.status in ("stopped", "restarting"):
@@ -223,10 +243,10 @@ class Lifecycle:
         record = container.record
         record.error = start_message(message)
         record.exit_code = exit_code_of_failure(message)
-        if record.status not in ("created", "exited"):
+        if record.status != "created":
             record.status = "exited"
         record.joined, record.ports, record.pid, record.health = {}, [], 0, None
-        await self._table.save(container)
+        await self._table.settle(container)
         self._emit(container, "die", {"exitCode": str(record.exit_code)})
         container.announce_exit()
         if record.host.auto_remove:
@@ -253,7 +273,7 @@ class Lifecycle:
             before = record.health_status
             if restarted:
                 _take_run(record, state)
-                await self._table.save(container)
+                await self._table.settle(container)
                 if not container.networked:
                     await self._rejoin(container)
             record.health = _health_of(state)
@@ -275,7 +295,7 @@ class Lifecycle:
                 return
             self._record_end(record, state)
             record.status = "restarting" if again else "exited"
-            await self._table.save(container)
+            await self._table.settle(container)
             if not again:
                 await self._let_go(container)
         if died:
@@ -328,7 +348,7 @@ class Lifecycle:
             if unknown or not record.alive:
                 _take_run(record, state)
             record.status, record.health = state.status, _health_of(state)
-            await self._table.save(container)
+            await self._table.settle(container)
             if record.running:
                 await self._rejoin(container)
             return
@@ -342,15 +362,23 @@ class Lifecycle:
         if record.alive:
             record.exit_code, record.pid, record.status = LOST_EXIT_CODE, 0, "exited"
             record.finished_ns = self._clock.now_ns()
-            await self._table.save(container)
+            await self._table.settle(container)
         if record.status == "exited":
             self._spawn(self._follow_end(container, unseen=True))
 
     async def _end_orphan(self, container_id: str) -> None:
         """End what no record tells of: a step of a build whose daemon is gone."""
-        with suppress(RuntimeFailure):
-            await self._supervisor.delete(container_id, force=True)
+        await self._end_unrecorded(container_id)
         await self._networking.leave(container_id)
+
+    async def _end_unrecorded(self, container_id: str) -> None:
+        """End and forget a run that no record tells of; none is fine."""
+        try:
+            await self._supervisor.delete(container_id, force=True)
+        except NoSuchContainer:
+            return
+        except RuntimeFailure as error:
+            log.error("container %s may run without a record: %s", container_id, error)
 
     async def _rejoin(self, container: Container) -> None:
         record = container.record

@@ -105,6 +105,7 @@ class Networks:
         Raises:
             AlreadyExists: when the name is taken.
             InvalidArgument: when its subnet or its bridge is another network's.
+            OSError: when it cannot be made durable; it is not made then.
         """
         if wanted.name in self._creating or any(n.name == wanted.name for n in self.all()):
             raise AlreadyExists(f"network with name {wanted.name} already exists")
@@ -114,8 +115,13 @@ class Networks:
             made = await self._networking.create(
                 replace(wanted, id=network_id, created_ns=self._now_ns())
             )
-            self._journal.put(made.id, msgspec.msgpack.encode(made))
-            await self._journal.commit()
+            try:
+                self._journal.put(made.id, msgspec.msgpack.encode(made))
+                await self._journal.commit()
+            except OSError:
+                self._journal.delete(made.id)
+                await self._networking.remove(made.id)
+                raise
         finally:
             self._creating.discard(wanted.name)
         self._emit(made, "create")
@@ -144,8 +150,8 @@ class Networks:
         except Conflict as error:
             raise Forbidden(f"error while removing network: {error.message}") from error
         self._journal.delete(network.id)
-        await self._journal.commit()
         self._emit(network, "destroy")
+        await self._journal.commit()
 
     def resolve(self, record: Record) -> None:
         """Make a new record's endpoints name networks that are here, its mode's first.

@@ -1,5 +1,6 @@
 """The containers of this machine: in memory by id and name, durable in the journal."""
 
+import logging
 from collections.abc import Iterator
 
 import msgspec
@@ -7,6 +8,8 @@ import msgspec
 from swarmapi.errors import AlreadyExists, InvalidArgument, NotFound
 from worker.engine.journal import Journal
 from worker.engine.record import Container, Record
+
+log = logging.getLogger(__name__)
 
 
 class ContainerTable:
@@ -68,26 +71,60 @@ class ContainerTable:
 
         Raises:
             AlreadyExists: when the name is taken.
+            OSError: when it cannot be made durable; it is not entered then.
         """
         self._check_free(record.name)
         container = Container(record)
         self._by_id[record.id] = container
         self._by_name[record.name] = record.id
-        await self.save(container)
+        try:
+            await self.save(container)
+        except OSError:
+            self._drop(record)
+            raise
         return container
 
     async def rename(self, container: Container, name: str) -> None:
-        """Give a container another name."""
+        """Give a container another name.
+
+        Raises:
+            AlreadyExists: when the name is taken.
+            OSError: when it cannot be made durable; it keeps its name then.
+        """
         self._check_free(name)
+        before = container.record.name
+        self._name(container, name)
+        try:
+            await self.save(container)
+        except OSError:
+            self._name(container, before)
+            self.note(container)
+            raise
+
+    def _name(self, container: Container, name: str) -> None:
         self._by_name.pop(container.record.name, None)
         self._by_name[name] = container.record.id
         container.record.name = name
-        await self.save(container)
 
     async def save(self, container: Container) -> None:
-        """Make the record durable."""
+        """Make the record durable.
+
+        Raises:
+            OSError: it is not (ENOSPC: no room).
+        """
         self.note(container)
         await self._journal.commit()
+
+    async def settle(self, container: Container) -> None:
+        """Make durable what has happened already, be there room for it now or only later."""
+        self.note(container)
+        await self._commit_what_happened()
+
+    async def _commit_what_happened(self) -> None:
+        try:
+            await self._journal.commit()
+        except OSError as error:
+            log.error("containers: the disk is behind what happened: %s", error)
 
     def note(self, container: Container) -> None:
         """Make the record survive this process; a power cut may lose it."""
@@ -96,13 +133,15 @@ class ContainerTable:
             self._journal.put(record.id, msgspec.msgpack.encode(record))
 
     async def remove(self, container: Container) -> None:
-        """Forget a container."""
-        record = container.record
+        """Forget a container, whose files are gone already."""
+        self._drop(container.record)
+        await self._commit_what_happened()
+
+    def _drop(self, record: Record) -> None:
         self._by_id.pop(record.id, None)
         if self._by_name.get(record.name) == record.id:
             del self._by_name[record.name]
         self._journal.delete(record.id)
-        await self._journal.commit()
 
     def _check_free(self, name: str) -> None:
         if name in self._by_name:

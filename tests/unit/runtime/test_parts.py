@@ -14,6 +14,7 @@ from runtime.supervisor.devices import rules_of, v1_lines
 from runtime.supervisor.journal import Journal
 from runtime.supervisor.process import failure_words
 from runtime.supervisor.pump import STDERR, STDOUT, LogFile
+from tests.fakes.full_disk import no_room_above
 
 
 def test_journal_remembers_the_last_record_and_forgets_the_deleted(tmp_path: Path) -> None:
@@ -37,6 +38,32 @@ def test_journal_cuts_a_torn_tail(tmp_path: Path, cut: int) -> None:
     assert again.records == {"a": {"n": 1}}
     again.put("c", {"n": 4})
     assert Journal(str(path)).records == {"a": {"n": 1}, "c": {"n": 4}}
+
+
+def test_journal_writes_later_what_a_full_disk_had_no_room_for(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    journal = Journal(str(path))
+    journal.put("a", {"n": 1})
+    whole = path.read_bytes()
+    with no_room_above(len(whole) + 9):
+        journal.put("b", {"n": 2})
+        journal.put("a", None)
+        assert path.read_bytes() == whole
+    journal.put("c", {"n": 3})
+    assert journal.records == Journal(str(path)).records == {"b": {"n": 2}, "c": {"n": 3}}
+
+
+@pytest.mark.parametrize("cut", [0, 1])
+def test_journal_opens_without_room(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "journal"
+    journal = Journal(str(path))
+    journal.put("a", {"n": 1})
+    journal.put("b", {"n": 2})
+    path.write_bytes(path.read_bytes()[: -cut or None])
+    with no_room_above(0):
+        assert set(Journal(str(path)).records) == ({"a"} if cut else {"a", "b"})
+    Journal(str(path)).put("c", {"n": 3})
+    assert "c" in Journal(str(path)).records
 
 
 def test_journal_ignores_a_record_with_a_wrong_checksum(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import io
 import tarfile
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,10 @@ from runtime.oci import ContainerState, Launch, LogConfig
 from runtime.supervisor.restart import RestartPolicy
 from swarmapi.errors import AlreadyExists, Conflict, InvalidArgument, NotFound, Unsupported
 from tests.fakes.engine import FakeClock, FakeNetworking, FakeSupervisor
+from tests.fakes.full_disk import no_room_above
 from worker.api.render import container_details, status_text
 from worker.engine.engine import Engine, EngineParts
+from worker.engine.ports import NetworkInfo
 from worker.engine.spec import decode_create
 
 
@@ -229,6 +232,75 @@ def test_failed_start_keeps_the_container_and_tells_why(tmp_path: Path) -> None:
         record = world.engine.inspect("bad").record
         assert (record.status, record.exit_code) == ("created", 127)
         assert world.network.members == {}
+
+    play(tmp_path, story)
+
+
+def _files_may_not_grow(world: World) -> AbstractContextManager[None]:
+    return no_room_above((world.root / "containers.journal").stat().st_size + 9)
+
+
+def test_a_start_that_cannot_be_recorded_leaves_nothing_running(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        container_id = await world.engine.create(decode_create({"Image": "img:1"}, "one"))
+        with _files_may_not_grow(world), pytest.raises(OSError, match="File too large"):
+            await world.engine.start("one")
+        assert world.supervisor.states == {}
+        assert world.network.members == {}
+        assert world.engine.inspect("one").record.status == "exited"
+        await world.engine.start("one")
+        assert world.engine.inspect("one").record.running
+        assert set(world.supervisor.states) == {container_id}
+
+    play(tmp_path, story)
+
+
+def test_what_cannot_be_recorded_is_not_made(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        await world.run("one")
+        with _files_may_not_grow(world):
+            with pytest.raises(OSError, match="File too large"):
+                await world.run("two")
+            with pytest.raises(OSError, match="File too large"):
+                await world.engine.rename("one", "other")
+            assert [c.record.name for c in world.engine.list(everything=True)] == ["one"]
+            # what happens all the same is seen, and known later
+            world.supervisor.end(world.engine.inspect("one").record.id, 3)
+            assert (await world.engine.wait("one")).code == 3
+            await world.engine.remove("one")
+        with no_room_above(9), pytest.raises(OSError, match="File too large"):
+            await world.engine.networks.create(NetworkInfo("", "net", "bridge"))
+        assert "net" not in [n.name for n in world.engine.networks.all()]
+        await world.run("three")
+        await world.engine.close()
+        await world.boot().open()
+        assert [c.record.name for c in world.engine.list(everything=True)] == ["three"]
+
+    play(tmp_path, story)
+
+
+def test_a_start_whose_answer_is_lost_leaves_nothing_running(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        world.supervisor.lose_answers = 1
+        with pytest.raises(InvalidArgument, match="recvmsg"):
+            await world.run("one")
+        assert world.supervisor.states == {}
+        assert world.network.members == {}
+
+    play(tmp_path, story)
+
+
+def test_a_start_outlives_who_asked_for_it(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        await world.engine.create(decode_create({"Image": "img:1"}, "one"))
+        world.supervisor.gate = asyncio.Event()
+        asking = asyncio.create_task(world.engine.start("one"))
+        await until(lambda: bool(world.network.members))
+        asking.cancel()
+        await asyncio.wait([asking])
+        world.supervisor.gate.set()
+        await until(lambda: world.engine.inspect("one").record.running)
+        assert world.network.members
 
     play(tmp_path, story)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from swarmapi.errors import InvalidArgument
+from tests.fakes.full_disk import no_room_above
 from worker.api.hijack import frame, parse_detach_keys
 from worker.api.render import human_duration
 from worker.engine.journal import Journal
@@ -36,6 +37,63 @@ def test_journal_survives_a_torn_tail(tmp_path: Path) -> None:
         last.open()
         assert set(last.values()) == expected | {b"4"}
         last.close()
+
+
+def test_what_a_full_disk_had_no_room_for_is_written_later(tmp_path: Path) -> None:
+    async def story() -> None:
+        journal = Journal(tmp_path / "j")
+        journal.open()
+        journal.put("a", b"1" * 100)
+        await journal.commit()
+        with no_room_above((tmp_path / "j").stat().st_size + 20):
+            journal.put("b", b"2" * 100)
+            with pytest.raises(OSError, match="File too large"):
+                await journal.commit()
+            journal.delete("a")
+            journal.put("b", b"3" * 100)
+            assert _values(tmp_path / "j") == {b"1" * 100}  # a power cut now costs the rest
+        journal.put("c", b"4")
+        await journal.commit()
+        assert set(journal.values()) == _values(tmp_path / "j") == {b"3" * 100, b"4"}
+        journal.close()
+
+    asyncio.run(story())
+
+
+def test_a_torn_tail_is_dropped_without_room_for_a_new_file(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    journal = Journal(path)
+    journal.open()
+    journal.put("a", b"1" * 100)
+    journal.put("b", b"2" * 100)
+    journal.close()
+    path.write_bytes(path.read_bytes()[:-1])
+    with no_room_above(0):
+        again = Journal(path)
+        again.open()
+        assert set(again.values()) == {b"1" * 100}
+        again.close()
+
+
+def test_a_journal_of_less_than_its_first_word_is_begun_anew(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    path.write_bytes(b"SW")
+    journal = Journal(path)
+    journal.open()
+    journal.put("a", b"1")
+    journal.close()
+    assert _values(path) == {b"1"}
+
+
+def _values(path: Path) -> set[bytes]:
+    copy = path.with_suffix(".copy")
+    copy.write_bytes(path.read_bytes())
+    journal = Journal(copy)
+    journal.open()
+    try:
+        return set(journal.values())
+    finally:
+        journal.close()
 
 
 def _entry(second: int, stream: str, text: str) -> str:

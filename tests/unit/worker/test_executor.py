@@ -17,6 +17,7 @@ from swarmapi.model.spec import (
     ServiceSpec,
     TaskTemplate,
 )
+from tests.fakes.full_disk import no_room_above
 from tests.fakes.registry import FakeRegistry
 from tests.unit.image.registry_images import publish
 from tests.unit.worker.test_engine import World, play
@@ -80,6 +81,18 @@ def test_a_log_that_cannot_be_read_is_refused_in_words(tmp_path: Path) -> None:
         await executor.prepare(_TASK, _logging(LogDriver(name="none")))
         with pytest.raises(Unsupported, match="does not support reading"):
             await anext(executor.logs("t", LogQuery()))
+
+    play(tmp_path, story)
+
+
+def test_a_task_that_could_not_be_started_whole_does_not_run(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        executor, spec = EngineExecutor(world.engine), _logging(None)
+        await executor.prepare(_TASK, spec)
+        with no_room_above((tmp_path / "containers.journal").stat().st_size + 9):
+            started = await executor.start(_TASK, spec)
+        assert started.error == "[Errno 27] File too large"
+        assert world.supervisor.states == {}
 
     play(tmp_path, story)
 
