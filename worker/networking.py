@@ -424,26 +424,24 @@ class MachineNetworking:
 
     def _attachment(self, name: str, spec: EndpointSpec, request: JoinRequest) -> Attachment:
         address = spec.ipv4_address or None
-        meant = spec.network_id or name
         aliases = tuple(dict.fromkeys(filter(None, (request.name, *spec.aliases, *request.names))))
-        for network in self._bridges.values():
-            if meant in (network.id, network.name):
-                return Attachment(
-                    network.id,
-                    "bridge",
-                    address,
-                    () if network.id == BRIDGE_ID else aliases,
-                    spec.mac_address,
-                    spec.gateway_priority,
-                )
-        for table in self._tables.values():
-            if meant in (table.network_id, table.name):
-                if address is None:
-                    raise Unsupported(
-                        f"network {table.name} belongs to the cluster: only services can use it"
-                    )
-                kind: NetworkKind = "ingress" if table.ingress else "overlay"
-                return Attachment(table.network_id, kind, address, aliases)
+        network, table = self._bridges.get(spec.network_id), self._tables.get(spec.network_id)
+        if network is None and table is None:  # one made anew under its name will do
+            known, tables = self._bridges.values(), self._tables.values()
+            network = next((n for n in known if name in (n.id, n.name)), None)
+            table = next((t for t in tables if name in (t.network_id, t.name)), None)
+        if network is not None:
+            named = () if network.id == BRIDGE_ID else aliases
+            return Attachment(
+                network.id, "bridge", address, named, spec.mac_address, spec.gateway_priority
+            )
+        if table is not None and address is None:
+            raise Unsupported(
+                f"network {table.name} belongs to the cluster: only services can use it"
+            )
+        if table is not None:
+            kind: NetworkKind = "ingress" if table.ingress else "overlay"
+            return Attachment(table.network_id, kind, address, aliases)
         raise NotFound(f"network {name} not found")
 
     def _publishable(self, request: JoinRequest, keys: Mapping[str, str]) -> tuple[PortWish, ...]:

@@ -46,6 +46,8 @@ class Volumes:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._mounted: set[str] | None = None
+        """Names of the volumes something may be mounted on; unknown until somebody asks."""
 
     def create(self, wanted: Volume) -> bool:
         """Make a volume; False when there is one of this name already, which stays as it is.
@@ -92,13 +94,19 @@ class Volumes:
         """Mount what the volume's options say, if any; InvalidArgument when that fails."""
         options = self.get(name).options
         if options:
+            self._maybe_mounted().add(name)
             volume_mount.mount(options, self.path(name))
+
+    def _maybe_mounted(self) -> set[str]:
+        if self._mounted is None:  # a former daemon may have left some
+            self._mounted = {volume.name for volume in self.list() if volume.options}
+        return self._mounted
 
     def unmount_unused(self, used: set[str]) -> None:
         """Unmount the volumes with options that are not among the names in use."""
-        for volume in self.list():
-            if volume.options and volume.name not in used:
-                volume_mount.unmount(self.path(volume.name))
+        for name in self._maybe_mounted() - used:
+            volume_mount.unmount(self.path(name))
+            self._maybe_mounted().discard(name)
 
     def remove(self, name: str, users: Sequence[str] = ()) -> None:
         """Delete a volume and its files; what is mounted on it is left alone.

@@ -22,6 +22,7 @@ from worker.network.attachments import (
     NetworkBusy,
     NetworkError,
     PortBinding,
+    PortTaken,
 )
 from worker.network.dns import Resolver
 from worker.network.host import VXLAN_PORT, Host, node_addresses
@@ -370,7 +371,7 @@ class Network:
                 for endpoint in endpoints:
                     await self._readopt_network(endpoint)
                 container.way_out = self._way_out(container)
-                container.ports = await self._reserve(container, host_ports)
+                container.ports = await self._reserve(container, host_ports, anew=False)
                 await self._settle()
                 await self._serve_names(container_id)
             except BaseException:
@@ -387,8 +388,9 @@ class Network:
             await self._on_thread(lambda: self._kernel.ensure_overlay(table, self._node_id))
 
     async def _reserve(
-        self, container: _Container, wanted: list[PortBinding]
+        self, container: _Container, wanted: list[PortBinding], *, anew: bool = True
     ) -> tuple[PortBinding, ...]:
+        """Hold the ports; one that is not published `anew` stays so whoever has taken it since."""
         if wanted and self._way_out(container) is None:
             raise NetworkError(
                 "ports of a container on no network, or on internal ones only, cannot be"
@@ -397,7 +399,14 @@ class Network:
         bound = []
         for binding in wanted:
             _check_binding(binding)
-            holder = await self._on_thread(partial(self._kernel.reserve, binding))
+            try:
+                holder = await self._on_thread(partial(self._kernel.reserve, binding))
+            except PortTaken as error:
+                if anew:
+                    raise
+                _log.warning("a published port is another program's too: %s", error)
+                bound.append(binding)
+                continue
             container.holders.append(holder)
             port = holder.getsockname()[1]
             bound.append(replace(binding, host_port=port, host_port_last=0))

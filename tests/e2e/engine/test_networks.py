@@ -152,6 +152,13 @@ def test_several_networks_at_create_and_after_restarts(machine: Machine) -> None
         "n2",
         "bridge",
     }
+    # A network made anew under its name will do.
+    machine.docker("stop", "-t", "0", "web")
+    machine.docker("network", "rm", "n2")
+    assert "network n2 not found" in machine.refused("start", "web")
+    machine.docker("network", "create", "n2")
+    machine.docker("start", "web")
+    assert set(networks_of(machine, "web")) == {"n2", "bridge"}
     machine.docker("rm", "-f", "web")
     assert machine.out("network", "prune", "-f").split()[-2:] == ["n1", "n2"]
 

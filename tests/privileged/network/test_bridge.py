@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.privileged.network.lab import Lab, Server, ask, run_in, start_nodes
+from worker.network import netns
 from worker.network.attachments import (
     Attached,
     Attachment,
@@ -199,5 +200,40 @@ def test_a_chosen_subnet_avoids_those_of_the_node(lab: Lab, tmp_path: Path) -> N
                 await made["n1"].create_bridge_network(
                     BridgeNetwork("other", "other", bridge="swt-red")
                 )
+
+    asyncio.run(scenario())
+
+
+def test_a_port_taken_while_nobody_held_it_stays_published(lab: Lab, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with start_nodes(lab, tmp_path, NODE) as made:
+            spec = await bridge(made["n1"], "red")
+            web = await join(made["n1"], "web", "red", PortBinding("tcp", 80, 8080))
+            pin = tmp_path / "swt-web"
+            run_in(web.netns_fd, lambda: netns.pin(web.netns_fd, pin))
+            lab.pins.append(pin)
+            await made["n1"].stop(remove=False)
+            node = tmp_path / "swt-n1"
+            with contextlib.closing(run_in(lab.fd(node), lambda: socket.create_server(("", 8080)))):
+                made["n1"] = again = Network(
+                    node_id="n1",
+                    run_dir=tmp_path / "run-n1",
+                    data_path_addr=NODE["n1"],
+                    upstream_dns=(),
+                    bridge_pool="172.16.0.0/12",
+                    node_netns=node,
+                )
+                await again.start()
+                await again.create_bridge_network(spec)
+                adopted = await again.readopt(
+                    "web",
+                    pin,
+                    list(web.endpoints),
+                    attachments=[Attachment("red", "bridge", aliases=("web",))],
+                    host_ports=list(web.ports),
+                )
+                assert adopted.ports == web.ports
+                with contextlib.closing(Server(adopted.netns_fd, "web", 80)):
+                    assert ask(lab.fd(node), NODE["n1"], 8080)[0] == "web"
 
     asyncio.run(scenario())
