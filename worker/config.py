@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime.image.bounds import UnpackLimits
 from runtime.image.registry.endpoint import BadRegistry, RegistrySettings
 from swarmapi.errors import InvalidArgument, SwarmError
 from swarmapi.rest import API_VERSION
@@ -13,6 +14,7 @@ from worker import options
 from worker.api.version import SWARM_VERSION
 from worker.bridge import BridgeOptions
 from worker.engine.defaults import ContainerDefaults, parse_ulimit
+from worker.engine.logoptions import parse_size
 from worker.listening import Endpoint, parse_host
 from worker.options import as_pairs, option
 
@@ -77,6 +79,16 @@ def _storage_options(values: Sequence[str]) -> None:
         raise InvalidArgument(f"storage option {key!r} is not supported: leave it out")
 
 
+def _is_size(value: str) -> None:
+    if parse_size(value) < 1 << 20:
+        raise InvalidArgument(f"{value!r} is no size of at least 1m")
+
+
+def _is_ratio(value: str) -> None:
+    if not value.isascii() or not value.isdigit() or not 1 <= int(value) <= 1_000_000:
+        raise InvalidArgument(f"{value!r} is no whole number from 1 to 1000000")
+
+
 def _are_labels(values: Sequence[str]) -> None:
     for key, _ in as_pairs(values):
         if not key or key.split() != [key]:
@@ -131,6 +143,15 @@ class Config:
     storage_opt: tuple[str, ...] = option(
         (), "option of the storage driver", group=_STORAGE, metavar="KEY=VALUE",
         check=_storage_options,
+    )  # fmt: skip
+
+    image_max_size: str = option(
+        "256g", "most that one image archive or layer may unpack to", group=_STORAGE,
+        metavar="SIZE", check=_is_size,
+    )  # fmt: skip
+    image_max_ratio: str = option(
+        "200", "how many times its own size an archive of over 1 GiB may unpack to",
+        group=_STORAGE, metavar="NUMBER", check=_is_ratio,
     )  # fmt: skip
 
     registry_mirror: tuple[str, ...] = option(
@@ -247,6 +268,12 @@ class Config:
     def registry(self) -> RegistrySettings:
         """How registries are asked."""
         return RegistrySettings(self.registry_mirror, self.insecure_registry)
+
+    @property
+    def image_limits(self) -> UnpackLimits:
+        """What one image archive may become."""
+        size, ratio = parse_size(self.image_max_size), int(self.image_max_ratio)
+        return UnpackLimits(size_bytes=size, ratio=ratio)
 
     @property
     def labels(self) -> dict[str, str]:

@@ -56,7 +56,9 @@ async def daemon(config: Config) -> AsyncIterator[Engine]:
                 data_root=config.data_root,
                 supervisor=supervisor,
                 networking=networking,
-                images=await asyncio.to_thread(ImageStore, config.data_root / "images"),
+                images=await asyncio.to_thread(
+                    ImageStore, config.data_root / "images", config.image_limits
+                ),
                 clock=SystemClock(),
                 defaults=config.defaults,
                 labels=config.labels,

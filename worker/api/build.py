@@ -1,7 +1,6 @@
 """The classic builder's endpoint: a tar of the context in, JSON lines out."""
 
 import asyncio
-from pathlib import Path
 from typing import IO, Any
 
 from aiohttp import web
@@ -11,6 +10,7 @@ from runtime.image.build.builder import Builder
 from runtime.image.build.options import BuildOptions
 from runtime.image.errors import BadReference, BuildError
 from runtime.image.reference import parse
+from runtime.image.store import ImageStore
 from runtime.image.tartree import open_tree
 from swarmapi import query, rest
 from swarmapi.errors import InvalidArgument, SwarmError, Unsupported
@@ -42,9 +42,8 @@ async def build(request: web.Request) -> web.StreamResponse:
         loop.call_soon_threadsafe(progress.put_nowait, line)
 
     async with Spool(request) as file:
-        temporary = engine.images.blobs.temporary
         work = asyncio.create_task(
-            asyncio.to_thread(_build, builder, file, temporary, options, emit)
+            asyncio.to_thread(_build, builder, file, engine.images, options, emit)
         )
         work.add_done_callback(lambda _: progress.put_nowait(None))
         try:
@@ -61,12 +60,12 @@ async def build(request: web.Request) -> web.StreamResponse:
 def _build(
     builder: Builder,
     archive: IO[bytes],
-    temporary: Path,
+    images: ImageStore,
     options: BuildOptions,
     emit: Any,
 ) -> str:
     try:
-        with open_tree(archive, temporary) as context:
+        with open_tree(archive, images.blobs.temporary, images.limits) as context:
             return builder.build(context, options, emit)
     except BuildError:
         raise

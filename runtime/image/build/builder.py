@@ -347,7 +347,8 @@ class _Build:
             image = self._copied_image(step.flag("from"))
             source = Source(LayeredView(self._store.lower_dirs(image)))
         with tempfile.TemporaryDirectory(dir=self._store.blobs.temporary) as work:
-            copy = CopyStep(step, source, stage.variables, stage.settings.config, Path(work))
+            config, limits = stage.settings.config, self._store.limits
+            copy = CopyStep(step, source, stage.variables, config, Path(work), limits)
             self._commit(
                 self._comment(copy.comment),
                 lambda: self._written(copy.write),

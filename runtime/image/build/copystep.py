@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from runtime.image.bounds import DEFAULT_LIMITS, UnpackLimits
 from runtime.image.build.copying import Chosen, LayerWriter, Owner, Source, lookup_owner
 from runtime.image.build.dockerfile import Instruction
 from runtime.image.build.remote import fetch, is_url
@@ -35,9 +36,11 @@ class CopyStep:
         variables: Mapping[str, str],
         config: Mapping[str, Any],
         work: Path,
+        limits: UnpackLimits = DEFAULT_LIMITS,
     ) -> None:
         self._name = step.name
         self._work = work
+        self._limits = limits
         self._chown = expand(step.flag("chown"), variables, step.escape)
         self._chmod = expand(step.flag("chmod"), variables, step.escape)
         *sources, target = (expand(word, variables, step.escape) for word in step.words())
@@ -120,7 +123,7 @@ class CopyStep:
         directory = self._work / f"tar{len(list(self._work.iterdir()))}"
         directory.mkdir(mode=0o755)
         with chosen.entry.open() as file:
-            unpack(file, directory, UnpackOptions(devices=True))
+            unpack(file, directory, UnpackOptions(devices=True, limits=self._limits))
         tree = Source(LayeredView((directory,)))
         root = tree.view.root()
         assert root is not None

@@ -16,7 +16,7 @@ from tests.e2e.engine.machine import BUSYBOX, Machine, install_box
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     machine = Machine(tmp_path_factory.mktemp("hostile"))
     try:
-        machine.start()
+        machine.start("--image-max-size", "64m")
         install_box(machine)
         yield machine
     finally:
@@ -91,3 +91,20 @@ def test_other_users_reach_no_program_of_an_image(shared: Machine, tmp_path: Pat
         assert any(parent.stat().st_mode & 0o001 == 0 for parent in way), path
     shared.docker("rm", "suid")
     shared.docker("rmi", "setuid:1")
+
+
+def test_what_is_larger_than_the_daemon_allows(shared: Machine, tmp_path: Path) -> None:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz", compresslevel=1) as tar:
+        info = tarfile.TarInfo("zeros")
+        info.size = 65 << 20
+        tar.addfile(info, io.BytesIO(bytes(info.size)))
+    for words in (("import", "-"), ("load",)):
+        done = shared.docker(*words, stdin=out.getvalue(), check=False)
+        assert done.returncode == 1
+        assert b"more than 67108864 bytes" in done.stderr
+    (tmp_path / "zeros.tgz").write_bytes(out.getvalue())
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nADD zeros.tgz /\n")
+    built = shared.docker("build", str(tmp_path), check=False)
+    assert b"more than 67108864 bytes" in built.stderr
+    assert not list((shared.data / "images/tmp").iterdir())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime.image.bounds import UnpackLimits
 from swarmapi.errors import InvalidArgument, SwarmError
 from worker.config import Config, load
 from worker.engine.spec import decode_create, decode_host
@@ -41,6 +42,9 @@ def test_flags_beat_environment_beats_file_beats_default(file: Path) -> None:
         ("-g", "/d", "data_root", Path("/d")),
         ("--data-root", "/d", "data_root", Path("/d")),
         ("-s", "overlay2", "storage_driver", "overlay2"),
+        ("-s", "vfs", "storage_driver", "vfs"),
+        ("--image-max-size", "2g", "image_limits", UnpackLimits(size_bytes=2 << 30)),
+        ("--image-max-ratio", "50", "image_limits", UnpackLimits(ratio=50)),
         ("-l", "warn", "log_level", "warn"),
         ("-H", "unix:///x.sock", "host", ("unix:///x.sock",)),
         ("--live-restore", "true", "live_restore", True),
@@ -96,6 +100,8 @@ def test_a_named_file_must_exist(tmp_path: Path) -> None:
         (["--selinux-enabled"], "selinux-enabled .*(has no SELinux|not labelled)"),
         (["-s", "btrfs"], "storage-driver .* 'btrfs' must be overlay2"),
         (["-s", "zfs"], "storage-driver .* 'zfs' must be overlay2"),
+        (["--image-max-size", "3"], "image-max-size .* no size of at least 1m"),
+        (["--image-max-ratio", "-1"], "image-max-ratio .*'-1' is no whole number"),
         (["--storage-opt", "overlay2.size=1G"], "storage option 'overlay2.size' is not supported"),
         (["--dns", "example"], r"dns \(from flag --dns\): 'example' is no IP address"),
         (["--log-level", "loud"], "log-level .* 'loud' must be debug or"),
