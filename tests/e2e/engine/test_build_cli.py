@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import tarfile
 import time
@@ -238,3 +239,44 @@ def test_ending_the_client_ends_the_build(context: Context) -> None:
     while list(temporary.iterdir()):
         assert time.monotonic() < deadline, "the build goes on without its client"
         time.sleep(0.05)
+
+
+def steps(machine: Machine) -> list[Path]:
+    """The control groups of containers that are there."""
+    groups = Path("/sys/fs/cgroup").glob(f"*/{machine.cgroup}/*")
+    return [group for group in groups if len(group.name) == 64]
+
+
+def test_a_killed_daemon_leaves_nothing_of_a_build(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    try:
+        machine.start()
+        install_box(machine)
+        (tmp_path / "context").mkdir()
+        (tmp_path / "context/Dockerfile").write_text(
+            "FROM box:1\nRUN echo 1 > /one\nRUN echo begun; sleep 1000\n"
+        )
+        client = subprocess.Popen(
+            ["docker", "build", "--network=none", "-t", "t:1", str(tmp_path / "context")],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**CLASSIC, "DOCKER_HOST": f"unix://{machine.run_dir}/swarmd.sock"},
+        )
+        assert client.stdout is not None
+        for line in client.stdout:
+            if line == b"begun\n":
+                break
+        assert steps(machine)
+        machine.stop(signal.SIGKILL)
+        client.wait(20)
+        client.stdout.close()
+        machine.start()
+        deadline = time.monotonic() + 20
+        while steps(machine):
+            assert time.monotonic() < deadline, "the step's container is still there"
+            time.sleep(0.05)
+        assert list((machine.data / "images/tmp").iterdir()) == []
+        built = machine.docker("images", "-aq").stdout.split()
+        assert len(built) == 2, "the base and the step that was whole"
+    finally:
+        machine.close()
