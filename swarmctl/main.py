@@ -49,7 +49,7 @@ MODULES = {
         "swarmctl.stats",
     ),
     "image": ("swarmctl.image", "swarmctl.image_change", "swarmctl.registry", "swarmctl.build"),
-    "system": ("swarmctl.system", "swarmctl.login", "swarmctl.completion"),
+    "system": ("swarmctl.system", "swarmctl.usage", "swarmctl.login", "swarmctl.completion"),
 }
 _OWN_MODULES = {
     "run": ("swarmctl.run",),

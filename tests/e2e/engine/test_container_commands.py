@@ -107,6 +107,10 @@ ROWS = [
     ("export nosuch", "", "No such container: nosuch", 1),
     ("update -m 1m {c}-main", "", "Minimum memory limit allowed is 6MB", 1),
     ("attach {c}-done", "", "cannot attach to a stopped container, start it first", 1),
+    ("system df", r"TYPE +TOTAL(.|\n)*Images +\d(.|\n)*Local Volumes(.|\n)*", "", 0),
+    ("system df -v", r"Images space usage:(.|\n)*users(.|\n)*{c}-main(.|\n)*", "", 0),
+    ("info --format {{{{.OSType}}}}", "linux\n", "", 0),
+    ("version --format {{{{.Server.Version}}}}", r"\d+\.\d+\.\d+\n", "", 0),
     ("container prune -f --filter until=24h", "Total reclaimed space: 0B\n", "", 0),
     ("container prune -f --filter bogus=1", "", "invalid filter 'bogus'", 1),
 ]

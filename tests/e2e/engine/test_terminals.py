@@ -49,15 +49,21 @@ def until_running(client: Client, name: str, command: str) -> None:
     wait_until(lambda: client.good("top", name).rstrip().endswith(command), 10, command)
 
 
+def resized(client: Client, screen: Terminal, name: str) -> bool:
+    """Resize once more, a client may just have begun to listen; tell whether it has arrived."""
+    screen.resize(40, 119)
+    screen.resize(40, 120)
+    return client.good("exec", name, "sh", "-c", "stty size < /dev/pts/0") == "40 120\n"
+
+
 def test_run_it(client: Client, name: str) -> None:
     with terminal(client, "run", "--rm", "-it", "--name", name, *SHELL) as screen:
         screen.expect("ready> ")
         screen.type("tty; stty size\n")
         screen.expect("/dev/pts/0")
         screen.expect("30 100")
-        screen.resize(40, 120)
         wait_until(
-            lambda: client.good("exec", name, "sh", "-c", "stty size < /dev/pts/0") == "40 120\n",
+            lambda: resized(client, screen, name),
             10,
             "the container's terminal has the new size",
         )
