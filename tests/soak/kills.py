@@ -75,10 +75,10 @@ class Soak:
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             try:
                 words = path.read_bytes().replace(b"\0", b" ").decode()
+                # a container's process looks the same until it has executed its program
+                ours = _namespaces(path.parent) == _namespaces(Path("/proc/self"))
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            # a container's process looks the same until it has executed its program
-            ours = _namespaces(path.parent) == _namespaces(Path("/proc/self"))
             if f"{state}/supervisor-" in words and role in words and ours:
                 os.kill(int(path.parent.name), signal.SIGKILL)
 
