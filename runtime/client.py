@@ -25,6 +25,7 @@ from runtime.supervisor import bundle, wire
 from runtime.supervisor.restart import RestartPolicy
 
 Pids = list[int]  # the class below has a method named list
+Names = list[str]
 _FRAME = struct.Struct(">BI")
 _RECONNECT_TRIES, _RECONNECT_PAUSE_S = 200, 0.05
 _LAUNCH_TIMEOUT_S = 20
@@ -402,6 +403,11 @@ class Supervisor:
         """Return the states of all known containers, stopped ones included."""
         _, _, parts = await self._insist("list")
         return [_state(part) for part in parts]
+
+    async def strangers(self, *, end: bool) -> Names:
+        """Return the cgroups that belong to no container; with `end`, end what is in them."""
+        names: Names = (await self._insist("strangers", end=end))[0]
+        return names
 
     async def resize(self, container_id: str, rows: int, cols: int) -> None:
         """Set the size of the container's terminal."""

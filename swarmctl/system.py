@@ -191,9 +191,28 @@ def _find(client: Client, name: str, kind: str | None, *, size: bool = False) ->
     return None
 
 
+def _configure_check(parser: Parser) -> None:
+    _configure_format(parser)
+    parser.add_argument("--dry-run", action="store_true", help="repair nothing")
+
+
+def _check(client: Client, args: Namespace) -> int:
+    repair = {"repair": str(int(not args.dry_run))}
+    findings = client.call("POST", "/swarm/v1/system/check", query=repair)["Findings"]
+    if args.format:
+        _templated(findings, args.format)
+    for found in () if args.format else findings:
+        end = "repaired" if found["Repaired"] else "NOT repaired"
+        print(f"{found['Kind']} {found['Name']}: {found['Problem']} ({end})")
+    if not findings and not args.format:
+        print("everything is in order")
+    return int(any(not found["Repaired"] for found in findings))
+
+
 COMMANDS = {
     "info": Command("show the daemon and its machine", _configure_format, _info),
     "version": Command("show versions", _configure_format, _version),
     "events": Command("show what happens, as it happens", _configure_events, _events),
+    "check": Command("compare what is here with its records, and repair", _configure_check, _check),
     "inspect": Command("show anything in full", _configure_inspect, _inspect),
 }

@@ -8,7 +8,7 @@ before the first container, or the first endpoint table, needs it.
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -279,13 +279,10 @@ class MachineNetworking:
         with suppress(FileNotFoundError):
             self._kept_path(container_id).unlink()
 
-    async def keep_only(self, container_ids: Collection[str]) -> Sequence[str]:
-        """Let every other container go that an earlier daemon left; return their ids."""
-        kept = await asyncio.to_thread(lambda: list(self._endpoints_dir.glob("*.msgpack")))
-        strangers = sorted({path.stem for path in kept} - set(container_ids))
-        for container_id in strangers:
-            await self.leave(container_id)
-        return strangers
+    async def kept(self) -> Sequence[str]:
+        """Return the ids of all containers that this or an earlier daemon let in."""
+        files = await asyncio.to_thread(lambda: list(self._endpoints_dir.glob("*.msgpack")))
+        return sorted(path.stem for path in files)
 
     async def close(self) -> None:
         """Let go; namespaces, links and rules stay for the next daemon."""

@@ -114,6 +114,10 @@ class BlobStore:
         except FileNotFoundError:
             return 0
 
+    def digests(self) -> list[str]:
+        """The digests of all blobs, as their files are named."""
+        return sorted("sha256:" + path.name for path in self._blobs.iterdir())
+
     def keep_only(self, digests: set[str]) -> int:
         """Delete every other blob; return the bytes freed."""
         freed = 0

@@ -56,6 +56,15 @@ class Usage:
     unpacked_bytes: int
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What images rest on; while `busy`, more is on its way in."""
+
+    blobs: dict[str, str]  # digest → an image that needs it, empty for none yet
+    chains: frozenset[str]
+    busy: bool
+
+
 class ImageStore:
     """Images below one directory that one process owns."""
 
@@ -396,19 +405,37 @@ class ImageStore:
 
     def _collect(self) -> None:
         """Delete blobs and unpacked layers no image needs any more."""
-        if self._putting:
+        wanted = self._wanted()
+        if wanted.busy:
             return  # the next removal collects
-        blobs = {*self._fresh, *self._held}
-        chains = {name.removeprefix("sha256:") for name in self._held}
-        for record in self._records.values():
-            blobs.update(self._blobs_of(record))
-            chains.update(chain.removeprefix("sha256:") for chain in self._chain(record))
-        self.blobs.keep_only(blobs)
+        self.blobs.keep_only(set(wanted.blobs))
         for path in list(self._layers.iterdir()):
-            if path.name not in chains:
+            if path.name not in wanted.chains:
                 doomed = Path(tempfile.mkdtemp(dir=self.blobs.temporary))
                 os.rename(path, doomed / "layer")  # never half a layer under a chain id
                 shutil.rmtree(doomed)
+
+    def _wanted(self) -> Wanted:
+        blobs = dict.fromkeys((*self._fresh, *self._held), "")
+        chains = {name.removeprefix("sha256:") for name in self._held}
+        for record in self._records.values():
+            blobs |= dict.fromkeys(self._blobs_of(record), record.image_id)
+            chains.update(chain.removeprefix("sha256:") for chain in self._chain(record))
+        return Wanted(blobs, frozenset(chains), bool(self._putting))
+
+    def wanted(self) -> Wanted:
+        """Return what must be here."""
+        with self._lock:
+            return self._wanted()
+
+    def layers(self) -> Names:
+        """Return the chain ids of the unpacked layers, without their algorithm."""
+        return [path.name for path in self._layers.iterdir()]
+
+    def collect(self) -> None:
+        """Delete what no image needs, unless something is on its way in."""
+        with self._lock:
+            self._collect()
 
     # -- layers on disk ----------------------------------------------------------------------
 

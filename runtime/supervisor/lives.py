@@ -84,7 +84,7 @@ class Lives:
         for container in self.containers.values():
             if container.status != "stopped" and container.id not in known:
                 self._lost(container)
-        self._end_strangers()
+        self.end_strangers()
         for message in exits:
             self.exited(message)
 
@@ -117,13 +117,17 @@ class Lives:
         container.finished_ns = time.time_ns()
         self.journal.put(container.id, container.record())
 
-    def _end_strangers(self) -> None:
-        """End what a crash left between clone and journal: cgroups nobody answers for."""
+    def strangers(self) -> list[str]:
+        """Return the names of cgroups that belong to no container and are not on their way out."""
         base = self.layout.v2 or self.layout.v1.get("pids") or self.layout.v1.get("memory") or ""
-        for entry in os.scandir(base):
-            if entry.is_dir() and entry.name != "supervisor" and entry.name not in self.containers:
-                Group(self.layout, entry.name).kill()
-                self.unremoved.add(entry.name)
+        known = {"supervisor", *self.containers, *self.unremoved}
+        return [e.name for e in os.scandir(base) if e.is_dir() and e.name not in known]
+
+    def end_strangers(self) -> None:
+        """End what a crash left between clone and journal: cgroups nobody answers for."""
+        for name in self.strangers():
+            Group(self.layout, name).kill()
+            self.unremoved.add(name)
 
     def sweep(self) -> None:
         """Try again to remove the cgroups whose processes were not gone yet."""

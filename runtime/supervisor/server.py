@@ -215,6 +215,11 @@ class Server:
             self._tell(client, {"id": message["id"], "part": container.state()})
         answer()
 
+    def _do_strangers(self, message: dict[str, Any], _: Any, answer: Answer, __: Any) -> None:
+        answer(self.lives.strangers())
+        if message["end"]:
+            self.lives.end_strangers()
+
     def _do_resize(self, message: dict[str, Any], _: Any, answer: Answer, __: Any) -> None:
         container = self._get(message, "running", "paused")
         if container.master < 0:

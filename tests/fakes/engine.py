@@ -3,7 +3,7 @@
 import asyncio
 import errno
 import os
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -210,6 +210,10 @@ class FakeSupervisor:
         """Return the first process."""
         return [self._get(container_id).pid]
 
+    async def strangers(self, *, end: bool) -> Sequence[str]:
+        """Return none: there are no cgroups."""
+        return []
+
     async def list(self) -> list[ContainerState]:
         """Return every state."""
         return [*self.states.values()]
@@ -295,12 +299,9 @@ class FakeNetworking:
         """Enter a container with the address it has."""
         self.members[request.container_id] = endpoints[0].address if endpoints else ""
 
-    async def keep_only(self, container_ids: Collection[str]) -> Sequence[str]:
-        """Free every other address."""
-        strangers = sorted(self.members.keys() - set(container_ids))
-        for container_id in strangers:
-            await self.leave(container_id)
-        return strangers
+    async def kept(self) -> Sequence[str]:
+        """Return who has an address."""
+        return sorted(self.members)
 
     async def leave(self, container_id: str) -> None:
         """Free the address."""

@@ -201,7 +201,8 @@ class Soak:
         deadline = time.monotonic() + 10
         while (left := self._look(places)) and time.monotonic() < deadline:
             time.sleep(0.1)
-        return left
+        checked = self._ask("POST", "/swarm/v1/system/check?repair=0", None, (200,))
+        return left + [str(finding) for finding in checked["Findings"]]
 
     def _look(self, places: list[Path]) -> list[str]:
         left = [str(path) for place in places if place.exists() for path in place.iterdir()]

@@ -41,6 +41,21 @@ class Processes(TypedDict):
     Processes: list[list[str]]
 
 
+class Finding(TypedDict):
+    """Something that is not as it should be."""
+
+    Kind: str
+    Name: str
+    Problem: str
+    Repaired: bool
+
+
+class Checked(TypedDict):
+    """What a check of the system found."""
+
+    Findings: list[Finding]
+
+
 class ContainersPruned(TypedDict):
     """What a prune removed."""
 

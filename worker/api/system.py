@@ -288,6 +288,16 @@ def _filesystem(path: Path) -> str:
     return kind
 
 
+async def check(request: web.Request) -> web.StreamResponse:
+    """Compare records, containers, networks and images, and repair what can be repaired."""
+    found = await engine_of(request).check(repair=query.flag(request, "repair"))
+    shown = [
+        {"Kind": f.kind, "Name": f.name, "Problem": f.problem, "Repaired": f.repaired}
+        for f in found
+    ]
+    return answer({"Findings": shown})
+
+
 ROUTES = (
     Route("GET", "/_ping", ping, answer=str, content="text"),
     Route("HEAD", "/_ping", ping),
@@ -300,6 +310,13 @@ ROUTES = (
         (rest.time("since"), rest.time("until"), rest.filters(*_EVENT_FILTERS)),
         answer=answers.Object,
         content="stream",
+    ),
+    Route(
+        "POST",
+        "/swarm/v1/system/check",
+        check,
+        (rest.flag("repair", "repair what can be", default=True),),
+        answer=answers.Checked,
     ),
     Route("GET", "/system/df", disk_usage, (rest.texts("type"),), answer=answers.DiskUsage),
 )

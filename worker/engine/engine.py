@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
@@ -14,9 +15,11 @@ from runtime.image.errors import ImageNotFound
 from runtime.image.registry.endpoint import NO_SETTINGS, RegistrySettings
 from runtime.image.removal import User
 from runtime.image.store import ImageStore
+from runtime.image.verify import Finding
 from swarmapi.errors import Conflict, InvalidArgument, NotFound, Unsupported
 from worker.engine import bundle, healthcheck
 from worker.engine.attach import AttachSession
+from worker.engine.check import SystemCheck
 from worker.engine.connections import Connections
 from worker.engine.defaults import ContainerDefaults
 from worker.engine.events import EventBus
@@ -117,6 +120,7 @@ class Engine:
             clock=parts.clock,
         )
         self._execs: dict[str, Exec] = {}
+        self._steppers: weakref.WeakSet[Stepper] = weakref.WeakSet()
         self._attaching: dict[str, set[AttachSession]] = {}
         self._background: set[asyncio.Task[None]] = set()
 
@@ -440,7 +444,7 @@ class Engine:
 
     def stepper(self) -> Stepper:
         """Return what runs the steps of one build."""
-        return Stepper(
+        stepper = Stepper(
             self.supervisor,
             self.networking,
             self.storage,
@@ -449,6 +453,21 @@ class Engine:
             self.networks.resolve,
             self.parts.clock.now_ns,
         )
+        self._steppers.add(stepper)
+        return stepper
+
+    async def check(self, *, repair: bool) -> Sequence[Finding]:
+        """Return where records, containers, networks and images disagree; repair what can be."""
+        found = SystemCheck(
+            self._table,
+            self.places,
+            self.supervisor,
+            self.networking,
+            self._lifecycle,
+            self.images,
+            lambda: {stepper.running for stepper in self._steppers},
+        )
+        return await found.run(repair=repair)
 
     def users_of_image(self, image_id: str) -> Sequence[User]:
         """Return the containers made from an image."""

@@ -64,11 +64,13 @@ class Lifecycle:
         known = {state.container_id: state for state in await self._supervisor.list()}
         for container in list(self._table):
             state = known.pop(container.record.id, None)
-            await self._adopt(container, state)
-        await self._networking.keep_only({c.record.id for c in self._table if c.record.alive})
+            await self.adopt(container, state)
+        alive = {c.record.id for c in self._table if c.record.alive}
+        for stranger in set(await self._networking.kept()) - alive:
+            await self._networking.leave(stranger)
         for orphan in known:
             log.warning("container %s of the supervisor has no record: it is ended", orphan)
-            self._spawn(self._end_orphan(orphan))
+            self._spawn(self.end_orphan(orphan))
         self._spawn(self._watch(queue))
 
     async def close(self) -> None:
@@ -340,7 +342,7 @@ class Lifecycle:
             self._emit_networks(record, "disconnect")
             record.joined, record.ports = {}, []
 
-    async def _adopt(self, container: Container, state: ContainerState | None) -> None:
+    async def adopt(self, container: Container, state: ContainerState | None) -> None:
         """Believe the supervisor: it saw what happened while no daemon was there."""
         record = container.record
         unknown = state is None or record.started_ns != state.started_ns
@@ -366,7 +368,7 @@ class Lifecycle:
         if record.status == "exited":
             self._spawn(self._follow_end(container, unseen=True))
 
-    async def _end_orphan(self, container_id: str) -> None:
+    async def end_orphan(self, container_id: str) -> None:
         """End what no record tells of: a step of a build whose daemon is gone."""
         await self._end_unrecorded(container_id)
         await self._networking.leave(container_id)

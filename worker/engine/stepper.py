@@ -40,7 +40,8 @@ class Stepper:
         self._resolve = resolve
         self._now = now
         self._loop = asyncio.get_running_loop()
-        self._running = ""
+        self.running = ""
+        """The id of the step's container, empty between steps."""
 
     def run(self, step: RunStep) -> int:
         """Run a step to its end; changes land in its `upper`; return the exit code."""
@@ -48,9 +49,9 @@ class Stepper:
 
     async def cancel(self) -> None:
         """Kill the step that runs."""
-        if self._running:
+        if self.running:
             with contextlib.suppress(RuntimeFailure):
-                await self._supervisor.kill(self._running, 9)
+                await self._supervisor.kill(self.running, 9)
 
     async def _run(self, step: RunStep) -> int:
         record = _record(step, self._now())
@@ -63,13 +64,13 @@ class Stepper:
         attachment = await self._supervisor.attach(record.id)
         try:
             try:
+                self.running = record.id
                 await launcher.start(record, [str(path) for path in step.lower])
             except (RuntimeFailure, SwarmError) as error:
                 raise BuildError(f"failed to create task for container: {error}") from error
-            self._running = record.id
             return await self._follow(step, record.id, attachment)
         finally:
-            self._running = ""
+            self.running = ""
             await attachment.close()
             with contextlib.suppress(NoSuchContainer):
                 await self._supervisor.delete(record.id, force=True)
