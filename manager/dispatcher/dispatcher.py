@@ -183,12 +183,14 @@ class Dispatcher:
 
     async def _begin(self, messages: AsyncIterator[pb.AgentMessage], context: Any) -> Session:
         identity = identity_from_auth_context(context)
-        self._check(identity)
+        # Hello is read before anything is refused: an agent whose write meets a call that has
+        # ended is told INTERNAL by its gRPC, and not who leads.
         try:
             async with asyncio.timeout(HELLO_WAIT_S):
                 first = await anext(messages, None)
         except TimeoutError as error:
             raise InvalidArgument("a session begins with Hello") from error
+        self._check(identity)
         if first is None or first.WhichOneof("message") != "hello":
             raise InvalidArgument("a session begins with Hello")
         hello, node_id = first.hello, identity.node_id

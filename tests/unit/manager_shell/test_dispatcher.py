@@ -1,7 +1,7 @@
 """Sessions over loopback gRPC with mutual TLS; liveness on a clock of the test's own."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -15,7 +15,8 @@ from manager.dispatcher.dispatcher import Dispatcher
 from manager.dispatcher.liveness import Liveness, beat_period_s
 from manager.replica import LogStatus
 from manager.store.changes import PutCluster, PutNode
-from swarmapi.model.objects import Node, NodeState, TaskState
+from swarmapi.errors import NotLeader
+from swarmapi.model.objects import Node, NodeState, RootCA, TaskState
 from swarmapi.model.spec import (
     ClusterSpec,
     ContainerSpec,
@@ -254,8 +255,7 @@ def test_orphaned_is_no_agents_report_and_assigned_is_no_news() -> None:
 )
 def test_strangers_are_refused(node_id: str, cluster_id: str, words: str) -> None:
     async def story(field: Field) -> None:
-        agent = field.agent(node_id, cluster_id)
-        code, message, _ = await agent.failure()
+        code, message, _ = await field.agent(node_id, cluster_id).refused()
         assert code == "PERMISSION_DENIED"
         assert words in message
 
@@ -268,7 +268,7 @@ def test_removed_node_loses_its_session_for_ever() -> None:
         await agent.hello()
         await remove_node(field.cluster.store, "w1", force=True)
         assert (await agent.failure())[0] == "PERMISSION_DENIED"
-        code, message, _ = await field.agent().failure()
+        code, message, _ = await field.agent().refused()
         assert code == "PERMISSION_DENIED"
         assert "was removed" in message
 
@@ -282,8 +282,33 @@ def test_member_that_does_not_lead_names_the_leader() -> None:
         field.cluster.log.become(LogStatus(False, True, "m2", "10.0.0.2:2377"))
         code, _, metadata = await agent.failure()
         assert (code, metadata["swarm-leader"]) == ("UNAVAILABLE", "10.0.0.2:2377")
-        code, _, metadata = await field.agent().failure()
+        code, _, metadata = await field.agent().refused()
         assert (code, metadata["swarm-leader"]) == ("UNAVAILABLE", "10.0.0.2:2377")
+
+    play(story)
+
+
+def test_nothing_is_refused_before_hello_was_read() -> None:
+    """A write that meets a call that has ended tells the agent INTERNAL, and not who leads."""
+
+    class Peer:
+        def __init__(self, root: RootCA) -> None:
+            self._certificate = material(root, "w1").cert_pem
+
+        def auth_context(self) -> dict[str, list[bytes]]:
+            return {"x509_pem_cert": [self._certificate]}
+
+    async def story(field: Field) -> None:
+        read: list[str] = []
+
+        async def messages() -> AsyncIterator[pb.AgentMessage]:
+            read.append("hello")
+            yield pb.AgentMessage(hello=pb.Hello(format=1))
+
+        field.cluster.log.become(LogStatus(False, True, "m2", "10.0.0.2:2377"))
+        with pytest.raises(NotLeader) as refusal:
+            await field.dispatcher.converse(messages(), Peer(root_of(field.cluster)))
+        assert (read, refusal.value.leader) == (["hello"], "10.0.0.2:2377")
 
     play(story)
 

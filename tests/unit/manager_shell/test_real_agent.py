@@ -5,15 +5,22 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import grpc
+
 from manager.bootstrap import prepare_first
 from manager.config import InitConfig
+from manager.dispatcher.dispatcher import Dispatcher
+from manager.replica import LogStatus
+from manager.store.changes import PutNode
 from swarmapi.identity import TLSMaterial
-from swarmapi.model.objects import NodeDescription
+from swarmapi.model.objects import Node, NodeDescription
 from swarmapi.model.tables import NetworkTable
 from tests.fakes.executor import FakeExecutor, RealClock
+from tests.unit.manager_shell.cluster import MemoryCluster
 from tests.unit.manager_shell.test_three_managers import Place as ManagerPlace
+from tests.unit.manager_shell.wire import material, root_of, served
 from worker.agent.reporter import Reporter
-from worker.agent.session import Agent, AgentParts, Place
+from worker.agent.session import Agent, AgentParts, Place, _leader_of
 from worker.agent.tasks import TaskTable
 from worker.cluster.ca_client import Applicant, join, renew
 from worker.cluster.running import channel_to
@@ -168,5 +175,29 @@ def test_assignments_beyond_the_size_of_grpcs_default_arrive(tmp_path: Path) -> 
             await asyncio.wait_for(story(place), 20)
         finally:
             await place.stop()
+
+    asyncio.run(main())
+
+
+def test_a_manager_that_does_not_lead_names_the_leader_to_every_agent(tmp_path: Path) -> None:
+    """The agent is sent on at once, without a guess, however its first write meets the refusal."""
+
+    async def main() -> None:
+        cluster = MemoryCluster()
+        await cluster.found()
+        await cluster.store.propose((PutNode(node=Node(id="w1"), expect_version=0),))
+        leader = "127.0.0.1:2377"
+        cluster.log.become(LogStatus(False, False, "m2", leader))
+        tls = material(root_of(cluster), "w1")
+        async with served(cluster, Dispatcher(cluster.store)) as target:
+            agent, tasks = agent_of(tls, target, FakeExecutor(), Tables(), tmp_path / "journal")
+            refusals = []
+            for _ in range(10):
+                try:
+                    await asyncio.wait_for(agent._session(target), 10)
+                except grpc.aio.AioRpcError as error:
+                    refusals.append((error.code().name, _leader_of(error)))
+            await tasks.close()
+            assert refusals == [("UNAVAILABLE", leader)] * 10
 
     asyncio.run(main())

@@ -121,6 +121,11 @@ class Agent:
             return error.code().name, error.details() or "", dict(pairs or ())
         raise AssertionError("the session ended without an error")
 
+    async def refused(self) -> tuple[str, str, dict[str, str]]:
+        """Say Hello and wait for the refusal (see `failure`)."""
+        await self.call.write(pb.AgentMessage(hello=pb.Hello(format=1)))
+        return await self.failure()
+
     async def close(self) -> None:
         self.call.cancel()
         await self._channel.close(None)
