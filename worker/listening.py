@@ -11,7 +11,6 @@ import logging
 import os
 import socket
 import ssl
-import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,11 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from swarmapi.errors import InvalidArgument
-
-if sys.version_info >= (3, 12):
-    from typing import override
-else:
-    from typing_extensions import override
+from swarmapi.override import override
 
 log = logging.getLogger(__name__)
 _CHUNK_BYTES = 64 << 10

@@ -8,7 +8,6 @@ written as an array in the file and separated by commas in the environment.
 
 import argparse
 import difflib
-import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
@@ -16,11 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from swarmapi.errors import InvalidArgument
-
-if sys.version_info >= (3, 12):
-    from typing import override
-else:
-    from typing_extensions import override
+from swarmapi.override import override
 
 T = TypeVar("T")
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")

@@ -29,7 +29,6 @@ from manager.raft.pinned import (
     REGULAR,
     SyncObjConf,
     monotonic,
-    override,
 )
 from manager.raft.ports import (
     JournalPort,
@@ -41,6 +40,7 @@ from manager.raft.ports import (
 )
 from manager.raft.replication import Halt, RaftConfig
 from manager.raft.snapshot import SnapshotHeader
+from swarmapi.override import override
 
 _NEVER: Final = 10**12
 

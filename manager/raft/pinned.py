@@ -30,7 +30,6 @@ syncobj: Any = importlib.import_module("pysyncobj.syncobj")
 """The module itself: its clock, chance and codec are globals of it."""
 
 if TYPE_CHECKING:
-    from typing_extensions import override
 
     class Node:
         def __init__(self, id: str) -> None: ...
@@ -93,9 +92,6 @@ else:
     from pysyncobj.node import Node
     from pysyncobj.transport import Transport
 
-    def override(method):
-        return method
-
 
 __all__ = [
     "FOLLOWER",
@@ -111,7 +107,6 @@ __all__ = [
     "SyncObjConf",
     "Transport",
     "monotonic",
-    "override",
     "syncobj",
     "verify",
 ]

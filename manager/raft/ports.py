@@ -9,8 +9,9 @@ from typing import Any, Protocol
 
 from manager.raft.journal import Corrupt, Entry, Journal, Write
 from manager.raft.messages import Ack, Message, RequestVote, TimeoutNow, Vote
-from manager.raft.pinned import JournalBase, Node, Transport, override
+from manager.raft.pinned import JournalBase, Node, Transport
 from manager.raft.snapshot import SnapshotHeader
+from swarmapi.override import override
 
 
 class Member(Node):

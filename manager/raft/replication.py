@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from manager.raft.journal import Corrupt, Entry
 from manager.raft.messages import Ack, Append, SnapshotAck, SnapshotChunk
-from manager.raft.pinned import LEADER, SyncObj, monotonic, override
+from manager.raft.pinned import LEADER, SyncObj, monotonic
 from manager.raft.ports import JournalPort, Member, Outbox, Snapshots
 from manager.raft.progress import Progress, Transfer
+from swarmapi.override import override
 
 _ENTRY_OVERHEAD_BYTES = 20
 _APPEND_MAX_ENTRIES = 1000

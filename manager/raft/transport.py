@@ -19,10 +19,10 @@ import msgspec
 from manager.raft import messages
 from manager.raft.driver import Connected, Disconnected, Event, Received
 from manager.raft.messages import Message
-from manager.raft.pinned import override
 from manager.raft.ports import Member
 from swarmapi.errors import SwarmError
 from swarmapi.identity import TLSMaterial, expect, identity_from_auth_context
+from swarmapi.override import override
 from swarmapi.v1 import raft_pb2, raft_pb2_grpc
 
 QUEUE_MAX_BYTES: Final = 64 << 20

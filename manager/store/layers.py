@@ -1,16 +1,9 @@
 """A mapping and an index that can lie over another one and leave it unwritten."""
 
 from collections.abc import Iterator, MutableMapping
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
-if TYPE_CHECKING:
-    from typing_extensions import override
-else:
-
-    def override(method: Any) -> Any:
-        """Stand in for typing.override, which Python 3.11 lacks."""
-        return method
-
+from swarmapi.override import override
 
 K = TypeVar("K")
 V = TypeVar("V")

@@ -3,8 +3,10 @@
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
-from manager.store.apply import Effects, Key, apply_change
+from manager.store.apply import apply_change
 from manager.store.changes import Change
+from manager.store.effects import Effects
+from manager.store.expect import Key
 from manager.store.view import Overlay, View
 from swarmapi.model.objects import Node, NodeState, Task
 

@@ -8,7 +8,6 @@ import asyncio
 import io
 import logging
 import os
-import sys
 import tarfile
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
@@ -22,6 +21,7 @@ from manager.logbroker.broker import LogBroker
 from runtime.image import archive
 from runtime.image.store import ImageStore
 from swarmapi import openapi
+from swarmapi.override import override
 from swarmapi.query import DECLARED, runner_of
 from swarmapi.rest import API_VERSION
 from tests.fakes.engine import FakeNetworking, FakeSupervisor
@@ -31,11 +31,6 @@ from worker.engine.clock import SystemClock
 from worker.engine.engine import Engine, EngineParts
 from worker.engine.spec import decode_create
 from worker.engine.volumes import Volume
-
-if sys.version_info >= (3, 12):
-    from typing import override
-else:
-    from typing_extensions import override
 
 RUNNING, CREATED, IMAGE, VOLUME, SERVICE = "running", "created", "img:1", "volume", "service"
 Refill = Callable[[], Coroutine[None, None, None]]

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -199,3 +200,23 @@ def test_the_core_decides_without_io_clock_or_chance() -> None:
         if module.partition(".")[0] in IMPURE
     }
     assert impure == set()
+
+
+def test_what_is_imported_is_declared() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    names = {re.split(r"[^A-Za-z0-9.]", line)[0] for line in declared}
+    packages = {{"grpcio": "grpc", "protobuf": "google"}.get(n, n.split(".")[0]) for n in names}
+    ours = {package.split("/")[-1] for package in PACKAGES}
+    known = packages | ours | sys.stdlib_module_names | {"compression"}  # stdlib from 3.14 on
+    undeclared = set()
+    for path in sources():
+        if path.relative_to(ROOT).parts[0] in ("tests", "deploy"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                modules = [node.module or ""]
+            for top in {module.split(".")[0] for module in modules} - known:
+                undeclared.add((str(path.relative_to(ROOT)), top))
+    # a type checker's own stubs; nothing of that name is imported when it runs
+    assert undeclared == {("proto/swarmapi/override.py", "typing_extensions")}

@@ -17,7 +17,7 @@ import msgspec
 
 from swarmapi.conversation import LEADER_METADATA
 from swarmapi.errors import Unavailable
-from swarmapi.model.objects import NodeDescription, SpecVersion, Task, TaskStatus
+from swarmapi.model.objects import NodeDescription, SpecVersion, Task
 from swarmapi.model.tables import NetworkTable, TableDelta, apply_delta
 from swarmapi.v1 import dispatcher_pb2 as pb
 from worker.agent.logs import LogPublisher
@@ -170,8 +170,6 @@ class Agent:
         outgoing: "asyncio.Queue[pb.AgentMessage]",
         beat_every_s: float,
     ) -> None:
-        unconfirmed: dict[str, TaskStatus] = {}
-
         async def beat() -> None:
             while True:
                 outgoing.put_nowait(pb.AgentMessage(beat=pb.Beat()))
@@ -180,7 +178,6 @@ class Agent:
         async def report() -> None:
             while True:
                 batch = await self._parts.reporter.next_batch()
-                unconfirmed.update(batch)
                 reports = [
                     pb.TaskReport(task_id=task_id, status=msgspec.msgpack.encode(status))
                     for task_id, status in batch.items()
@@ -198,7 +195,7 @@ class Agent:
                     message = await call.read()
                 if not isinstance(message, pb.DispatcherMessage):
                     raise SessionEnded("the manager closed the stream")
-                await self._take(message, unconfirmed, outgoing)
+                await self._take(message, outgoing)
 
         jobs = [asyncio.ensure_future(job()) for job in (beat, report, send, listen)]
         jobs.append(asyncio.ensure_future(self._catch_up(outgoing)))
@@ -214,16 +211,10 @@ class Agent:
     async def _take(
         self,
         message: pb.DispatcherMessage,
-        unconfirmed: dict[str, TaskStatus],
         outgoing: "asyncio.Queue[pb.AgentMessage]",
     ) -> None:
         kind = message.WhichOneof("message")
-        if kind == "stored":
-            for task_id in message.stored.task_ids:
-                status = unconfirmed.pop(task_id, None)
-                if status is not None:
-                    self._parts.reporter.stored(task_id, status)
-        elif kind == "assignments":
+        if kind == "assignments":
             await self._assign(message.assignments, outgoing)
         elif kind == "log" and self._publisher is not None:
             self._publisher.answer(message.log)

@@ -6,19 +6,14 @@ behind the request's head are taken from the parser, and the transport gets a pr
 
 import asyncio
 import struct
-import sys
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Protocol
 
 from aiohttp import web
 
+from swarmapi.override import override
 from worker.api.version import API_VERSION, minor_of
-
-if sys.version_info >= (3, 12):
-    from typing import override
-else:
-    from typing_extensions import override
 
 _FRAME = struct.Struct(">BxxxL")
 RAW = "application/vnd.docker.raw-stream"

@@ -9,10 +9,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from typing_extensions import override
-
 from swarmapi.identity import MANAGER
 from swarmapi.model.tables import NetworkTable
+from swarmapi.override import override
 from tests.fakes.executor import FakeExecutor, RealClock
 from tests.fakes.pki import CertificateAuthority
 from worker.cluster.manager_process import ManagerProcess

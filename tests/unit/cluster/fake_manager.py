@@ -14,7 +14,7 @@ import sys
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
-from typing_extensions import override
+from swarmapi.override import override
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -5,18 +5,11 @@ import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from aiohttp import web
 
-if TYPE_CHECKING:
-    from typing_extensions import override
-else:
-
-    def override(method: Callable[..., Any]) -> Callable[..., Any]:
-        """Mark a method that overrides: `typing.override` came with 3.12."""
-        return method
-
+from swarmapi.override import override
 
 Answer = Any
 """JSON; a `Reply`; or a function of the request's `Seen` that returns one of them."""

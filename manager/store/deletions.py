@@ -1,0 +1,100 @@
+"""Deletions: what goes with an object, and what of it stays behind for a while."""
+
+from collections.abc import Callable
+from typing import Final
+
+from msgspec.structs import replace
+
+from manager.store import changes as c
+from manager.store.effects import (
+    Effects,
+    drop_unused_specs,
+    orphan,
+    quarantine,
+    store_node,
+    task_moved,
+    touch_node_tables,
+    touch_service_tables,
+)
+from manager.store.view import bare
+
+
+def delete(fx: Effects, change: c.Delete) -> None:
+    """Delete an object; one that is gone is fine."""
+    handler = _DELETERS.get(change.object)
+    if handler is not None:
+        handler(fx, change.id)
+
+
+def _delete_node(fx: Effects, node_id: str) -> None:
+    if node_id not in fx.view.nodes:
+        return
+    reason = "its node was removed from the cluster"
+    orphan(fx, c.OrphanTasksOfNode(node_id=node_id, reason=reason))
+    touch_node_tables(fx, node_id)
+    node, ingress = fx.view.nodes[node_id], fx.view.ingress_network()
+    fx.view.drop_node(node_id)
+    if ingress is not None and node.ingress_address:
+        quarantine(fx, ingress.id, bare(node.ingress_address))
+    fx.touch("node", node_id)
+    fx.dirty.add(("node", node_id))
+    fx.dirty.update(("network", network_id) for network_id in fx.view.networks)
+    cluster = fx.view.cluster
+    if cluster is not None and node_id not in cluster.removed_nodes:
+        fx.view.cluster = replace(cluster, removed_nodes=(*cluster.removed_nodes, node_id))
+        fx.touch("cluster", cluster.id)
+
+
+def _delete_service(fx: Effects, service_id: str) -> None:
+    service = fx.view.services.get(service_id)
+    if service is None:
+        return
+    touch_service_tables(fx, service)
+    fx.view.drop_service(service_id)
+    for vip in service.endpoint.vips:
+        quarantine(fx, vip.network_id, bare(vip.address))
+    fx.touch("service", service_id)
+    fx.dirty.add(("service", service_id))
+    drop_unused_specs(fx, service_id)
+
+
+def _delete_network(fx: Effects, network_id: str) -> None:
+    network = fx.view.networks.get(network_id)
+    if network is None:
+        return
+    if network.spec.ingress:  # the next ingress network gives the nodes addresses of its own
+        for node in [n for n in fx.view.nodes.values() if n.ingress_address]:
+            store_node(fx, node, replace(node, ingress_address=""))
+    for record in [q for q in fx.view.quarantined.values() if q.network_id == network_id]:
+        fx.view.drop_quarantined(record.id)
+        fx.touch("quarantined", record.id)
+    fx.view.drop_network(network_id)
+    fx.touch("network", network_id)
+    fx.dirty.add(("network", network_id))
+
+
+def _delete_task(fx: Effects, task_id: str) -> None:
+    task = fx.view.tasks.get(task_id)
+    if task is None:
+        return
+    fx.view.drop_task(task_id)
+    fx.touch("task", task_id)
+    task_moved(fx, task, None)
+    drop_unused_specs(fx, task.service_id)
+
+
+def _delete_quarantined(fx: Effects, record_id: str) -> None:
+    record = fx.view.quarantined.get(record_id)
+    if record is not None:
+        fx.view.drop_quarantined(record_id)
+        fx.touch("quarantined", record_id)
+        fx.dirty.add(("network", record.network_id))
+
+
+_DELETERS: Final[dict[str, Callable[[Effects, str], None]]] = {
+    "node": _delete_node,
+    "service": _delete_service,
+    "network": _delete_network,
+    "task": _delete_task,
+    "quarantined": _delete_quarantined,
+}

@@ -1,0 +1,179 @@
+"""What writing an object brings with it: dirty keys, changed tables, addresses in quarantine."""
+
+from msgspec.structs import replace
+
+from manager.store import changes as c
+from manager.store.expect import Key
+from manager.store.view import View, bare, is_live, is_placed
+from swarmapi.model.objects import (
+    FAILURES_KEPT,
+    Meta,
+    Node,
+    Quarantined,
+    Service,
+    Task,
+    TaskState,
+    TaskStatus,
+)
+
+
+class Effects:
+    """What the changes of one transaction (or one turn) touch on their way."""
+
+    def __init__(self, view: View, index: int, now_ns: int) -> None:
+        self.view = view
+        self.index = index
+        self.now_ns = now_ns
+        self.changed: dict[Key, None] = {}
+        self.dirty: set[Key] = set()
+        self.tables: set[str] = set()
+
+    def meta(self, old: Meta | None) -> Meta:
+        """Return the meta of an object written now."""
+        created_ns = old.created_ns if old is not None else self.now_ns
+        return Meta(version=self.index, created_ns=created_ns, updated_ns=self.now_ns)
+
+    def touch(self, kind: str, object_id: str) -> None:
+        """Note an object as changed."""
+        self.changed[(kind, object_id)] = None
+
+
+def store_node(fx: Effects, old: Node | None, node: Node) -> None:
+    """Write a node; a row of its own that changed makes the tables with it change."""
+    fx.view.put_node(replace(node, meta=fx.meta(old.meta if old else None)))
+    fx.touch("node", node.id)
+    fx.dirty.add(("node", node.id))
+    row = (node.data_path, node.ingress_address, node.mesh_slot)
+    if old is None or row != (old.data_path, old.ingress_address, old.mesh_slot):
+        touch_node_tables(fx, node.id)
+
+
+def touch_node_tables(fx: Effects, node_id: str) -> None:
+    """Note that what the tables say of a node has changed."""
+    fx.tables.update(fx.view.networks_of.of(node_id))
+    ingress = fx.view.ingress_network()
+    if ingress is not None:
+        fx.tables.add(ingress.id)
+
+
+def store_service(fx: Effects, old: Service | None, service: Service) -> None:
+    """Write a service; its name, spec or endpoint changes the tables of its networks."""
+    fx.view.put_service(replace(service, meta=fx.meta(old.meta if old else None)))
+    fx.touch("service", service.id)
+    fx.dirty.add(("service", service.id))
+    renamed = old is None or old.spec.name != service.spec.name
+    respecified = old is None or old.spec_version != service.spec_version
+    if old is not None and (renamed or respecified or old.endpoint != service.endpoint):
+        touch_service_tables(fx, old)
+    if renamed or respecified or (old is not None and old.endpoint != service.endpoint):
+        touch_service_tables(fx, service)
+
+
+def touch_service_tables(fx: Effects, service: Service) -> None:
+    """Note that what the tables say of a service has changed."""
+    fx.tables.update(vip.network_id for vip in service.endpoint.vips)
+    record = fx.view.specs.get((service.id, service.spec_version))
+    fx.tables.update(record.networks if record is not None else ())
+
+
+def drop_unused_specs(fx: Effects, service_id: str) -> None:
+    """Forget the versions that are neither in force, nor the one to roll back to, nor run."""
+    service = fx.view.services.get(service_id)
+    kept = (service.spec_version, service.previous_spec_version) if service else ()
+    for version in [int(v) for v in fx.view.versions_of.of(service_id)]:
+        if version not in kept and not fx.view.tasks_of_spec.of((service_id, version)):
+            fx.view.drop_spec((service_id, version))
+
+
+def store_task(fx: Effects, old: Task | None, task: Task) -> None:
+    """Write a task, and do what its move brings with it."""
+    fx.view.put_task(replace(task, meta=fx.meta(old.meta if old else None)))
+    fx.touch("task", task.id)
+    task_moved(fx, old, task)
+
+
+def task_moved(fx: Effects, old: Task | None, new: Task | None) -> None:
+    """Note what a task that was written or deleted concerns; its addresses rest at its end."""
+    task = new or old
+    if task is None:
+        return
+    if _concern(old) != _concern(new):
+        fx.dirty.add(("service", task.service_id))
+    if _row(old) != _row(new):
+        for version in (old, new):
+            fx.tables.update(a.network_id for a in (version.addresses if version else ()))
+    if old is not None and is_live(old) and (new is None or not is_live(new)):
+        _quarantine_task(fx, old)
+
+
+def _concern(task: Task | None) -> tuple[object, ...] | None:
+    """What of a task its service's reconciler decides by: not the steps of its preparation."""
+    if task is None:
+        return None
+    state = task.status.state
+    return (state if state >= TaskState.RUNNING else None, task.desired, task.endpoint)
+
+
+def _row(task: Task | None) -> tuple[object, ...] | None:
+    """What of a task its networks' tables hold."""
+    if task is None or not task.addresses or not is_placed(task):
+        return None
+    return (task.node_id, task.addresses, task.endpoint.state, task.endpoint.index)
+
+
+def _quarantine_task(fx: Effects, task: Task) -> None:
+    if is_placed(task):
+        for lease in task.addresses:
+            quarantine(fx, lease.network_id, bare(lease.address))
+
+
+def quarantine(fx: Effects, network_id: str, address: str) -> None:
+    """Keep an address out of its pool until no node's table can name it."""
+    if network_id not in fx.view.networks:
+        return
+    record = Quarantined(
+        id=f"{network_id}/{address}",
+        network_id=network_id,
+        address=address,
+        index=fx.index,
+        meta=fx.meta(None),
+    )
+    fx.view.put_quarantined(record)
+    fx.touch("quarantined", record.id)
+    fx.dirty.add(("network", network_id))
+
+
+def observe(fx: Effects, task: Task, status: TaskStatus) -> None:
+    """Store a status that moves the state up, or says more of the same state."""
+    old = task.status
+    if status.state < old.state or status.state == TaskState.REMOVE:
+        return
+    if status.state == old.state:
+        same = replace(status, applied_ns=old.applied_ns, timestamp_ns=old.timestamp_ns)
+        if same == old or not is_live(task):
+            return
+        status = same
+    else:
+        status = replace(status, applied_ns=fx.now_ns)
+    running_ns = task.running_ns
+    if status.state == TaskState.RUNNING and not running_ns:
+        running_ns = fx.now_ns
+    store_task(fx, task, replace(task, status=status, running_ns=running_ns))
+    if status.state in (TaskState.FAILED, TaskState.REJECTED) and is_live(task):
+        _count_failure(fx, task)
+
+
+def _count_failure(fx: Effects, task: Task) -> None:
+    record = fx.view.spec_of(task)
+    if record is not None and task.node_id:
+        times = (*record.failures.get(task.node_id, ()), fx.now_ns)[-FAILURES_KEPT:]
+        fx.view.put_spec(replace(record, failures={**record.failures, task.node_id: times}))
+
+
+def orphan(fx: Effects, change: c.OrphanTasksOfNode) -> None:
+    """Give up every live task of a node."""
+    for task in fx.view.tasks_of_node(change.node_id):
+        if is_live(task):
+            state = TaskState.ORPHANED if is_placed(task) else TaskState.SHUTDOWN
+            message = change.reason or "its node is lost"
+            observe(fx, task, TaskStatus(state=state, timestamp_ns=fx.now_ns, message=message))
