@@ -4,6 +4,8 @@ import asyncio
 import socket
 import struct
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from swarmapi.model.tables import NetworkTable, NodeEntry, ServiceEntry, TaskEndpoint
@@ -136,23 +138,41 @@ async def join(network: Network, name: str) -> Attached:
     )
 
 
-def test_other_names_go_upstream_and_a_dead_server_does_not_delay(lab: Lab, tmp_path: Path) -> None:
-    async def scenario() -> None:
-        outside = lab.fd(lab.host("dns", "192.168.77.53"))
-        server = run_in(outside, lambda: socket.create_server(("0.0.0.0", 53)))
-        link = run_in(outside, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-        run_in(outside, lambda: link.bind(("0.0.0.0", 53)))
-        link.settimeout(5)
+@contextmanager
+def name_server(lab: Lab) -> Iterator[list[bytes]]:
+    """Answer every name with 9.8.7.6 at 192.168.77.53; yields the queries as they come."""
+    outside = lab.fd(lab.host("dns", "192.168.77.53"))
+    server = run_in(outside, lambda: socket.create_server(("0.0.0.0", 53)))
+    link = run_in(outside, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    run_in(outside, lambda: link.bind(("0.0.0.0", 53)))
+    seen: list[bytes] = []
 
-        def serve() -> None:
+    def serve() -> None:
+        while True:
             query, address = link.recvfrom(512)
+            if not query:
+                return
+            seen.append(query)
             record = b"\xc0\x0c" + struct.pack(">HHIH", A, 1, 9, 4) + socket.inet_aton("9.8.7.6")
             link.sendto(query[:2] + b"\x81\x80\0\1\0\1\0\0\0\0" + query[12:] + record, address)
 
-        thread = threading.Thread(target=serve)
-        thread.start()
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        stop = run_in(outside, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        with stop:
+            stop.sendto(b"", ("127.0.0.1", 53))
+        thread.join(6)
+        link.close()
+        server.close()
+
+
+def test_other_names_go_upstream_and_a_dead_server_does_not_delay(lab: Lab, tmp_path: Path) -> None:
+    async def scenario() -> None:
         upstream = ("192.168.77.99", "192.168.77.53")
-        try:
+        with name_server(lab):
             async with start_nodes(lab, tmp_path, NODE, upstream) as made:
                 network = made["n1"]
                 await network.create_bridge_network(BridgeNetwork("red", "red", bridge="swt-red"))
@@ -165,10 +185,6 @@ def test_other_names_go_upstream_and_a_dead_server_does_not_delay(lab: Lab, tmp_
                 await network.detach("web")
                 reply = await asyncio.to_thread(resolve, fd, "db")
                 assert reply.addresses == [attached.endpoints[0].address]
-        finally:
-            thread.join(6)
-            link.close()
-            server.close()
 
     asyncio.run(scenario())
 
@@ -177,31 +193,39 @@ def test_the_default_bridge_has_no_names_until_another_network_is_joined(
     lab: Lab, tmp_path: Path
 ) -> None:
     async def scenario() -> None:
-        async with start_nodes(lab, tmp_path, NODE, ("192.0.2.53",)) as made:
-            network = made["n1"]
-            await network.create_bridge_network(
-                BridgeNetwork("bridge", "bridge", bridge="swt-zero", default=True)
-            )
-            await network.create_bridge_network(
-                BridgeNetwork("in", "in", bridge="swt-in", internal=True)
-            )
-            attached = await network.attach("c", [Attachment("bridge", "bridge")], host_ports=[])
-            assert not attached.resolver
-            grown = await network.connect("c", Attachment("in", "bridge", aliases=("c", "other")))
-            assert grown.resolver
-            address = grown.endpoints[1].address
+        with name_server(lab) as seen:
+            async with start_nodes(lab, tmp_path, NODE, ("192.168.77.53",)) as made:
+                network = made["n1"]
+                await network.create_bridge_network(
+                    BridgeNetwork("bridge", "bridge", bridge="swt-zero", default=True)
+                )
+                await network.create_bridge_network(
+                    BridgeNetwork("in", "in", bridge="swt-in", internal=True)
+                )
+                attached = await network.attach(
+                    "c", [Attachment("bridge", "bridge")], host_ports=[]
+                )
+                assert not attached.resolver
+                grown = await network.connect(
+                    "c", Attachment("in", "bridge", aliases=("c", "other"))
+                )
+                assert grown.resolver
+                address = grown.endpoints[1].address
 
-            async def get(name: str, kind: int = A) -> Reply:
-                return await asyncio.to_thread(resolve, attached.netns_fd, name, kind)
+                async def get(name: str, kind: int = A) -> Reply:
+                    return await asyncio.to_thread(resolve, attached.netns_fd, name, kind)
 
-            for name in ("c", "other", "c.in"):
-                assert (await get(name)).addresses == [address]
-            arpa = ".".join(reversed(address.split("."))) + ".in-addr.arpa"
-            assert (await get(arpa, PTR)).records == [b"\1c\2in\0"]
-            await network.rename("c", {"in": ("renamed",)})
-            assert (await get("renamed")).addresses == [address]
-            # Without a way out nothing is asked of the node's resolvers: names would leak.
-            await network.disconnect("c", "bridge")
-            assert (await get("c")).code == 2
+                for name in ("c", "other", "c.in"):
+                    assert (await get(name)).addresses == [address]
+                arpa = ".".join(reversed(address.split("."))) + ".in-addr.arpa"
+                assert (await get(arpa, PTR)).records == [b"\1c\2in\0"]
+                await network.rename("c", {"in": ("renamed",)})
+                assert (await get("renamed")).addresses == [address]
+                # Without a way out nothing is asked of the node's resolvers: names would leak.
+                assert (await get("elsewhere")).addresses == ["9.8.7.6"]
+                await network.disconnect("c", "bridge")
+                del seen[:]
+                assert (await get("elsewhere")).code == 2
+                assert seen == []
 
     asyncio.run(scenario())
