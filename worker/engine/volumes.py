@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ class Volumes:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._mounting = threading.Lock()
         self._mounted: set[str] | None = None
         """Names of the volumes something may be mounted on; unknown until somebody asks."""
 
@@ -92,10 +94,11 @@ class Volumes:
 
     def mount(self, name: str) -> None:
         """Mount what the volume's options say, if any; InvalidArgument when that fails."""
-        options = self.get(name).options
-        if options:
-            self._maybe_mounted().add(name)
-            volume_mount.mount(options, self.path(name))
+        with self._mounting:
+            options = self.get(name).options
+            if options:
+                self._maybe_mounted().add(name)
+                volume_mount.mount(options, self.path(name))
 
     def _maybe_mounted(self) -> set[str]:
         if self._mounted is None:  # a former daemon may have left some
@@ -104,9 +107,10 @@ class Volumes:
 
     def unmount_unused(self, used: set[str]) -> None:
         """Unmount the volumes with options that are not among the names in use."""
-        for name in self._maybe_mounted() - used:
-            volume_mount.unmount(self.path(name))
-            self._maybe_mounted().discard(name)
+        with self._mounting:
+            for name in self._maybe_mounted() - used:
+                volume_mount.unmount(self.path(name))
+                self._maybe_mounted().discard(name)
 
     def remove(self, name: str, users: Sequence[str] = ()) -> None:
         """Delete a volume and its files; what is mounted on it is left alone.
@@ -115,12 +119,14 @@ class Volumes:
             Conflict: when a container uses it.
             NotFound: when there is none.
         """
-        volume = self.get(name)
-        if users:
-            raise Conflict(f"remove {name}: volume is in use - [{', '.join(users)}]")
-        if volume.options:
-            volume_mount.unmount(self.path(name))
-        (self._root / name / "meta.json").unlink()
+        with self._mounting:
+            volume = self.get(name)
+            if users:
+                raise Conflict(f"remove {name}: volume is in use - [{', '.join(users)}]")
+            if volume.options:
+                volume_mount.unmount(self.path(name))
+            # From here on nothing can be mounted on it that the removal below would empty.
+            (self._root / name / "meta.json").unlink()
         shutil.rmtree(self._root / name)
 
     def to_json(self, volume: Volume) -> dict[str, Any]:

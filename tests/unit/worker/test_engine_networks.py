@@ -162,3 +162,17 @@ def test_anonymous_volumes_of_a_container_that_was_not_made_do_not_stay(tmp_path
             assert world.engine.volumes.list() == []
 
     play(tmp_path, story)
+
+
+def test_an_anonymous_volume_stays_while_another_container_has_it(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        engine = world.engine
+        await create(world, "c1", "none", Volumes={"/v": {}})
+        name = engine.inspect("c1").record.mounts[0].name
+        await create(world, "c2", "none", HostConfig={"Binds": [f"{name}:/v"]})
+        await engine.remove("c1", volumes=True)
+        assert [volume.name for volume in engine.volumes.list()] == [name]
+        with pytest.raises(Conflict, match="volume is in use"):
+            engine.volumes.remove(name, engine.storage.users(name))
+
+    play(tmp_path, story)
