@@ -156,3 +156,12 @@ def emit_network(
     """Tell that a container came on a network, or left it."""
     attributes = {"container": container_id, "name": name, "type": driver}
     bus.emit("network", action, network_id, attributes)
+
+
+def emit_volume(bus: EventBus, name: str, container_id: str, target: str) -> None:
+    """Tell that a container mounted a volume at a target, or with none that it is done with it."""
+    attributes = {"container": container_id, "driver": "local"}
+    if target:
+        bus.emit("volume", "mount", name, attributes | {"destination": target})
+    else:
+        bus.emit("volume", "unmount", name, attributes)

@@ -14,7 +14,7 @@ from runtime.errors import NoSuchContainer, RuntimeFailure
 from runtime.oci import ContainerState
 from swarmapi.errors import Conflict, InvalidArgument, NotFound, SwarmError
 from worker.engine import restart
-from worker.engine.events import EventBus, emit_network
+from worker.engine.events import EventBus, emit_network, emit_volume
 from worker.engine.launcher import Launcher, Places, join_request
 from worker.engine.ports import Clock, JoinedEndpoint, Networking, Supervisor
 from worker.engine.record import Container, ExitStatus, Health, Record
@@ -236,7 +236,7 @@ class Lifecycle:
             await self._record_failed_start(container, str(error))
             raise
         container.networked = True
-        self._emit_networks(record, "connect")
+        self._emit_places(record, come=True)
         self._emit(container, "start")
         if state.status in ("stopped", "restarting"):
             self._spawn(self._ended(container, state, container.launches))
@@ -339,7 +339,7 @@ class Lifecycle:
         record.health = _health_of(state)
         record.pid = 0
         if state.status == "stopped":
-            self._emit_networks(record, "disconnect")
+            self._emit_places(record, come=False)
             record.joined, record.ports = {}, []
 
     async def adopt(self, container: Container, state: ContainerState | None) -> None:
@@ -449,9 +449,14 @@ class Lifecycle:
         attributes = {"image": record.config.image, "name": record.name, **record.config.labels}
         self._bus.emit("container", action, record.id, attributes | dict(extra or {}))
 
-    def _emit_networks(self, record: Record, action: str) -> None:
+    def _emit_places(self, record: Record, *, come: bool) -> None:
+        """Tell that a container came to its networks and volumes, or left them."""
         for name, state in record.joined.items():
+            action = "connect" if come else "disconnect"
             emit_network(self._bus, action, state.network_id, name, state.driver, record.id)
+        for point in record.mounts:
+            if point.kind == "volume":
+                emit_volume(self._bus, point.name, record.id, point.target if come else "")
 
     def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
         self._keep(asyncio.create_task(coroutine))

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import tarfile
+import time
 
 from tests.e2e.engine.machine import Machine
 from tests.e2e.lab import connect
@@ -175,3 +176,12 @@ def test_tmpfs_options(machine: Machine) -> None:
     assert " ro," in shown
     wrong = machine.refused("run", "--rm", "--tmpfs", "/t:colour=red", "box:1", "true", code=125)
     assert 'invalid tmpfs option ["colour=red"]' in wrong
+
+
+def test_volume_events(machine: Machine) -> None:
+    machine.docker("run", "--rm", "-v", "v1:/data", "box:1", "true")
+    machine.docker("volume", "rm", "v1")
+    now = f"{time.time():.9f}"
+    words = ["events", "--since", "1h", "--until", now, "--filter", "type=volume"]
+    shown = machine.out(*words, "--format", "{{.Action}} {{.Actor.ID}}").splitlines()
+    assert shown == ["create v1", "mount v1", "unmount v1", "destroy v1"]
