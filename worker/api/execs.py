@@ -31,6 +31,7 @@ async def create(request: web.Request) -> web.StreamResponse:
         config = msgspec.convert(body, ExecConfig)
     except msgspec.ValidationError as error:
         raise InvalidArgument(f"exec: {error}") from error
+    hijack.parse_detach_keys(config.detach_keys)
     exec_id = engine_of(request).create_exec(request.match_info["id"], config)
     return answer({"Id": exec_id}, 201)
 

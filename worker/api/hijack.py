@@ -12,6 +12,7 @@ from typing import Protocol
 
 from aiohttp import web
 
+from swarmapi.errors import InvalidArgument
 from swarmapi.override import override
 from worker.api.version import API_VERSION, minor_of
 
@@ -19,6 +20,7 @@ _FRAME = struct.Struct(">BxxxL")
 RAW = "application/vnd.docker.raw-stream"
 MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
 _READ_AHEAD_BYTES = 1 << 20
+_CONTROLS = frozenset("abcdefghijklmnopqrstuvwxyz@[\\]^_")
 DEFAULT_DETACH_KEYS = b"\x10\x11"
 _live: set["Hijacked"] = set()
 # asyncio holds tasks and protocols weakly: a half-closed connection would be only a cycle
@@ -43,15 +45,20 @@ def content_type(request: web.Request, *, tty: bool) -> str:
 
 
 def parse_detach_keys(text: str) -> bytes:
-    """Return the bytes of `ctrl-p,ctrl-q`; empty text means that default."""
-    if not text:
-        return DEFAULT_DETACH_KEYS
+    """Return the bytes of `ctrl-p,ctrl-q`; empty text means that default.
+
+    Raises:
+        InvalidArgument: for what is no key.
+    """
     keys = b""
-    for key in text.split(","):
-        if key.startswith("ctrl-") and len(key) == 6:
-            keys += bytes([ord(key[5].upper()) & 0x1F])
-        elif len(key) == 1:
+    for key in text.split(",") if text else []:
+        control = key.removeprefix("ctrl-")
+        if len(key) == 1 and key.isascii():
             keys += key.encode()
+        elif key != control and len(control) == 1 and control in _CONTROLS:
+            keys += bytes([ord(control.upper()) & 0x1F])
+        else:
+            raise InvalidArgument(f"Invalid detach keys ({text}) provided")
     return keys or DEFAULT_DETACH_KEYS
 
 

@@ -515,8 +515,6 @@ class Engine:
             raise InvalidArgument("conflicting options: hostname and the UTS mode")
         if "host" in (spec.host.network_mode, spec.host.uts_mode) and not spec.config.hostname:
             record.config.hostname = os.uname().nodename
-        if spec.host.pid_mode.startswith("container:"):
-            self._table.get(spec.host.pid_mode.removeprefix("container:"))
         return record
 
     def _exec_process(self, record: Record, config: ExecConfig) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from typing import Any
 
@@ -111,3 +112,11 @@ def test_unknown_architecture_and_x32_meet_the_default() -> None:
 def test_unknown_action_is_refused_by_name() -> None:
     with pytest.raises(Unsupported, match="SCMP_ACT_NOTIFY"):
         compile_profile({"defaultAction": "SCMP_ACT_NOTIFY"})
+
+
+def test_a_profile_without_architectures_is_for_this_machine() -> None:
+    machine = os.uname().machine
+    native = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}[machine]
+    rule = {"names": ["mkdirat"], "action": "SCMP_ACT_ERRNO"}
+    profile = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}
+    assert compile_profile(profile) == compile_profile({**profile, "architectures": [native]})

@@ -121,6 +121,8 @@ def test_logs_by_tail_stream_and_time_across_a_rotation(tmp_path: Path) -> None:
 def test_words_of_the_wire() -> None:
     assert frame(2, b"err\n") == b"\x02\0\0\0\0\0\0\x04err\n"
     assert parse_detach_keys("ctrl-a,d") == b"\x01d"
+    with pytest.raises(InvalidArgument, match="Invalid detach keys"):
+        parse_detach_keys("ctrl-1")
     assert parse_size("10m") == 10 << 20
     assert signal_number("SIGRTMIN+3") == 37
     assert human_duration(90 * 10**9) == "About a minute"
