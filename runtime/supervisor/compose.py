@@ -80,6 +80,7 @@ class Site:
     netns_fd: int = -1
     devpts_fd: int = -1
     init_fd: int = -1
+    gate: tuple[int, int] = (-1, -1)  # pipe by which the child is given leave to run its program
     warnings: list[str] = field(default_factory=list)
     fds: list[int] = field(default_factory=list)  # opened while composing, closed after clone
 
@@ -98,6 +99,7 @@ def compose(config: dict[str, Any], site: Site) -> Composed:
     linux, root = config.get("linux") or {}, config.get("root") or {}
     _refuse(config, linux)
     plan = Plan()
+    plan.call("close", site.gate[1])  # so that it sees the end of who would give it leave
     plan.call("setsid")
     for path in site.tasks:
         plan.call("openat", AT_FDCWD, path, os.O_WRONLY | os.O_CLOEXEC, 0, slot=_FILE_SLOT)
@@ -128,6 +130,7 @@ def compose(config: dict[str, Any], site: Site) -> Composed:
         plan.call("mount", 0, "/", 0, bits, 0, label="read-only root")
     if site.init_fd >= 0 and not flags & kernel.CLONE_NEWPID:
         raise Unsupported("--init needs a pid namespace of the container's own")
+    plan.gate(site.gate[0])
     process.finish(plan, settings, site.stdio, site.bpf, site.warnings, site.init_fd)
     return Composed(plan, flags, pid_ns_fd)
 

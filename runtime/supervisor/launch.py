@@ -34,6 +34,8 @@ class Child:
     streams: list[str]
     stream_fds: list[int]
     master: int = -1
+    gate_fd: int = -1
+    """Of a container: a byte written here lets it run its program; its end ends it."""
 
 
 class Launcher:
@@ -103,6 +105,9 @@ class Launcher:
                 site.netns_fd = self.pool.pop()
                 site.fds.append(site.netns_fd)
             site.v1_groups = _co_mounted(group, tasks)
+            site.gate = os.pipe2(os.O_CLOEXEC)
+            theirs.append(site.gate[0])
+            ours.append(site.gate[1])
             if request["init"]:
                 site.init_fd = self._init()
             composed = compose.compose(config, site)
@@ -114,7 +119,9 @@ class Launcher:
             raise
         finally:
             wire.close_all(theirs + site.fds)
+        ours.remove(site.gate[1])
         child = Child(pid, pidfd, report, composed.plan.labels, streams, ours)
+        child.gate_fd = site.gate[1]
         if terminal:
             child.master = ours[0]
         return child, tasks

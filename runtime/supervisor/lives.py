@@ -119,9 +119,10 @@ class Lives:
 
     def strangers(self) -> list[str]:
         """Return the names of cgroups that belong to no container and are not on their way out."""
-        base = self.layout.v2 or self.layout.v1.get("pids") or self.layout.v1.get("memory") or ""
-        known = {"supervisor", *self.containers, *self.unremoved}
-        return [e.name for e in os.scandir(base) if e.is_dir() and e.name not in known]
+        # every hierarchy: a removal may have been cut short between two of them
+        bases = {*self.layout.v1.values(), self.layout.v2} - {""}
+        found = {e.name for base in bases for e in os.scandir(base) if e.is_dir()}
+        return sorted(found - {"supervisor", *self.containers, *self.unremoved})
 
     def end_strangers(self) -> None:
         """End what a crash left between clone and journal: cgroups nobody answers for."""
@@ -208,6 +209,9 @@ class Lives:
         wire.close_all([fd for fd in child.stream_fds if fd != child.master])
         self.by_pid[child.pid] = name
         self.journal.put(name, container.record() | {"status": "running"})
+        with contextlib.suppress(BrokenPipeError):  # a child that has failed already
+            os.write(child.gate_fd, b"1")  # it is on record: nobody will start it twice
+        os.close(child.gate_fd)
 
         def reported() -> None:
             report = self.take_report(child.report_fd)

@@ -42,6 +42,7 @@ class Plan:
         self._relocations: list[tuple[int, int]] = []
         self._slotted: set[int] = set()
         self._fork = -1
+        self._gate = -1
 
     def buffer(self, content: bytes) -> Pointer:
         """Place bytes in the data, aligned to 8."""
@@ -92,6 +93,11 @@ class Plan:
         self._fork = len(self.calls)
         self.call("clone", signal.SIGCHLD, 0, 0, 0, 0, label="fork")
 
+    def gate(self, fd: int) -> None:
+        """Go on only once a byte comes from `fd`; at its end, end."""
+        self._gate = len(self.calls)
+        self.call("read", fd, self.buffer(b"\0" * 8), 1, label="leave to run")
+
     def link(self) -> ctypes.Array[ctypes.c_char]:
         """Fix all addresses; returns the buffer, which must live until the child has run."""
         block = ctypes.create_string_buffer(bytes(self.data), len(self.data) + 8)
@@ -127,6 +133,8 @@ class Plan:
                     slots[slot] = result
                 if index == self._fork and result == 0:
                     left_out = index + 1
+                if index == self._gate and result == 0:
+                    os._exit(127)
                 continue
             code = ctypes.get_errno()
             if allow is SEARCH and code == errno.EACCES:
