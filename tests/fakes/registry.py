@@ -52,6 +52,9 @@ class FakeRegistry:
         self.token = "token-1"
         self.scopes: list[list[str]] = []
         self.address = ""
+        self.upload_host = ""
+        """Where uploads are sent, by default here."""
+        self.authorizations: list[str] = []
         self._uploads = 0
         self.has_search = False
 
@@ -99,6 +102,7 @@ class FakeRegistry:
     async def _checked(self, request: web.Request, handler: Any) -> web.StreamResponse:
         self.requests[f"{request.method} {request.path}"] += 1
         given = request.headers.get("Authorization", "")
+        self.authorizations.append(given)
         if request.path != "/token":
             if self.auth == "basic" and given != self._basic():
                 return self._refuse('Basic realm="fake"')
@@ -199,7 +203,8 @@ class FakeRegistry:
             self.blobs[name, digest] = self.blobs[origin, digest]
             return web.Response(status=201)
         self._uploads += 1
-        where = f"/v2/{name}/blobs/uploads/{self._uploads}?_state=s"
+        host = f"http://{self.upload_host}" if self.upload_host else ""
+        where = f"{host}/v2/{name}/blobs/uploads/{self._uploads}?_state=s"
         return web.Response(status=202, headers={"Location": where})
 
     async def _upload(self, request: web.Request) -> web.Response:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import tempfile
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -34,8 +33,9 @@ async def download(
     `progress` is told the bytes so far. The file is gone where this raises: RegistryError for a
     wrong digest or size or a registry that gives up, OSError where the disk does.
     """
-    target = await in_thread(lambda: _Target(directory))
+    target = _Target(directory)
     try:
+        await in_thread(target.open)
         fruitless = best = 0
         while target.size < blob.size or not blob.size:
             try:
@@ -55,7 +55,7 @@ async def download(
             )
         return target.path
     except BaseException:
-        await in_thread(lambda: target.path.unlink(missing_ok=True))
+        await in_thread(target.remove)
         raise
     finally:
         target.close()
@@ -65,10 +65,16 @@ class _Target:
     """A file that grows and the hash of what is in it."""
 
     def __init__(self, directory: Path) -> None:
-        self._fd, name = tempfile.mkstemp(prefix="blob-", dir=directory)
-        self.path = Path(name)
+        self.path = directory / f"blob-{os.urandom(8).hex()}"
         self.size = 0
         self.hasher = hashlib.sha256()
+        self._fd = -1
+
+    def open(self) -> None:
+        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
 
     def write(self, pieces: list[bytes]) -> None:
         """Append; both halves release the interpreter for pieces of this size."""
@@ -87,7 +93,8 @@ class _Target:
         self.hasher = hashlib.sha256()
 
     def close(self) -> None:
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)
 
 
 async def _receive(

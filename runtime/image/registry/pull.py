@@ -141,7 +141,7 @@ class Puller:
         directory = self.store.blobs.temporary
         if self._downloads.locked():
             report("Waiting", 0, 0)
-        async with self._downloads:
+        async with self._downloads, repository.transport:
             path = await download(
                 repository,
                 blob,

@@ -41,7 +41,11 @@ _ON_THE_WAY = (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError)
 
 
 class Transport:
-    """A session with one endpoint for the length of an operation; use as a context manager."""
+    """A session with one endpoint; use as a context manager.
+
+    It may be entered several times at once: a download that others share outlives the pull that
+    began it, and the last one out closes the connections.
+    """
 
     def __init__(
         self, endpoint: Endpoint, credentials: Credentials, sleep: Sleep = asyncio.sleep
@@ -56,9 +60,16 @@ class Transport:
         self._tokens: dict[tuple[str, ...], str] = {}
         self._asking = asyncio.Lock()
         self._session: aiohttp.ClientSession | None = None
+        self._users = 0
 
     async def __aenter__(self) -> Transport:
-        self._session = aiohttp.ClientSession(
+        self._users += 1
+        if self._session is None:
+            self._session = self._new_session()
+        return self
+
+    def _new_session(self) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=_CONNECTIONS, ssl=_tls(self.endpoint.verify)),
             timeout=aiohttp.ClientTimeout(
                 total=None, sock_connect=_CONNECT_TIMEOUT_S, sock_read=_SILENCE_TIMEOUT_S
@@ -68,7 +79,6 @@ class Transport:
             cookie_jar=aiohttp.DummyCookieJar(),
             read_bufsize=1 << 20,
         )
-        return self
 
     async def __aexit__(
         self,
@@ -76,8 +86,10 @@ class Transport:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        assert self._session is not None
-        await self._session.close()
+        self._users -= 1
+        if not self._users and self._session is not None:
+            session, self._session = self._session, None
+            await session.close()
 
     @asynccontextmanager
     async def open(

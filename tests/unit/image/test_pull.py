@@ -15,7 +15,7 @@ from runtime.image.errors import DiskFull, ImageNotFound
 from runtime.image.model import Image
 from runtime.image.reference import parse
 from runtime.image.registry.auth import NOBODY, Credentials
-from runtime.image.registry.endpoint import RegistrySettings, endpoints
+from runtime.image.registry.endpoint import Endpoint, RegistrySettings, endpoints
 from runtime.image.registry.errors import RegistryError, RemoteNotFound, Unauthorized
 from runtime.image.registry.manifest import DOCKER_INDEX, MANIFEST_MAX_BYTES, Platform
 from runtime.image.registry.pull import Puller, host_platform
@@ -66,6 +66,16 @@ class Bench:
                 if path.is_file():
                     found[str(path.relative_to(directory))] = path.read_bytes()
         return found
+
+    def asked_for_big_blobs(self) -> int:
+        big = {digest for (_, digest), blob in self.registry.blobs.items() if len(blob) > 5000}
+        return sum(self.registry.requests[f"GET /v2/app/blobs/{digest}"] for digest in big)
+
+    def sharing(self) -> int:
+        return sum(len(flight.listeners) for flight in self.puller.flights._flights.values())
+
+    def downloading(self) -> bool:
+        return any((self.root / "tmp").iterdir())
 
     def nothing_stayed(self) -> bool:
         places = ("blobs/sha256", "layers/sha256", "tmp")
@@ -326,9 +336,7 @@ def test_pulls_of_one_layer_share_it(tmp_path: Path) -> None:
         await bench.until(lambda: bench.statuses().count("Pulling fs layer") == 8)
         bench.registry.gate.set()
         await asyncio.gather(*pulls)
-        base, _ = layer("base", BIG)
-        (digest,) = {d for (_, d), content in bench.registry.blobs.items() if content == base}
-        assert bench.registry.requests[f"GET /v2/app/blobs/{digest}"] == 1
+        assert bench.asked_for_big_blobs() == 1
         assert bench.content("app:2") == {"base": BIG, "own": b"2"}
 
     play(tmp_path, story)
@@ -340,12 +348,13 @@ def test_a_pull_that_leaves_does_not_take_the_others_layer(tmp_path: Path) -> No
         bench.registry.gate = asyncio.Event()
         leaving = asyncio.ensure_future(bench.pull("app:1"))
         staying = asyncio.ensure_future(bench.pull("app:1"))
-        await bench.until(lambda: bench.statuses().count("Pulling fs layer") == 2)
+        await bench.until(lambda: bench.sharing() == 2)
         leaving.cancel()
         await asyncio.wait([leaving])
         bench.registry.gate.set()
         await staying
         assert bench.content("app:1") == {"base": BIG}
+        assert bench.asked_for_big_blobs() == 1
 
     play(tmp_path, story)
 
@@ -355,10 +364,9 @@ def test_a_cancelled_pull_leaves_nothing(tmp_path: Path) -> None:
         publish(bench.registry, "app", "1", {"base": BIG})
         bench.registry.gate = asyncio.Event()
         pulling = asyncio.ensure_future(bench.pull("app:1"))
-        await bench.until(lambda: "Pulling fs layer" in bench.statuses())
+        await bench.until(bench.downloading)
         pulling.cancel()
         await asyncio.wait([pulling])
-        bench.registry.gate.set()
         assert bench.nothing_stayed()
 
     play(tmp_path, story)
@@ -467,3 +475,45 @@ def test_what_a_killed_pull_left_goes_away_when_the_store_opens(tmp_path: Path) 
         raise Killed
 
     play(tmp_path, story)
+
+
+def test_a_removal_meanwhile_leaves_the_layers_of_a_pull(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        publish(bench.registry, "app", "1", {"first": b"1", "big": BIG})
+        publish(bench.registry, "other", "1", {"f": b"2"})
+        (other,) = await bench.pull("other:1")
+        bench.lines.clear()
+        bench.registry.gate = asyncio.Event()
+        pulling = asyncio.ensure_future(bench.pull("app:1"))
+        await bench.until(lambda: "Pull complete" in bench.statuses())
+        bench.store.remove(other.id, in_use=lambda _: [])
+        bench.registry.gate.set()
+        await pulling
+        assert bench.content("app:1") == {"first": b"1", "big": BIG}
+
+    play(tmp_path, story)
+
+
+def test_a_config_without_its_digest_is_refused(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        publish(bench.registry, "app", "1", {"f": b"1"})
+        digest = json.loads(bench.registry.manifests["app", "1"][1])["config"]["digest"]
+        bench.registry.blobs["app", digest] += b" "
+        with pytest.raises(RegistryError, match="config verification failed"):
+            await bench.pull("app:1")
+        assert bench.nothing_stayed()
+
+    play(tmp_path, story)
+
+
+def test_a_password_is_not_sent_in_the_clear_for_a_registry_that_is_verified(
+    tmp_path: Path,
+) -> None:
+    async def story(bench: Bench) -> None:
+        publish(bench.registry, "app", "1", {"f": b"1"})
+        verified = Endpoint(bench.registry.address, ("http",), verify=True)
+        async with Transport(verified, ALICE, bench._pause) as transport:
+            with pytest.raises(RegistryError, match="in the clear"):
+                await Repository(transport, "app").manifest("1")
+
+    play(tmp_path, story, auth="bearer")

@@ -189,3 +189,17 @@ def test_gzip_reads_what_the_module_writes() -> None:
             broken, _ = decompress(io.BytesIO(packed[:-9]))
             with pytest.raises(BadArchive, match="ends early"):
                 drain(broken)
+
+
+def test_an_upload_that_goes_elsewhere_takes_no_credentials_along(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        bench.make("app:1", b"1")
+        async with FakeRegistry().serving() as elsewhere:
+            bench.registry.upload_host = elsewhere.address
+            bench.registry.blobs = elsewhere.blobs
+            await bench.push("app:1", Credentials("alice", "sekret"))
+            assert ("app", "1") in bench.registry.manifests
+            assert len(elsewhere.authorizations) == 2
+            assert set(elsewhere.authorizations) == {""}
+
+    play(tmp_path, story, auth="basic")
