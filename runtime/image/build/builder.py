@@ -96,10 +96,8 @@ class _Build:
         self._global_args: dict[str, str | None] = {}
         self._used_args: set[str] = set()
         self._stages: list[Stage] = []
-        self._cache = StepCache(
-            self._store, enabled=not options.no_cache, sources=options.cache_from
-        )
-        self._committer = Committer(self._store, self._cache, builder._now)
+        cache = StepCache(self._store, enabled=not options.no_cache, sources=options.cache_from)
+        self._committer = Committer(self._store, cache, builder._now)
 
     # -- the whole -------------------------------------------------------------------------
 
@@ -204,7 +202,6 @@ class _Build:
             raise BuildError(f"{name} stage name already used")
         image = None if base == "scratch" else self._base_image(base, wanted)
         self._stages.append(Stage.on(name, image, self._architecture))
-        self._cache.begin_stage()
         triggers = self._stage.settings.config.pop("OnBuild", None) or []
         if triggers:
             plural = "s" if len(triggers) > 1 else ""

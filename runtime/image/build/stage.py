@@ -54,13 +54,12 @@ class Stage:
 
 
 class StepCache:
-    """Finds the image a step made before; after the first miss of a stage it finds none."""
+    """Finds the image a step made before, on the same parent with the same configuration."""
 
     def __init__(self, store: ImageStore, *, enabled: bool, sources: Iterable[str] | None) -> None:
         self._store = store
         self._enabled = enabled
         self._sources = None if sources is None else [*self._images(sources)]
-        self._missed = False
 
     def _images(self, names: Iterable[str]) -> Iterable[Image]:
         for name in names:
@@ -69,17 +68,11 @@ class StepCache:
             except ImageNotFound:
                 continue  # as Docker: a cache source that is not there is no error
 
-    def begin_stage(self) -> None:
-        """Look again: every stage finds its own first miss."""
-        self._missed = False
-
     def probe(self, stage: Stage, created_by: str, key: str) -> Image | None:
         """The image of this step on top of the stage's, from here or from a cache source."""
-        if not self._enabled or self._missed:
+        if not self._enabled:
             return None
-        found = self._local(stage, key) or self._restored(stage, created_by, key)
-        self._missed = found is None
-        return found
+        return self._local(stage, key) or self._restored(stage, created_by, key)
 
     def _local(self, stage: Stage, key: str) -> Image | None:
         found = self._store.cached(stage.image_id, key)

@@ -85,6 +85,8 @@ def test_a_proxy_argument_is_no_part_of_the_key_and_leaves_no_trace(bench: Bench
     image = bench.build(dockerfile, build_args={"HTTP_PROXY": "one"})
     assert bench.build(dockerfile, build_args={"HTTP_PROXY": "two"}) == image
     assert bench.runner.runs[0].env["HTTP_PROXY"] == "one"
+    bench.build("FROM scratch\nRUN y\n", build_args={"UNDECLARED": "1"})
+    assert "UNDECLARED" not in bench.runner.runs.pop().env
     assert "one" not in str(bench.store.resolve(image).config)
     bench.build("FROM scratch\nARG HTTP_PROXY\nRUN x\n", build_args={"HTTP_PROXY": "three"})
     assert len(bench.runner.runs) == 2
