@@ -264,10 +264,12 @@ class _Build:
             self._say(f" ---> Removed intermediate container {name}\n")
             return layer
 
-        self._commit(self._comment(text), said)
+        gap = " " if text.startswith("WORKDIR ") else "  "
+        self._commit(self._comment(text, gap), said)
 
-    def _comment(self, text: str) -> str:
-        return " ".join([*self._stage.settings.shell, "#(nop) ", text])
+    def _comment(self, text: str, gap: str = "  ") -> str:
+        """The history's words; moby's gap differs by the way it commits a step."""
+        return " ".join([*self._stage.settings.shell, f"#(nop){gap}{text}"])
 
     def _arg(self, step: Instruction) -> None:
         args, text = self._stage.args, "ARG"
@@ -347,7 +349,7 @@ class _Build:
             config, limits = stage.settings.config, self._store.limits
             copy = CopyStep(step, source, stage.variables, config, Path(work), limits)
             self._commit(
-                self._comment(copy.comment),
+                self._comment(copy.comment, " "),
                 lambda: self._written(copy.write),
             )
 

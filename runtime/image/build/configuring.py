@@ -148,17 +148,17 @@ def _expose(step: Instruction, settings: Settings, variables: Variables) -> str:
     ports = dict(settings.config.get("ExposedPorts") or {})
     words = [
         entry
-        for word in split_blanks(step.text)
+        for word in sorted(split_blanks(step.text))
         for entry in expand_words(word, variables, step.escape)
     ]
-    for word in sorted(words):
+    for word in words:
         match = _PORT.fullmatch(word.lower())
         if match is None or not 0 < int(match[1]) <= int(match[2] or match[1]) < 65536:
             raise BuildError(f"invalid containerPort: {word}")
         for port in range(int(match[1]), int(match[2] or match[1]) + 1):
             ports[f"{port}/{match[3] or 'tcp'}"] = {}
     settings.config["ExposedPorts"] = ports
-    return "EXPOSE " + " ".join(sorted(words))
+    return "EXPOSE " + " ".join(words)
 
 
 def _user(step: Instruction, settings: Settings, variables: Variables) -> str:
@@ -168,7 +168,7 @@ def _user(step: Instruction, settings: Settings, variables: Variables) -> str:
 
 def _volume(step: Instruction, settings: Settings, variables: Variables) -> str:
     words = [expand(word, variables, step.escape) for word in step.words()]
-    if not all(word.strip() for word in words):
+    if not all(words):
         raise BuildError("VOLUME specified can not be an empty string")
     volumes = dict(settings.config.get("Volumes") or {})
     volumes.update({word: {} for word in words})
@@ -180,8 +180,10 @@ def _workdir(step: Instruction, settings: Settings, variables: Variables) -> str
     path = expand(step.text, variables, step.escape)
     if not path:
         raise BuildError("cannot normalize nothing")
-    before = settings.config.get("WorkingDir") or "/"
-    settings.config["WorkingDir"] = posixpath.normpath(posixpath.join("/", before, path))
+    if not path.startswith("/"):  # an absolute one stays as written
+        before = settings.config.get("WorkingDir") or "/"
+        path = posixpath.normpath(posixpath.join("/", before, path))
+    settings.config["WorkingDir"] = path
     return f"WORKDIR {settings.config['WorkingDir']}"
 
 
@@ -215,13 +217,11 @@ def _healthcheck(step: Instruction, settings: Settings, variables: Variables) ->
         if rest:
             raise BuildError("HEALTHCHECK NONE takes no arguments")
         check = {"Test": ["NONE"]}
-    elif kind.upper() == "CMD":
+    else:
         if not rest:
             raise BuildError("Missing command after HEALTHCHECK CMD")
         words = replace(step, text=rest).json_words()
         check = {"Test": ["CMD-SHELL", rest] if words is None else ["CMD", *words]}
-    else:
-        raise BuildError(f'Unknown type "{kind.upper()}" in HEALTHCHECK (try CMD)')
     for flag, value in step.flags:
         if flag == "retries":
             if not value.lstrip("-").isdigit() or int(value) < 0:
@@ -231,7 +231,18 @@ def _healthcheck(step: Instruction, settings: Settings, variables: Variables) ->
             check[_CHECK_TIMES[flag]] = duration_ns(value)
     settings.config["Healthcheck"] = check
     times = " ".join(f'"{step.flag(flag) or "0s"}"' for flag in _CHECK_TIMES)
-    return f"HEALTHCHECK &{{{quoted_list(check['Test'])} {times} {check.get('Retries', 0)}}}"
+    retries = _rune(check.get("Retries", 0))
+    return f"HEALTHCHECK &{{{quoted_list(check['Test'])} {times} {retries}}}"
+
+
+def _rune(number: int) -> str:
+    """A number as Go's %q shows it: as a character."""
+    named = {7: "\\a", 8: "\\b", 9: "\\t", 10: "\\n", 11: "\\v", 12: "\\f", 13: "\\r"}
+    if number in named:
+        return f"'{named[number]}'"
+    if number < 32:
+        return f"'\\x{number:02x}'"
+    return f"'{chr(number)}'" if number < 127 else f"'\\u{number:04x}'"
 
 
 def duration_ns(text: str) -> int:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from runtime.image.build.words import key_values, split_words
 from runtime.image.errors import BuildError
 
 INSTRUCTIONS = frozenset(
@@ -88,7 +90,7 @@ def parse_dockerfile(text: str) -> list[Instruction]:
         parse_instruction(line, number, escape) for line, number in _joined(lines, first, escape)
     ]
     if not found:
-        raise BuildError("the Dockerfile (Dockerfile) cannot be empty", 0)
+        raise BuildError("failed to parse Dockerfile: file with no instructions")
     return found
 
 
@@ -156,8 +158,6 @@ def parse_instruction(line: str, number: int = 1, escape: str = "\\") -> Instruc
 def _take_flags(
     name: str, text: str, number: int, escape: str
 ) -> tuple[tuple[tuple[str, str], ...], str]:
-    from runtime.image.build.words import split_words
-
     flags: list[tuple[str, str]] = []
     while text.startswith("--"):
         word = split_words(text, escape)[0]
@@ -186,23 +186,48 @@ def _check_arguments(step: Instruction) -> None:
         elif name in ("ADD", "COPY"):
             amount = "at least two arguments"
         raise BuildError(f"{name} requires {amount}")
-    if name in ("ADD", "COPY") and len(step.words()) < 2:
+    if name in _CHECKS:
+        _CHECKS[name](step)
+
+
+def _check_copy(step: Instruction) -> None:
+    if len(step.words()) < 2:
         raise BuildError(
-            f"{name} requires at least two arguments, but only one was provided."
+            f"{step.name} requires at least two arguments, but only one was provided."
             " Destination could not be determined"
         )
-    if name == "FROM":
-        _check_from(step)
-    elif name == "SHELL" and not step.json_words():
+
+
+def _check_shell(step: Instruction) -> None:
+    if not step.json_words():
         raise BuildError(f"SHELL requires the arguments to be in JSON form: {step.original}")
-    elif name == "ONBUILD":
-        inner = step.text.split(None, 1)[0].upper()
-        if inner == "ONBUILD":
-            raise BuildError("Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed")
-        if inner in ("FROM", "MAINTAINER"):
-            raise BuildError(f"{inner} isn't allowed as an ONBUILD trigger")
-    elif name in ("CMD", "ENTRYPOINT", "RUN", "VOLUME"):
-        step.json_words()
+
+
+def _check_onbuild(step: Instruction) -> None:
+    inner = step.text.split(None, 1)[0].upper()
+    if inner == "ONBUILD":
+        raise BuildError("Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed")
+    if inner in ("FROM", "MAINTAINER"):
+        raise BuildError(f"{inner} isn't allowed as an ONBUILD trigger")
+
+
+def _check_pairs(step: Instruction) -> None:
+    key_values(step.name, step.text, step.escape)
+
+
+def _check_healthcheck(step: Instruction) -> None:
+    kind = step.text.split(None, 1)[0].upper()
+    if kind not in ("NONE", "CMD"):
+        raise BuildError(f'Unknown type "{kind}" in HEALTHCHECK (try CMD)')
+
+
+def _check_volume(step: Instruction) -> None:
+    if not all(word.strip() for word in step.words()):
+        raise BuildError("VOLUME specified can not be an empty string")
+
+
+def _check_command(step: Instruction) -> None:
+    step.json_words()
 
 
 def _check_from(step: Instruction) -> None:
@@ -214,6 +239,18 @@ def _check_from(step: Instruction) -> None:
             f'invalid name for build stage: "{words[2]}", name can\'t start with a number or'
             " contain symbols"
         )
+
+
+_CHECKS: dict[str, Callable[[Instruction], None]] = {
+    **dict.fromkeys(("ADD", "COPY"), _check_copy),
+    **dict.fromkeys(("ENV", "LABEL"), _check_pairs),
+    **dict.fromkeys(("CMD", "ENTRYPOINT", "RUN"), _check_command),
+    "FROM": _check_from,
+    "HEALTHCHECK": _check_healthcheck,
+    "ONBUILD": _check_onbuild,
+    "SHELL": _check_shell,
+    "VOLUME": _check_volume,
+}
 
 
 def _at(line: int, message: str) -> BuildError:

@@ -103,8 +103,8 @@ def test_run_gets_arguments_environment_directory_and_user(bench: Bench) -> None
     assert history == [
         "/bin/sh -c #(nop)  ARG V=1",
         "/bin/sh -c #(nop)  ENV E=e2",
-        "/bin/sh -c #(nop)  WORKDIR /w",
-        "/bin/sh -c #(nop)  WORKDIR /w/x",
+        "/bin/sh -c #(nop) WORKDIR /w",
+        "/bin/sh -c #(nop) WORKDIR /w/x",
         "/bin/sh -c #(nop)  USER 7:8",
         "|1 V=2 /bin/sh -c make it",
     ]

@@ -17,7 +17,7 @@ from runtime.image.errors import BuildError
         ("# syntax=docker/dockerfile:1\n# escape=`\nFROM x\nRUN `\na", ["x", "a"]),
         ("\n# escape=`\nFROM x\nRUN a `\nRUN b", ["x", "a `", "b"]),
         ("\ufeffFROM x\r\nRUN a \\\r\n b\r\n", ["x", "a  b"]),
-        ("FROM x\nENV a=b \\\\\nRUN c", ["x", "a=b \\\\", "c"]),
+        ("FROM x\nRUN a=b \\\\\nRUN c", ["x", "a=b \\\\", "c"]),
         ("FROM x\nRUN a \\  \nb", ["x", "a b"]),
         ("from x\n\trun\ta", ["x", "a"]),
         ("FROM x\nRUN a \\", ["x", "a"]),
@@ -52,7 +52,11 @@ def test_lines_become_instructions(text: str, texts: list[str]) -> None:
         ("FROM x\nCMD [1]\n", "comprised of strings only"),
         ("# escape=x\nFROM x\n", "invalid ESCAPE 'x'"),
         ("# escape=`\n# escape=`\nFROM x\n", "only one escape parser directive"),
-        ("# nothing\n", "cannot be empty"),
+        ("# nothing\n", "file with no instructions"),
+        ("FROM x\nENV a\n", "on line 2: ENV must have two arguments"),
+        ("FROM x\nLABEL a=b c\n", "on line 2: Syntax error - can't find = in"),
+        ("FROM x\nHEALTHCHECK a\n", 'on line 2: Unknown type "A" in HEALTHCHECK'),
+        ('FROM x\nVOLUME ["a", " "]\n', "on line 2: VOLUME specified can not be an empty"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_line(text: str, complaint: str) -> None:
