@@ -76,7 +76,10 @@ def build_config(
         cap_add=host.cap_add,
         cap_drop=host.cap_drop,
         read_only=host.readonly_rootfs,
-        mounts=binds + to_oci(record.mounts),
+        # Parents before children: a volume at /etc must not hide /etc/hosts.
+        mounts=sorted(
+            [*binds, *to_oci(record.mounts)], key=lambda mount: mount["destination"].count("/")
+        ),
         shm_bytes=host.shm_size or DEFAULT_SHM_BYTES,
         resources=resources_of(host) | {"devices": rules_of(host)},
         devices=devices_of(host),

@@ -185,3 +185,8 @@ def test_volume_events(machine: Machine) -> None:
     words = ["events", "--since", "1h", "--until", now, "--filter", "type=volume"]
     shown = machine.out(*words, "--format", "{{.Action}} {{.Actor.ID}}").splitlines()
     assert shown == ["create v1", "mount v1", "unmount v1", "destroy v1"]
+
+
+def test_a_volume_does_not_hide_the_files_of_the_network(machine: Machine) -> None:
+    shown = machine.out("run", "--rm", "-v", "v1:/etc", "-h", "box", "box:1", "cat", "/etc/hosts")
+    assert "\tbox" in shown
