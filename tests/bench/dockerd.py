@@ -64,6 +64,8 @@ class Dockerd:
         self._process.wait()
         shutil.rmtree(self.root, ignore_errors=True)
         for group in Path("/sys/fs/cgroup").glob(f"*/{self.cgroup}"):
+            for inner in sorted(group.rglob("*/"), reverse=True):
+                inner.rmdir()
             group.rmdir()
 
 
