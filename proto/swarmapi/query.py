@@ -78,6 +78,11 @@ def time_ns(request: web.Request, name: str) -> int:
     return rest.read_time_ns(_param(request, name, rest.time(name)), request.query.get(name))
 
 
+def given(request: web.Request, name: str) -> bool:
+    """Tell whether a parameter has a value, also where that is 0."""
+    return bool(request.query.get(name))
+
+
 def filters(request: web.Request) -> dict[str, list[str]]:
     """Read `filters`, as `{"k":{"v":true}}` or `{"k":["v"]}`; a key not declared is refused."""
     declared = _param(request, "filters", rest.filters())

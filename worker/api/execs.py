@@ -5,8 +5,9 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from runtime.errors import RuntimeFailure
 from swarmapi import query, rest
-from swarmapi.errors import InvalidArgument
+from swarmapi.errors import InvalidArgument, SwarmError
 from swarmapi.rest import Route
 from worker.api import answers, hijack
 from worker.api.keys import engine_of
@@ -47,18 +48,16 @@ async def start(request: web.Request) -> web.StreamResponse:
         engine.run_detached(await engine.start_exec(found.id))
         return web.Response(status=200)
     config = found.config
+    engine.check_exec(found.id)
+    # the head first: a client that reads it together with output may lose that output
+    connection = hijack.take_over(request, hijack.content_type(request, tty=config.tty))
     try:
         running = await engine.start_exec(found.id)
-    except InvalidArgument as error:
-        if found.exit_code is None:
-            raise
-        # clients of an attached exec expect the upgrade, then the words, then the exit code
-        connection = hijack.take_over(request, hijack.content_type(request, tty=config.tty))
-        words = f"{error.message}\r\n".encode()
+    except (SwarmError, RuntimeFailure) as error:
+        words = f"{error}\r\n".encode()
         await connection.write(words if config.tty else hijack.frame(1, words))
         await connection.close()
         raise hijack.taken(request) from error
-    connection = hijack.take_over(request, hijack.content_type(request, tty=config.tty))
     shown = tuple(
         number for number, on in ((1, config.attach_stdout), (2, config.attach_stderr)) if on
     )

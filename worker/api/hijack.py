@@ -5,7 +5,10 @@ behind the request's head are taken from the parser, and the transport gets a pr
 """
 
 import asyncio
+import fcntl
 import struct
+import sys
+import termios
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Protocol
@@ -20,6 +23,7 @@ _FRAME = struct.Struct(">BxxxL")
 RAW = "application/vnd.docker.raw-stream"
 MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
 _READ_AHEAD_BYTES = 1 << 20
+_HEAD_PATIENCE_S, _HEAD_POLL_S = 0.25, 0.0005
 _CONTROLS = frozenset("abcdefghijklmnopqrstuvwxyz@[\\]^_")
 DEFAULT_DETACH_KEYS = b"\x10\x11"
 _live: set["Hijacked"] = set()
@@ -72,6 +76,7 @@ class Hijacked(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
         self.gone = asyncio.Event()
+        self._head_read = False
         _live.add(self)
 
     @override
@@ -117,9 +122,25 @@ class Hijacked(asyncio.Protocol):
 
     async def write(self, data: bytes) -> None:
         """Send output, as fast as the client takes it."""
+        if not self._head_read:
+            await self._await_head()
         await self._writable.wait()
         if not self.gone.is_set():
             self.transport.write(data)
+
+    async def _await_head(self) -> None:
+        """Hold output back until the client has read the head of the answer.
+
+        The Docker SDK for Python drops what it reads together with the head.
+        """
+        self._head_read = True
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _HEAD_PATIENCE_S
+        fd = self.transport.get_extra_info("socket").fileno()
+        while not self.gone.is_set() and loop.time() < deadline and _unread(fd):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_HEAD_POLL_S):
+                    await self.gone.wait()
 
     async def close(self) -> None:
         """Flush and close, which is how the client learns of the end."""
@@ -128,6 +149,14 @@ class Hijacked(asyncio.Protocol):
             async with asyncio.timeout(10):
                 await self.gone.wait()
         _live.discard(self)
+
+
+def _unread(fd: int) -> bool:
+    """Tell whether the other end has still to take something we sent (unix(7), SIOCOUTQ)."""
+    with suppress(OSError):
+        count = fcntl.ioctl(fd, termios.TIOCOUTQ, b"\0\0\0\0")
+        return int.from_bytes(count, sys.byteorder) > 0
+    return False
 
 
 def take_over(request: web.Request, kind: str) -> Hijacked:

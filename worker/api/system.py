@@ -164,7 +164,7 @@ async def events(request: web.Request) -> web.StreamResponse:
     engine = engine_of(request)
     wanted = query.filters(request)
     since_ns, until_ns = query.time_ns(request, "since"), query.time_ns(request, "until")
-    since = since_ns if request.query.get("since") else None  # 0 is a time, too
+    since = since_ns if query.given(request, "since") else None  # 0 is a time, too
     lines = JsonLines(request, end=b"\n")
     await lines.begin()
     async for event in engine.events.stream(since, until_ns or None):

@@ -388,16 +388,27 @@ class Engine:
         self._forget_old_execs()
         return exec_id
 
+    def check_exec(self, exec_id: str) -> None:
+        """Check that an exec could be started now.
+
+        Raises:
+            Conflict: when it has run, or its container does not run or is paused.
+        """
+        found = self.find_exec(exec_id)
+        if found.started or found.exit_code is not None:
+            raise Conflict(f"exec {exec_id} has already run")
+        if self._running(found.container_id).record.status == "paused":
+            raise Conflict(f"Container {found.container_id} is paused, unpause it before exec")
+
     async def start_exec(self, exec_id: str) -> Exec:
         """Run a prepared exec; its streams are the returned object's.
 
         Raises:
             InvalidArgument: with runc's words when the program cannot be run.
         """
+        self.check_exec(exec_id)
         found = self.find_exec(exec_id)
         container = self._running(found.container_id)
-        if container.record.status == "paused":
-            raise Conflict(f"Container {found.container_id} is paused, unpause it before exec")
         try:
             process = await asyncio.to_thread(self._exec_process, container.record, found.config)
         except InvalidArgument:

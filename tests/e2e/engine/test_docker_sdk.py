@@ -87,6 +87,15 @@ def test_life_of_a_container(sdk: DockerClient) -> None:
         sdk.containers.get("sdk2")
 
 
+def test_no_output_is_lost_with_the_head_of_the_answer(sdk: DockerClient) -> None:
+    box = sdk.containers.run("users:1", "sleep 1000", detach=True)
+    try:
+        for number in range(25):
+            assert box.exec_run(f"echo {number}", demux=True).output == (b"%d\n" % number, None)
+    finally:
+        box.remove(force=True)
+
+
 def test_logs_and_attach(sdk: DockerClient) -> None:
     box = sdk.containers.create("users:1", ["sh", "-c", "echo one; echo two >&2"])
     try:
