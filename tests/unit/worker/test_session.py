@@ -19,7 +19,7 @@ from worker.agent.session import Agent, AgentParts, Place
 from worker.agent.tasks import TaskTable
 from worker.engine.journal import Journal
 
-BEAT_EVERY_MS = 20
+BEAT_EVERY_MS = 200
 
 
 class Manager:
@@ -119,7 +119,7 @@ def test_a_manager_that_answers_is_kept(tmp_path: Path) -> None:
     async def main() -> None:
         only = Manager()
         agent = agent_of(tmp_path, [await only.start()])
-        await reached(agent, only, beats=20)
+        await reached(agent, only, beats=8)
         assert only.sessions == 1
 
     asyncio.run(main())
@@ -132,7 +132,7 @@ def test_a_manager_that_falls_silent_is_left_for_another(tmp_path: Path) -> None
         named = Manager(leader=await silent.start())
         agent = agent_of(tmp_path, [await named.start()])
         agent._parts.managers.append(alive.target)  # after a session the agent knows all
-        await reached(agent, alive, silent, named, beats=20)
+        await reached(agent, alive, silent, named, beats=8)
 
     asyncio.run(main())
 
