@@ -1,7 +1,6 @@
 """The cluster object: first contents, settings, join tokens, leaving."""
 
 from collections.abc import Callable
-from typing import Final
 
 from msgspec.structs import replace
 
@@ -9,7 +8,7 @@ from manager.ca.certificates import new_token
 from manager.control.nodes import check_demotion
 from manager.control.validate import check_cluster
 from manager.replica import OUT_OF_SEQUENCE, Store
-from manager.store.changes import Change, PutCluster, PutNetwork, PutNode
+from manager.store.changes import Change, PutCluster, PutNetwork, PutNode, SetNodeSpec
 from swarmapi.errors import Internal, NotFound, Unavailable
 from swarmapi.model.objects import Cluster, Network, Node
 from swarmapi.model.spec import ClusterSpec, NetworkSpec, NodeRole
@@ -17,7 +16,6 @@ from swarmapi.model.spec import ClusterSpec, NetworkSpec, NodeRole
 LEAVE_REFUSED = (
     "You are attempting to leave the swarm on a node that is participating as a manager. "
 )
-LEAVE_TRIES: Final = 5
 
 
 def first_changes(cluster: Cluster, node: Node, ingress_id: str) -> tuple[Change, ...]:
@@ -76,6 +74,7 @@ async def leave(store: Store, node_id: str, force: bool, request_id: str = "") -
 
     Raises:
         Unavailable: without `force`, as Docker does (status 503, with the consequences).
+        Internal: somebody changed the node's spec at the same time.
     """
     node = store.view.nodes.get(node_id)
     if node is None:
@@ -93,18 +92,9 @@ async def leave(store: Store, node_id: str, force: bool, request_id: str = "") -
         )
     if not node.is_manager or len(managers) == 1:
         return
-    for attempt in range(LEAVE_TRIES):
-        node = store.view.nodes.get(node_id)
-        if node is None or not node.is_manager:
-            return
-        check_demotion(store.view, node)
-        worker = replace(node.spec, role=NodeRole.WORKER)
-        change = PutNode(
-            node=replace(node, spec=worker), expect_version=node.meta.version, reason="node left"
-        )
-        try:
-            await store.propose((change,), request_id and f"{request_id}/{attempt}")
-            return
-        except Internal as error:  # the node's state moved meanwhile: nobody asked for a version
-            if error.message != OUT_OF_SEQUENCE or attempt + 1 == LEAVE_TRIES:
-                raise
+    check_demotion(store.view, node)
+    worker = replace(node.spec, role=NodeRole.WORKER)
+    change = SetNodeSpec(
+        node_id=node_id, spec=worker, read_index=node.meta.version, reason="node left"
+    )
+    await store.propose((change,), request_id)

@@ -2,8 +2,6 @@
 
 from typing import Final
 
-from msgspec.structs import replace
-
 from manager.control.lookup import (
     Filters,
     find_node,
@@ -12,7 +10,8 @@ from manager.control.lookup import (
     matches_prefix,
 )
 from manager.replica import OUT_OF_SEQUENCE, Store
-from manager.store.changes import Delete, PutNode
+from manager.store.changes import Delete, SetNodeSpec
+from manager.store.expect import is_spec_as_read
 from manager.store.view import View
 from swarmapi.errors import FailedPrecondition, Internal, InvalidArgument
 from swarmapi.ids import check_service_name
@@ -41,13 +40,16 @@ async def update_node(
 ) -> Node:
     """Replace a node's spec; a change of role is a promotion or demotion.
 
+    `version` is the node's when its spec was read. Sessions move it too; they are no conflict.
+
     Raises:
+        Internal: the spec was changed since.
         FailedPrecondition: it would demote the last manager.
     """
     node = find_node(store.view, key)
     if store.knows(request_id):
         return node
-    if node.meta.version != version:
+    if not is_spec_as_read(node, version):
         raise Internal(OUT_OF_SEQUENCE)
     if spec.name and spec.name != node.spec.name:
         try:
@@ -56,10 +58,9 @@ async def update_node(
             raise InvalidArgument(f"Name: {error.message}") from error
     if node.is_manager and spec.role is not NodeRole.MANAGER:
         check_demotion(store.view, node)
-    new = replace(node, spec=spec)
-    change = PutNode(node=new, expect_version=version, reason="node updated")
+    change = SetNodeSpec(node_id=node.id, spec=spec, read_index=version, reason="node updated")
     await store.propose((change,), request_id)
-    return store.view.nodes.get(node.id, new)
+    return store.view.nodes.get(node.id, node)
 
 
 async def remove_node(store: Store, key: str, force: bool, request_id: str = "") -> None:

@@ -85,6 +85,11 @@ def ended_by_itself(task: Task) -> bool:
     return task.status.state in (TaskState.COMPLETE, TaskState.FAILED, TaskState.REJECTED)
 
 
+def counts_as_attempt(task: Task, spec_version: int) -> bool:
+    """Tell whether a record counts where the restarts of a spec version are limited."""
+    return task.spec_version == spec_version and ended_by_itself(task)
+
+
 def is_filled(view: View, service: Service, slot: Slot) -> bool:
     """Tell whether a slot needs no new task: one is wanted, or policy forbids a restart.
 
@@ -120,8 +125,7 @@ def may_restart(view: View, service: Service, slot: Slot, ended: Task) -> bool:
         1
         for t in slot.tasks
         if t.id != ended.id
-        and t.spec_version == ended.spec_version
-        and ended_by_itself(t)
+        and counts_as_attempt(t, ended.spec_version)
         and t.status.applied_ns > since_ns
     )
     return used < policy.max_attempts

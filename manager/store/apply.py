@@ -106,7 +106,15 @@ def _put_node(fx: Effects, change: c.PutNode) -> None:
         node = replace(node, ingress_address=old.ingress_address, mesh_slot=old.mesh_slot)
     if old is None or node.state != old.state:
         node = replace(node, state_changed_ns=fx.now_ns)
+    if old is None or node.spec != old.spec:
+        node = replace(node, spec_index=fx.index)
     store_node(fx, old, node)
+
+
+def _set_node_spec(fx: Effects, change: c.SetNodeSpec) -> None:
+    node = fx.view.nodes.get(change.node_id)
+    if node is not None:
+        store_node(fx, node, replace(node, spec=change.spec, spec_index=fx.index))
 
 
 def _put_service(fx: Effects, change: c.PutService) -> None:
@@ -293,6 +301,7 @@ def _set_update_status(fx: Effects, change: c.SetUpdateStatus) -> None:
 _HANDLERS: Final[dict[type, Callable[[Effects, Any], None]]] = {
     c.PutCluster: _put_cluster,
     c.PutNode: _put_node,
+    c.SetNodeSpec: _set_node_spec,
     c.PutService: _put_service,
     c.PutNetwork: _put_network,
     c.PutSpecVersion: _put_spec,

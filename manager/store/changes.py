@@ -25,6 +25,7 @@ from swarmapi.model.objects import (
     UpdateStatus,
 )
 from swarmapi.model.objects import NetworkAddress as TaskAddress
+from swarmapi.model.spec import NodeSpec
 
 FORMAT: Final = 1
 
@@ -47,6 +48,18 @@ class PutNode(ChangeBase, frozen=True, tag="put_node"):
 
     node: Node
     expect_version: int | None = None
+
+
+class SetNodeSpec(ChangeBase, frozen=True, tag="set_node_spec"):
+    """Replace a node's spec, by somebody who read the node at the version `read_index`.
+
+    The version moves with each session and description too, which are nothing to the writer:
+    only a spec written after that read is a conflict.
+    """
+
+    node_id: str
+    spec: NodeSpec
+    read_index: int
 
 
 class PutService(ChangeBase, frozen=True, tag="put_service"):
@@ -191,6 +204,7 @@ class Unknown(ChangeBase, frozen=True, tag="unknown"):
 Change: TypeAlias = (
     PutCluster
     | PutNode
+    | SetNodeSpec
     | PutService
     | PutNetwork
     | PutSpecVersion

@@ -7,6 +7,7 @@ import msgspec
 from manager.store import changes as c
 from manager.store.view import View
 from swarmapi.model.objects import Node
+from swarmapi.model.spec import NodeRole, NodeSpec
 
 Key = tuple[str, str]
 """(kind, id) of an object."""
@@ -35,7 +36,10 @@ def find_conflict(view: View, changes: tuple[c.Change, ...]) -> Conflict | None:
             case c.PutNode(node=node):
                 found_node = view.nodes.get(node.id)
                 conflict = _version("node", node.id, found_node, change.expect_version)
-                conflict = conflict or _last_manager(view, node)
+                conflict = conflict or _last_manager(view, node.id, node.spec)
+            case c.SetNodeSpec(node_id=node_id):
+                conflict = _node_spec(view, node_id, change.read_index)
+                conflict = conflict or _last_manager(view, node_id, change.spec)
             case c.PutService(service=service):
                 found_service = view.services.get(service.id)
                 conflict = _version("service", service.id, found_service, change.expect_version)
@@ -82,15 +86,30 @@ def _name(view: View, names: set[Key], kind: str, name: str, object_id: str) -> 
     return Conflict(code="name", object=kind, id=owner or object_id, message=message)
 
 
-def _last_manager(view: View, node: Node) -> Conflict | None:
-    """Two demotions at a time each see the other one's manager; only here they have an order."""
-    old = view.nodes.get(node.id)
-    if old is None or node.is_manager or not old.is_manager:
+def is_spec_as_read(node: Node, read_index: int) -> bool:
+    """Tell whether a node's spec is still the one that was read at a version of the node."""
+    return node.spec_index <= read_index <= node.meta.version
+
+
+def _node_spec(view: View, node_id: str, read_index: int) -> Conflict | None:
+    node = view.nodes.get(node_id)
+    if node is None:
+        return _version("node", node_id, None, read_index)
+    if is_spec_as_read(node, read_index):
         return None
-    if any(n.is_manager and n.id != node.id for n in view.nodes.values()):
+    message = f"update out of sequence: the spec of node {node_id} was not read last; read it again"
+    return Conflict(code="version", object="node", id=node_id, message=message)
+
+
+def _last_manager(view: View, node_id: str, spec: NodeSpec) -> Conflict | None:
+    """Two demotions at a time each see the other one's manager; only here they have an order."""
+    old = view.nodes.get(node_id)
+    if old is None or spec.role is NodeRole.MANAGER or not old.is_manager:
+        return None
+    if any(n.is_manager and n.id != node_id for n in view.nodes.values()):
         return None
     message = "attempting to demote the last manager of the swarm"
-    return Conflict(code="manager", object="node", id=node.id, message=message)
+    return Conflict(code="manager", object="node", id=node_id, message=message)
 
 
 def _check_delete(view: View, change: c.Delete) -> Conflict | None:

@@ -242,6 +242,8 @@ class NodeDescription(Stored, frozen=True):
 class Node(Stored, frozen=True):
     id: str
     spec: NodeSpec = NodeSpec()
+    spec_index: int = 0
+    """Raft index of the last write of the spec; set by apply."""
     meta: Meta = Meta()
     description: NodeDescription = NodeDescription()
     state: NodeState = NodeState.UNKNOWN

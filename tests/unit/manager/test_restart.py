@@ -1,12 +1,13 @@
 """Restart policy, delays, attempts and the reaper."""
 
 import pytest
+from msgspec.structs import replace
 
 from manager import reconcile
 from manager.store import changes as c
 from manager.store.snapshot import dump, restore
 from swarmapi.model.objects import NodeState, Task, TaskState
-from swarmapi.model.spec import RestartCondition
+from swarmapi.model.spec import Availability, RestartCondition
 from tests.builders import SECOND, World, node, spec
 
 
@@ -171,6 +172,33 @@ def test_history_keeps_what_counts_attempts() -> None:
     made.dirty = set(reconcile.all_keys(made.view))
     made.converge()
     assert not made.running("s")
+
+
+def _leave_node(made: World) -> None:
+    """Let the only task of `s` be moved off its node."""
+    (task,) = made.running("s")
+    old = made.view.nodes[task.node_id]
+    for availability in (Availability.DRAIN, Availability.ACTIVE):
+        changed = replace(old.spec, availability=availability)
+        version = made.view.nodes[old.id].meta.version
+        made.commit(c.SetNodeSpec(node_id=old.id, spec=changed, read_index=version))
+        for _ in range(3):
+            made.acknowledge()
+            made.converge()
+    assert made.running("s")[0].id != task.id
+
+
+@pytest.mark.parametrize("moves", [1, 6])
+def test_moves_off_a_node_use_up_no_attempts_and_hide_none(moves: int) -> None:
+    made = started(history=1, max_attempts=2)
+    made.add_nodes(node("n2"))
+    for failures in range(3):
+        for _ in range(moves):
+            _leave_node(made)
+        end(made, TaskState.FAILED)
+        made.converge()
+        assert bool(made.running("s")) is (failures < 2)
+    assert len(made.view.tasks_of_service("s")) == 3
 
 
 def test_last_record_of_a_filled_slot_stays() -> None:

@@ -274,15 +274,36 @@ def test_snapshot_passes_over_unknown_kinds() -> None:
     assert list(dump(restore([*dump(made.view), chunk]))) == list(dump(made.view))
 
 
+def test_a_node_spec_conflicts_only_with_a_later_spec() -> None:
+    made = World()
+    made.add_nodes(node("n1"))
+
+    def write(read_index: int, node_id: str = "n1") -> str:
+        change = c.SetNodeSpec(node_id=node_id, spec=NodeSpec(), read_index=read_index)
+        conflict = made.commit(change).conflict
+        return conflict.code if conflict is not None else ""
+
+    read = made.view.nodes["n1"].meta.version
+    made.commit(c.SetNodeStatus(node_id="n1", state=NodeState.DOWN))
+    made.commit(c.SetNodeMesh(node_id="n1", ingress_address="10.0.0.9/24", mesh_slot=3))
+    stored = made.view.nodes["n1"]
+    assert stored.meta.version > read
+    assert write(stored.meta.version + 1) == "version"
+    assert write(read - 1) == "version"
+    assert write(read, "n2") == "missing"
+    assert write(read) == ""
+    after = made.view.nodes["n1"]
+    assert (after.state, after.mesh_slot) == (stored.state, stored.mesh_slot)
+    assert write(read) == write(stored.meta.version) == "version"
+    assert write(after.meta.version) == ""
+
+
 def test_one_manager_stays_whoever_demotes_at_the_same_time() -> None:
     made = World()
     managers = [replace(node(i), spec=NodeSpec(role=NodeRole.MANAGER)) for i in ("m1", "m2")]
     made.add_nodes(*managers)
     demotions = [
-        c.PutNode(
-            node=replace(made.view.nodes[i], spec=NodeSpec()),
-            expect_version=made.view.nodes[i].meta.version,
-        )
+        c.SetNodeSpec(node_id=i, spec=NodeSpec(), read_index=made.view.nodes[i].meta.version)
         for i in ("m1", "m2")
     ]
     assert made.commit(demotions[0]).conflict is None

@@ -11,7 +11,8 @@ from aiohttp.test_utils import TestClient, TestServer
 from manager.api.app import FORWARDED, build_app
 from manager.logbroker.broker import LogBroker
 from manager.replica import LogStatus
-from swarmapi.model.objects import TaskState
+from manager.store.changes import SetNodeDescription
+from swarmapi.model.objects import NodeDescription, TaskState
 from tests.unit.manager_shell.cluster import MemoryCluster, NoForwarder, no_session
 
 OUT_OF_SEQUENCE = "rpc error: code = Unknown desc = update out of sequence"
@@ -311,6 +312,14 @@ def test_nodes_are_listed_updated_and_guarded() -> None:
         assert changed["Spec"]["Availability"] == "drain"
         assert len(await get(client, "/nodes", filters={"node.label": ["zone=a"]})) == 1
         assert await get(client, "/nodes", filters={"node.label": ["zone=b"]}) == []
+        path = f"/nodes/m1/update?version={changed['Version']['Index']}"
+        # a session begins between the read and the write: the version moves, the spec does not
+        begins = SetNodeDescription(node_id="m1", description=NodeDescription(hostname="host2"))
+        await cluster.store.propose((begins,))
+        assert (await get(client, "/nodes/m1"))["Version"]["Index"] > changed["Version"]["Index"]
+        await post(client, path, wanted)
+        assert (await post(client, path, wanted, 500))["message"] == OUT_OF_SEQUENCE
+        changed = await get(client, "/nodes/m1")
         path = f"/nodes/m1/update?version={changed['Version']['Index']}"
         refused = await post(client, path, {**wanted, "Role": "worker"}, 400)
         assert "last manager" in refused["message"]
