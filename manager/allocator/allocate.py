@@ -4,6 +4,8 @@ What is in use is an index of the View, kept by apply; a released address stays 
 its quarantine record until no node's table can name it any more.
 """
 
+import itertools
+from functools import partial
 from typing import Final
 
 from manager.allocator.pools import AddressPool, free_subnet, overlapping
@@ -15,7 +17,7 @@ from manager.store.changes import (
     SetNodeMesh,
     SetServiceEndpoint,
 )
-from manager.store.turn import Turn
+from manager.store.turn import NOT_COMMITTED, Turn
 from manager.store.view import NEW, View, bare, is_unallocated
 from swarmapi.model import defaults
 from swarmapi.model.objects import (
@@ -56,28 +58,38 @@ class _Allocation:
         self._turn = turn
         self._pools: dict[str, AddressPool] = {}
         self._mesh_slots: set[int] | None = None
+        self._holders: dict[str, list[str]] | None = None
+        """Network id to the nodes that have acknowledged a table of it, made at first need."""
 
     def release(self) -> None:
-        """End the quarantine of addresses that no node's table names any more."""
+        """End the quarantine of addresses that no node's table names any more.
+
+        A network's records are in the order of their indexes, so only those that end are looked at.
+        """
         view = self._turn.view
-        for record_id in sorted(view.quarantined):
-            if self._turn.is_full():
-                self._turn.wake_at(self._turn.now_ns)
-                return
-            record = view.quarantined[record_id]
-            network = view.networks.get(record.network_id)
-            if network is None or self._is_forgotten(network, record.index):
+        for network_id in view.quarantine.filled():
+            network = view.networks.get(network_id)
+            known = self._known_by_all(network) if network is not None else NOT_COMMITTED
+            queue = view.quarantine.of(network_id).items()
+            free = list(itertools.takewhile(partial(_is_within, known), queue))
+            for record_id, _ in free:
+                if self._turn.is_full():
+                    self._turn.wake_at(self._turn.now_ns)
+                    return
                 reason = "no node's table names it any more"
                 self._turn.emit(Delete(object="quarantined", id=record_id, reason=reason))
 
-    def _is_forgotten(self, network: Network, index: int) -> bool:
-        holders = set(self._turn.view.participants(network))
-        holders |= {n for n, known in self._turn.acks.items() if network.id in known}
-        return all(
-            self._turn.acks.get(node_id, {}).get(network.id, 0) >= index
-            for node_id in holders
-            if node_id in self._turn.view.nodes
-        )
+    def _known_by_all(self, network: Network) -> int:
+        """Return the table revision that every node with the table has, any without such nodes."""
+        acks, nodes = self._turn.acks, self._turn.view.nodes
+        if self._holders is None:
+            self._holders = {}
+            for node_id, known in acks.items():
+                for network_id in known:
+                    self._holders.setdefault(network_id, []).append(node_id)
+        holders = {*self._turn.view.participants(network), *self._holders.get(network.id, ())}
+        revisions = (acks.get(n, {}).get(network.id, 0) for n in holders if n in nodes)
+        return min(revisions, default=NOT_COMMITTED)
 
     def network(self, network: Network) -> None:
         """Give a network its subnet, gateway and VXLAN id."""
@@ -222,6 +234,10 @@ class _Allocation:
             used = self._turn.view.addresses_of.of(network.id)
             pool = self._pools[network.id] = AddressPool(network.subnet, network.gateway, used)
         return pool.take()
+
+
+def _is_within(known: int, record: tuple[str, int]) -> bool:
+    return record[1] <= known
 
 
 def _is_mesh(network: Network | None) -> bool:

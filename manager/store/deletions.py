@@ -65,9 +65,9 @@ def _delete_network(fx: Effects, network_id: str) -> None:
     if network.spec.ingress:  # the next ingress network gives the nodes addresses of its own
         for node in [n for n in fx.view.nodes.values() if n.ingress_address]:
             store_node(fx, node, replace(node, ingress_address=""))
-    for record in [q for q in fx.view.quarantined.values() if q.network_id == network_id]:
-        fx.view.drop_quarantined(record.id)
-        fx.touch("quarantined", record.id)
+    for record_id in tuple(fx.view.quarantine.of(network_id)):
+        fx.view.drop_quarantined(record_id)
+        fx.touch("quarantined", record_id)
     fx.view.drop_network(network_id)
     fx.touch("network", network_id)
     fx.dirty.add(("network", network_id))

@@ -1,6 +1,6 @@
-"""A mapping and an index that can lie over another one and leave it unwritten."""
+"""A mapping, an index and queues that can lie over another one and leave it unwritten."""
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Generic, TypeVar
 
 from swarmapi.override import override
@@ -86,4 +86,48 @@ class Index(Generic[K]):
         own = self._sets.get(key)
         if own is None:
             own = self._sets[key] = set(self._base.of(key)) if self._base is not None else set()
+        return own
+
+
+class Queues:
+    """Key to ids with a number each, in the order of the numbers; copied at the first write."""
+
+    __slots__ = ("_base", "_queues")
+
+    def __init__(self, base: "Queues | None" = None) -> None:
+        self._base = base
+        self._queues: dict[str, dict[str, int]] = {}
+
+    def filled(self) -> list[str]:
+        """Return the keys whose queue is not empty, in order."""
+        known = set(self._queues).union(self._base.filled() if self._base is not None else ())
+        return sorted(key for key in known if self.of(key))
+
+    def of(self, key: str) -> Mapping[str, int]:
+        """Return the ids under `key` with their numbers, the lowest first; read only."""
+        found = self._queues.get(key)
+        if found is None:
+            return self._base.of(key) if self._base is not None else {}
+        return found
+
+    def add(self, key: str, member: str, number: int) -> None:
+        """Put an id into a queue: at its end, when the numbers grow as they do."""
+        queue = self._writable(key)
+        queue.pop(member, None)
+        last = next(reversed(queue.values()), number)
+        queue[member] = number
+        if number < last:
+            self._queues[key] = dict(sorted(queue.items(), key=lambda item: item[1]))
+
+    def discard(self, key: str, member: str) -> None:
+        """Take an id out of a queue."""
+        queue = self._writable(key)
+        queue.pop(member, None)
+        if not queue and self._base is None:
+            del self._queues[key]
+
+    def _writable(self, key: str) -> dict[str, int]:
+        own = self._queues.get(key)
+        if own is None:
+            own = self._queues[key] = dict(self._base.of(key)) if self._base is not None else {}
         return own

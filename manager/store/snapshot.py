@@ -55,7 +55,7 @@ def dump(view: View) -> Iterator[bytes]:
         ("spec", _by_key(view.specs)),
         ("service", _by_key(view.services)),
         ("task", _by_key(view.tasks)),
-        ("quarantined", _by_key(view.quarantined)),
+        ("quarantined", sorted(view.quarantined.values(), key=lambda q: (q.index, q.id))),
     )
     for kind, objects in tables:
         for start in range(0, len(objects), CHUNK_OBJECTS):

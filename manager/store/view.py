@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, MutableMapping
 from typing import NamedTuple, TypeVar
 
-from manager.store.layers import Index, Layer
+from manager.store.layers import Index, Layer, Queues
 from swarmapi.model import defaults
 from swarmapi.model.objects import (
     Cluster,
@@ -133,6 +133,8 @@ class View:
         def over(name: str) -> Index[str]:
             return Index(getattr(base, name) if base is not None else None)
 
+        self.quarantine: Queues = Queues(base.quarantine if base else None)
+        """Network id to quarantine records with their indexes, the oldest first."""
         self.by_service = over("by_service")
         self.by_node = over("by_node")
         self.by_stage = over("by_stage")
@@ -302,11 +304,13 @@ class View:
     def put_quarantined(self, record: Quarantined) -> None:
         """Keep an address out of its pool."""
         self.quarantined[record.id] = record
+        self.quarantine.add(record.network_id, record.id, record.index)
         self.addresses_of.add(record.network_id, record.address)
 
     def drop_quarantined(self, record_id: str) -> None:
         """Give an address back to its pool."""
         record = self.quarantined.pop(record_id)
+        self.quarantine.discard(record.network_id, record_id)
         self.addresses_of.discard(record.network_id, record.address)
 
     def put_task(self, task: Task) -> None:

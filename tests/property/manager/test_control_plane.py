@@ -1,15 +1,20 @@
 """Properties of the store and the turn under arbitrary histories."""
 
+from random import Random
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manager import reconcile
+from manager.allocator.allocate import allocate
 from manager.allocator.pools import AddressPool, free_subnet, overlapping
 from manager.store import changes as c
 from manager.store.apply import apply
-from manager.store.layers import Index
+from manager.store.layers import Index, Queues
 from manager.store.snapshot import dump, restore
+from manager.store.turn import Acks, Env, Turn
 from manager.store.view import View
+from swarmapi.model.objects import Quarantined
 from tests.builders import MIB, World, node, spec
 from tests.sim.cluster.simulation import Simulation
 
@@ -22,6 +27,8 @@ def indexes(view: View) -> dict[str, object]:
     for name, value in vars(view).items():
         if isinstance(value, Index):
             found[name] = {k: sorted(v) for k, v in value._sets.items() if v}
+        elif isinstance(value, Queues):
+            found[name] = {key: sorted(value.of(key).items()) for key in value.filled()}
         elif name in ("names", "demands", "replicas_on", "host_ports_of", "ports", "members"):
             found[name] = dict(value)
         elif name == "loads":
@@ -133,3 +140,54 @@ def test_subnets_never_overlap(prefixes: list[int]) -> None:
             continue
         assert overlapping(subnet, used) is None
         used.append(subnet)
+
+
+@FEW
+@given(st.integers(0, 10_000), st.integers(50, 250), st.randoms(use_true_random=False))
+def test_release_equals_the_computation_over_all_records(
+    seed: int, steps: int, chance: Random
+) -> None:
+    """What leaves quarantine is what every holder's acknowledged revision has passed."""
+    simulation = Simulation(seed)
+    for _ in range(steps):
+        simulation.step()
+    world, view = simulation.world, simulation.view
+    for number in range(chance.randrange(8)):  # some that no history left, at any index
+        network_id = chance.choice(sorted(view.networks))
+        world.view.put_quarantined(
+            Quarantined(
+                id=f"{network_id}/x{number}",
+                network_id=network_id,
+                address=f"192.0.2.{number}",
+                index=chance.randrange(view.index + 2),
+            )
+        )
+    behind = {
+        node_id: {n: chance.choice((r, r, chance.randrange(r + 1))) for n, r in known.items()}
+        for node_id, known in world.acks.items()
+    }
+    in_order: dict[str, list[tuple[str, int]]] = {}
+    for record in sorted(view.quarantined.values(), key=lambda q: (q.network_id, q.index)):
+        in_order.setdefault(record.network_id, []).append((record.id, record.index))
+    queues = {n: sorted(view.quarantine.of(n).items()) for n in view.quarantine.filled()}
+    assert queues == {n: sorted(records) for n, records in in_order.items()}
+    assert all(
+        list(view.quarantine.of(n).values()) == [index for _, index in records]
+        for n, records in in_order.items()
+    )
+    turn = Turn(view, Env(world.now_ns, world.new_id), behind)
+    allocate(turn)
+    released = {x.id for x in turn.changes if isinstance(x, c.Delete) and x.object == "quarantined"}
+    assert turn.is_full() or released == {
+        record.id for record in view.quarantined.values() if _is_forgotten(view, record, behind)
+    }
+
+
+def _is_forgotten(view: View, record: Quarantined, acks: Acks) -> bool:
+    network = view.networks[record.network_id]
+    holders = {*view.participants(network), *(n for n in acks if network.id in acks[n])}
+    return all(
+        acks.get(node_id, {}).get(network.id, 0) >= record.index
+        for node_id in holders
+        if node_id in view.nodes
+    )
