@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 PRIVILEGED = {"privileged", "e2e"}
 HERE = Path(__file__).parent
@@ -12,6 +13,14 @@ HERE = Path(__file__).parent
 
 def in_ci() -> bool:
     return os.environ.get("CI", "").lower() == "true"
+
+
+# A loaded machine is slow, which is no finding. The gate runs the same examples every time; new
+# ones are looked for by `make check`.
+settings.register_profile(
+    "patient", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=in_ci()
+)
+settings.load_profile("patient")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -25,7 +25,7 @@ MEMBERS = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(MEMBERS, max_size=8))
 def test_no_stream_leaves_its_root(members: list[tuple[tarfile.TarInfo, bytes]]) -> None:
     with tempfile.TemporaryDirectory() as directory:
@@ -46,7 +46,7 @@ def test_no_stream_leaves_its_root(members: list[tuple[tarfile.TarInfo, bytes]])
         assert secret.stat().st_nlink == 1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.dictionaries(
         st.text("abcé ", min_size=1, max_size=6).map(lambda n: f"d/{n}"),

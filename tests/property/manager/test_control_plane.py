@@ -18,7 +18,7 @@ from swarmapi.model.objects import Quarantined
 from tests.builders import MIB, World, node, spec
 from tests.sim.cluster.simulation import Simulation
 
-FEW = settings(max_examples=25, deadline=None)
+FEW = settings(max_examples=25)
 
 
 def indexes(view: View) -> dict[str, object]:

@@ -77,7 +77,7 @@ def kept(desired: DesiredState) -> list[nx.TableState | None]:
     return [*desired.containers["c"], desired.node]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.tuples(tables(), bridges()), min_size=2, max_size=4))
 def test_the_difference_reaches_the_plan(
     steps: list[tuple[NetworkTable, dict[str, LocalBridge]]],
@@ -95,7 +95,7 @@ def test_the_difference_reaches_the_plan(
         present = desired
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(tables(), tables(), bridges())
 def test_remembering_changes_nothing(
     first: NetworkTable, second: NetworkTable, local: dict[str, LocalBridge]
@@ -106,7 +106,7 @@ def test_remembering_changes_nothing(
     assert again == Planner("n1").plan({"net": second}, [CONTAINER], local)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(tables())
 def test_every_vip_answer_leads_somewhere(table: NetworkTable) -> None:
     desired = Planner("n1").plan({"net": table}, [CONTAINER], {})
