@@ -240,6 +240,8 @@ class Engine:
         check_name(name)
         container = self._table.get(reference)
         before = container.record.name
+        if name == before:
+            raise InvalidArgument("Renaming a container with the same name as its current name")
         await self._table.rename(container, name)
         await self.connections.renamed(container.record)
         self._emit(container, "rename", {"oldName": f"/{before}"})

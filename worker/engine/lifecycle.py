@@ -134,6 +134,8 @@ class Lifecycle:
     async def kill(self, container: Container, signal: str = "KILL") -> None:
         """Send a signal; KILL and the stop signal also end the restart policy's claim.
 
+        KILL returns when the container has ended, as with Docker.
+
         Raises:
             Conflict: when the container is not running.
         """
@@ -144,6 +146,8 @@ class Lifecycle:
         final = number in (signals.SIGKILL, signal_number(stop_signal_of(record)))
         await self._signal(container, number, final=final)
         self._emit(container, "kill", {"signal": str(int(number))})
+        if number == signals.SIGKILL:
+            await self._await_end(container)
 
     async def pause(self, container: Container) -> None:
         """Freeze every process of the container."""
@@ -416,6 +420,9 @@ class Lifecycle:
 
     async def _kill(self, container: Container) -> None:
         await self._signal(container, signals.SIGKILL, final=True)
+        await self._await_end(container)
+
+    async def _await_end(self, container: Container) -> None:
         try:
             async with asyncio.timeout(KILL_WAIT_S):
                 await self.wait(container)

@@ -90,6 +90,7 @@ ROWS = [
     ("pause {c}-done", "", "is not running", 1),
     ("unpause {c}-main", "", "is not paused", 1),
     ("rename {c}-main {c}-done", "", 'name "/{c}-done" is already in use by container "', 1),
+    ("rename {c}-main {c}-main", "", "same name as its current name", 1),
     ("rename {c}-main x/y", "", r"Invalid container name \(x/y\)", 1),
     ("run --name {c}-main users:1", "", 'name "/{c}-main" is already in use', 125),
     ("run --name a@b users:1", "", r"Invalid container name \(a@b\)", 125),
@@ -156,6 +157,13 @@ def test_life(client: Client, name: str) -> None:
         assert waiting.communicate(timeout=20)[0] == "137\n"
     client.good("rename", name, f"{name}2")
     assert client.good("rm", "-v", f"{name}2") == f"{name}2\n"
+
+
+def test_a_killed_container_can_be_removed_at_once(client: Client, name: str) -> None:
+    for _ in range(3):
+        client.good("run", "-d", "--name", name, *SLEEP)
+        client.good("kill", name)
+        client.good("rm", name)
 
 
 def test_update_changes_the_kernels_limits(client: Client, name: str) -> None:
