@@ -193,6 +193,12 @@ def size() -> dict[str, str] | None:
     return {"h": str(rows), "w": str(columns)} if columns and rows else None
 
 
+def console_size() -> list[int]:
+    """Return our terminal's rows and columns, for one that is to be made; 0, 0 without one."""
+    query = size() or {"h": "0", "w": "0"}
+    return [int(query["h"]), int(query["w"])]
+
+
 @contextmanager
 def resized(client: Client, path: str, *, wanted: bool) -> Iterator[None]:
     """Give the other terminal our size, now and after every change."""

@@ -22,6 +22,8 @@ def _configure_run(parser: Parser) -> None:
 def _create_container(client: Client, args: Namespace, *, detach: bool) -> str:
     """Create, pulling the image where it is missing; every failure is code 125."""
     body = create.container_body(args, detach=detach)
+    if args.tty:
+        body["HostConfig"]["ConsoleSize"] = attach.console_size()
     given = {"name": args.name, "platform": args.platform}
     query = {name: value for name, value in given.items() if value}
     if args.cidfile and os.path.exists(args.cidfile):
@@ -147,6 +149,8 @@ def _exec(client: Client, args: Namespace) -> int:
         "Cmd": args.command,
         "DetachKeys": args.detach_keys,
     }
+    if args.tty:
+        body["ConsoleSize"] = attach.console_size()
     path = f"/containers/{segment(args.container)}/exec"
     identity = client.call("POST", path, body=body)["Id"]
     start = {"Detach": args.detach, "Tty": args.tty}
