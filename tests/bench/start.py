@@ -92,16 +92,36 @@ class Arena:
         await self._supervisor.delete(launch.container_id)
         return spent_ms
 
+    def own_parallel(self, count: int) -> float:
+        """Run containers with the supervisor, all at once; returns milliseconds."""
+
+        async def all_of_them() -> float:
+            started = time.perf_counter()
+            await asyncio.gather(*(self._own() for _ in range(count)))
+            return (time.perf_counter() - started) * 1000
+
+        return self._runner.run(all_of_them())
+
     def peer(self, name: str) -> float:
         """Run one container with a peer; returns milliseconds."""
-        container = f"swrt-bench-{os.getpid()}-{next(self._numbers)}"
+        return self.peer_parallel(name, 1)
+
+    def peer_parallel(self, name: str, count: int) -> float:
+        """Run containers with a peer, all at once; returns milliseconds."""
         state = str(self._base / "peer-state")
-        command = [peers.program(name), "--root", state, "run", "-b", str(self._base), container]
+        command = [peers.program(name), "--root", state, "run", "-b", str(self._base)]
         started = time.perf_counter()
-        subprocess.run(
-            command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            env=self._environment, preexec_fn=hide_v2 if self._hybrid else None,
-        )  # fmt: skip
+        running = [
+            subprocess.Popen(
+                [*command, f"swrt-bench-{os.getpid()}-{next(self._numbers)}"],
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                env=self._environment, preexec_fn=hide_v2 if self._hybrid else None,
+            )
+            for _ in range(count)
+        ]  # fmt: skip
+        codes = [process.wait() for process in running]
+        if any(codes):
+            raise RuntimeError(f"{name} fails")
         return (time.perf_counter() - started) * 1000
 
     def close(self) -> None:
