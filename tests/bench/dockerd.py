@@ -52,7 +52,10 @@ class Dockerd:
         links.mkdir()
         (links / "iptables").symlink_to(peers.program("iptables-nft") or "/usr/sbin/iptables")
         found = peers.environment()
-        return {**found, "PATH": f"{links}:{found['PATH']}"}
+        more = {"PATH": f"{links}:{found['PATH']}"}
+        for directory in peers.ROOT.glob("usr/lib/*-linux-gnu/xtables"):
+            more["XTABLES_LIBDIR"] = str(directory)
+        return {**found, **more}
 
     @property
     def namespace_pid(self) -> int:
