@@ -1,6 +1,5 @@
 """The aiohttp application: versions, headers, errors and the table of routes."""
 
-import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable, Sequence
@@ -40,6 +39,8 @@ MODULES = (
     networks,
 )  # fmt: skip
 """Those with a table of routes, `ROUTES`."""
+BEGUN = web.RequestKey("begun", web.StreamResponse)
+"""The answer whose head is out, or about to be."""
 _BODY_LIMIT_BYTES = 16 << 20
 _STATUS: Sequence[tuple[type[RuntimeFailure], int]] = (
     (ImageNotFound, 404),
@@ -92,25 +93,37 @@ def status_of(error: RuntimeFailure) -> int:
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
-    except SwarmError as error:
-        return failure(error.http_status, error.message)
-    except RuntimeFailure as error:
-        return failure(status_of(error), str(error))
-    except web.HTTPMethodNotAllowed:
-        return failure(405, "method not allowed")
-    except web.HTTPRequestEntityTooLarge:
-        return failure(413, "request body too large")
-    except web.HTTPException as error:
-        return failure(error.status, error.reason)
-    except asyncio.CancelledError:
-        raise
-    except ConnectionError:
-        return failure(499, "the client went away")
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in FULL:
+        begun = request.get(BEGUN)
+        if begun is None:
+            return _refusal(request, error)
+        # A second answer would be read as a part of the first: without its end, the client sees
+        # that it is not whole.
+        if not isinstance(error, ConnectionError):
+            log.exception("%s %s broke off", request.method, request.path)
+        if request.transport is not None:
+            request.transport.abort()
+        return begun
+
+
+def _refusal(request: web.Request, error: Exception) -> web.Response:
+    match error:
+        case SwarmError():
+            return failure(error.http_status, error.message)
+        case RuntimeFailure():
+            return failure(status_of(error), str(error))
+        case web.HTTPMethodNotAllowed():
+            return failure(405, "method not allowed")
+        case web.HTTPRequestEntityTooLarge():
+            return failure(413, "request body too large")
+        case web.HTTPException():
+            return failure(error.status, error.reason)
+        case ConnectionError() if request.transport is None or request.transport.is_closing():
+            return failure(499, "the client went away")
+        case OSError() if error.errno in FULL:
             return failure(500, "no space left on device: make some, for example by image prune")
-        log.exception("%s %s failed", request.method, request.path)
-        return failure(500, f"internal error: {type(error).__name__}: {error}")
+    log.error("%s %s failed", request.method, request.path, exc_info=error)
+    return failure(500, f"internal error: {type(error).__name__}: {error}")
 
 
 @web.middleware
@@ -142,6 +155,7 @@ async def _refused(request: web.Request, handler: Handler) -> web.StreamResponse
 
 
 async def _headers(request: web.Request, response: web.StreamResponse) -> None:
+    request[BEGUN] = response
     response.headers["Api-Version"] = API_VERSION
     response.headers["Ostype"] = "linux"
     response.headers["Docker-Experimental"] = "true"
