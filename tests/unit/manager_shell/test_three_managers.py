@@ -127,7 +127,7 @@ def test_join_forward_lose_the_leader_and_come_back(tmp_path: Path) -> None:
         status, made = await third.rest("POST", "/v1.50/services/create", spec)
         assert status == 201
         agent = Agent(second.address, second.tls, second.node_id)
-        code, _, metadata = await agent.failure()
+        code, _, metadata = await agent.refused()
         assert (code, metadata["swarm-leader"]) == ("UNAVAILABLE", first.address)
         await agent.close()
         await first.stop()
