@@ -94,7 +94,7 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except Exception as error:
-        begun = request.get(BEGUN)
+        begun: web.StreamResponse | None = request.get(BEGUN)
         if begun is None:
             return _refusal(request, error)
         # A second answer would be read as a part of the first: without its end, the client sees
