@@ -15,9 +15,10 @@ from runtime.errors import StartFailed, SysError, Unsupported
 from runtime.supervisor import kernel, process
 from runtime.supervisor.kernel import AT_FDCWD
 from runtime.supervisor.plan import EXISTS_OK, MISSING_OK, Plan, Slot
+from runtime.supervisor.process import _FILE_SLOT
 from runtime.supervisor.process import _ROOT_SLOT as ROOT
 
-_MOUNT_SLOT, _OLD_SLOT, _FILE_SLOT = 4, 5, 6
+_MOUNT_SLOT, _OLD_SLOT = 4, 5
 _MAX_OVERLAY_OPTIONS = 4000  # mount(2) copies one page
 _FLAGS = {
     "ro": kernel.MS_RDONLY,
@@ -55,6 +56,14 @@ _NAMESPACES = {
     "network": kernel.CLONE_NEWNET,
     "cgroup": kernel.CLONE_NEWCGROUP,
 }
+_KERNEL = ("/proc/", "/sys/")
+"""Where a container sees what the host sees: what is missing here is missing there."""
+_IN_PROC = frozenset((
+    "/proc/cpuinfo", "/proc/diskstats", "/proc/loadavg", "/proc/meminfo", "/proc/net/dev",
+    "/proc/slabinfo", "/proc/stat", "/proc/swaps", "/proc/sys/crypto/fips_enabled",
+    "/proc/sys/kernel/ns_last_pid", "/proc/uptime",
+))  # fmt: skip
+"""What may be mounted over, as runc has it; the rest of /proc must be the kernel's word."""
 _FRESH = {"proc", "sysfs", "tmpfs", "devpts", "mqueue"}
 _DEVICES = (("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9))
 _LINKS = (
@@ -106,9 +115,7 @@ def compose(config: dict[str, Any], site: Site) -> Composed:
         plan.call("write", Slot(_FILE_SLOT), "0", 1, label=f"enter cgroup {path}")
         plan.call("close", Slot(_FILE_SLOT))
     flags, pid_ns_fd, late = _namespaces(plan, linux, site)
-    adjust = (config.get("process") or {}).get("oomScoreAdj")
-    if adjust is not None:
-        _write_file(plan, "/proc/self/oom_score_adj", str(adjust), frozenset({13, 1}))
+    process.adjust_oom_score(plan, config.get("process") or {})
     if late:
         plan.call("unshare", late, label="cgroup namespace")
     _enter_root(plan, root, site)
@@ -116,7 +123,7 @@ def compose(config: dict[str, Any], site: Site) -> Composed:
     _devices(plan, config, linux, fresh)
     if site.devpts_fd >= 0:
         _console(plan, site)
-    _proc_rules(plan, linux)
+    _proc_rules(plan, linux, site)
     hostname = config.get("hostname") or ""
     if hostname and flags & kernel.CLONE_NEWUTS:
         plan.call("sethostname", hostname, len(hostname.encode()))
@@ -149,12 +156,6 @@ def _refuse(config: dict[str, Any], linux: dict[str, Any]) -> None:
     for namespace in linux.get("namespaces") or []:
         if namespace["type"] in ("user", "time"):
             raise Unsupported(f"a {namespace['type']} namespace is not supported")
-
-
-def _write_file(plan: Plan, path: str, value: str, allow: frozenset[int] | None = None) -> None:
-    plan.call("openat", AT_FDCWD, path, os.O_WRONLY | os.O_CLOEXEC, 0, slot=_FILE_SLOT, label=path)
-    plan.call("write", Slot(_FILE_SLOT), value, len(value.encode()), allow=allow, label=path)
-    plan.call("close", Slot(_FILE_SLOT))
 
 
 def _namespaces(plan: Plan, linux: dict[str, Any], site: Site) -> tuple[int, int, int]:
@@ -323,6 +324,8 @@ def _flags_and_data(options: list[str]) -> tuple[int, str]:
 def _bind(
     plan: Plan, mount: dict[str, Any], destination: str, options: list[str], site: Site
 ) -> None:
+    if f"{destination}/".startswith("/proc/") and destination not in _IN_PROC:
+        raise Unsupported(f"{destination} cannot be mounted on: it is inside /proc")
     known = set(_ATTRIBUTES) | set(_RECURSIVE) | _NEUTRAL | set(_PROPAGATION)
     for option in options:
         if option not in known:
@@ -416,27 +419,39 @@ def _console(plan: Plan, site: Site) -> None:
     plan.call("close", Slot(_FILE_SLOT))
 
 
-def _proc_rules(plan: Plan, linux: dict[str, Any]) -> None:
+def _mask(plan: Plan, path: str, site: Site) -> None:
+    """Hide a file or directory, whichever it is.
+
+    The file that hides is the host's null device, by descriptor: where /dev is a volume, the
+    container's own may be a link to what was to be hidden, or worse (CVE-2025-31133).
+    """
+    label = f"mask {path}"
+    kernels = path.startswith(_KERNEL)
+    if kernels and not os.path.exists(path):
+        return
+    if not kernels or not os.path.isdir(path):
+        fd = kernel.null_mount()
+        site.fds.append(fd)
+        bits = kernel.MOVE_MOUNT_F_EMPTY_PATH
+        allow = MISSING_OK if kernels else MISSING_OK | {22}  # EINVAL: a file on a directory
+        plan.call("move_mount", fd, "", AT_FDCWD, path, bits, allow=allow, label=label)
+    if not kernels or os.path.isdir(path):
+        bits = kernel.MS_RDONLY
+        plan.call("mount", "tmpfs", path, "tmpfs", bits, "size=0k", allow=MISSING_OK, label=label)
+
+
+def _proc_rules(plan: Plan, linux: dict[str, Any], site: Site) -> None:
     for key, value in (linux.get("sysctl") or {}).items():
         if ".." in key or key.startswith("/"):
             raise Unsupported(f"sysctl {key} is not a valid name")
-        _write_file(plan, "/proc/sys/" + key.replace(".", "/"), str(value))
+        process.write_file(plan, "/proc/sys/" + key.replace(".", "/"), str(value))
         plan.labels[-2] = f"sysctl {key}"
     for path in linux.get("maskedPaths") or []:
-        if os.path.isdir(path):
-            plan.call(
-                "mount", "tmpfs", path, "tmpfs", kernel.MS_RDONLY, "size=0k",
-                allow=MISSING_OK, label=f"mask {path}",
-            )  # fmt: skip
-        elif os.path.exists(path) or not path.startswith(("/proc/", "/sys/")):
-            plan.call(
-                "mount", "/dev/null", path, 0, kernel.MS_BIND, 0,
-                allow=MISSING_OK, label=f"mask {path}",
-            )  # fmt: skip
+        _mask(plan, path, site)
     keep = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
     for path in linux.get("readonlyPaths") or []:
-        if not os.path.exists(path):
-            continue  # the kernel's /proc is the same inside
+        if path.startswith(_KERNEL) and not os.path.exists(path):
+            continue
         bits = kernel.MS_BIND | kernel.MS_REC
         plan.call("mount", path, path, 0, bits, 0, allow=MISSING_OK, label=f"read-only {path}")
         bits = kernel.MS_BIND | kernel.MS_REMOUNT | kernel.MS_RDONLY | keep

@@ -110,6 +110,27 @@ def mount_setattr(fd: int, attr_set: int, recursive: bool, propagation: int = 0)
     syscall("mount_setattr", fd, b"", flags, attr, len(attr))
 
 
+def open_null() -> int:
+    """Open /dev/null so that who is given it cannot change its mode or owner.
+
+    The node is the whole host's, and a container's root may chmod(2) what it holds open; behind a
+    read-only mount of our own that fails with EROFS, reading and writing do not.
+    """
+    mount = null_mount()
+    try:
+        fd = os.open(f"/proc/self/fd/{mount}", os.O_RDWR | os.O_CLOEXEC)
+    finally:
+        os.close(mount)
+    return fd
+
+
+def null_mount() -> int:
+    """Return a detached read-only mount of the host's /dev/null."""
+    fd = open_tree("/dev/null", False)
+    mount_setattr(fd, MOUNT_ATTR_RDONLY, False)
+    return fd
+
+
 def new_devpts(options: dict[str, str]) -> int:
     """Return a detached devpts instance of its own."""
     context = syscall("fsopen", b"devpts", 1)

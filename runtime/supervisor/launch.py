@@ -46,7 +46,7 @@ class Launcher:
         self.own_netns = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self.pool: list[int] = []
         self.init_fd = -1
-        self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        self.null = kernel.open_null()
         while self.null < 3:
             self.null = os.dup(self.null)
 
@@ -191,6 +191,7 @@ class Launcher:
                 plan.call("openat", kernel.AT_FDCWD, path, os.O_WRONLY | os.O_CLOEXEC, 0, slot=6)
                 plan.call("write", Slot(6), "0", 1, label=f"enter cgroup {path}")
                 plan.call("close", Slot(6))
+            process.adjust_oom_score(plan, settings)
             plan.call("setns", pidfd, _CHILD_NAMESPACES, label="join namespaces")
             plan.call("umask", 0)
             process.open_root(plan)

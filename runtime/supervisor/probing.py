@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from runtime.errors import RuntimeFailure
-from runtime.supervisor import process
+from runtime.supervisor import kernel, process
 from runtime.supervisor.container import Container
 from runtime.supervisor.health import OUTPUT_BYTES, TIMED_OUT, Health, HealthCheck, output_of
 from runtime.supervisor.launch import Child
@@ -43,7 +43,7 @@ class Prober:
 
     def __init__(self, loop: Loop, execute: Execute, changed: Callable[[Container], None]) -> None:
         self._loop, self._execute, self._changed = loop, execute, changed
-        self._null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        self._null = kernel.open_null()
         self._running: dict[int, _Probe] = {}
 
     def begin(self, container: Container) -> None:

@@ -34,7 +34,8 @@ _RLIMITS = [
 _CAPSET_VERSION_3 = 0x20080522
 _CLOSE_RANGE_CLOEXEC = 4
 _RESET_SIGNALS = (1, 13, 25)  # SIGHUP, which the fork server ignores; what Python ignores
-_ROOT_SLOT, _WORK_SLOT, _PARENT_SLOT = 1, 2, 3
+_ROOT_SLOT, _WORK_SLOT, _PARENT_SLOT, _FILE_SLOT = 1, 2, 3, 6
+_WRITE_ONLY = 0o2000001  # with O_CLOEXEC
 
 with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as _file:
     LAST_CAPABILITY = int(_file.read())
@@ -89,6 +90,20 @@ def resolve_any(plan: Plan, path: str, root_slot: int, slot: int, flags: int = 0
         kernel.RESOLVE_IN_ROOT | kernel.RESOLVE_NO_MAGICLINKS,
     )
     plan.call("openat2", Slot(root_slot), path or ".", plan.buffer(how), 24, slot=slot, label=path)
+
+
+def write_file(plan: Plan, path: str, value: str, allow: frozenset[int] | None = None) -> None:
+    """Write a control file; `allow` names the errnos of the write that do no harm."""
+    plan.call("openat", kernel.AT_FDCWD, path, _WRITE_ONLY, 0, slot=_FILE_SLOT, label=path)
+    plan.call("write", Slot(_FILE_SLOT), value, len(value.encode()), allow=allow, label=path)
+    plan.call("close", Slot(_FILE_SLOT))
+
+
+def adjust_oom_score(plan: Plan, process: dict[str, Any]) -> None:
+    """Set what the process asks for; must come before the host's /proc is out of sight."""
+    adjust = process.get("oomScoreAdj")
+    if adjust is not None:  # lowering it takes CAP_SYS_RESOURCE, which a host may lack
+        write_file(plan, "/proc/self/oom_score_adj", str(adjust), frozenset({1, 13}))
 
 
 def open_root(plan: Plan, slot: int = _ROOT_SLOT) -> int:

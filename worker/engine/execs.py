@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from runtime.errors import RuntimeFailure
+from runtime.supervisor.kernel import open_null
 from swarmapi.errors import Conflict
 from worker.engine.ports import ExecProcess, Supervisor
 
@@ -85,7 +86,7 @@ class Exec:
                 theirs.append(read_end)
                 ours.append(write_end)
             else:
-                theirs.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+                theirs.append(open_null())
             for _ in (1, 2):
                 read_end, write_end = os.pipe2(os.O_CLOEXEC)
                 theirs.append(write_end)
