@@ -9,7 +9,7 @@ from typing import Final, Protocol
 from aiohttp import web
 
 from manager.api.keys import BROKER, NODE_ID, STORE
-from manager.api.responses import REQUEST_ID, failure
+from manager.api.responses import HAPPENS_ONCE_AS, REQUEST_ID, failure
 from manager.api.routes import ROUTES
 from manager.logbroker.broker import LogBroker
 from manager.replica import LogStatus, Store
@@ -22,6 +22,10 @@ FORWARDED: Final = "X-Swarm-Forwarded"
 """Header of a request that came from another manager: it is never passed on again."""
 ELECTION_WAIT_S: Final = 10.0
 RETRY_S: Final = 0.1
+NOT_LEADER: Final = "X-Swarm-Not-Leader"
+"""Header of the answer of a manager that does not lead: nothing has happened yet."""
+KEPT_BODY_BYTES: Final = 1 << 20
+"""A body of up to this length is kept, so that another leader can be sent it again."""
 _BODY_LIMIT_BYTES: Final = 16 << 20
 
 
@@ -110,7 +114,10 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except SwarmError as error:
-        return failure(error.http_status, error.message)
+        response = failure(error.http_status, error.message)
+        if isinstance(error, NotLeader):
+            response.headers[NOT_LEADER] = "1"
+        return response
     except web.HTTPRequestEntityTooLarge:
         return failure(413, "request body too large")
     except web.HTTPException as error:
@@ -138,35 +145,43 @@ def _note(request: web.Request, serving: "asyncio.Future[web.StreamResponse]") -
         log.debug("%s %s: %s", request.method, request.path, error)  # also when nobody waits
 
 
+def is_kept(request: web.Request) -> bool:
+    """Tell whether the body, if there is one, can be read again."""
+    length = request.content_length
+    return not request.body_exists or (length is not None and length <= KEPT_BODY_BYTES)
+
+
 async def _serve(request: web.Request, handler: Handler) -> web.StreamResponse:
     gate = request.app[GATE]
     request_id = request.headers.get(REQUEST_ID, "")
     if not request_id and request.method not in ("GET", "HEAD"):
         request_id = request.app[STORE].new_id()  # sent again, it still happens once
+    request[HAPPENS_ONCE_AS] = request_id
     deadline_s = asyncio.get_running_loop().time() + gate.wait_s
     while True:
         leader = await gate.leader_address()
-        if not leader:
-            try:
-                if request.method == "GET":
-                    await request.app[STORE].log.read_index()
-            except NotLeader:
-                if asyncio.get_running_loop().time() >= deadline_s:
-                    raise
-                await asyncio.sleep(RETRY_S)
-                continue
-            refuse(request)
-            return await handler(request)
-        if FORWARDED in request.headers:
-            raise NotLeader(
-                "the leader changed while the request was on its way: try again", leader
-            )
         try:
+            if not leader:
+                return await _answer(request, handler)
+            if FORWARDED in request.headers:
+                raise NotLeader(
+                    "the leader changed while the request was on its way: try again", leader
+                )
             lost = functools.partial(gate.until_leader_is_not, leader)
             return await gate.forwarder.forward(request, leader, request_id, lost)
         except OutcomeUnknown:
             raise
-        except Unavailable:
-            if asyncio.get_running_loop().time() >= deadline_s:
+        except Unavailable as error:
+            unheard = bool(leader) or (isinstance(error, NotLeader) and is_kept(request))
+            late = asyncio.get_running_loop().time() >= deadline_s
+            if not unheard or late or FORWARDED in request.headers:
                 raise
         await asyncio.sleep(RETRY_S)
+
+
+async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer on the leader; raises NotLeader, before anything has happened, when it is none."""
+    if request.method == "GET":
+        await request.app[STORE].log.read_index()
+    refuse(request)
+    return await handler(request)

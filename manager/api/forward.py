@@ -9,7 +9,7 @@ import aiohttp
 import grpc
 from aiohttp import web
 
-from manager.api.app import FORWARDED
+from manager.api.app import FORWARDED, NOT_LEADER, is_kept
 from manager.api.responses import REQUEST_ID
 from manager.api.routes import ON_BEHALF_OF
 from manager.ca.authority import check_manager
@@ -20,8 +20,6 @@ from swarmapi.identity import MANAGER, TLSMaterial, expect, identity_from_auth_c
 from swarmapi.v1 import forward_pb2 as pb
 
 CHUNK_BYTES: Final = 1 << 16
-KEPT_BODY_BYTES: Final = 1 << 20
-"""A body of up to this length is kept, so that another leader can be sent it again."""
 HEAD_WAIT_S: Final = 30.0
 LOST_WAIT_S: Final = 1.0
 """An answer that has begun may go on after another leader is known, but not with such a pause."""
@@ -52,7 +50,7 @@ class GrpcForwarder:
             OutcomeUnknown: the same, but a part of a body too long to be kept has been sent.
             ConnectionResetError: the answer was cut short, or the client's request was.
         """
-        if _is_kept(request):
+        if is_kept(request):
             await request.read()  # kept by the request, for the next leader or this member
         call = self._open(leader_address)
         gone = asyncio.ensure_future(lost())
@@ -128,18 +126,13 @@ async def _send(call: Any, request: web.Request, head: pb.RequestHead) -> None:
 
 
 async def _pieces(request: web.Request) -> AsyncIterator[bytes]:
-    if _is_kept(request):
+    if is_kept(request):
         body = await request.read()
         for at in range(0, len(body), CHUNK_BYTES):
             yield body[at : at + CHUNK_BYTES]
     elif request.can_read_body:
         async for chunk in request.content.iter_chunked(CHUNK_BYTES):
             yield chunk
-
-
-def _is_kept(request: web.Request) -> bool:
-    """Tell whether the body can be read again."""
-    return request.content_length is not None and request.content_length <= KEPT_BODY_BYTES
 
 
 async def _first(
@@ -155,7 +148,7 @@ async def _first(
         words = error.details() or error.code().name
     except TimeoutError:
         pass
-    if request.content.total_bytes and not _is_kept(request):
+    if request.content.total_bytes and not is_kept(request):
         raise OutcomeUnknown(f"leader {leader}: {words}; a part of the request was on its way")
     raise Unavailable(f"leader {leader}: {words}")
 
@@ -239,6 +232,8 @@ class ForwardService:
                 allow_redirects=False,
             ) as response,
         ):
+            if NOT_LEADER in response.headers:
+                raise NotLeader(leader=self._store.log.status.leader_address)
             kept = [
                 pb.Header(name=k, value=v)
                 for k, v in response.headers.items()

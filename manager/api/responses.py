@@ -1,5 +1,7 @@
 """Answers as Docker's clients mean them."""
 
+from typing import Final
+
 import msgspec
 from aiohttp import web
 
@@ -9,6 +11,8 @@ from swarmapi.errors import InvalidArgument
 JSON = "application/json"
 REQUEST_ID = "X-Swarm-Request-Id"
 """Header: a mutation sent again with the same value happens once."""
+HAPPENS_ONCE_AS: Final = web.RequestKey("happens_once_as", str)
+"""The request id in force: the client's, else one of ours."""
 
 
 def answer(body: object, status: int = 200) -> web.Response:
@@ -32,5 +36,5 @@ def version(request: web.Request) -> int:
 
 
 def request_id(request: web.Request) -> str:
-    """Return the request id, empty when the client gave none."""
-    return request.headers.get(REQUEST_ID, "")
+    """Return the id under which a mutation happens once."""
+    return request[HAPPENS_ONCE_AS]

@@ -29,6 +29,9 @@ class SingleCopyLog:
         self.started = False
         self.refusals = 0
         """How many reads are answered by NotLeader before the status tells."""
+        self.refused_proposals = 0
+        """The same of proposals; after the last one the status becomes `next_status`."""
+        self.next_status: LogStatus | None = None
 
     @property
     def status(self) -> LogStatus:
@@ -45,6 +48,11 @@ class SingleCopyLog:
     async def propose(self, payload: bytes) -> int:
         if not self._status.is_leader:
             raise NotLeader(leader=self._status.leader_address)
+        if self.refused_proposals > 0:
+            self.refused_proposals -= 1
+            if not self.refused_proposals and self.next_status is not None:
+                self.become(self.next_status)
+            raise NotLeader()
         if len(payload) > COMMAND_MAX_BYTES:
             raise InvalidArgument(f"change has {len(payload)} bytes: split it")
         await asyncio.sleep(0)

@@ -103,6 +103,7 @@ class NoForwarder:
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.request_ids: list[str] = []
+        self.bodies: list[bytes] = []
         self.failures = 0
 
     async def forward(
@@ -114,6 +115,7 @@ class NoForwarder:
     ) -> web.StreamResponse:
         self.asked.append(leader_address)
         self.request_ids.append(request_id)
+        self.bodies.append(await request.read())
         if self.failures:
             self.failures -= 1
             raise Unavailable("the leader is gone")

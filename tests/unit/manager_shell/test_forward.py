@@ -13,8 +13,8 @@ import pytest
 from aiohttp import web
 
 from manager.api import forward
-from manager.api.app import build_app
-from manager.api.forward import KEPT_BODY_BYTES, ForwardService, GrpcForwarder
+from manager.api.app import KEPT_BODY_BYTES, NOT_LEADER, build_app
+from manager.api.forward import ForwardService, GrpcForwarder
 from manager.logbroker.broker import LogBroker
 from manager.replica import LogStatus
 from swarmapi.model.spec import NodeRole
@@ -263,6 +263,24 @@ def test_a_short_request_is_sent_to_the_next_leader(tmp_path: Path) -> None:
             assert (await asked).status == 201
             assert bodies == [b"spec", b"spec"]
             assert len(set(ids)) == 1
+
+    play(story())
+
+
+def test_a_request_that_a_deposed_leader_refused_is_sent_to_the_next(tmp_path: Path) -> None:
+    bodies: list[bytes] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        bodies.append(await request.read())
+        if len(bodies) == 1:
+            return web.Response(status=503, headers={NOT_LEADER: "1"})
+        return web.Response(status=201)
+
+    async def story() -> None:
+        async with pair(tmp_path, handler) as both:
+            answer = await both.session.post("/services/create", data=b"spec")
+            assert answer.status == 201
+            assert bodies == [b"spec", b"spec"]
 
     play(story())
 

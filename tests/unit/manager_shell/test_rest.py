@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from manager.api.app import FORWARDED, build_app
+from manager.api.app import FORWARDED, NOT_LEADER, build_app
 from manager.logbroker.broker import LogBroker
 from manager.replica import LogStatus
 from manager.store.changes import SetNodeDescription
@@ -292,6 +292,37 @@ def test_forwarded_mutation_is_sent_again_under_one_id() -> None:
         assert first == second != ""
 
     play(story, forwarder)
+
+
+def test_a_mutation_outlives_the_leadership_that_took_it() -> None:
+    """Refused by a log that has just lost its leadership, it waits for the next leader."""
+    forwarder = NoForwarder()
+
+    async def story(cluster: MemoryCluster, client: Client) -> None:
+        cluster.log.refused_proposals = 2
+        made = await post(client, "/services/create", spec(), 201)
+        assert list(cluster.store.view.services) == [made["ID"]]
+        # the next leader is another one: it is sent the same body under the same id
+        cluster.log.refused_proposals = 1
+        cluster.log.next_status = LogStatus(False, True, "m2", "10.0.0.2:2377")
+        response = await client.post("/services/create", json=spec("other"))
+        assert await response.text() == "POST /services/create"
+        assert [json.loads(body)["Name"] for body in forwarder.bodies] == ["other"]
+        assert forwarder.request_ids[0]
+        assert len(cluster.store.view.services) == 1
+
+    play(story, forwarder)
+
+
+def test_what_was_forwarded_is_refused_by_a_leader_that_leads_no_more() -> None:
+    async def story(cluster: MemoryCluster, client: Client) -> None:
+        cluster.log.refused_proposals = 1
+        response = await client.post("/services/create", json=spec(), headers={FORWARDED: "m3"})
+        assert (response.status, NOT_LEADER in response.headers) == (503, True)
+        refused = await client.post("/swarm/leave")
+        assert (refused.status, NOT_LEADER in refused.headers) == (503, False)
+
+    play(story)
 
 
 def test_nodes_are_listed_updated_and_guarded() -> None:
