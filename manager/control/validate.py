@@ -5,10 +5,13 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
+from msgspec import to_builtins
+
 from manager.scheduler.constraints import parse
 from swarmapi.errors import InvalidArgument, Unsupported
 from swarmapi.ids import check_service_name
 from swarmapi.model import defaults
+from swarmapi.model.mounts import OPTIONS, check_mount, mount_target
 from swarmapi.model.spec import (
     ClusterSpec,
     ContainerSpec,
@@ -33,7 +36,6 @@ _MTU_RANGE: Final = (68, 65_535)
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:\-]*(@sha256:[0-9a-f]{64})?\Z")
 _TEMPLATE = re.compile(r"\{\{.*\}\}", re.DOTALL)
 _SPREAD = re.compile(r"(node|engine)\.labels\..+\Z", re.IGNORECASE)
-_MOUNT_TYPES = ("bind", "volume", "tmpfs")
 
 
 def check_service(spec: ServiceSpec) -> None:
@@ -177,15 +179,20 @@ def _check_mounts(path: str, mounts: Iterable[Mount]) -> None:
     for number, mount in enumerate(mounts):
         where = f"{path}.Mounts[{number}]"
         _check_templates(f"{where}.Source", (mount.source,))
-        if mount.type not in _MOUNT_TYPES:
+        if mount.type not in OPTIONS:
             raise InvalidArgument(f"{where}.Type: {mount.type!r} is not bind, volume or tmpfs")
         if not mount.target.startswith("/"):
             raise InvalidArgument(f"{where}.Target: {mount.target!r} is not an absolute path")
         if mount.type == "bind" and not mount.source.startswith("/"):
             raise InvalidArgument(f"{where}.Source: {mount.source!r} is not an absolute path")
-        if mount.target in targets:
-            raise InvalidArgument(f"{where}.Target: {mount.target} is used by another mount")
-        targets.add(mount.target)
+        try:
+            check_mount(to_builtins(mount))
+        except (InvalidArgument, Unsupported) as error:
+            raise InvalidArgument(f"{where}: {error.message}") from error
+        target = mount_target(mount.target)
+        if target in targets:
+            raise InvalidArgument(f"{where}.Target: {target} is used by another mount")
+        targets.add(target)
 
 
 def _check_health(path: str, config: HealthConfig | None) -> None:

@@ -1,35 +1,32 @@
 """Binds, mounts and volumes of a container: from Docker's words to mount points and to OCI."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from swarmapi.errors import InvalidArgument, Unsupported
+import msgspec
+
+from swarmapi.errors import InvalidArgument
+from swarmapi.model.mounts import (
+    PROPAGATIONS,
+    RECURSION,
+    check_mount,
+    mount_target,
+    tmpfs_options,
+    tmpfs_words,
+)
 from worker.engine.record import MountPoint
 from worker.engine.spec import ContainerConfig, HostConfig, Mount
 
-_PROPAGATIONS = ("private", "rprivate", "shared", "rshared", "slave", "rslave")
 _WORDS = (
     ("ro", "rw"),
     ("z", "Z"),  # SELinux labels; without SELinux they mean nothing, to Docker too
     ("nocopy",),
     ("cached", "delegated", "consistent"),  # of Docker Desktop
-    _PROPAGATIONS,
+    PROPAGATIONS,
 )
 """The words of a bind's mode; at most one of each kind."""
-_TMPFS_FLAGS = {
-    **{word: word.removeprefix("no") for word in ("exec", "noexec", "suid", "nosuid")},
-    **{word: word.removeprefix("no") for word in ("dev", "nodev")},
-    **dict.fromkeys(("ro", "rw"), "ro"),
-    **{w: w.removeprefix("no") for w in ("atime", "noatime", "diratime", "nodiratime")},
-    **dict.fromkeys(("relatime", "norelatime"), "relatime"),
-    **dict.fromkeys(("strictatime", "nostrictatime"), "strictatime"),
-    **dict.fromkeys(("sync", "async"), "sync"),
-}
-"""A tmpfs's flags, and what each is about: the last word on it counts."""
-_TMPFS_VALUES = frozenset(("size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "mpol"))
-_TMPFS_DEFAULT = ("noexec", "nosuid", "nodev")
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ def resolve_mounts(
     found: dict[str, tuple[MountPoint, VolumeWish | None]] = {}
 
     def add(point: MountPoint, wish: VolumeWish | None = None) -> None:
-        point.target = _target(point.target)
+        point.target = mount_target(point.target)
         if point.target in found:
             raise InvalidArgument(f"Duplicate mount point: {point.target}")
         found[point.target] = point, wish
@@ -75,7 +72,7 @@ def resolve_mounts(
         words = tmpfs_options(option for option in options.split(",") if option)
         add(MountPoint(kind="tmpfs", source="tmpfs", target=target, options=words))
     for target in (*config.volumes, *image_volumes):
-        if _target(target) not in found:
+        if mount_target(target) not in found:
             add(MountPoint(kind="volume", source="", target=target, anonymous=True), VolumeWish())
     # Nothing is made before all of them are known to be good.
     for point, wish in found.values():
@@ -110,24 +107,6 @@ def _oci(kind: str, source: str, target: str, options: list[str]) -> dict[str, A
     return {"destination": target, "type": kind, "source": source, "options": options}
 
 
-def tmpfs_options(given: Iterable[str]) -> list[str]:
-    """Return Docker's options of a tmpfs with those given; of contradicting ones the last.
-
-    Raises:
-        InvalidArgument: for an option a tmpfs does not have.
-    """
-    chosen: dict[str, str] = {}
-    for word in (*_TMPFS_DEFAULT, *given):
-        key, equals, _ = word.partition("=")
-        if word in _TMPFS_FLAGS:
-            chosen[_TMPFS_FLAGS[word]] = word
-        elif equals and key in _TMPFS_VALUES:
-            chosen[key] = word
-        else:
-            raise InvalidArgument(f'invalid tmpfs option ["{word}"]')
-    return list(chosen.values())
-
-
 def _from_bind(bind: str) -> tuple[MountPoint, VolumeWish | None]:
     parts = bind.split(":")
     if len(parts) not in (2, 3) or not parts[0] or not parts[1]:
@@ -141,7 +120,7 @@ def _from_bind(bind: str) -> tuple[MountPoint, VolumeWish | None]:
     if any(not any(word in kind for kind in _WORDS) for word in words):
         raise InvalidArgument(f"invalid mode: {mode}")
     is_path = source.startswith("/")
-    propagation = next((word for word in words if word in _PROPAGATIONS), "")
+    propagation = next((word for word in words if word in PROPAGATIONS), "")
     if (propagation and not is_path) or ("nocopy" in words and is_path):
         raise InvalidArgument(f"invalid mode: {mode}")
     point = MountPoint(
@@ -161,51 +140,17 @@ def _from_bind(bind: str) -> tuple[MountPoint, VolumeWish | None]:
 
 
 def _from_mount(mount: Mount) -> tuple[MountPoint, VolumeWish | None]:
+    check_mount(msgspec.to_builtins(mount))
     if mount.type == "bind":
-        _only(mount, "BindOptions")
         return _bind_mount(mount), None
     if mount.type == "volume":
-        _only(mount, "VolumeOptions")
         return _volume_mount(mount)
-    if mount.type == "tmpfs":
-        _only(mount, "TmpfsOptions")
-        return _tmpfs_mount(mount), None
-    raise Unsupported(f"mount type {mount.type!r} is not bind, volume or tmpfs")
-
-
-def _only(mount: Mount, own: str) -> None:
-    """Refuse the options of another type of mount."""
-    given = {
-        "BindOptions": mount.bind_options,
-        "VolumeOptions": mount.volume_options,
-        "TmpfsOptions": mount.tmpfs_options,
-    }
-    for name, options in given.items():
-        if name != own and any((options or {}).values()):
-            raise InvalidArgument(
-                f"invalid mount config for type {mount.type!r}: field {name} must not be specified"
-            )
+    return _tmpfs_mount(mount), None
 
 
 def _volume_mount(mount: Mount) -> tuple[MountPoint, VolumeWish]:
     options = mount.volume_options or {}
     driver = options.get("DriverConfig") or {}
-    for key, value in options.items():
-        if value and key not in ("Labels", "NoCopy", "Subpath", "DriverConfig"):
-            raise Unsupported(f"VolumeOptions.{key} is not supported")
-    if driver.get("Name") not in (None, "", "local"):
-        raise Unsupported(f"volume driver {driver['Name']!r} is not supported")
-    subpath = options.get("Subpath") or ""
-    if subpath and (subpath.startswith("/") or ".." in subpath.split("/")):
-        raise InvalidArgument(
-            'invalid mount config for type "volume":'
-            " subpath must be a relative path within the volume"
-        )
-    if subpath and not mount.source:
-        raise InvalidArgument(
-            'invalid mount config for type "volume":'
-            " must not set Subpath when using anonymous volumes"
-        )
     point = MountPoint(
         kind="volume",
         source="",
@@ -213,23 +158,14 @@ def _volume_mount(mount: Mount) -> tuple[MountPoint, VolumeWish]:
         read_only=mount.read_only,
         anonymous=not mount.source,
         no_copy=bool(options.get("NoCopy")),
-        subpath=subpath,
+        subpath=options.get("Subpath") or "",
     )
     labels, driver_options = options.get("Labels") or {}, driver.get("Options") or {}
     return point, VolumeWish(mount.source, labels, driver_options)
 
 
 def _tmpfs_mount(mount: Mount) -> MountPoint:
-    given = mount.tmpfs_options or {}
-    if mount.source:
-        raise InvalidArgument('invalid mount config for type "tmpfs": source must not be specified')
-    words = []
-    if size := given.get("SizeBytes"):
-        words.append(f"size={int(size)}")
-    if mode := given.get("Mode"):
-        words.append(f"mode={int(mode):o}")
-    pairs: Sequence[Sequence[str]] = given.get("Options") or []
-    words += ["=".join(pair) for pair in pairs]
+    words = tmpfs_words(mount.tmpfs_options or {})
     return MountPoint(
         kind="tmpfs",
         source="tmpfs",
@@ -241,24 +177,7 @@ def _tmpfs_mount(mount: Mount) -> MountPoint:
 
 def _bind_mount(mount: Mount) -> MountPoint:
     options = mount.bind_options or {}
-    switches = {
-        "NonRecursive": "disabled",
-        "ReadOnlyNonRecursive": "writable",
-        "ReadOnlyForceRecursive": "readonly",
-    }
-    for key, value in options.items():
-        if value and key not in ("Propagation", "CreateMountpoint", *switches):
-            raise Unsupported(f"BindOptions.{key} is not supported")
-    recursion = [word for key, word in switches.items() if options.get(key)]
-    if len(recursion) > 1 or (recursion and recursion[0] != "disabled" and not mount.read_only):
-        raise InvalidArgument(
-            'invalid mount config for type "bind": its recursive options contradict each other'
-        )
-    propagation = options.get("Propagation") or "rprivate"
-    if propagation not in _PROPAGATIONS:
-        raise InvalidArgument(f"invalid propagation mode {propagation!r}")
-    if not mount.source.startswith("/"):
-        raise InvalidArgument('invalid mount config for type "bind": source must be absolute')
+    recursion = [word for key, word in RECURSION.items() if options.get(key)]
     if not os.path.lexists(mount.source):
         if not options.get("CreateMountpoint"):
             raise InvalidArgument(
@@ -271,15 +190,6 @@ def _bind_mount(mount: Mount) -> MountPoint:
         source=mount.source,
         target=mount.target,
         read_only=mount.read_only,
-        propagation=propagation,
+        propagation=options.get("Propagation") or "rprivate",
         recursion=recursion[0] if recursion else "",
     )
-
-
-def _target(target: str) -> str:
-    if not target.startswith("/"):
-        raise InvalidArgument(f"invalid mount path: '{target}' mount path must be absolute")
-    normal = os.path.normpath(target)
-    if normal.strip("/") == "":
-        raise InvalidArgument("invalid specification: destination can't be '/'")
-    return "/" + normal.lstrip("/")

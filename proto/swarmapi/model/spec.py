@@ -83,20 +83,33 @@ class HealthConfig(Spec, frozen=True):
 class TmpfsOptions(Spec, frozen=True):
     size_bytes: int = 0
     mode: int = 0
+    options: tuple[tuple[str, ...], ...] | None = None
+    """Pairs of a name and a value, or a name alone."""
 
 
 class BindOptions(Spec, frozen=True):
     propagation: str = ""
     non_recursive: bool = False
+    read_only_non_recursive: bool = False
+    read_only_force_recursive: bool = False
     create_mountpoint: bool = False
+
+
+class DriverConfig(Spec, frozen=True):
+    name: str = ""
+    options: dict[str, str] | None = None
 
 
 class VolumeOptions(Spec, frozen=True):
     no_copy: bool = False
     labels: dict[str, str] | None = None
+    subpath: str = ""
+    driver_config: DriverConfig | None = None
 
 
 class Mount(Spec, frozen=True):
+    """A mount of a task; what it may be is in `swarmapi.model.mounts`."""
+
     type: str = ""
     source: str = ""
     target: str = ""

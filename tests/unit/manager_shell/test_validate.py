@@ -1,15 +1,20 @@
 """Specs that are refused, and the path each message begins with."""
 
-from typing import Any
+from typing import Any, get_args
 
+import msgspec
 import pytest
 
 from manager.control.validate import check_cluster, check_network, check_service
 from swarmapi.errors import SwarmError
 from swarmapi.model.decode import spec_from
-from swarmapi.model.spec import ClusterSpec, NetworkSpec, ServiceSpec
+from swarmapi.model.mounts import OPTIONS
+from swarmapi.model.objects import SpecVersion, Task
+from swarmapi.model.spec import ClusterSpec, Mount, NetworkSpec, ServiceSpec
+from worker.executor import to_container
 
 C = "TaskTemplate.ContainerSpec"
+BIND = {"Type": "bind", "Source": "/s", "Target": "/a"}
 HEALTH = {"Test": ["CMD", "x"]}
 
 
@@ -37,6 +42,36 @@ def service(path: str, value: Any) -> ServiceSpec:
         (f"{C}.Mounts", [{"Type": "tmpfs", "Target": "a"}], f"{C}.Mounts[0].Target: "),
         (f"{C}.Mounts", [{"Type": "tmpfs", "Target": "/a"}] * 2, f"{C}.Mounts[1].Target: "),
         (f"{C}.Mounts", [{"Type": "bind", "Target": "/a"}], f"{C}.Mounts[0].Source: "),
+        (f"{C}.Mounts", [{**BIND, "BindOptions": {"Propagation": "up"}}], f"{C}.Mounts[0]: inv"),
+        (f"{C}.Mounts", [{**BIND, "VolumeOptions": {"NoCopy": True}}], f"{C}.Mounts[0]: inv"),
+        (f"{C}.Mounts", [{**BIND, "Target": "/"}], f"{C}.Mounts[0]: inv"),
+        (f"{C}.Mounts", [BIND, {**BIND, "Target": "/a/"}], f"{C}.Mounts[1].Target: /a is used"),
+        (
+            f"{C}.Mounts",
+            [{**BIND, "BindOptions": {"ReadOnlyForceRecursive": True}}],
+            f'{C}.Mounts[0]: invalid mount config for type "bind": its recursive options',
+        ),
+        (
+            f"{C}.Mounts",
+            [{"Type": "tmpfs", "Target": "/a", "TmpfsOptions": {"Options": [["zise", "1m"]]}}],
+            f"{C}.Mounts[0]: invalid tmpfs option",
+        ),
+        (
+            f"{C}.Mounts",
+            [{"Type": "volume", "Target": "/a", "VolumeOptions": {"Subpath": "b"}}],
+            f'{C}.Mounts[0]: invalid mount config for type "volume": must not set Subpath',
+        ),
+        (
+            f"{C}.Mounts",
+            [
+                {
+                    "Type": "volume",
+                    "Target": "/a",
+                    "VolumeOptions": {"DriverConfig": {"Name": "nfs"}},
+                }
+            ],
+            f"{C}.Mounts[0]: volume driver 'nfs' is not supported",
+        ),
         (f"{C}.Hosts", ["192.0.2.1 a", "garbage"], f"{C}.Hosts[1]: "),
         (f"{C}.DNSConfig", {"Nameservers": ["dns.example"]}, f"{C}.DNSConfig.Nameservers[0]: "),
         (f"{C}.Hostname", "{{.Node.Hostname}}", f"{C}.Hostname: templates"),
@@ -167,3 +202,34 @@ def test_refused_cluster(body: dict[str, Any], begins: str) -> None:
     with pytest.raises(SwarmError) as caught:
         check_cluster(spec_from(body, ClusterSpec))
     assert caught.value.message.startswith(begins)
+
+
+def test_a_service_has_the_mount_options_that_the_engine_honours() -> None:
+    fields = {f.encode_name: f.type for f in msgspec.structs.fields(Mount)}
+    for own, known in OPTIONS.values():
+        struct = next(t for t in get_args(fields[own]) if t is not type(None))
+        assert {f.encode_name for f in msgspec.structs.fields(struct)} == known
+
+
+def test_every_mount_option_reaches_the_engine() -> None:
+    mounts = [
+        {**BIND, "ReadOnly": True, "BindOptions": {"ReadOnlyForceRecursive": True}},
+        {
+            "Type": "volume",
+            "Source": "v",
+            "Target": "/b",
+            "VolumeOptions": {
+                "Subpath": "in/side",
+                "NoCopy": True,
+                "Labels": {"a": "b"},
+                "DriverConfig": {"Name": "local", "Options": {"type": "tmpfs"}},
+            },
+        },
+        {"Type": "tmpfs", "Target": "/c", "TmpfsOptions": {"Options": [["exec"], ["uid", "7"]]}},
+    ]
+    spec = service(f"{C}.Mounts", mounts)
+    check_service(spec)
+    task = Task(id="t", service_id="s", spec_version=1, slot=1, service_name="web")
+    given = to_container(task, SpecVersion(service_id="s", version=1, spec=spec)).host.mounts
+    told = msgspec.json.decode(msgspec.json.encode(given))
+    assert [{k: v for k, v in mount.items() if v} for mount in told] == mounts

@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from swarmapi.errors import InvalidArgument, SwarmError, Unsupported
-from worker.engine.mounts import VolumeWish, resolve_mounts, tmpfs_options, to_oci
+from swarmapi.model.mounts import tmpfs_options
+from worker.engine.mounts import VolumeWish, resolve_mounts, to_oci
 from worker.engine.record import MountPoint
 from worker.engine.spec import ContainerConfig, HostConfig
 
