@@ -36,7 +36,7 @@ FORMAT: Final = 1
 MERGE_S: Final = 0.02
 """Changes within this time travel in one message."""
 HELLO_WAIT_S: Final = 10.0
-TICK_S: Final = 0.25
+TICK_S: Final = 0.1
 
 
 class Session:

@@ -5,7 +5,7 @@ from typing import Final
 
 MISSED: Final = 3
 """Beats that may be missed before a node counts as silent."""
-LOST_AFTER: Final = 0.5
+LOST_AFTER: Final = 0.25
 """Periods between silent (UNKNOWN) and lost (DOWN): time for a broken stream to come back."""
 NEW_LEADER_GRACE: Final = 2
 _SMALL, _LARGE = 100, 1_000
