@@ -57,7 +57,9 @@ def to_container(task: Task, spec: SpecVersion) -> ContainerCreate:
         host=_host(task, container, spec.spec.task_template, _host_ports(spec)),
         endpoints={
             lease.network_id: EndpointSpec(
-                ipv4_address=lease.address.partition("/")[0], aliases=list(lease.aliases)
+                ipv4_address=lease.address.partition("/")[0],
+                aliases=list(lease.aliases),
+                leased=True,
             )
             for lease in task.addresses
         },

@@ -432,7 +432,7 @@ class MachineNetworking:
             return Attachment(
                 network.id, "bridge", address, named, spec.mac_address, spec.gateway_priority
             )
-        if table is not None and address is None:
+        if table is not None and not spec.leased:
             raise Unsupported(
                 f"network {table.name} belongs to the cluster: only services can use it"
             )

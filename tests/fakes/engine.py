@@ -250,6 +250,10 @@ class FakeNetworking:
         host, none = NetworkInfo(HOST_ID, "host", "host"), NetworkInfo(NONE_ID, "none", "null")
         self._networks = {network.id: network for network in (host, none, bridge, *networks)}
 
+    def enter(self, network: NetworkInfo) -> None:
+        """Take a network of the cluster, as it is."""
+        self._networks[network.id] = network
+
     async def create(self, network: NetworkInfo) -> NetworkInfo:
         """Enter a network."""
         made = replace(network, subnet=network.subnet or f"10.{len(self._networks)}.0.0/24")

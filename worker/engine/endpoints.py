@@ -21,6 +21,8 @@ class EndpointSpec(msgspec.Struct, kw_only=True):
     ipv4_address: str = ""
     mac_address: str = ""
     gateway_priority: int = 0
+    leased: bool = False
+    """The cluster gave the address to a task: only so is a network of the cluster joined."""
 
 
 class _IpamConfig(msgspec.Struct):

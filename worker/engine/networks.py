@@ -180,7 +180,7 @@ class Networks:
             return
         given, record.endpoints = record.endpoints, {}
         for reference in (mode, *given):
-            network = self.get("bridge" if reference == "default" else reference)
+            network = self._wanted("bridge" if reference == "default" else reference)
             spec = given.get(reference, EndpointSpec())
             known = record.endpoints.get(network.name)
             if known is not None and reference not in given:
@@ -195,6 +195,15 @@ class Networks:
         ):
             record.warnings.append("Published ports are discarded on internal networks")
 
+    def _wanted(self, reference: str) -> NetworkInfo:
+        try:
+            return self.get(reference)
+        except NotFound as error:
+            if all(network.scope == "local" for network in self.all()):
+                raise
+            hint = "networks of the cluster, also attachable ones, are for services only"
+            raise NotFound(f"{error.message} on this node: {hint}") from error
+
     @staticmethod
     def check_endpoint(network: NetworkInfo, spec: EndpointSpec) -> None:
         """Refuse an endpoint the network cannot give."""
@@ -203,9 +212,10 @@ class Networks:
                 "container cannot be connected to multiple networks"
                 f" with one of the networks in {network.name} mode"
             )
-        if network.scope != "local" and not spec.ipv4_address:
+        if network.scope != "local" and not spec.leased:
             raise Unsupported(
-                f"network {network.name} belongs to the cluster: only services can use it"
+                f"network {network.name} belongs to the cluster: only services can use it, also "
+                "when it is attachable"
             )
         if network.id == BRIDGE_ID and spec.ipv4_address:
             raise InvalidArgument(

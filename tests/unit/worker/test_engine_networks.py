@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from swarmapi.errors import Conflict, Forbidden, InvalidArgument, NotFound, SwarmError
+from swarmapi.errors import Conflict, Forbidden, InvalidArgument, NotFound, SwarmError, Unsupported
 from tests.unit.worker.test_engine import World, play
 from worker.api.render import container_details
 from worker.engine.endpoints import EndpointSpec
 from worker.engine.network_spec import decode_network
+from worker.engine.ports import NetworkInfo
 from worker.engine.spec import decode_create
 
 
@@ -91,6 +92,27 @@ def test_contradictions_are_refused_before_anything_is_made(
         with pytest.raises(InvalidArgument, match=words):
             await create(world, "c1", mode, endpoints, Volumes={"/v": {}}, **body)
         assert world.engine.volumes.list() == []
+
+    play(tmp_path, story)
+
+
+def test_a_network_of_the_cluster_is_for_its_tasks_only(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        world.network.enter(NetworkInfo("o1", "over", "overlay", "10.7.0.0/24", scope="swarm"))
+        own_address = {"over": {"IPAMConfig": {"IPv4Address": "10.7.0.9"}}}
+        for endpoints in ({}, own_address):
+            with pytest.raises(Unsupported, match=r"over belongs to the cluster: only services"):
+                await create(world, "c1", "over", endpoints)
+        plain = await create(world, "c1", "bridge")
+        wish = EndpointSpec(ipv4_address="10.7.0.9")
+        with pytest.raises(Unsupported, match="only services can use it, also when it is attach"):
+            await world.engine.connections.connect("over", plain, wish)
+        with pytest.raises(InvalidArgument, match=r"not found on this node: .* for services only"):
+            await create(world, "c2", "elsewhere")
+        leased = decode_create({"Image": "img:1", "HostConfig": {"NetworkMode": "over"}}, "task")
+        leased.endpoints = {"over": EndpointSpec(ipv4_address="10.7.0.9", leased=True)}
+        await world.engine.start(await world.engine.create(leased))
+        assert world.engine.inspect("task").record.joined["over"].address == "10.7.0.9"
 
     play(tmp_path, story)
 
