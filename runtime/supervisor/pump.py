@@ -143,7 +143,6 @@ class Source:
         self.pending_input = bytearray()
         self.close_after_input = False
         self.paused = False
-        self.finishing = False
 
 
 class Pump:
@@ -221,19 +220,19 @@ class Pump:
                 self.poll.register(source.stdin, 0)
 
     def _finish(self, container_id: str) -> None:
-        """Drain a container whose processes are gone, then say so."""
+        """Drain a container whose processes are gone, then say so.
+
+        No attached client is waited for: one that never reads would hold up the container's end,
+        its restart and its removal. What was in the pipes is little, and stays in its backlog.
+        """
         source = self.sources.get(container_id)
         if source is None:
             self._end_clients(container_id)
             wire.send(self.control, {"op": "finished", "id": container_id})
             return
-        source.finishing = True
-        if source.paused:
-            return  # a slow client holds it; the drained backlog comes back here
         for fd in list(source.outputs):
             while fd in source.outputs and self._output(container_id, fd):
-                if self._held(source):
-                    return
+                continue
         for fd in list(source.outputs):
             self._drop_output(source, fd)
         self._close_stdin(source)
@@ -241,10 +240,6 @@ class Pump:
         del self.sources[container_id]
         self._end_clients(container_id)
         wire.send(self.control, {"op": "finished", "id": container_id})
-
-    @staticmethod
-    def _held(source: Source) -> bool:
-        return source.paused
 
     def _end_clients(self, container_id: str) -> None:
         for client in self._clients(container_id):
@@ -285,23 +280,28 @@ class Pump:
         del source.outputs[fd], self.by_output[fd]
 
     def _flush(self, client: Attached) -> None:
-        fd = client.sock.fileno()
         try:
             while client.backlog:
                 done = client.sock.send(client.backlog)
                 del client.backlog[:done]
         except BlockingIOError:
-            self.poll.modify(fd, select.EPOLLIN | select.EPOLLOUT)
+            pass
         except OSError:
             self._leave(client)
             return
-        if not client.backlog:
-            if client.ending:
-                self._leave(client)
-            else:
-                self.poll.modify(fd, select.EPOLLIN)
+        if client.ending and not client.backlog:
+            self._leave(client)
+            return
+        self._watch(client)
         if len(client.backlog) < _BACKLOG_LOW:
             self._resume(client.container_id)
+
+    def _watch(self, client: Attached) -> None:
+        """Wait for what can be done: no more input is read than the container takes."""
+        source = self.sources.get(client.container_id)
+        full = source is not None and len(source.pending_input) > _BACKLOG_HIGH
+        events = (0 if full else select.EPOLLIN) | (select.EPOLLOUT if client.backlog else 0)
+        self.poll.modify(client.sock.fileno(), events)
 
     def _resume(self, container_id: str) -> None:
         source = self.sources.get(container_id)
@@ -312,8 +312,6 @@ class Pump:
         source.paused = False
         for output in source.outputs:
             self.poll.modify(output, select.EPOLLIN)
-        if source.finishing:
-            self._finish(container_id)
 
     def _leave(self, client: Attached) -> None:
         fd = client.sock.fileno()
@@ -358,8 +356,8 @@ class Pump:
                 source.close_after_input = True
             del client.inbox[: FRAME.size + length]
         self._input(client.container_id)
-        if len(source.pending_input) > _BACKLOG_HIGH:
-            self.poll.modify(client.sock.fileno(), 0)  # until the container reads its input
+        if client.sock.fileno() >= 0:
+            self._watch(client)
 
     def _input(self, container_id: str) -> None:
         source = self.sources[container_id]
@@ -378,8 +376,7 @@ class Pump:
             source.close_after_input = True
         self.poll.modify(source.stdin, 0)
         for client in self._clients(container_id):
-            events = select.EPOLLIN | (select.EPOLLOUT if client.backlog else 0)
-            self.poll.modify(client.sock.fileno(), events)
+            self._watch(client)
         if source.close_after_input and source.outputs and not self._is_tty(source):
             self._close_stdin(source)
             wire.send(self.control, {"op": "stdin-closed", "id": container_id})

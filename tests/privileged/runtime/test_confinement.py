@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import signal
 
 import pytest
 
@@ -106,5 +108,20 @@ def test_an_exec_has_the_containers_oom_score() -> None:
         assert os.read(reader, 100) == b"321\n"
         for fd in (reader, writer, null):
             os.close(fd)
+
+    run(story)
+
+
+def test_an_attached_client_that_never_reads_does_not_hold_up_the_end() -> None:
+    async def story(bench: Bench) -> None:
+        attachment = await bench.supervisor.attach("c")
+        await bench.supervisor.start(bench.launch("c", "yes"))
+        log, sizes = bench.base / "c.log", [0, 1]
+        while sizes[-1] < 1 << 20 or sizes[-1] != sizes[-2]:  # until the pump has paused it
+            await asyncio.sleep(0.05)
+            sizes.append(log.stat().st_size)
+        await bench.supervisor.kill("c", signal.SIGKILL)
+        assert (await bench.supervisor.wait("c")).exit_code == 128 + signal.SIGKILL
+        await attachment.close()
 
     run(story)
