@@ -7,6 +7,7 @@ mounted where another process could see it, and closing the descriptors unmounts
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
@@ -25,11 +26,15 @@ _SET_STRING, _CREATE = 1, 6  # fsconfig(2) commands
 
 @dataclass(frozen=True)
 class BindMount:
-    """A host file or directory shown at `target`, an absolute path in the container."""
+    """A host file or directory shown at `target`, an absolute path in the container.
+
+    With `subpath` only what that is inside of the source.
+    """
 
     source: str
     target: str
     read_only: bool = False
+    subpath: str = ""
 
 
 class RootView:
@@ -159,12 +164,20 @@ def _new_overlay(options: list[tuple[str, str]]) -> int:
 
 
 def _bind(root_fd: int, bind: BindMount) -> None:
-    tree = kernel.open_tree(bind.source, recursive=True)
+    source = os.open(bind.source, os.O_PATH | os.O_CLOEXEC)
+    try:
+        if bind.subpath:
+            whole, source = source, open_in_root(source, bind.subpath, os.O_PATH)
+            os.close(whole)
+        is_file = not stat.S_ISDIR(os.fstat(source).st_mode)
+        tree = kernel.open_tree(f"/proc/thread-self/fd/{source}", recursive=True)
+    finally:
+        os.close(source)
     try:
         kernel.mount_setattr(tree, 0, True, kernel.MS_PRIVATE)
         if bind.read_only:
             kernel.mount_setattr(tree, kernel.MOUNT_ATTR_RDONLY, True)
-        target = _mount_point(root_fd, bind.target, is_file=not os.path.isdir(bind.source))
+        target = _mount_point(root_fd, bind.target, is_file=is_file)
         try:
             kernel.syscall("move_mount", tree, b"", target, b"", _MOVE_FD_TO_FD, path=bind.target)
         finally:

@@ -6,6 +6,7 @@ followed, as every physical path looked at has only real directories above its l
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -13,8 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from runtime.image.durable import open_in_root
 from runtime.image.pack import is_opaque, is_whiteout, read_xattrs
 from runtime.image.tree import Tree
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,20 @@ class Entry:
         return stat.S_ISDIR(self.status.st_mode)
 
     def open(self) -> IO[bytes]:
-        """Open a file for reading; never through a symlink."""
-        return os.fdopen(os.open(self.physical, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
+        """Open a file for reading; raises OSError where it is none any more.
+
+        The topmost layer may be a running container's, which swaps names while we look: a link
+        that has come meanwhile ends inside the layer, a pipe is not waited for.
+        """
+        layer = os.open(self.physical.parents[self.path.count("/")], _DIRECTORY)
+        try:
+            fd = open_in_root(layer, self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        finally:
+            os.close(layer)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise OSError(errno.EINVAL, "no regular file", self.path)
+        return os.fdopen(fd, "rb")
 
     def link(self) -> str:
         """Where a symlink leads."""

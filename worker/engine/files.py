@@ -136,7 +136,7 @@ class Files:
 
     def _binds(self, record: Record) -> list[rootview.BindMount]:
         binds = [
-            rootview.BindMount(mount.source, mount.target, mount.read_only)
+            rootview.BindMount(mount.source, mount.target, mount.read_only, mount.subpath)
             for mount in record.mounts
             if mount.kind != "tmpfs"
         ]

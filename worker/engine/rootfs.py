@@ -23,7 +23,7 @@ def read_member(layers: Sequence[str], path: str) -> str:
         _, entry = view.locate(path)
         if entry is None or not stat.S_ISREG(entry.status.st_mode):
             return ""
-        with entry.physical.open("rb") as file:
+        with entry.open() as file:
             return file.read(_LARGEST_BYTES).decode("utf-8", "replace")
     except (OSError, ImageError):
         return ""

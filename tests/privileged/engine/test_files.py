@@ -14,7 +14,9 @@ from runtime import rootview
 from runtime.image.copied import ADDED, DELETED, MODIFIED
 from runtime.image.errors import BadArchive
 from runtime.image.unpack import UnpackOptions, unpack
+from runtime.image.view import LayeredView
 from runtime.oci import Overlay
+from worker.engine import rootfs
 from worker.engine.files import changes
 
 pytestmark = pytest.mark.privileged
@@ -173,3 +175,44 @@ def test_device_nodes_are_refused(inner: int) -> None:
     raw.seek(0)
     with pytest.raises(BadArchive, match="device"):
         unpack(raw, inner, below="/etc")
+
+
+def test_only_the_part_of_a_volume_that_is_mounted_is_seen(
+    overlay: Overlay, tmp_path: Path
+) -> None:
+    (tmp_path / "volume/part").mkdir(parents=True)
+    (tmp_path / "volume/part/seen").write_text("seen")
+    (tmp_path / "volume/other").write_text("not mounted")
+    (tmp_path / "volume/trap").symlink_to(tmp_path)
+    bind = rootview.BindMount(str(tmp_path / "volume"), "/data", subpath="part")
+    with rootview.assemble(overlay, [bind]) as view:
+        assert os.listdir(f"/proc/self/fd/{view.root_fd}/data") == ["seen"]
+    outside = rootview.BindMount(str(tmp_path / "volume"), "/data", subpath="trap/lower")
+    with pytest.raises(FileNotFoundError), rootview.assemble(overlay, [outside]):
+        pass
+
+
+@pytest.mark.parametrize("swap", ["link", "directory", "pipe"])
+def test_a_file_that_is_swapped_while_it_is_looked_at_shows_nothing_of_the_host(
+    overlay: Overlay, tmp_path: Path, swap: str
+) -> None:
+    etc = Path(overlay.upper) / "etc"
+    etc.mkdir()
+    (etc / "passwd").write_text("container\n")
+    (tmp_path / "host").mkdir()
+    (tmp_path / "host/passwd").write_text("host\n")
+    _, entry = LayeredView(tuple(map(Path, overlay.shown))).locate("etc/passwd")
+    assert entry is not None
+    with entry.open() as file:
+        assert file.read() == b"container\n"
+    (etc / "passwd").unlink()
+    if swap == "link":
+        (etc / "passwd").symlink_to(tmp_path / "host/passwd")
+    elif swap == "pipe":
+        os.mkfifo(etc / "passwd")
+    else:
+        etc.rmdir()
+        etc.symlink_to(tmp_path / "host")
+    with pytest.raises(OSError):
+        entry.open()
+    assert rootfs.read_member(overlay.shown, "etc/passwd") == ""
