@@ -11,6 +11,7 @@ import msgspec
 from manager.ca.certificates import create_root, new_request, sign_request
 from manager.config import InitConfig, Paths
 from manager.control.cluster import first_changes
+from manager.raft.disk import sync_directory
 from manager.replica import Store
 from swarmapi.errors import AlreadyExists
 from swarmapi.ids import new_id
@@ -102,8 +103,4 @@ def write_durably(path: Path, body: bytes) -> None:
         file.flush()
         os.fsync(fd)
     fresh.rename(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync_directory(path.parent)

@@ -125,17 +125,21 @@ def _configure_stop(parser: Parser) -> None:
 
 
 def _stop(client: Client, args: Namespace) -> int:
+    return _end(client, args, "stop")
+
+
+def _end(client: Client, args: Namespace, how: str) -> int:
     query: dict[str, str] = {}
     if args.time is not None:
         query["t"] = str(args.time)
     if args.signal:
         query["signal"] = args.signal
 
-    def stop(name: str) -> None:
-        client.call("POST", f"/containers/{segment(name)}/stop", query=query)
+    def end(name: str) -> None:
+        client.call("POST", f"/containers/{segment(name)}/{how}", query=query)
         print(name)
 
-    return each(args.containers, stop)
+    return each(args.containers, end)
 
 
 def _configure_kill(parser: Parser) -> None:
@@ -211,15 +215,7 @@ def _configure_restart(parser: Parser) -> None:
 
 
 def _restart(client: Client, args: Namespace) -> int:
-    query = {} if args.time is None else {"t": str(args.time)}
-    if args.signal:
-        query["signal"] = args.signal
-
-    def restart(name: str) -> None:
-        client.call("POST", f"/containers/{segment(name)}/restart", query=query)
-        print(name)
-
-    return each(args.containers, restart)
+    return _end(client, args, "restart")
 
 
 COMMANDS = {

@@ -3,7 +3,7 @@
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
 from swarmctl import table
@@ -78,22 +78,24 @@ def _configure_load(parser: Parser) -> None:
 
 
 def _load(client: Client, args: Namespace) -> int:
+    query = {"quiet": "1" if args.quiet else "0"}
     if args.input is None:
         if sys.stdin.isatty():
             raise ClientError("requested load from stdin, but stdin is empty: use -i FILE")
-        return _send(client, sys.stdin.buffer, quiet=args.quiet)
+        return send(client, "/images/load", sys.stdin.buffer, query)
     try:
         with open(args.input, "rb") as file:
-            return _send(client, file, quiet=args.quiet)
+            return send(client, "/images/load", file, query)
     except OSError as error:
         raise ClientError(f"cannot read {args.input}: {(error.strerror or '').lower()}") from error
 
 
-def _send(client: Client, file: BinaryIO, *, quiet: bool) -> int:
+def send(client: Client, url: str, file: BinaryIO, query: Mapping[str, str] | None = None) -> int:
+    """Send an archive and show the progress that is told."""
     response = client.request(
         "POST",
-        "/images/load",
-        query={"quiet": "1" if quiet else "0"},
+        url,
+        query=query,
         content=iter(lambda: file.read(_CHUNK_BYTES), b""),
         headers={"Content-Type": "application/x-tar"},
     )

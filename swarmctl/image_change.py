@@ -9,9 +9,9 @@ from swarmctl.command import Command, Parser
 from swarmctl.errors import ClientError
 from swarmctl.flags import filter_query, filters, with_tag
 from swarmctl.http import Client, segment
+from swarmctl.image import send
 from swarmctl.progress import follow
 
-_CHUNK_BYTES = 1 << 18
 _CREATED_BY_WIDTH = 45
 _HISTORY = {
     "ID": "IMAGE",
@@ -76,24 +76,13 @@ def _import(client: Client, args: Namespace) -> int:
         follow(client.request("POST", url).objects())
         return 0
     if args.source == "-":
-        return _send(client, url, sys.stdin.buffer)
+        return send(client, url, sys.stdin.buffer)
     try:
         with open(args.source, "rb") as file:
-            return _send(client, url, file)
+            return send(client, url, file)
     except OSError as error:
         reason = (error.strerror or "").lower()
         raise ClientError(f"cannot read {args.source}: {reason}") from error
-
-
-def _send(client: Client, url: str, file: Any) -> int:
-    response = client.request(
-        "POST",
-        url,
-        content=iter(lambda: file.read(_CHUNK_BYTES), b""),
-        headers={"Content-Type": "application/x-tar"},
-    )
-    follow(response.objects())
-    return 0
 
 
 def _configure_prune(parser: Parser) -> None:

@@ -27,6 +27,15 @@ class Disk(Protocol):
         """Remove the file, durably."""
 
 
+def sync_directory(path: Path) -> None:
+    """Make new names in a directory, renames and removals durable. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 class FileDisk:
     """The real directory. Every method raises OSError; after one the process must end.
 
@@ -56,7 +65,7 @@ class FileDisk:
     def sync(self, name: str) -> None:
         os.fdatasync(self._descriptor(name))
         if name in self._unlisted:
-            self._sync_directory()
+            sync_directory(self._path)
             self._unlisted.discard(name)
 
     def cut(self, name: str, size_bytes: int) -> None:
@@ -69,7 +78,7 @@ class FileDisk:
             os.close(self._open.pop(name))
         self._unlisted.discard(name)
         os.unlink(self._path / name)
-        self._sync_directory()
+        sync_directory(self._path)
 
     def close(self) -> None:
         """Close the open files; nothing is synced."""
@@ -84,10 +93,3 @@ class FileDisk:
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
             self._open[name] = os.open(path, flags, 0o600)
         return self._open[name]
-
-    def _sync_directory(self) -> None:
-        descriptor = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -16,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from manager.raft.disk import sync_directory
 from manager.raft.journal import Corrupt
 
 MAGIC: Final = b"SWSNAP1\n"
@@ -56,11 +57,7 @@ def write_snapshot(path: Path, header: SnapshotHeader, parts: Iterable[bytes]) -
         file.flush()
         os.fsync(file.fileno())
     temporary.rename(path)
-    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_directory(path.parent)
 
 
 def read_snapshot(data: bytes) -> tuple[SnapshotHeader, list[bytes]]:

@@ -20,17 +20,6 @@ from runtime.supervisor.process import _ROOT_SLOT as ROOT
 
 _MOUNT_SLOT, _OLD_SLOT = 4, 5
 _MAX_OVERLAY_OPTIONS = 4000  # mount(2) copies one page
-_FLAGS = {
-    "ro": kernel.MS_RDONLY,
-    "nosuid": kernel.MS_NOSUID,
-    "nodev": kernel.MS_NODEV,
-    "noexec": kernel.MS_NOEXEC,
-    "sync": kernel.MS_SYNCHRONOUS,
-    "noatime": kernel.MS_NOATIME,
-    "nodiratime": kernel.MS_NODIRATIME,
-    "relatime": kernel.MS_RELATIME,
-    "strictatime": kernel.MS_STRICTATIME,
-}
 _NEUTRAL = {"rw", "suid", "dev", "exec", "async", "atime", "defaults", "bind", "rbind"}
 _PROPAGATION = {
     "private": kernel.MS_PRIVATE,
@@ -314,8 +303,8 @@ def _mount_point(plan: Plan, destination: str, fresh: set[str]) -> None:
 def _flags_and_data(options: list[str]) -> tuple[int, str]:
     flags, data = 0, []
     for option in options:
-        if option in _FLAGS:
-            flags |= _FLAGS[option]
+        if option in kernel.MOUNT_WORDS:
+            flags |= kernel.MOUNT_WORDS[option]
         elif option not in _NEUTRAL and option not in _PROPAGATION and option != "tmpcopyup":
             data.append(option)
     return flags, ",".join(data)

@@ -40,9 +40,16 @@ async def manager_document() -> dict[str, Any]:
     Raises:
         Internal: when the program cannot tell.
     """
+    document: dict[str, Any] = json.loads(await _run(PROGRAM, "openapi"))
+    return document
+
+
+async def _run(program: Sequence[str], command: str, *arguments: str) -> bytes:
+    """Run the manager's program to its end and return what it told."""
     process = await asyncio.create_subprocess_exec(
-        *PROGRAM,
-        "openapi",
+        *program,
+        command,
+        *arguments,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -51,9 +58,8 @@ async def manager_document() -> dict[str, Any]:
     )
     told, complaint = await process.communicate()
     if process.returncode != 0:
-        raise Internal(f"swarm-manager openapi: {_last_line(complaint) or process.returncode}")
-    document: dict[str, Any] = json.loads(told)
-    return document
+        raise Internal(f"swarm-manager {command}: {_last_line(complaint) or process.returncode}")
+    return told
 
 
 class ManagerProcess:
@@ -94,23 +100,13 @@ class ManagerProcess:
         Raises:
             Internal: with the last line it complained.
         """
-        command = [*self._program, "init", *self._directories()]
-        command += ["--listen-addr", listen, "--advertise-addr", advertise]
+        arguments = [*self._directories()]
+        arguments += ["--listen-addr", listen, "--advertise-addr", advertise]
         for pool in request.default_addr_pool or ():
-            command += ["--default-addr-pool", pool]
+            arguments += ["--default-addr-pool", pool]
         if request.subnet_size:
-            command += ["--subnet-size", str(request.subnet_size)]
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            cwd="/",
-            env=_environment(),
-        )
-        _, complaint = await process.communicate()
-        if process.returncode != 0:
-            raise Internal(f"swarm-manager init: {_last_line(complaint) or process.returncode}")
+            arguments += ["--subnet-size", str(request.subnet_size)]
+        await _run(self._program, "init", *arguments)
         return await asyncio.to_thread(ClusterFiles(self.state_dir).load_tls)
 
     async def ensure(self, arguments: Sequence[str]) -> int:

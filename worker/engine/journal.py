@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from runtime.image.durable import sync_directory
 from runtime.supervisor.appending import append_whole
 
 _HEAD = struct.Struct("<II")
@@ -167,11 +168,7 @@ class Journal:
             os.close(self._fd)
         self._fd, self._size_bytes, self._suspect = fd, len(body), False
         self._unwritten.clear()
-        directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync_directory(self._path.parent)
 
 
 def _frame(key: str, value: bytes | None) -> bytes:

@@ -9,15 +9,7 @@ from runtime.supervisor import kernel
 from swarmapi.errors import InvalidArgument, Unsupported
 
 _FLAGS = {
-    "ro": kernel.MS_RDONLY,
-    "nosuid": kernel.MS_NOSUID,
-    "nodev": kernel.MS_NODEV,
-    "noexec": kernel.MS_NOEXEC,
-    "sync": kernel.MS_SYNCHRONOUS,
-    "noatime": kernel.MS_NOATIME,
-    "nodiratime": kernel.MS_NODIRATIME,
-    "relatime": kernel.MS_RELATIME,
-    "strictatime": kernel.MS_STRICTATIME,
+    **kernel.MOUNT_WORDS,
     "bind": kernel.MS_BIND,
     "rbind": kernel.MS_BIND | kernel.MS_REC,
 }

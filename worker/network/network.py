@@ -4,8 +4,9 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from ipaddress import IPv4Interface
@@ -199,16 +200,22 @@ class Network:
                 raise NetworkError(f"container {container_id} is attached already")
             container = _Container({}, {}, upstream)
             await self._on_thread(lambda: self._kernel.make_container(container_id))
-            self._containers[container_id] = container
-            try:
+            async with self._entering(container_id, container):
                 await self._plug_all(container_id, attachments)
                 container.ports = await self._reserve(container, host_ports)
-                await self._settle()
-                await self._serve_names(container_id)
-            except BaseException:
-                await self._drop(container_id)
-                raise
             return self._attached(container_id)
+
+    @asynccontextmanager
+    async def _entering(self, container_id: str, container: _Container) -> AsyncIterator[None]:
+        """Put a container that is plugged inside into effect, or take all of it away again."""
+        self._containers[container_id] = container
+        try:
+            yield
+            await self._settle()
+            await self._serve_names(container_id)
+        except BaseException:
+            await self._drop(container_id)
+            raise
 
     def _attached(self, container_id: str) -> Attached:
         container = self._containers[container_id]
@@ -366,17 +373,11 @@ class Network:
             await self._on_thread(
                 lambda: self._kernel.adopt_container(container_id, path, interfaces)
             )
-            self._containers[container_id] = container
-            try:
+            async with self._entering(container_id, container):
                 for endpoint in endpoints:
                     await self._readopt_network(endpoint)
                 container.way_out = self._way_out(container)
                 container.ports = await self._reserve(container, host_ports, anew=False)
-                await self._settle()
-                await self._serve_names(container_id)
-            except BaseException:
-                await self._drop(container_id)
-                raise
             return self._attached(container_id)
 
     async def _readopt_network(self, endpoint: AttachedEndpoint) -> None:

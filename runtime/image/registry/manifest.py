@@ -85,12 +85,7 @@ def decode(raw: bytes, content_type: str, expected: str = "") -> Manifest | Inde
     digest = oci.digest_of(raw)
     if expected and digest != expected:
         raise RegistryError(f"manifest verification failed for digest {expected}: it has {digest}")
-    try:
-        value = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise RegistryError(f"manifest is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise RegistryError("manifest is not a JSON object")
+    value = json_object("manifest", raw)
     if value.get("schemaVersion") != 2:
         raise RegistryError(
             f"manifest has schema version {value.get('schemaVersion')!r}: only 2 is supported"
@@ -107,6 +102,17 @@ def decode(raw: bytes, content_type: str, expected: str = "") -> Manifest | Inde
         if not _LAYERS.fullmatch(layer.media_type):
             raise RegistryError(f"layer type {layer.media_type!r} is not supported")
     return Manifest(raw, own, config, layers)
+
+
+def json_object(what: str, raw: bytes) -> dict[str, Any]:
+    """Return the JSON object in a document; raises RegistryError when there is none."""
+    try:
+        value = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise RegistryError(f"{what} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise RegistryError(f"{what} is not a JSON object")
+    return value
 
 
 def _type_of(value: dict[str, Any], content_type: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import json
 import os
 import threading
 import time
@@ -32,6 +31,7 @@ from runtime.image.registry.manifest import (
     Platform,
     choose,
     diff_ids,
+    json_object,
     normal,
     platform_of,
     suits,
@@ -310,13 +310,7 @@ def _from_thread(
 def _config(raw: bytes, manifest: Manifest) -> dict[str, Any]:
     if oci.digest_of(raw) != manifest.config.digest:
         raise RegistryError(f"image config verification failed for {manifest.config.digest}")
-    try:
-        config = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise RegistryError(f"image config is not JSON: {error}") from None
-    if not isinstance(config, dict):
-        raise RegistryError("image config is not a JSON object")
-    return config
+    return json_object("image config", raw)
 
 
 def _explained(error: RegistryError, reference: Reference) -> RegistryError:
