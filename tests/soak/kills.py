@@ -64,8 +64,10 @@ class Soak:
         if victim in ("server", "both"):
             self._end(" server ")
         if victim == "holder":
+            # Counted on both sides: what starts while the holder is being looked for dies with it.
             self.holder_kills += 1
             self._end(" holder ")
+            self.holder_kills += 1
         if victim in ("swarmd", "both"):
             self.machine.stop(signal.SIGKILL)
             self.machine.start()
