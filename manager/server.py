@@ -16,6 +16,7 @@ from manager.ca.service import CertificateService, MembershipService
 from manager.config import RunConfig, split
 from manager.dispatcher.dispatcher import Dispatcher
 from manager.dispatcher.service import DispatcherService
+from manager.events import EventLog
 from manager.front import Front
 from manager.logbroker.broker import LogBroker
 from manager.logbroker.service import LogsService
@@ -87,6 +88,7 @@ class Manager:
         broker = LogBroker(self.store, dispatcher.ask_for_log)
         dispatcher.on_session = broker.on_session
         roster = Roster(self.store)
+        events = EventLog(self.store.replica)
         await self._log.start()
         await self._serve_grpc(dispatcher, broker)
         host, port = split(self._config.listen)
@@ -100,7 +102,7 @@ class Manager:
             self._begin("founding", self._found)
         elif self._config.join:
             self._begin("join", self._join)
-        await self._serve_rest(broker)
+        await self._serve_rest(broker, events)
 
     async def stop(self) -> None:
         """End in the reverse order."""
@@ -140,8 +142,9 @@ class Manager:
             path.chmod(0o600)
             self._servers.append(server)
 
-    async def _serve_rest(self, broker: LogBroker) -> None:
-        app = build_app(self.store, self._tls.identity.node_id, self._forwarder, broker)
+    async def _serve_rest(self, broker: LogBroker, events: EventLog) -> None:
+        node_id = self._tls.identity.node_id
+        app = build_app(self.store, node_id, self._forwarder, broker, events)
         self._runner = runner_of(app, 1.0, handler_cancellation=True)
         await self._runner.setup()
         path = self._config.paths.socket

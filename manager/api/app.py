@@ -8,9 +8,11 @@ from typing import Final, Protocol
 
 from aiohttp import web
 
-from manager.api.keys import BROKER, NODE_ID, STORE
+from manager.api.events import SERVED_HERE
+from manager.api.keys import BROKER, EVENTS, NODE_ID, STORE
 from manager.api.responses import HAPPENS_ONCE_AS, REQUEST_ID, failure
 from manager.api.routes import ROUTES
+from manager.events import EventLog
 from manager.logbroker.broker import LogBroker
 from manager.replica import LogStatus, Store
 from swarmapi.errors import NotLeader, OutcomeUnknown, SwarmError, Unavailable
@@ -92,7 +94,7 @@ GATE: Final = web.AppKey("gate", Gate)
 
 
 def build_app(
-    store: Store, node_id: str, forwarder: Forwarder, broker: LogBroker
+    store: Store, node_id: str, forwarder: Forwarder, broker: LogBroker, events: EventLog
 ) -> web.Application:
     """Return the application; must be called in the running loop."""
     app = web.Application(middlewares=[_errors, _gate], client_max_size=_BODY_LIMIT_BYTES)
@@ -100,6 +102,7 @@ def build_app(
     app[NODE_ID] = node_id
     app[GATE] = Gate(store, forwarder)
     app[BROKER] = broker
+    app[EVENTS] = events
     add_routes(app, ROUTES)
     app.router.add_route("*", "/{tail:.*}", _not_found)
     return app
@@ -153,6 +156,9 @@ def is_kept(request: web.Request) -> bool:
 
 async def _serve(request: web.Request, handler: Handler) -> web.StreamResponse:
     gate = request.app[GATE]
+    if request.match_info.handler in SERVED_HERE:
+        await gate.leader_address()  # before one is known, old entries are still applied
+        return await handler(request)
     request_id = request.headers.get(REQUEST_ID, "")
     if not request_id and request.method not in ("GET", "HEAD"):
         request_id = request.app[STORE].new_id()  # sent again, it still happens once

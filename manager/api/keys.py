@@ -4,9 +4,11 @@ from typing import Final
 
 from aiohttp import web
 
+from manager.events import EventLog
 from manager.logbroker.broker import LogBroker
 from manager.replica import Store
 
 STORE: Final = web.AppKey("store", Store)
 NODE_ID: Final = web.AppKey("node_id", str)
 BROKER: Final = web.AppKey("broker", LogBroker)
+EVENTS: Final = web.AppKey("events", EventLog)

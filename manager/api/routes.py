@@ -7,7 +7,7 @@ from typing import Any, Final, TypedDict
 import msgspec
 from aiohttp import web
 
-from manager.api import logs, render
+from manager.api import events, logs, render
 from manager.api.keys import NODE_ID, STORE
 from manager.api.responses import answer, request_id, version
 from manager.control import cluster, networks, nodes, services, tasks
@@ -330,6 +330,7 @@ ROUTES: Final[Sequence[rest.Declared]] = (
     ),
     Route("DELETE", "/networks/{id}", remove_network, status=204),
     *logs.ROUTES,
+    *events.ROUTES,
     ("GET", "/secrets", list_nothing),
     ("GET", "/configs", list_nothing),
     ("*", "/secrets/{tail:.*}", refuse_secrets),

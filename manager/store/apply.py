@@ -6,7 +6,7 @@ all: expectations and names are checked first; after that a change that no longe
 (its task is gone, its state would move down) does nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -16,6 +16,7 @@ from manager.store import changes as c
 from manager.store.deletions import delete
 from manager.store.effects import (
     Effects,
+    Moved,
     drop_unused_specs,
     observe,
     orphan,
@@ -35,7 +36,7 @@ from swarmapi.model.objects import (
 from swarmapi.model.spec import Availability
 from swarmapi.model.tables import EndpointState
 
-__all__ = ["Applied", "Conflict", "Effects", "Key", "apply", "apply_change"]
+__all__ = ["Applied", "Conflict", "Effects", "Key", "Moved", "apply", "apply_change"]
 
 REQUESTS_KEPT: Final = 8192
 
@@ -47,8 +48,8 @@ class Applied(msgspec.Struct, frozen=True, kw_only=True):
     conflict: Conflict | None = None
     duplicate: bool = False
     """The request id was applied before, at `index`."""
-    changed: tuple[Key, ...] = ()
-    """(kind, id) of every object written or deleted, in order, each once."""
+    changed: Mapping[Key, Moved] = {}
+    """Every object written or deleted, by (kind, id) in order: what it was, and what it is."""
     dirty: frozenset[Key] = frozenset()
     """Reconciler keys to run: (`service` | `node` | `network` | `cluster`, id)."""
 
@@ -77,7 +78,7 @@ def apply(view: View, index: int, now_ns: int, transaction: c.Transaction) -> Ap
         if network is not None:
             view.put_network(replace(network, table_index=index))
     dirty = frozenset(effects.dirty)
-    return Applied(index=index, changed=tuple(effects.changed), dirty=dirty)
+    return Applied(index=index, changed=effects.changed, dirty=dirty)
 
 
 def apply_change(effects: Effects, change: c.Change) -> None:
@@ -92,8 +93,9 @@ def apply_change(effects: Effects, change: c.Change) -> None:
 
 def _put_cluster(fx: Effects, change: c.PutCluster) -> None:
     old = fx.view.cluster
-    fx.view.cluster = replace(change.cluster, meta=fx.meta(old.meta if old else None))
-    fx.touch("cluster", change.cluster.id)
+    new = replace(change.cluster, meta=fx.meta(old.meta if old else None))
+    fx.view.cluster = new
+    fx.touch("cluster", old, new)
     fx.dirty.add(("cluster", change.cluster.id))
     limit = change.cluster.spec.orchestration
     if old is not None and limit != old.spec.orchestration:
@@ -136,8 +138,9 @@ def _put_network(fx: Effects, change: c.PutNetwork) -> None:
             error=old.error,
             table_index=old.table_index,
         )
-    fx.view.put_network(replace(network, meta=fx.meta(old.meta if old else None)))
-    fx.touch("network", network.id)
+    new = replace(network, meta=fx.meta(old.meta if old else None))
+    fx.view.put_network(new)
+    fx.touch("network", old, new)
     fx.dirty.add(("network", network.id))
     fx.tables.add(network.id)
 
@@ -272,7 +275,7 @@ def _set_network_allocation(fx: Effects, change: c.SetNetworkAllocation) -> None
         meta=fx.meta(network.meta),
     )
     fx.view.put_network(new)
-    fx.touch("network", network.id)
+    fx.touch("network", network, new)
     fx.dirty.add(("network", network.id))
     fx.tables.add(network.id)
     if cluster is not None and change.vni > cluster.last_vni:

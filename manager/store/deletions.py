@@ -36,13 +36,14 @@ def _delete_node(fx: Effects, node_id: str) -> None:
     fx.view.drop_node(node_id)
     if ingress is not None and node.ingress_address:
         quarantine(fx, ingress.id, bare(node.ingress_address))
-    fx.touch("node", node_id)
+    fx.touch("node", node, None)
     fx.dirty.add(("node", node_id))
     fx.dirty.update(("network", network_id) for network_id in fx.view.networks)
     cluster = fx.view.cluster
     if cluster is not None and node_id not in cluster.removed_nodes:
-        fx.view.cluster = replace(cluster, removed_nodes=(*cluster.removed_nodes, node_id))
-        fx.touch("cluster", cluster.id)
+        new = replace(cluster, removed_nodes=(*cluster.removed_nodes, node_id))
+        fx.view.cluster = new
+        fx.touch("cluster", cluster, new)
 
 
 def _delete_service(fx: Effects, service_id: str) -> None:
@@ -53,7 +54,7 @@ def _delete_service(fx: Effects, service_id: str) -> None:
     fx.view.drop_service(service_id)
     for vip in service.endpoint.vips:
         quarantine(fx, vip.network_id, bare(vip.address))
-    fx.touch("service", service_id)
+    fx.touch("service", service, None)
     fx.dirty.add(("service", service_id))
     drop_unused_specs(fx, service_id)
 
@@ -66,10 +67,11 @@ def _delete_network(fx: Effects, network_id: str) -> None:
         for node in [n for n in fx.view.nodes.values() if n.ingress_address]:
             store_node(fx, node, replace(node, ingress_address=""))
     for record_id in tuple(fx.view.quarantine.of(network_id)):
+        record = fx.view.quarantined[record_id]
         fx.view.drop_quarantined(record_id)
-        fx.touch("quarantined", record_id)
+        fx.touch("quarantined", record, None)
     fx.view.drop_network(network_id)
-    fx.touch("network", network_id)
+    fx.touch("network", network, None)
     fx.dirty.add(("network", network_id))
 
 
@@ -78,7 +80,7 @@ def _delete_task(fx: Effects, task_id: str) -> None:
     if task is None:
         return
     fx.view.drop_task(task_id)
-    fx.touch("task", task_id)
+    fx.touch("task", task, None)
     task_moved(fx, task, None)
     drop_unused_specs(fx, task.service_id)
 
@@ -87,7 +89,7 @@ def _delete_quarantined(fx: Effects, record_id: str) -> None:
     record = fx.view.quarantined.get(record_id)
     if record is not None:
         fx.view.drop_quarantined(record_id)
-        fx.touch("quarantined", record_id)
+        fx.touch("quarantined", record, None)
         fx.dirty.add(("network", record.network_id))
 
 

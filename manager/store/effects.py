@@ -1,5 +1,7 @@
 """What writing an object brings with it: dirty keys, changed tables, addresses in quarantine."""
 
+from typing import NamedTuple, TypeAlias
+
 from msgspec.structs import replace
 
 from manager.store import changes as c
@@ -7,7 +9,9 @@ from manager.store.expect import Key
 from manager.store.view import View, bare, is_live, is_placed
 from swarmapi.model.objects import (
     FAILURES_KEPT,
+    Cluster,
     Meta,
+    Network,
     Node,
     Quarantined,
     Service,
@@ -15,6 +19,15 @@ from swarmapi.model.objects import (
     TaskState,
     TaskStatus,
 )
+
+Object: TypeAlias = Cluster | Node | Service | Network | Task | Quarantined
+
+
+class Moved(NamedTuple):
+    """One object before and after a transaction; None is where it did not exist."""
+
+    before: Object | None
+    after: Object | None
 
 
 class Effects:
@@ -24,7 +37,7 @@ class Effects:
         self.view = view
         self.index = index
         self.now_ns = now_ns
-        self.changed: dict[Key, None] = {}
+        self.changed: dict[Key, Moved] = {}
         self.dirty: set[Key] = set()
         self.tables: set[str] = set()
 
@@ -33,15 +46,19 @@ class Effects:
         created_ns = old.created_ns if old is not None else self.now_ns
         return Meta(version=self.index, created_ns=created_ns, updated_ns=self.now_ns)
 
-    def touch(self, kind: str, object_id: str) -> None:
-        """Note an object as changed."""
-        self.changed[(kind, object_id)] = None
+    def touch(self, kind: str, before: Object | None, after: Object | None) -> None:
+        """Note an object as changed; of several changes the first knows what it was before."""
+        known = after or before
+        if known is not None:
+            first = self.changed.get((kind, known.id))
+            self.changed[(kind, known.id)] = Moved(first.before if first else before, after)
 
 
 def store_node(fx: Effects, old: Node | None, node: Node) -> None:
     """Write a node; a row of its own that changed makes the tables with it change."""
-    fx.view.put_node(replace(node, meta=fx.meta(old.meta if old else None)))
-    fx.touch("node", node.id)
+    new = replace(node, meta=fx.meta(old.meta if old else None))
+    fx.view.put_node(new)
+    fx.touch("node", old, new)
     fx.dirty.add(("node", node.id))
     row = (node.data_path, node.ingress_address, node.mesh_slot)
     if old is None or row != (old.data_path, old.ingress_address, old.mesh_slot):
@@ -58,8 +75,9 @@ def touch_node_tables(fx: Effects, node_id: str) -> None:
 
 def store_service(fx: Effects, old: Service | None, service: Service) -> None:
     """Write a service; its name, spec or endpoint changes the tables of its networks."""
-    fx.view.put_service(replace(service, meta=fx.meta(old.meta if old else None)))
-    fx.touch("service", service.id)
+    new = replace(service, meta=fx.meta(old.meta if old else None))
+    fx.view.put_service(new)
+    fx.touch("service", old, new)
     fx.dirty.add(("service", service.id))
     renamed = old is None or old.spec.name != service.spec.name
     respecified = old is None or old.spec_version != service.spec_version
@@ -87,8 +105,9 @@ def drop_unused_specs(fx: Effects, service_id: str) -> None:
 
 def store_task(fx: Effects, old: Task | None, task: Task) -> None:
     """Write a task, and do what its move brings with it."""
-    fx.view.put_task(replace(task, meta=fx.meta(old.meta if old else None)))
-    fx.touch("task", task.id)
+    new = replace(task, meta=fx.meta(old.meta if old else None))
+    fx.view.put_task(new)
+    fx.touch("task", old, new)
     task_moved(fx, old, task)
 
 
@@ -139,7 +158,7 @@ def quarantine(fx: Effects, network_id: str, address: str) -> None:
         meta=fx.meta(None),
     )
     fx.view.put_quarantined(record)
-    fx.touch("quarantined", record.id)
+    fx.touch("quarantined", None, record)
     fx.dirty.add(("network", network_id))
 
 

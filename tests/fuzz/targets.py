@@ -155,7 +155,7 @@ def manager_target() -> Target:
         cluster = MemoryCluster()
         await cluster.found()
         broker = LogBroker(cluster.store, lambda node, request: False)
-        app = manager_app.build_app(cluster.store, "m1", NoForwarder(), broker)
+        app = manager_app.build_app(cluster.store, "m1", NoForwarder(), broker, cluster.events)
 
         async def refill() -> None:
             await cluster.settle()

@@ -18,6 +18,7 @@ from worker.api import (
     build,
     containers,
     document,
+    events,
     execs,
     images,
     networks,
@@ -35,7 +36,7 @@ from worker.engine.engine import Engine
 log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 MODULES = (
-    system, archives, containers, streams, execs, registry, images, squash, build, volumes,
+    system, events, archives, containers, streams, execs, registry, images, squash, build, volumes,
     networks,
 )  # fmt: skip
 """Those with a table of routes, `ROUTES`."""

@@ -1,10 +1,9 @@
-"""Ping, version, info, events and disk usage."""
+"""Ping, version, info and disk usage."""
 
 import asyncio
 import os
 import platform
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from swarmapi.rest import Route
 from worker.api import answers, older
 from worker.api.keys import SWARM_STATE, engine_of
 from worker.api.render import container_summary, image_summary
-from worker.api.responses import JsonLines, answer
+from worker.api.responses import answer
 from worker.api.version import (
     API_VERSION,
     MIN_API_VERSION,
@@ -24,15 +23,9 @@ from worker.api.version import (
     minor_of,
 )
 from worker.engine.engine import Engine
-from worker.engine.events import Event
-from worker.engine.filters import label_matches
 from worker.engine.rfc3339 import format_ns
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
-_EVENT_FILTERS = (
-    "config", "container", "daemon", "event", "image", "label", "network", "node", "plugin",
-    "scope", "secret", "service", "type", "volume",
-)  # fmt: skip
 
 
 async def ping(request: web.Request) -> web.StreamResponse:
@@ -159,47 +152,6 @@ def describe(engine: Engine) -> dict[str, Any]:
     }
 
 
-async def events(request: web.Request) -> web.StreamResponse:
-    """Stream events, one JSON document a line."""
-    engine = engine_of(request)
-    wanted = query.filters(request)
-    since_ns, until_ns = query.time_ns(request, "since"), query.time_ns(request, "until")
-    since = since_ns if query.given(request, "since") else None  # 0 is a time, too
-    lines = JsonLines(request, end=b"\n")
-    await lines.begin()
-    async for event in engine.events.stream(since, until_ns or None):
-        if event_matches(event, wanted):
-            await lines.send(event.to_json())
-    return await lines.finish()
-
-
-def event_matches(event: Event, wanted: Mapping[str, Sequence[str]]) -> bool:
-    """Tell whether an event passes the filters: all keys, any value of each."""
-    for key, values in wanted.items():
-        if not values:
-            continue
-        if key == "label":
-            passed = all(label_matches(event.attributes, value) for value in values)
-        elif key == "type":
-            passed = event.kind in values
-        elif key == "event":
-            passed = event.action in values or event.action.partition(":")[0] in values
-        elif key == "scope":
-            passed = "local" in values
-        else:
-            name = event.attributes.get("name", "")
-            passed = event.kind == key and any(
-                value in (name, event.actor_id)
-                or (len(value) >= 12 and event.actor_id.removeprefix("sha256:").startswith(value))
-                for value in values
-            )
-            if key == "image" and event.kind == "container":
-                passed = event.attributes.get("image") in values
-        if not passed:
-            return False
-    return True
-
-
 async def disk_usage(request: web.Request) -> web.StreamResponse:
     """Sum up what images, containers and volumes take."""
     engine = engine_of(request)
@@ -303,14 +255,6 @@ ROUTES = (
     Route("HEAD", "/_ping", ping),
     Route("GET", "/version", version, answer=answers.Version),
     Route("GET", "/info", info, answer=answers.Object),
-    Route(
-        "GET",
-        "/events",
-        events,
-        (rest.time("since"), rest.time("until"), rest.filters(*_EVENT_FILTERS)),
-        answer=answers.Object,
-        content="stream",
-    ),
     Route(
         "POST",
         "/swarm/v1/system/check",

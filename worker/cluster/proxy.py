@@ -1,6 +1,6 @@
 """Requests for the cluster pass to the local manager as they are, both directions streaming."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 
 import aiohttp
@@ -110,6 +110,24 @@ class ManagerProxy:
                     return answer.status, None
                 return answer.status, await answer.json()
         except (aiohttp.ClientError, TimeoutError) as error:
+            raise _gone(error) from error
+
+    async def lines(self, url: str) -> AsyncGenerator[bytes, None]:
+        """Yield the lines of an answer that goes on, until it ends.
+
+        Raises:
+            Unavailable: when the manager does not answer, breaks off, or answers with an error.
+        """
+        try:
+            async with self._open().get(f"http://manager{url}") as answer:
+                if answer.status != 200:
+                    raise _gone(RuntimeError(f"status {answer.status}"))
+                rest = b""
+                async for piece in answer.content.iter_any():
+                    *whole, rest = (rest + piece).split(b"\n")
+                    for line in whole:
+                        yield line
+        except aiohttp.ClientError as error:
             raise _gone(error) from error
 
     def _open(self) -> aiohttp.ClientSession:

@@ -4,6 +4,8 @@ from aiohttp import web
 
 from swarmapi.openapi import Json
 from worker.api.document import CLUSTER_DOCUMENT
+from worker.api.events import CLUSTER_EVENTS
+from worker.cluster.events import ManagersEvents
 from worker.cluster.info import SwarmInfo
 from worker.cluster.manager_process import ManagerProcess, manager_document
 from worker.cluster.membership import Addresses, Member
@@ -51,6 +53,7 @@ class ClusterSide:
         """Add the cluster's routes to an application (`cluster_routes` of `build_app`)."""
         install(app, self.member, self._proxy, self._info)
         app[CLUSTER_DOCUMENT] = self._manager_document
+        app[CLUSTER_EVENTS] = ManagersEvents(self.member, self._proxy).stream
 
     def swarm_state(self) -> str:
         """Return the ping's Swarm header (`swarm_state` of `build_app`)."""

@@ -4,13 +4,13 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from runtime.supervisor.appending import append_whole
+from swarmapi.events import Event
 
 _REMEMBERED = 1024
 _HISTORY_BYTES = 1 << 20
@@ -18,31 +18,37 @@ _HISTORY_BYTES = 1 << 20
 _QUEUE_LIMIT = 4096
 
 
-class Event(msgspec.Struct, frozen=True):
-    """Something that happened to an object of the engine."""
+class Listener:
+    """What was remembered, and a queue of what comes; one that falls 4096 events behind ends."""
 
-    kind: str
-    """container, image, network, volume or daemon."""
-    action: str
-    actor_id: str
-    attributes: dict[str, str]
-    time_ns: int
+    def __init__(self, past: list[Event]) -> None:
+        self.past = past
+        self._queue: asyncio.Queue[Event | None] = asyncio.Queue()
+        self.ended = False
 
-    def to_json(self) -> dict[str, Any]:
-        """Render as one line of Docker's `GET /events`."""
-        rendered: dict[str, Any] = {
-            "Type": self.kind,
-            "Action": self.action,
-            "Actor": {"ID": self.actor_id, "Attributes": self.attributes},
-            "scope": "local",
-            "time": self.time_ns // 1_000_000_000,
-            "timeNano": self.time_ns,
-        }
-        if self.kind in ("container", "image"):
-            rendered |= {"status": self.action, "id": self.actor_id}
-            if self.kind == "container":
-                rendered["from"] = self.attributes.get("image", "")
-        return rendered
+    def offer(self, event: Event) -> None:
+        """Put an event into the queue."""
+        if self._queue.qsize() >= _QUEUE_LIMIT:
+            self.end()
+        elif not self.ended:
+            self._queue.put_nowait(event)
+
+    def end(self) -> None:
+        """End it behind what is queued."""
+        if not self.ended:
+            self.ended = True
+            self._queue.put_nowait(None)
+
+    async def live(self, left_s: Callable[[], float | None]) -> AsyncIterator[Event]:
+        """Yield what comes until it is ended, or `left_s()` tells that no time is left."""
+        while (timeout_s := left_s()) is None or timeout_s > 0:
+            try:
+                received = await asyncio.wait_for(self._queue.get(), timeout_s)
+            except TimeoutError:
+                return
+            if received is None:
+                return
+            yield received
 
 
 class EventBus:
@@ -53,7 +59,7 @@ class EventBus:
         self._history = history
         self._fd = -1
         self._past: deque[Event] = deque(maxlen=_REMEMBERED)
-        self._queues: set[asyncio.Queue[Event | None]] = set()
+        self._listeners: set[Listener] = set()
 
     def open(self) -> None:
         """Read what happened before; without a history only what comes is remembered."""
@@ -88,7 +94,7 @@ class EventBus:
     @property
     def listeners(self) -> int:
         """How many subscribers there are."""
-        return len(self._queues)
+        return len(self._listeners)
 
     def past(self) -> Sequence[Event]:
         """Return the remembered events, oldest first."""
@@ -98,45 +104,24 @@ class EventBus:
         """Record an event and hand it to every subscriber."""
         event = Event(kind, action, actor_id, dict(attributes), self._now_ns())
         self._remember(event)
-        for queue in list(self._queues):
-            if queue.qsize() >= _QUEUE_LIMIT:
-                self._queues.discard(queue)
-                queue.put_nowait(None)
-            else:
-                queue.put_nowait(event)
+        for listener in self._listeners:
+            listener.offer(event)
 
-    async def stream(
-        self, since_ns: int | None = None, until_ns: int | None = None
-    ) -> AsyncIterator[Event]:
-        """Yield remembered events from `since_ns`, then live ones until `until_ns` or for ever."""
-        queue: asyncio.Queue[Event | None] = asyncio.Queue()
-        self._queues.add(queue)
+    @contextmanager
+    def listen(self, since_ns: int | None = None) -> Iterator[Listener]:
+        """Yield a listener; it remembers what happened from `since_ns` on, without it nothing."""
+        known = self._past if since_ns is not None else ()
+        listener = Listener([event for event in known if event.time_ns >= (since_ns or 0)])
+        self._listeners.add(listener)
         try:
-            if since_ns is not None:
-                for event in list(self._past):
-                    if event.time_ns >= since_ns and (until_ns is None or event.time_ns < until_ns):
-                        yield event
-            while True:
-                timeout_s = None
-                if until_ns is not None:
-                    timeout_s = (until_ns - self._now_ns()) / 1e9
-                    if timeout_s <= 0:
-                        return
-                try:
-                    received = await asyncio.wait_for(queue.get(), timeout_s)
-                except TimeoutError:
-                    return
-                if received is None:
-                    return
-                yield received
+            yield listener
         finally:
-            self._queues.discard(queue)
+            self._listeners.discard(listener)
 
     def close(self) -> None:
         """End every subscriber's stream."""
-        for queue in self._queues:
-            queue.put_nowait(None)
-        self._queues.clear()
+        for listener in self._listeners:
+            listener.end()
         self._close_history()
 
 

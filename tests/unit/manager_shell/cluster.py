@@ -8,6 +8,7 @@ from aiohttp import web
 
 from manager.ca.certificates import create_root
 from manager.control.cluster import first_changes
+from manager.events import EventLog
 from manager.loop import ControlLoop
 from manager.replica import Replica, Store
 from manager.store.changes import SetNodeStatus, SetTaskStatus
@@ -50,6 +51,7 @@ class MemoryCluster:
         self.store = Store(
             self.replica, self.log, lambda: f"{next(numbers):025d}", now_ns=self.clock
         )
+        self.events = EventLog(self.replica)
         self.loop = ControlLoop(self.store, acks=dict)
 
     async def found(self) -> None:

@@ -65,7 +65,7 @@ async def pair(tmp_path: Path, handler: Handler) -> AsyncIterator[Pair]:
     follower.log.become(LogStatus(False, True, "m1", target))
     broker = LogBroker(follower.store, no_session)
     front = await serve_unix(
-        build_app(follower.store, "m2", forwarder, broker),
+        build_app(follower.store, "m2", forwarder, broker, follower.events),
         tmp_path / "follower.sock",
     )
     connector = aiohttp.UnixConnector(str(tmp_path / "follower.sock"))

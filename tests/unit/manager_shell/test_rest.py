@@ -47,9 +47,8 @@ def play(story: Story, forwarder: NoForwarder | None = None) -> None:
         cluster = MemoryCluster()
         await cluster.found()
         await cluster.settle()
-        app = build_app(
-            cluster.store, "m1", forwarder or NoForwarder(), LogBroker(cluster.store, no_session)
-        )
+        broker = LogBroker(cluster.store, no_session)
+        app = build_app(cluster.store, "m1", forwarder or NoForwarder(), broker, cluster.events)
         async with TestClient(TestServer(app)) as client:
             await story(cluster, client)
 

@@ -46,7 +46,8 @@ async def recorded() -> dict[str, Any]:
     cluster = MemoryCluster()
     await cluster.found()
     await cluster.settle()
-    app = build_app(cluster.store, "m1", NoForwarder(), LogBroker(cluster.store, no_session))
+    broker = LogBroker(cluster.store, no_session)
+    app = build_app(cluster.store, "m1", NoForwarder(), broker, cluster.events)
     async with TestClient(TestServer(app)) as client:
         network = {"Name": "ov1", "Driver": "overlay", "Attachable": True}
         assert (await client.post("/networks/create", json=network)).status == 201
@@ -154,7 +155,8 @@ def test_what_was_read_and_scaled_replaces_no_task(
         cluster = MemoryCluster()
         await cluster.found()
         await cluster.settle()
-        app = build_app(cluster.store, "m1", NoForwarder(), LogBroker(cluster.store, no_session))
+        broker = LogBroker(cluster.store, no_session)
+        app = build_app(cluster.store, "m1", NoForwarder(), broker, cluster.events)
         async with TestClient(TestServer(app)) as client:
             assert (await client.post("/services/create", json=given)).status == 201
             await cluster.settle()
