@@ -5,7 +5,7 @@ from typing import Any
 
 from swarmctl import table
 from swarmctl.command import Command, Parser, each
-from swarmctl.errors import ClientError
+from swarmctl.errors import ClientError, DaemonError
 from swarmctl.flags import filter_query, filters
 from swarmctl.http import Client, segment
 
@@ -204,7 +204,12 @@ def _configure_logs(parser: Parser) -> None:
 def _logs(client: Client, args: Namespace) -> int:
     from swarmctl.logs import show_container_logs
 
-    show_container_logs(client, args.container, args)
+    try:
+        show_container_logs(client, args.container, args)
+    except DaemonError as error:
+        from swarmctl.task_container import container_of
+
+        show_container_logs(client, container_of(client, args.container, error, "logs"), args)
     return 0
 
 

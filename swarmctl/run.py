@@ -131,6 +131,10 @@ def _configure_exec(parser: Parser) -> None:
     add("command", nargs=argparse.REMAINDER, metavar="COMMAND [ARG...]")
 
 
+def _prepare(client: Client, container: str, body: dict[str, Any]) -> str:
+    return str(client.call("POST", f"/containers/{segment(container)}/exec", body=body)["Id"])
+
+
 def _exec(client: Client, args: Namespace) -> int:
     if not args.command:
         raise UsageError("swarmctl exec: the command is missing", 1)
@@ -151,8 +155,12 @@ def _exec(client: Client, args: Namespace) -> int:
     }
     if args.tty:
         body["ConsoleSize"] = attach.console_size()
-    path = f"/containers/{segment(args.container)}/exec"
-    identity = client.call("POST", path, body=body)["Id"]
+    try:
+        identity = _prepare(client, args.container, body)
+    except DaemonError as error:
+        from swarmctl.task_container import container_of
+
+        identity = _prepare(client, container_of(client, args.container, error, "exec"), body)
     start = {"Detach": args.detach, "Tty": args.tty}
     if args.detach:
         client.call("POST", f"/exec/{identity}/start", body=start)

@@ -31,7 +31,7 @@ def _templated(value: Any, style: str) -> None:
     from swarmctl.template import Template
 
     text = "{{json .}}" if style == "json" else style
-    print(Template(text, strict=False).render(value))
+    print(Template(text, strict=False).render(value), flush=True)  # a stream's reader waits for it
 
 
 def _info(client: Client, args: Namespace) -> int:

@@ -123,8 +123,9 @@ class Template:
             dot, word = root, word[1:] or "."
         value = dot
         for name in filter(None, word.split(".")):
-            if isinstance(value, dict) and name in value:
-                value = value[name]
+            field = name[:1].lower() + name[1:]  # of `scope`, Go's name is Scope
+            if isinstance(value, dict) and (name in value or field in value):
+                value = value[name] if name in value else value[field]
             elif self._strict or (value is not None and not isinstance(value, dict)):
                 raise UsageError(f"template: can't evaluate field {name}", 1)
             else:

@@ -373,6 +373,9 @@ def test_info_version_events(daemon: Daemon, ctl: Run, tmp_path: Path) -> None:
         "2026-01-01T00:00:00.000000001Z container start c1 (image=bb, name=web)\n"
     )
     assert daemon.seen[-1].query["until"] == "5"
+    assert ctl("events", "--format", "{{.Action}} {{.TimeNano}}").out == (
+        "start 1767225600000000001\n"
+    )
 
 
 def test_inspect_finds_any_kind(daemon: Daemon, ctl: Run) -> None:
