@@ -4,18 +4,18 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp.test_utils import TestClient, TestServer
+from aiohttp import web
 
 from swarmapi.events import Event
+from swarmapi.query import runner_of
 from tests.unit.worker.test_engine import World
 from worker.api.app import build_app
 from worker.api.events import CLUSTER_EVENTS, event_matches
 
-Client = TestClient[Any, Any]
+Client = aiohttp.ClientSession
 
 
 def cluster_event(kind: str, name: str, time_ns: int, **more: str) -> Event:
@@ -54,11 +54,17 @@ def play(
         await world.engine.open()
         app = build_app(world.engine)
         app[CLUSTER_EVENTS] = feed.stream
+        runner = runner_of(app, 1.0)  # as the daemon does: aiohttp's own for tests cancels handlers
+        await runner.setup()
+        path = str(tmp_path / "api.sock")
+        await web.UnixSite(runner, path).start()
         try:
-            async with TestClient(TestServer(app)) as client:
+            connector = aiohttp.UnixConnector(path)
+            async with aiohttp.ClientSession("http://swarm", connector=connector) as client:
                 await asyncio.wait_for(story(client, world, feed), 20)
         finally:
             await world.engine.close()
+            await runner.cleanup()
 
     asyncio.run(main())
 
