@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from swarmapi import imagename
 from swarmctl.errors import ClientError
 
 HUB = "https://index.docker.io/v1/"
@@ -21,9 +22,7 @@ Login = dict[str, str]
 
 def registry_of(image: str) -> str:
     """Return the name credentials of an image's registry are kept under."""
-    first, slash, _ = image.partition("/")
-    named = slash and ("." in first or ":" in first or first == "localhost")
-    return address(first if named else "")
+    return address(imagename.registry_of(image))
 
 
 def address(server: str) -> str:

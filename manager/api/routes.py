@@ -10,7 +10,7 @@ from aiohttp import web
 from manager.api import events, logs, render
 from manager.api.keys import NODE_ID, STORE
 from manager.api.responses import answer, request_id, version
-from manager.control import cluster, networks, nodes, services, tasks
+from manager.control import cluster, networks, nodes, registry_auth, services, tasks
 from manager.control.lookup import (
     find_network,
     find_node,
@@ -21,7 +21,7 @@ from manager.replica import Store
 from swarmapi import openapi, query, rest
 from swarmapi.errors import InvalidArgument, Unsupported
 from swarmapi.model.decode import decode_spec, spec_from
-from swarmapi.model.objects import NodeState
+from swarmapi.model.objects import NodeState, RegistryAuth
 from swarmapi.model.spec import ClusterSpec, NetworkSpec, NodeSpec, ServiceSpec
 from swarmapi.rest import API_VERSION, Route, route_of
 
@@ -138,7 +138,8 @@ async def list_services(request: web.Request) -> web.Response:
 async def create_service(request: web.Request) -> web.Response:
     """Create a service."""
     spec = decode_spec(await request.read(), ServiceSpec)
-    service = await services.create_service(request.app[STORE], spec, request_id(request))
+    auth = _registry_auth(request)
+    service = await services.create_service(request.app[STORE], spec, request_id(request), auth)
     return answer({"ID": service.id}, 201)
 
 
@@ -158,14 +159,21 @@ async def get_service(request: web.Request) -> web.Response:
 async def update_service(request: web.Request) -> web.Response:
     """Change a service, or go back to its previous spec."""
     store, key = request.app[STORE], request.match_info["id"]
-    rollback = query.text(request, "rollback")
+    rollback, auth = query.text(request, "rollback"), _registry_auth(request)
+    auth_from = query.text(request, "registryAuthFrom") or "spec"
     if rollback == "previous":
-        await services.rollback_service(store, key, version(request), request_id(request))
+        await services.rollback_service(store, key, version(request), request_id(request), auth)
     else:
         spec = decode_spec(await request.read(), ServiceSpec)
         number = version(request)
-        await services.update_service(store, key, spec, number, request_id(request))
+        await services.update_service(
+            store, key, spec, number, request_id(request), auth, auth_from
+        )
     return answer({"Warnings": None})
+
+
+def _registry_auth(request: web.Request) -> RegistryAuth | None:
+    return registry_auth.read(request.headers.get("X-Registry-Auth", ""))
 
 
 async def remove_service(request: web.Request) -> web.Response:

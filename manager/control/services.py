@@ -12,6 +12,7 @@ from manager.control.lookup import (
     matches_one,
     matches_prefix,
 )
+from manager.control.registry_auth import kept_auth
 from manager.control.validate import check_service
 from manager.orchestrator.update import Outdated
 from manager.replica import OUT_OF_SEQUENCE, Store
@@ -20,6 +21,7 @@ from manager.store.view import View, is_live, is_wanted, ports_of, published
 from swarmapi.errors import FailedPrecondition, Internal, InvalidArgument
 from swarmapi.model import defaults
 from swarmapi.model.objects import (
+    RegistryAuth,
     Service,
     SpecVersion,
     TaskState,
@@ -44,8 +46,10 @@ class ServiceCounts(NamedTuple):
     completed: int
 
 
-async def create_service(store: Store, spec: ServiceSpec, request_id: str = "") -> Service:
-    """Create a service and return it.
+async def create_service(
+    store: Store, spec: ServiceSpec, request_id: str = "", auth: RegistryAuth | None = None
+) -> Service:
+    """Create a service whose image is pulled with `auth`, and return it.
 
     Raises:
         SwarmError: invalid, name taken, network or port not available.
@@ -59,7 +63,9 @@ async def create_service(store: Store, spec: ServiceSpec, request_id: str = "") 
     spec, networks = _resolve_networks(store.view, spec)
     _check_ports(store.view, spec, service_id)
     service = Service(id=service_id, spec=spec, spec_version=1)
-    record = SpecVersion(service_id=service_id, version=1, spec=spec, networks=networks)
+    record = SpecVersion(
+        service_id=service_id, version=1, spec=spec, networks=networks, registry_auth=auth
+    )
     changes = (
         PutSpecVersion(record=record, reason="service created"),
         PutService(service=service, expect_version=0, reason="service created"),
@@ -69,12 +75,21 @@ async def create_service(store: Store, spec: ServiceSpec, request_id: str = "") 
 
 
 async def update_service(
-    store: Store, key: str, spec: ServiceSpec, version: int, request_id: str = ""
+    store: Store,
+    key: str,
+    spec: ServiceSpec,
+    version: int,
+    request_id: str = "",
+    auth: RegistryAuth | None = None,
+    auth_from: str = "spec",
 ) -> Service:
     """Replace a service's spec; its tasks follow by a rolling update.
 
+    Without `auth`, the login of the spec in force is kept, or with `auth_from`
+    "previous-spec" that of the one before.
+
     Raises:
-        SwarmError: a stale version, an invalid spec, another name or mode.
+        SwarmError: a stale version, an invalid spec, another name or mode, no previous spec.
     """
     service = find_service(store.view, key)
     _check_version(store, service, version, request_id)
@@ -89,11 +104,22 @@ async def update_service(
     check_service(spec)
     spec, networks = _resolve_networks(store.view, spec)
     _check_ports(store.view, spec, service.id)
-    return await _put(store, service, spec, networks, None, version, request_id)
+    auth = auth or kept_auth(store.view, service, spec, auth_from)
+    number = store.view.next_spec_version(service.id)
+    record = SpecVersion(
+        service_id=service.id, version=number, spec=spec, networks=networks, registry_auth=auth
+    )
+    return await _put(store, service, record, None, version, request_id)
 
 
-async def rollback_service(store: Store, key: str, version: int, request_id: str = "") -> Service:
-    """Return a service to its previous spec.
+async def rollback_service(
+    store: Store,
+    key: str,
+    version: int,
+    request_id: str = "",
+    auth: RegistryAuth | None = None,
+) -> Service:
+    """Return a service to its previous spec and, without `auth`, to that spec's login.
 
     Raises:
         FailedPrecondition: there is no previous spec.
@@ -105,12 +131,17 @@ async def rollback_service(store: Store, key: str, version: int, request_id: str
         raise FailedPrecondition(f"service {service.spec.name} does not have a previous spec")
     spec, networks = _resolve_networks(store.view, previous)
     _check_ports(store.view, spec, service.id)
+    auth = auth or kept_auth(store.view, service, spec, "previous-spec")
+    number = store.view.next_spec_version(service.id)
+    record = SpecVersion(
+        service_id=service.id, version=number, spec=spec, networks=networks, registry_auth=auth
+    )
     status = UpdateStatus(
         state=UpdateState.ROLLBACK_STARTED,
         started_ns=store.now_ns(),
         message="manually requested rollback",
     )
-    return await _put(store, service, spec, networks, status, version, request_id)
+    return await _put(store, service, record, status, version, request_id)
 
 
 async def remove_service(store: Store, key: str, request_id: str = "") -> None:
@@ -161,18 +192,15 @@ def count_tasks(view: View, service: Service) -> ServiceCounts:
 async def _put(
     store: Store,
     service: Service,
-    spec: ServiceSpec,
-    networks: tuple[str, ...],
+    record: SpecVersion,
     status: UpdateStatus | None,
     version: int,
     request_id: str,
 ) -> Service:
-    number = store.view.next_spec_version(service.id)
-    record = SpecVersion(service_id=service.id, version=number, spec=spec, networks=networks)
     new = replace(
         service,
-        spec=spec,
-        spec_version=number,
+        spec=record.spec,
+        spec_version=record.version,
         previous_spec_version=service.spec_version,
         update_status=status,
     )

@@ -48,7 +48,6 @@ NO_DIFFERENCE = {
     "manifests": "no image has several",
     "verbose": "a local network has no more to tell",
     "quiet": "load tells no progress",
-    "registryAuthFrom": "no credentials are kept with a service",
     "detachKeys": "a start attaches nobody",
     "forcerm": "no intermediate container is left",
 }

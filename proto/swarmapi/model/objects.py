@@ -153,6 +153,19 @@ FAILURES_KEPT: Final = 5
 """More failures of a spec version on one node say nothing new."""
 
 
+class RegistryAuth(Stored, frozen=True):
+    """A login at the registry of a service's image; the nodes that run it get it.
+
+    No answer holds it, and its text form hides it from logs and stories.
+    """
+
+    encoded: str
+    """X-Registry-Auth as it came: base64url of Docker's AuthConfig in JSON."""
+
+    def __repr__(self) -> str:
+        return "RegistryAuth(…)"
+
+
 class SpecVersion(Stored, frozen=True):
     """One accepted version of a service's spec; kept while a service or task refers to it."""
 
@@ -161,6 +174,8 @@ class SpecVersion(Stored, frozen=True):
     spec: ServiceSpec
     networks: tuple[str, ...] = ()
     """Ids of the networks its tasks attach to, the ingress network last where ports need it."""
+    registry_auth: RegistryAuth | None = None
+    """What its image is pulled with."""
     failures: dict[str, tuple[int, ...]] = {}
     """Cluster times of the last failures by node id, at most FAILURES_KEPT each; kept by apply.
 
