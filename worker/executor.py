@@ -1,18 +1,16 @@
 """The executor: tasks become containers of this machine's engine."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from contextlib import aclosing
-from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from runtime.errors import RuntimeFailure
 from runtime.image.errors import ImageNotFound
-from runtime.image.model import Image
-from runtime.image.reference import parse
+from runtime.image.registry.errors import RegistryError
 from swarmapi.errors import Conflict, NotFound, SwarmError
 from swarmapi.model import defaults
-from swarmapi.model.objects import SpecVersion, Task
+from swarmapi.model.objects import RegistryAuth, SpecVersion, Task
 from swarmapi.model.spec import ContainerSpec, LogDriver, Mount, TaskTemplate, to_json
 from worker.engine.endpoints import EndpointSpec
 from worker.engine.engine import Engine
@@ -28,8 +26,10 @@ from worker.engine.spec import (
     Ulimit,
 )
 from worker.engine.spec import Mount as EngineMount
+from worker.pulling import Say, TaskPulls
 from worker.taskmachine import Outcome
 
+T = TypeVar("T")
 LABEL = "com.docker.swarm."
 """Prefix of the labels that tell a task's container (the names are Docker's)."""
 
@@ -162,45 +162,49 @@ def _extra_host(line: str) -> str:
     return f"{name.strip()}:{address}"
 
 
+async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """Return what `work` returns; cancelled, wait for its end nevertheless."""
+    running = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise
+
+
 class EngineExecutor:
     """Runs tasks on the engine; containers are found by their label, so a restart loses none."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._fetching: dict[str, asyncio.Task[list[Image]]] = {}
+        self._pulls = TaskPulls(engine.registries, engine.parts.clock.now_ns)
 
-    async def prepare(self, task: Task, spec: SpecVersion) -> Outcome:
-        """Create the container; an image that is not on this machine is pulled first."""
+    async def prepare(self, task: Task, spec: SpecVersion, say: Say) -> Outcome:
+        """Create the container; an image that is not on this machine is pulled first.
+
+        Cancelled, it gives up the pull, but not a container halfway: that is made first.
+        """
         found = self._find(task)
         if found:
             return Outcome(container_id=found)
+        image = defaults.container(spec.spec).image
         try:
             wanted = to_container(task, spec)
-            await self._fetch(wanted.config.image)
-            return Outcome(container_id=await self._engine.create(wanted))
+            await self._fetch(image, spec.registry_auth, say)
+            return Outcome(container_id=await _to_its_end(self._engine.create(wanted)))
+        except RegistryError as error:
+            return Outcome(error=f"No such image: {image}: {error}")
         except SwarmError as error:
             return Outcome(error=error.message)
         except (RuntimeFailure, OSError) as error:
             return Outcome(error=str(error))
 
-    async def _fetch(self, image: str) -> None:
-        """Pull an image unless it is here; the tasks that want it at once share one pull."""
+    async def _fetch(self, image: str, auth: RegistryAuth | None, say: Say) -> None:
+        """Pull an image unless it is here, under its name or its digest."""
         try:
             await asyncio.to_thread(self._engine.images.resolve, image)
-            return
         except ImageNotFound:
-            pass
-        pull = self._fetching.get(image)
-        if pull is None:
-            pull = asyncio.ensure_future(self._engine.registries.pull(parse(image)))
-            self._fetching[image] = pull
-            pull.add_done_callback(partial(self._fetched, image))
-        await asyncio.shield(pull)
-
-    def _fetched(self, image: str, pull: "asyncio.Task[list[Image]]") -> None:
-        del self._fetching[image]
-        if not pull.cancelled():
-            pull.exception()  # who waited has it; nobody may have
+            await self._pulls.fetch(image, auth.encoded if auth else "", say)
 
     async def start(self, task: Task, spec: SpecVersion) -> Outcome:
         """Start the container; the pid is the host's."""

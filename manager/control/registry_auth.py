@@ -29,9 +29,7 @@ def read(header: str) -> RegistryAuth | None:
     return RegistryAuth(encoded=header)
 
 
-def kept_auth(
-    view: View, service: Service, spec: ServiceSpec, source: str
-) -> RegistryAuth | None:
+def kept_auth(view: View, service: Service, spec: ServiceSpec, source: str) -> RegistryAuth | None:
     """Return the login a new spec keeps where the request has none.
 
     `source` is "spec" or "previous-spec" (Docker's registryAuthFrom). A login is for one

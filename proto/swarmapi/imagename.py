@@ -1,4 +1,7 @@
-"""Names of images, as far as all programs must agree on them (github.com/distribution/reference)."""
+"""Names of images, as far as all programs must agree on them.
+
+Grammar: github.com/distribution/reference.
+"""
 
 from typing import Final
 

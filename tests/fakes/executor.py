@@ -1,7 +1,7 @@
 """An executor whose containers are events: tests end them when they like."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from swarmapi.errors import NotFound
 from swarmapi.model.objects import SpecVersion, Task
@@ -18,6 +18,8 @@ class FakeExecutor:
         self.fail: dict[str, str] = {}
         self.checked: dict[str, asyncio.Future[str]] = {}
         """The tasks with a health check: the error of its first verdict, empty when healthy."""
+        self.pulling: dict[str, asyncio.Event] = {}
+        """The tasks whose preparation says so and lasts until their event is set."""
         self.stopping: dict[str, asyncio.Event] = {}
         """The tasks that end only once their event is set, however they are asked."""
         self._removed: dict[str, asyncio.Event] = {}
@@ -28,8 +30,11 @@ class FakeExecutor:
         self.reading: list[str] = []
         """The tasks whose logs are being read."""
 
-    async def prepare(self, task: Task, spec: SpecVersion) -> Outcome:
+    async def prepare(self, task: Task, spec: SpecVersion, say: Callable[[str], None]) -> Outcome:
         self.calls.append(("prepare", task.id))
+        if task.id in self.pulling:
+            say("pulling")
+            await self.pulling[task.id].wait()
         if error := self.fail.pop("prepare", ""):
             return Outcome(error=error)
         self.containers.setdefault(task.id, asyncio.get_running_loop().create_future())

@@ -1,6 +1,6 @@
 """What the agent needs of the engine and of the clock, as small Protocols."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Protocol
 
 from swarmapi.model.objects import SpecVersion, Task
@@ -27,8 +27,11 @@ class Executor(LogSource, Protocol):
     An expected failure is an Outcome with `error` set; only a bug raises.
     """
 
-    async def prepare(self, task: Task, spec: SpecVersion) -> Outcome:
-        """Make the container ready to start."""
+    async def prepare(self, task: Task, spec: SpecVersion, say: Callable[[str], None]) -> Outcome:
+        """Make the container ready to start; `say` tells what takes its time.
+
+        It may be cancelled: then it ends soon, with the container made or not begun.
+        """
         ...
 
     async def start(self, task: Task, spec: SpecVersion) -> Outcome:

@@ -7,6 +7,7 @@ the status it had, without a manager.
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -201,17 +202,11 @@ class TaskTable:
     async def _perform(self, driver: _Driver, plan: Plan) -> Outcome | None:
         """Do one operation; None when a changed assignment made it pointless.
 
-        Only waiting is given up for a change: prepare and start end by themselves and are
-        idempotent, a half-done one would leave the container in between.
+        Waiting is given up for any change, preparing (perhaps a long pull) when the task shall
+        end. A start ends by itself.
         """
-        operation = asyncio.ensure_future(self._operation(driver.assigned, plan))
-        if plan.step not in (Step.WAIT, Step.AWAIT_HEALTH):
-            try:
-                return await operation
-            except asyncio.CancelledError:
-                operation.cancel()
-                raise
-        change = asyncio.ensure_future(driver.changed.wait())
+        operation = asyncio.ensure_future(self._operation(driver, plan))
+        change = asyncio.ensure_future(self._pointless(driver, plan))
         try:
             await asyncio.wait({operation, change}, return_when=asyncio.FIRST_COMPLETED)
             return operation.result() if operation.done() else None
@@ -220,10 +215,24 @@ class TaskTable:
             change.cancel()
             await asyncio.gather(operation, change, return_exceptions=True)
 
-    async def _operation(self, assigned: Assigned, plan: Plan) -> Outcome:
-        task, spec = assigned
+    async def _pointless(self, driver: _Driver, plan: Plan) -> None:
+        """Return once a change of the assignment has made an operation pointless."""
+        if plan.step not in (Step.WAIT, Step.AWAIT_HEALTH, Step.PREPARE):
+            await asyncio.Future()
+        await driver.changed.wait()
+        while plan.step == Step.PREPARE and driver.assigned.task.desired < TaskState.SHUTDOWN:
+            driver.changed.clear()
+            await driver.changed.wait()
+
+    def _say(self, driver: _Driver, message: str) -> None:
+        """Report what a task's preparation is at; a restart begins it anew, so nothing is kept."""
+        driver.status = replace(driver.status, message=message, timestamp_ns=self._clock.now_ns())
+        self._report(driver.assigned.task.id, driver.status)
+
+    async def _operation(self, driver: _Driver, plan: Plan) -> Outcome:
+        task, spec = driver.assigned
         if plan.step == Step.PREPARE:
-            return await self._executor.prepare(task, spec)
+            return await self._executor.prepare(task, spec, partial(self._say, driver))
         if plan.step == Step.START:
             return await self._executor.start(task, spec)
         if plan.step == Step.AWAIT_HEALTH:

@@ -33,7 +33,7 @@ async def build(request: web.Request) -> web.StreamResponse:
     options = build_options(request)
     quiet = query.flag(request, "q")
     stepper = engine.stepper()
-    pull = registry.build_puller(request)
+    pull = registry.BasePuller(request)
     builder = Builder(engine.images, stepper, engine.parts.clock.now_ns, pull)
     loop = asyncio.get_running_loop()
     progress: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
@@ -49,7 +49,7 @@ async def build(request: web.Request) -> web.StreamResponse:
         try:
             response = await _relay(request, progress, work, quiet=quiet)
         except BaseException:  # the client went away
-            await _cancelled(builder, stepper, work)
+            await _cancelled(builder, stepper, pull, work)
             raise
     if work.exception() is None:
         for name in options.tags:
@@ -120,10 +120,16 @@ async def _next_line(
                 raise ConnectionResetError("the client went away") from None
 
 
-async def _cancelled(builder: Builder, stepper: Stepper, work: "asyncio.Task[str]") -> None:
-    """End a build nobody waits for: no further step, and the one that runs is killed."""
+async def _cancelled(
+    builder: Builder,
+    stepper: Stepper,
+    pull: registry.BasePuller,
+    work: "asyncio.Task[str]",
+) -> None:
+    """End a build nobody waits for: no further step, and the pull or step that runs ends."""
     builder.cancel()
     while not work.done():
+        pull.cancel()
         await stepper.cancel()
         await asyncio.wait({work}, timeout=1)
 

@@ -3,16 +3,17 @@
 import asyncio
 import base64
 from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError, Future
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
 from runtime.errors import RuntimeFailure
-from runtime.image.build.options import Puller
-from runtime.image.errors import BadReference, ImageError, ImageNotFound
+from runtime.image.errors import BadReference, BuildError, ImageNotFound
+from runtime.image.model import Image
 from runtime.image.reference import Reference, parse
-from runtime.image.registry.auth import NOBODY, Credentials, credentials_of
+from runtime.image.registry.auth import NOBODY, Credentials, credentials_in, credentials_of
 from runtime.image.registry.endpoint import login_host
 from runtime.image.registry.errors import RegistryError
 from runtime.image.registry.manifest import Platform, parse_platform
@@ -25,11 +26,10 @@ from worker.api import answers
 from worker.api.keys import engine_of
 from worker.api.presence import while_connected
 from worker.api.responses import JsonLines, answer
-from worker.engine.engine import Engine
 
 _SEARCH_LIMIT = 25
-_KNOWN_WAIT_S = 3.0
-"""How long a registry may take to say what an image is now that the node has already."""
+_RESOLVE_TIMEOUT_S = 3.0
+"""Who creates a service waits for it, and goes on without a digest."""
 
 
 async def pull(request: web.Request) -> web.StreamResponse:
@@ -112,17 +112,16 @@ async def auth(request: web.Request) -> web.StreamResponse:
 
 async def distribution(request: web.Request) -> web.StreamResponse:
     """Ask a registry what a reference names now; nothing is fetched."""
-    engine, reference = engine_of(request), parse(request.match_info["name"])
-    known = await asyncio.to_thread(_is_here, engine, request.match_info["name"])
+    reference = parse(request.match_info["name"])
     try:
-        async with asyncio.timeout(_KNOWN_WAIT_S if known else None):
-            descriptor, platforms = await engine.registries.puller.resolve(
+        async with asyncio.timeout(_RESOLVE_TIMEOUT_S):
+            descriptor, platforms = await engine_of(request).registries.puller.resolve(
                 reference, registry_auth(request)
             )
     except TimeoutError:
         raise RegistryError(
-            f"{reference.domain} did not say within {_KNOWN_WAIT_S:g} s what "
-            f"{reference.familiar} is now"
+            f"{reference.domain} did not say within {_RESOLVE_TIMEOUT_S:g} s what "
+            f"{reference.familiar} is"
         ) from None
     return answer(
         {
@@ -134,14 +133,6 @@ async def distribution(request: web.Request) -> web.StreamResponse:
             "Platforms": [platform.record() for platform in platforms],
         }
     )
-
-
-def _is_here(engine: Engine, name: str) -> bool:
-    try:
-        engine.images.resolve(name)
-    except ImageError:
-        return False
-    return True
 
 
 async def search(request: web.Request) -> web.StreamResponse:
@@ -203,36 +194,43 @@ def registry_auth(request: web.Request) -> Credentials:
     Raises:
         InvalidArgument: when it is no base64url JSON object of credentials.
     """
-    raw = request.headers.get("X-Registry-Auth", "")
-    if not raw:
-        return NOBODY
     try:
-        decoded = base64.urlsafe_b64decode(raw + "=" * (-len(raw) % 4))
-        return _credentials(msgspec.json.decode(decoded, type=dict[str, Any]))
-    except (ValueError, msgspec.DecodeError) as error:
+        return credentials_in(request.headers.get("X-Registry-Auth", ""))
+    except ValueError as error:
         raise InvalidArgument(f"X-Registry-Auth: {error}") from error
 
 
-def build_puller(request: web.Request) -> Puller:
-    """Return what the thread of a build calls for a base image that is to be fetched.
+class BasePuller:
+    """What the thread of a build calls for a base image that is to be fetched.
 
-    X-Registry-Config holds the credentials by registry. It raises what a pull does.
+    X-Registry-Config holds the credentials by registry. Made and cancelled on the loop.
     """
-    engine = engine_of(request)
-    loop = asyncio.get_running_loop()
-    logins = {login_host(host): who for host, who in _logins(request).items()}
 
-    def pull_base(ref: str, platform: str, emit: Emit) -> None:
+    def __init__(self, request: web.Request) -> None:
+        self._registries = engine_of(request).registries
+        self._loop = asyncio.get_running_loop()
+        self._logins = {login_host(host): who for host, who in _logins(request).items()}
+        self._pulling: Future[list[Image]] | None = None
+
+    def __call__(self, ref: str, platform: str, emit: Emit) -> None:
+        """Fetch an image; raises what a pull does, BuildError when it is cancelled."""
         reference = parse(ref)
-        who = logins.get(login_host(reference.domain), NOBODY)
+        who = self._logins.get(login_host(reference.domain), NOBODY)
         try:
             wanted = parse_platform(platform) if platform else None
         except ValueError as error:
             raise BadReference(ref, str(error)) from error
-        pulling = engine.registries.pull(reference, who, platform=wanted, emit=emit)
-        asyncio.run_coroutine_threadsafe(pulling, loop).result()
+        pulling = self._registries.pull(reference, who, platform=wanted, emit=emit)
+        self._pulling = asyncio.run_coroutine_threadsafe(pulling, self._loop)
+        try:
+            self._pulling.result()
+        except CancelledError:
+            raise BuildError("build cancelled") from None
 
-    return pull_base
+    def cancel(self) -> None:
+        """End the pull that is under way, if there is one."""
+        if self._pulling is not None:
+            self._pulling.cancel()
 
 
 def _logins(request: web.Request) -> dict[str, Credentials]:

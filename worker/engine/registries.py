@@ -10,7 +10,7 @@ from runtime.image.registry.endpoint import RegistrySettings, endpoint_of, login
 from runtime.image.registry.errors import LoginRefused, Unauthorized
 from runtime.image.registry.manifest import Platform
 from runtime.image.registry.progress import Emit
-from runtime.image.registry.pull import Puller
+from runtime.image.registry.pull import Puller, Weigh
 from runtime.image.registry.push import Pusher
 from runtime.image.registry.search import search
 from runtime.image.registry.transport import Transport
@@ -36,11 +36,17 @@ class Registries:
         *,
         platform: Platform | None = None,
         emit: Emit = lambda line: None,
+        weigh: Weigh = lambda sizes: None,
         all_tags: bool = False,
     ) -> list[Image]:
         """Fetch an image, or all tags of a repository; raises RegistryError, DiskFull."""
         images = await self.puller.pull(
-            reference, credentials, platform=platform, emit=emit, all_tags=all_tags
+            reference,
+            credentials,
+            platform=platform,
+            emit=emit,
+            weigh=weigh,
+            all_tags=all_tags,
         )
         for image in images:
             name = reference.familiar_name if all_tags else reference.with_default_tag().familiar

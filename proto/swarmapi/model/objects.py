@@ -20,6 +20,7 @@ from swarmapi.model.spec import (
     ServiceSpec,
 )
 from swarmapi.model.tables import EndpointState
+from swarmapi.override import override
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -162,6 +163,7 @@ class RegistryAuth(Stored, frozen=True):
     encoded: str
     """X-Registry-Auth as it came: base64url of Docker's AuthConfig in JSON."""
 
+    @override
     def __repr__(self) -> str:
         return "RegistryAuth(…)"
 

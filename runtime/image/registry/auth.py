@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -57,6 +58,21 @@ def credentials_of(value: Mapping[str, Any]) -> Credentials:
 
 
 NOBODY = Credentials()
+
+
+def decoded(header: str) -> Any:
+    """Read a header of Docker's clients: base64url, padded or not, of JSON; raises ValueError."""
+    return json.loads(base64.urlsafe_b64decode(header + "=" * (-len(header) % 4)))
+
+
+def credentials_in(header: str) -> Credentials:
+    """Read X-Registry-Auth, empty for nobody; raises ValueError."""
+    if not header:
+        return NOBODY
+    value = decoded(header)
+    if not isinstance(value, dict):
+        raise ValueError("a JSON object is expected")
+    return credentials_of(value)
 
 
 @dataclass(frozen=True)

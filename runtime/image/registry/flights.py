@@ -24,6 +24,11 @@ class Flights(Generic[T]):
     def __init__(self) -> None:
         self._flights: dict[str, _Flight[T]] = {}
 
+    @property
+    def under_way(self) -> int:
+        """How much work is being done."""
+        return len(self._flights)
+
     async def join(
         self, key: str, work: Callable[[Report], Coroutine[Any, Any, T]], listener: Report
     ) -> T:

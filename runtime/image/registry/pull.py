@@ -7,7 +7,7 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -45,6 +45,8 @@ _DOWNLOADS = 3  # at a time for the whole daemon, Docker's default
 _UNPACKS = max(1, min(4, os.cpu_count() or 1))
 _REPORT_EVERY_S = 0.1
 T = TypeVar("T")
+Weigh = Callable[[Mapping[str, int]], None]
+"""Told the sizes in bytes of the layers that are to be fetched, by the ids in the lines."""
 
 
 def host_platform() -> Platform:
@@ -72,6 +74,7 @@ class Puller:
         *,
         platform: Platform | None = None,
         emit: Emit = lambda line: None,
+        weigh: Weigh = lambda sizes: None,
         all_tags: bool = False,
     ) -> list[Image]:
         """Fetch an image, or with `all_tags` every one of the repository; mirrors come first.
@@ -85,7 +88,7 @@ class Puller:
             names = [name]
             if all_tags:
                 names = [replace(reference, tag=tag) for tag in await repository.tags()]
-            pulls = [_Pull(self, repository, item, platform, emit) for item in names]
+            pulls = [_Pull(self, repository, item, platform, emit, weigh) for item in names]
             done = [await pull.run() for pull in pulls]
             state = "Image is up to date for"
             if any(newer for _, newer in done):
@@ -171,6 +174,7 @@ class _Pull:
         reference: Reference,
         platform: Platform | None,
         emit: Emit,
+        weigh: Weigh,
     ) -> None:
         self._puller = puller
         self._store = puller.store
@@ -178,6 +182,7 @@ class _Pull:
         self._reference = reference
         self._platform = platform
         self._emit = emit
+        self._weigh = weigh
         self._lines = Layers(emit, time.monotonic)
 
     async def run(self) -> tuple[Image, bool]:
@@ -236,12 +241,16 @@ class _Pull:
     async def _layers(self, manifest: Manifest, ids: tuple[str, ...]) -> list[LayerInfo]:
         """Bring every layer, in parallel; the first failure ends the others."""
         tasks = []
+        sizes: dict[str, int] = {}
         for position, layer in enumerate(manifest.layers):
             known = await in_thread(partial(self._store.known_layer, layer.digest, ids[position]))
             name = layer.digest.removeprefix("sha256:")[:12]
             self._lines.status(name, "Already exists" if known else "Pulling fs layer")
+            if known is None:
+                sizes[name] = layer.size
             below = ids[: position + 1]
             tasks.append(asyncio.ensure_future(self._layer(layer, below, name, known)))
+        self._weigh(sizes)
         try:
             return await asyncio.gather(*tasks)
         except BaseException:

@@ -109,10 +109,9 @@ def test_the_agent_gets_it_and_no_answer_tells_it() -> None:
         ]
         assert {record.registry_auth for record in records} == {sent("two")}
         shown = [repr(record) for record in records]
-        for path in ("/services", "/services/web", "/tasks", "/services/web?insertDefaults=true"):
-            shown.append(json.dumps(await get(client, path)))
-        for task in view.tasks:
-            shown.append(json.dumps(await get(client, f"/tasks/{task}")))
+        paths = ["/services", "/services/web", "/tasks", "/services/web?insertDefaults=true"]
+        paths += [f"/tasks/{task}" for task in view.tasks]
+        shown += [json.dumps(await get(client, path)) for path in paths]
         for password in ("one", "two"):
             secret = login(password)["X-Registry-Auth"]
             assert not any(secret in text for text in shown)

@@ -1,13 +1,17 @@
 """What becomes of a task's spec in the engine."""
 
 import asyncio
+import base64
+import json
+import os
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from msgspec.structs import replace
 
 from swarmapi.errors import NotFound, Unsupported
-from swarmapi.model.objects import SpecVersion, Task
+from swarmapi.model.objects import RegistryAuth, SpecVersion, Task
 from swarmapi.model.spec import (
     ContainerSpec,
     EndpointSpec,
@@ -21,9 +25,12 @@ from tests.fakes.full_disk import no_room_above
 from tests.fakes.registry import FakeRegistry
 from tests.unit.image.registry_images import publish
 from tests.unit.worker.test_engine import World, play
+from tests.unit.worker.test_registry_api import until
 from worker.engine.logs import LogQuery
+from worker.engine.registries import Registries
 from worker.engine.spec import PortBinding
 from worker.executor import EngineExecutor, container_name, to_container
+from worker.pulling import PullProgress, TaskPulls
 
 
 def test_host_ports_are_published_on_the_node_and_ingress_ports_are_not() -> None:
@@ -41,6 +48,17 @@ def test_host_ports_are_published_on_the_node_and_ingress_ports_are_not() -> Non
         "80/tcp": [PortBinding(host_port="8080"), PortBinding(host_port="8081")],
         "53/udp": [PortBinding()],
     }
+
+
+def wanting(image: str, auth: str = "") -> SpecVersion:
+    template = TaskTemplate(container_spec=ContainerSpec(image=image))
+    spec = ServiceSpec(name="web", task_template=template)
+    given = RegistryAuth(encoded=auth) if auth else None
+    return SpecVersion(service_id="s", version=1, spec=spec, registry_auth=given)
+
+
+def quiet(message: str) -> None:
+    """Hear nothing of a preparation."""
 
 
 _TASK = Task(id="t", service_id="s", spec_version=1, slot=1, service_name="web")
@@ -78,7 +96,7 @@ def test_a_log_that_cannot_be_read_is_refused_in_words(tmp_path: Path) -> None:
         executor = EngineExecutor(world.engine)
         with pytest.raises(NotFound, match="task t has no container"):
             await anext(executor.logs("t", LogQuery()))
-        await executor.prepare(_TASK, _logging(LogDriver(name="none")))
+        await executor.prepare(_TASK, _logging(LogDriver(name="none")), quiet)
         with pytest.raises(Unsupported, match="does not support reading"):
             await anext(executor.logs("t", LogQuery()))
 
@@ -88,7 +106,7 @@ def test_a_log_that_cannot_be_read_is_refused_in_words(tmp_path: Path) -> None:
 def test_a_task_that_could_not_be_started_whole_does_not_run(tmp_path: Path) -> None:
     async def story(world: World) -> None:
         executor, spec = EngineExecutor(world.engine), _logging(None)
-        await executor.prepare(_TASK, spec)
+        await executor.prepare(_TASK, spec, quiet)
         with no_room_above((tmp_path / "containers.journal").stat().st_size + 9):
             started = await executor.start(_TASK, spec)
         assert started.error == "[Errno 27] File too large"
@@ -100,7 +118,7 @@ def test_a_task_that_could_not_be_started_whole_does_not_run(tmp_path: Path) -> 
 def test_a_log_is_followed_from_before_the_start_to_the_end(tmp_path: Path) -> None:
     async def story(world: World) -> None:
         executor, spec = EngineExecutor(world.engine), _logging(None)
-        await executor.prepare(_TASK, spec)
+        await executor.prepare(_TASK, spec, quiet)
         container_id = world.engine.inspect(container_name(_TASK)).record.id
         log = executor.logs("t", LogQuery(follow=True))
         assert await anext(log) == []
@@ -119,7 +137,7 @@ def test_a_log_is_followed_from_before_the_start_to_the_end(tmp_path: Path) -> N
 def test_a_checked_task_is_proven_by_its_health_and_ended_when_it_is_ill(tmp_path: Path) -> None:
     async def story(world: World) -> None:
         executor = EngineExecutor(world.engine)
-        await executor.prepare(_TASK, _CHECKED)
+        await executor.prepare(_TASK, _CHECKED, quiet)
         started = await executor.start(_TASK, _CHECKED)
         assert started.unproven
         assert world.supervisor.launches[0].init
@@ -139,7 +157,7 @@ def test_a_checked_task_is_proven_by_its_health_and_ended_when_it_is_ill(tmp_pat
 def test_a_checked_task_that_ends_before_it_was_healthy_tells_its_code(tmp_path: Path) -> None:
     async def story(world: World) -> None:
         executor = EngineExecutor(world.engine)
-        await executor.prepare(_TASK, _CHECKED)
+        await executor.prepare(_TASK, _CHECKED, quiet)
         await executor.start(_TASK, _CHECKED)
         proving = asyncio.create_task(executor.await_health(_TASK, _CHECKED))
         world.supervisor.end(world.engine.inspect(container_name(_TASK)).record.id, 3)
@@ -154,23 +172,124 @@ def test_an_image_that_is_not_here_is_pulled_once_for_all_its_tasks(tmp_path: Pa
         async with FakeRegistry().serving() as registry:
             publish(registry, "web", "1", {"big": bytes(5000)})
             image = f"{registry.address}/web:1"
-
-            def wanting(image: str) -> SpecVersion:
-                template = TaskTemplate(container_spec=ContainerSpec(image=image))
-                spec = ServiceSpec(name="web", task_template=template)
-                return SpecVersion(service_id="s", version=1, spec=spec)
-
             executor = EngineExecutor(world.engine)
             tasks = [replace(_TASK, id=f"t{slot}", slot=slot) for slot in range(1, 5)]
-            done = await asyncio.gather(*(executor.prepare(t, wanting(image)) for t in tasks))
+            done = await asyncio.gather(
+                *(executor.prepare(t, wanting(image), quiet) for t in tasks)
+            )
             assert [outcome.error for outcome in done] == [""] * 4
             assert registry.requests["GET /v2/web/manifests/1"] == 1
             missing = await executor.prepare(
-                replace(_TASK, id="t9", slot=9), wanting(f"{registry.address}/none:1")
+                replace(_TASK, id="t9", slot=9), wanting(f"{registry.address}/none:1"), quiet
             )
-            assert "manifest unknown" in missing.error
+            assert missing.error.startswith(f"No such image: {registry.address}/none:1: manifest")
             before = registry.requests.total()
-            await executor.prepare(replace(_TASK, id="t5", slot=5), wanting(image))
+            await executor.prepare(replace(_TASK, id="t5", slot=5), wanting(image), quiet)
             assert registry.requests.total() == before
 
     play(tmp_path, story)
+
+
+def test_a_private_image_is_pulled_with_the_services_login(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        async with FakeRegistry("basic").serving() as registry:
+            digest = publish(registry, "web", "1", {"f": b"1"})
+            executor, image = EngineExecutor(world.engine), f"{registry.address}/web:1@{digest}"
+            refused = await executor.prepare(_TASK, wanting(image), quiet)
+            assert refused.error == f"No such image: {image}: no basic auth credentials"
+            login = json.dumps({"username": "alice", "password": "sekret"}).encode()
+            auth = base64.urlsafe_b64encode(login).decode()
+            assert (await executor.prepare(_TASK, wanting(image, auth), quiet)).error == ""
+            world.engine.inspect(container_name(_TASK))
+            before = registry.requests.total()
+            other = replace(_TASK, id="t2", slot=2)
+            assert (await executor.prepare(other, wanting(image), quiet)).error == ""
+            assert registry.requests.total() == before  # it is here under its digest
+
+    play(tmp_path, story)
+
+
+def test_a_pull_tells_how_far_it_is_and_ends_with_the_last_task_that_wants_it(
+    tmp_path: Path,
+) -> None:
+    async def story(world: World) -> None:
+        async with FakeRegistry().serving() as registry:
+            publish(registry, "web", "1", {"big": os.urandom(5000)})
+            registry.gate = asyncio.Event()
+            executor, image = EngineExecutor(world.engine), f"{registry.address}/web:1"
+            said: asyncio.Queue[str] = asyncio.Queue()
+            preparing = [
+                asyncio.ensure_future(
+                    executor.prepare(replace(_TASK, id=i), wanting(image), said.put_nowait)
+                )
+                for i in ("t1", "t2")
+            ]
+            for _ in preparing:
+                assert await said.get() == f"pulling {image}"
+            blob = next(d for (_, d), content in registry.blobs.items() if len(content) > 1000)
+            await until(lambda: bool(registry.requests[f"GET /v2/web/blobs/{blob}"]))
+            preparing[0].cancel()
+            await asyncio.wait(preparing[:1])
+            assert not preparing[1].done()
+            preparing[1].cancel()
+            await asyncio.wait(preparing[1:])
+            registry.gate.set()
+            assert (await executor.prepare(_TASK, wanting(image), quiet)).error == ""
+            assert registry.requests["GET /v2/web/manifests/1"] == 2  # the first was given up
+
+    play(tmp_path, story)
+
+
+def test_progress_is_in_bytes_of_what_is_fetched() -> None:
+    progress = PullProgress("web:1")
+    assert progress.text == "pulling web:1"
+    progress.weigh({"a": 60_000_000, "b": 42_000_000})
+    progress.take({"id": "a", "status": "Downloading", "progressDetail": {"current": 34_000_000}})
+    progress.take({"id": "c", "status": "Already exists", "progressDetail": {}})
+    assert progress.text == "pulling web:1: 34MB of 102MB"
+    progress.take({"id": "a", "status": "Download complete", "progressDetail": {}})
+    progress.take({"id": "a", "status": "Extracting", "progressDetail": {"current": 1}})
+    progress.take({"status": "Digest: sha256:1"})
+    assert progress.text == "pulling web:1: 60MB of 102MB"
+
+
+def test_words_of_a_pull_come_seldom_and_only_when_they_are_new() -> None:
+    async def story() -> None:
+        now = [0]
+        lines: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        heard = asyncio.Event()
+
+        class Slow:
+            async def pull(self, reference: Any, who: Any, *, emit: Any, weigh: Any) -> None:
+                weigh({"a": 100})
+                heard.set()
+                while line := await lines.get():
+                    emit(line)
+                    heard.set()
+
+        said: list[str] = []
+        pulls = TaskPulls(cast(Registries, Slow()), lambda: now[0])
+        fetching = asyncio.ensure_future(pulls.fetch("web:1", "", said.append))
+
+        await heard.wait()
+
+        async def at(seconds: int, current: int) -> None:
+            now[0] = seconds * 10**9
+            heard.clear()
+            lines.put_nowait(
+                {"id": "a", "status": "Downloading", "progressDetail": {"current": current}}
+            )
+            await heard.wait()
+
+        await at(4, 10)
+        assert said == ["pulling web:1"]
+        await at(5, 20)
+        await at(6, 30)
+        await at(11, 20)
+        assert said == ["pulling web:1", "pulling web:1: 20B of 100B"]
+        await at(12, 40)
+        assert said[2:] == ["pulling web:1: 40B of 100B"]
+        lines.put_nowait({})
+        await fetching
+
+    asyncio.run(story())

@@ -4,8 +4,8 @@ import asyncio
 import base64
 import json
 import os
-import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from tests.fakes.registry import FakeRegistry
 from tests.unit.image.registry_images import publish
+from tests.unit.image.tars import file_member, tar_of
 from tests.unit.worker.test_engine import World
-from worker.api import registry as registry_routes
 from worker.api.app import build_app
 
 Client = TestClient[Any, Any]
@@ -152,22 +152,50 @@ def test_a_pull_ends_when_its_client_goes(tmp_path: Path) -> None:
     play(tmp_path, story)
 
 
-def test_a_silent_registry_is_not_waited_for_where_the_image_is_here(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In a cluster without a way out, `service create` asks this for every image."""
-    monkeypatch.setattr(registry_routes, "_KNOWN_WAIT_S", 0.1)
-
+def test_the_pull_of_a_build_ends_with_its_client(tmp_path: Path) -> None:
     async def story(client: Client, registry: FakeRegistry, world: World) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as silent:
-            publish(registry, "app", "1", {"f": b"1"})
-            here = f"127.0.0.1:{silent.getsockname()[1]}/app"
-            source = f"fromImage={registry.address}/app&tag=1"
-            await objects(await client.post(f"/images/create?{source}"))
-            tagged = await client.post(f"/images/{registry.address}/app:1/tag?repo={here}&tag=1")
-            assert tagged.status == 201
-            answer = await asyncio.wait_for(client.get(f"/distribution/{here}:1/json"), 10)
-            assert answer.status == 500
-            assert "did not say within 0.1 s" in (await answer.json())["message"]
+        publish(registry, "base", "1", {"big": os.urandom(5000)})
+        registry.gate = asyncio.Event()
+        dockerfile = f"FROM {registry.address}/base:1\n".encode()
+        context = tar_of(file_member("Dockerfile", dockerfile)).getvalue()
+        building = asyncio.ensure_future(client.post("/build", data=context))
+        await until(lambda: any("/blobs/" in asked for asked in registry.requests))
+        flights = world.engine.registries.puller.flights
+        await until(lambda: bool(flights.under_way))
+        (await building).close()
+        await until(lambda: not flights.under_way)
+        await until(lambda: not list(world.images.blobs.temporary.iterdir()))
 
     play(tmp_path, story)
+
+
+def test_a_registry_that_says_nothing_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(client: Client, registry: FakeRegistry, world: World) -> None:
+        monkeypatch.setattr("worker.api.registry._RESOLVE_TIMEOUT_S", 0.2)
+        async with silent() as address:
+            answer = await client.get(f"/distribution/{address}/app:1/json")
+            assert answer.status == 500
+            words = f"{address} did not say within 0.2 s what {address}/app:1 is"
+            assert await answer.json() == {"message": words}
+
+    play(tmp_path, story)
+
+
+@asynccontextmanager
+async def silent() -> AsyncIterator[str]:
+    """Listen on loopback and never answer."""
+    closed = asyncio.Event()
+
+    async def hold(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await closed.wait()
+        writer.close()
+
+    server = await asyncio.start_server(hold, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    try:
+        yield f"{host}:{port}"
+    finally:
+        closed.set()
+        server.close()

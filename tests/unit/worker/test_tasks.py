@@ -114,6 +114,29 @@ def test_b04_what_cannot_be_prepared_is_rejected(tmp_path: Path) -> None:
     _run(_rejects, tmp_path)
 
 
+async def _gives_up(path: Path) -> None:
+    node = _Node(path, FakeExecutor())
+    for name in ("moved", "stopped", "removed"):
+        node.executor.pulling[name] = asyncio.Event()
+        await node.table.change([_assigned(name, TaskState.READY)], [])
+        while (await node.until(name, TaskState.PREPARING)).message != "pulling":
+            pass
+    await node.table.change([_assigned("moved", TaskState.RUNNING)], [])
+    await node.table.change([_assigned("stopped", TaskState.SHUTDOWN)], ["removed"])
+    assert (await node.until("stopped", TaskState.SHUTDOWN)).container_id == ""
+    await node.executor.removed("removed")
+    assert set(node.executor.containers) == set()
+    node.executor.pulling["moved"].set()
+    running = await node.until("moved", TaskState.RUNNING)
+    assert running.message == "started"
+    assert node.executor.calls.count(("prepare", "moved")) == 1
+    await node.table.close()
+
+
+def test_a_pull_is_told_and_given_up_when_its_task_shall_end(tmp_path: Path) -> None:
+    _run(_gives_up, tmp_path)
+
+
 async def _restarts(path: Path) -> None:
     executor = FakeExecutor()
     first = _Node(path, executor)
