@@ -157,9 +157,17 @@ class Client:
         response, _, _ = self._exchange(method, path, query, body, content, headers)
         return response
 
-    def call(self, method: str, path: str, *, query: Query | None = None, body: Any = None) -> Any:
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Query | None = None,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
         """Return the JSON of the answer, None where it has no body."""
-        data = self.request(method, path, query=query, body=body).read()
+        data = self.request(method, path, query=query, body=body, headers=headers).read()
         return _json(data) if data.strip() else None
 
     def get(self, path: str, **query: str) -> Any:

@@ -30,13 +30,29 @@ def _watch(client: Client, service_id: str, args: Namespace) -> int:
     return watch(client, service_id, quiet=args.quiet, timeout_s=timeout_s)
 
 
+def _image_flags(parser: Parser) -> None:
+    parser.add_argument("--no-resolve-image", action="store_true", help="do not pin a digest")
+    parser.add_argument(
+        "--with-registry-auth", action="store_true", help="let the nodes pull with your login"
+    )
+
+
+def _login(spec: Any, args: Namespace) -> dict[str, str]:
+    """Return X-Registry-Auth for a spec's image where that is asked for."""
+    if not args.with_registry_auth:
+        return {}
+    from swarmctl.credentials import header_for
+
+    return header_for(spec["TaskTemplate"]["ContainerSpec"].get("Image", ""))
+
+
 def _configure_create(parser: Parser) -> None:
     service_spec.add_flags(parser, update=False)
     _watch_flags(parser)
     parser.add_argument("--name", default="")
     parser.add_argument("--mode", choices=("replicated", "global"), default="replicated")
     parser.add_argument("--env-file", action="append", metavar="FILE")
-    parser.add_argument("--no-resolve-image", action="store_true", help="do not pin a digest")
+    _image_flags(parser)
     parser.add_argument("image", metavar="IMAGE")
     parser.add_argument("args", nargs=argparse.REMAINDER, metavar="COMMAND [ARG...]")
 
@@ -55,9 +71,10 @@ def _create(client: Client, args: Namespace) -> int:
         "Mode": mode,
     }
     service_spec.apply(spec, args, _network_ids(client), update=False)
+    login = _login(spec, args)
     if not args.no_resolve_image:
-        _pin(client, spec)
-    answer = client.call("POST", "/services/create", body=spec)
+        _pin(client, spec, login)
+    answer = client.call("POST", "/services/create", body=spec, headers=login)
     for warning in answer.get("Warnings") or []:
         warn(warning)
     print(answer["ID"], flush=True)
@@ -71,14 +88,17 @@ def _network_ids(client: Client) -> Any:
     return resolve
 
 
-def _pin(client: Client, spec: dict[str, Any]) -> None:
-    """Replace the image by what its registry says it is now, so that all nodes run the same."""
+def _pin(client: Client, spec: dict[str, Any], login: dict[str, str]) -> None:
+    """Replace the image by what its registry says it is now, so that all nodes run the same.
+
+    The daemon asks for a few seconds at most.
+    """
     container = spec["TaskTemplate"]["ContainerSpec"]
     image = container["Image"]
     if "@" in image:
         return
     try:
-        found = client.get(f"/distribution/{segment(image)}/json")
+        found = client.call("GET", f"/distribution/{segment(image)}/json", headers=login)
     except DaemonError:
         warn(_UNPINNED.format(image))
         return
@@ -98,7 +118,7 @@ def _configure_update(parser: Parser) -> None:
     parser.add_argument("--args", type=service_spec.words, help="the command's arguments")
     parser.add_argument("--force", action="store_true", help="replace tasks without a change")
     parser.add_argument("--rollback", action="store_true", help="back to the previous spec")
-    parser.add_argument("--no-resolve-image", action="store_true", help="do not pin a digest")
+    _image_flags(parser)
     parser.add_argument("service", metavar="SERVICE")
 
 
@@ -119,9 +139,10 @@ def _update(client: Client, args: Namespace) -> int:
     service_spec.apply(spec, args, _network_ids(client), update=True)
     if args.image:
         container["Image"] = flags.with_tag(args.image)
-        if not args.no_resolve_image:
-            _pin(client, spec)
-    _store(client, service, spec, registryAuthFrom="spec")
+    login = _login(spec, args)
+    if args.image and not args.no_resolve_image:
+        _pin(client, spec, login)
+    _store(client, service, spec, login, registryAuthFrom="spec")
     print(args.service, flush=True)
     return _watch(client, service["ID"], args)
 
@@ -129,9 +150,12 @@ def _update(client: Client, args: Namespace) -> int:
 _NEUTRAL = {"rollback", "service", "detach", "quiet", "timeout", "no_resolve_image"}
 
 
-def _store(client: Client, service: Any, spec: Any, **query: str) -> None:
+def _store(
+    client: Client, service: Any, spec: Any, login: dict[str, str] | None = None, **query: str
+) -> None:
     query["version"] = str(service["Version"]["Index"])
-    answer = client.call("POST", f"/services/{service['ID']}/update", query=query, body=spec)
+    path = f"/services/{service['ID']}/update"
+    answer = client.call("POST", path, query=query, body=spec, headers=login)
     for warning in (answer or {}).get("Warnings") or []:
         warn(warning)
 

@@ -1,6 +1,8 @@
 """service commands: specs as Docker's client sends them, convergence, logs."""
 
+import base64
 import copy
+import io
 import json
 import re
 import shlex
@@ -206,6 +208,38 @@ def test_create_pins_the_digest_or_warns(daemon: Daemon, ctl: Run) -> None:
     template = daemon.seen[-1].body["TaskTemplate"]
     assert template["ContainerSpec"]["Image"] == "busybox:latest@sha256:2"
     assert template["Placement"] == {"Platforms": [{"Architecture": "amd64", "OS": "l"}]}
+
+
+def test_the_nodes_get_the_login_only_when_asked_to(
+    daemon: Daemon, ctl: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(daemon, [])
+    daemon.on("POST", "/auth", {"Status": "Login Succeeded"})
+    monkeypatch.setattr("sys.stdin", io.StringIO("sekret\n"))
+    assert ctl("login", "-u", "alice", "--password-stdin", "r.example:5000").code == 0
+
+    def sent(*words: str) -> dict[str, list[Any]]:
+        daemon.seen.clear()
+        assert ctl("service", *words).code == 0
+        found: dict[str, list[Any]] = {}
+        for seen in daemon.seen:
+            raw = seen.headers.get("X-Registry-Auth", "")
+            login = json.loads(base64.urlsafe_b64decode(raw)) if raw else {}
+            found.setdefault(seen.path, []).append(login.get("username"))
+        return found
+
+    look, make = "/distribution/r.example:5000/web:1/json", "/services/create"
+    change = f"/services/{SERVICE['ID']}/update"
+    plain = sent("create", "-d", "r.example:5000/web:1")
+    assert (plain[look], plain[make]) == ([None], [None])
+    given = sent("create", "-d", "--with-registry-auth", "r.example:5000/web:1")
+    assert (given[look], given[make]) == (["alice"], ["alice"])
+    words = ("update", "-d", "--image", "r.example:5000/web:1", "--with-registry-auth", "web")
+    given = sent(*words)
+    assert (given[look], given[change]) == (["alice"], ["alice"])
+    assert sent("update", "-d", "--force", "--with-registry-auth", "web")[change] == [None]
+    given = sent(*words[:-1], "--no-resolve-image", "web")
+    assert (given.get(look), given[change]) == (None, ["alice"])
 
 
 def test_create_global_and_its_conflicts(daemon: Daemon, ctl: Run) -> None:
