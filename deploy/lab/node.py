@@ -106,6 +106,7 @@ def _launch(lab: Lab, node: str, leaves: dict[str, Path], writer: int) -> NoRetu
         os.chdir("/")
         command = [f"{lab.bin_dir}/swarmd", "--data-root", NODE_DIRS["lib"]]
         command += ["--run-dir", NODE_DIRS["run"], "--advertise-addr", lab.address(node)]
+        command += ["--insecure-registry", f"{lab.address(node)}/24"]  # its own have no TLS
         os.execve(sys.executable, [sys.executable, "-I", str(INIT), *command], environment(lab))
     except BaseException as error:  # noqa: BLE001 (a forked child must not return)
         os.write(writer, f"!{error}".encode())

@@ -73,8 +73,10 @@ class FakeRegistry:
         return digest
 
     @asynccontextmanager
-    async def serving(self, port: int = 0) -> AsyncIterator["FakeRegistry"]:
-        """Listen on loopback for the length of the block, on any free port by default."""
+    async def serving(
+        self, port: int = 0, host: str = "127.0.0.1"
+    ) -> AsyncIterator["FakeRegistry"]:
+        """Listen, on loopback by default, for the length of the block; on any port without one."""
         app = web.Application(middlewares=[self._checked], client_max_size=1 << 30)
         app.router.add_get("/v2/", self._version)
         app.router.add_get("/token", self._token)
@@ -87,7 +89,7 @@ class FakeRegistry:
         app.router.add_get("/v1/search", self._search)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", port)
+        site = web.TCPSite(runner, host, port)
         await site.start()
         host, port = runner.addresses[0][:2]
         self.address = f"{host}:{port}"
@@ -233,12 +235,12 @@ def _error(status: int, code: str, message: str) -> web.Response:
     return web.json_response({"errors": [{"code": code, "message": message}]}, status=status)
 
 
-async def _serve(port: int, auth: str) -> None:
-    async with FakeRegistry(auth).serving(port):
+async def _serve(port: int, auth: str, host: str = "127.0.0.1") -> None:
+    async with FakeRegistry(auth).serving(port, host):
         sys.stdout.write("up\n")
         sys.stdout.flush()
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 
 
-if __name__ == "__main__":  # `PORT AUTH`: serves until standard input ends
-    asyncio.run(_serve(int(sys.argv[1]), sys.argv[2]))
+if __name__ == "__main__":  # `PORT AUTH [HOST]`: serves until standard input ends
+    asyncio.run(_serve(int(sys.argv[1]), *sys.argv[2:]))
