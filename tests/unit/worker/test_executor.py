@@ -230,9 +230,12 @@ def test_a_pull_tells_how_far_it_is_and_ends_with_the_last_task_that_wants_it(
             await until(lambda: bool(registry.requests[f"GET /v2/web/blobs/{blob}"]))
             preparing[0].cancel()
             await asyncio.wait(preparing[:1])
+            flights = world.engine.registries.puller.flights
+            assert flights.under_way == 1
             assert not preparing[1].done()
             preparing[1].cancel()
             await asyncio.wait(preparing[1:])
+            assert flights.under_way == 0
             registry.gate.set()
             assert (await executor.prepare(_TASK, wanting(image), quiet)).error == ""
             assert registry.requests["GET /v2/web/manifests/1"] == 2  # the first was given up
