@@ -55,7 +55,11 @@ async def _send(request: web.Request, lines: JsonLines) -> None:
             feed = request.app[CLUSTER_EVENTS](since_ns, tasks)
             remembered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             joining = asyncio.ensure_future(_join(feed, listener, remembered))
-            await asyncio.wait({remembered, joining}, timeout=_PAST_WAIT_S)
+            await asyncio.wait(
+                {remembered, joining},
+                timeout=_PAST_WAIT_S,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
             remembered.cancel()  # what is remembered and comes late comes among the rest
         try:
             await lines.begin()

@@ -12,10 +12,18 @@ from aiohttp import web
 from swarmapi.events import Event
 from swarmapi.query import runner_of
 from tests.unit.worker.test_engine import World
+from worker.api import events as routes
 from worker.api.app import build_app
 from worker.api.events import CLUSTER_EVENTS, event_matches
 
 Client = aiohttp.ClientSession
+LONG_S = 600.0
+"""Longer than any test may take: nothing waits for it where the manager answers."""
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routes, "_PAST_WAIT_S", LONG_S)
 
 
 def cluster_event(kind: str, name: str, time_ns: int, **more: str) -> Event:
@@ -92,7 +100,11 @@ def test_both_are_told_the_past_in_the_order_of_time(tmp_path: Path) -> None:
     play(tmp_path, story, Feed())
 
 
-def test_a_manager_that_does_not_answer_holds_nothing_up(tmp_path: Path) -> None:
+def test_a_manager_that_does_not_answer_holds_nothing_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routes, "_PAST_WAIT_S", 0.1)
+
     async def story(client: Client, world: World, feed: Feed) -> None:
         world.engine.events.emit("volume", "create", "v", {"name": "v"})
         async with client.get("/events?since=0") as answer:
