@@ -83,7 +83,8 @@ def test_a_followers_stream_outlives_the_leader(
     past = lab.swarmctl(here, "events", "--since", "5m", "--until", "0s", "--format", FORMAT)
     told = past.splitlines()
     service = next(i for i, line in enumerate(told) if "swarm service create before" in line)
-    container = next(i for i, line in enumerate(told) if line.startswith("local container create"))
+    start = "local container create before."
+    container = next(i for i, line in enumerate(told) if line.startswith(start))
     assert service < container, "the past of both in the order of time"
     assert any("service create after" in line for line in told)
 

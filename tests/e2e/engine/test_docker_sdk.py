@@ -1,7 +1,9 @@
 """The Docker SDK for Python: basic flows of containers, execs, images, networks and volumes."""
 
+import gc
 import io
 import tarfile
+import warnings
 from collections.abc import Iterator
 
 import docker
@@ -30,6 +32,9 @@ def sdk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerClient]:
         client = docker.DockerClient(base_url=f"unix://{machine.run_dir}/swarmd.sock")
         yield client
         client.close()
+        with warnings.catch_warnings():  # the ignored warnings must not come up in another test
+            warnings.simplefilter("ignore")
+            gc.collect()
     finally:
         machine.close()
 
