@@ -119,16 +119,18 @@ def finish(
     bpf: bytes,
     warnings: list[str],
     init_fd: int = -1,
+    make_cwd: bool = True,
 ) -> None:
     """Append everything from the working directory to execve.
 
-    With `init_fd` this process becomes that program and the user's program is its child.
+    A container's first process has its working directory made; a later one must find it. With
+    `init_fd` this process becomes that program and the user's program is its child.
     """
     _unsupported(process)
     cwd = process.get("cwd") or "/"
     if not cwd.startswith("/"):
         raise StartFailed(f"cwd {cwd} must be an absolute path")
-    if cwd != "/":
+    if cwd != "/" and make_cwd:
         make_directories(plan, cwd, _ROOT_SLOT)
     resolve_directory(plan, cwd, _ROOT_SLOT, _WORK_SLOT)
     plan.labels[-1] = f"chdir to cwd ({cwd!r})"

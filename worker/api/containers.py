@@ -65,7 +65,7 @@ async def inspect(request: web.Request) -> web.StreamResponse:
     """Show one container."""
     engine = engine_of(request)
     container = engine.inspect(request.match_info["id"])
-    details = container_details(engine, container.record, container.exec_ids)
+    details = container_details(engine, container.record, engine.running_execs(container))
     if query.flag(request, "size"):
         upper = engine.places.directory(container.record.id) / "upper"
         image = engine.images.resolve(container.record.image_id)

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -27,6 +27,7 @@ from worker.api.responses import JsonLines, answer
 from worker.api.version import minor_of
 from worker.engine.engine import Engine
 from worker.engine.imagefilters import ImageFilter, switch
+from worker.engine.record import Record
 
 _CHUNK_BYTES = 256 * 1024
 
@@ -220,11 +221,12 @@ async def commit(request: web.Request) -> web.StreamResponse:
     if freeze:
         await engine.pause(record.id)
     try:
+        upper = await engine.files.upper(record.id)
         image = await asyncio.to_thread(
             lambda: commit_upper(
                 engine.images,
                 engine.images.resolve(record.image_id),
-                engine.places.directory(record.id) / "upper",
+                upper,
                 config=config,
                 author=query.text(request, "author"),
                 comment=query.text(request, "comment"),
@@ -232,11 +234,19 @@ async def commit(request: web.Request) -> web.StreamResponse:
                 refs=refs,
             )
         )
+        _tell_of_commit(engine, record, image.id, query.text(request, "comment"), refs)
     finally:
         if freeze:
             await engine.unpause(record.id)
-    engine.events.emit("image", "commit", image.id, {"name": refs[0] if refs else ""})
     return answer({"Id": image.id}, 201)
+
+
+def _tell_of_commit(
+    engine: Engine, record: Record, image_id: str, comment: str, refs: Sequence[str]
+) -> None:
+    about = {"image": record.config.image, "name": record.name, **record.config.labels}
+    made = {"comment": comment, "imageID": image_id, **({"imageRef": refs[0]} if refs else {})}
+    engine.events.emit("container", "commit", record.id, about | made)
 
 
 def _committed_config(config: Any, env: list[str]) -> dict[str, Any]:

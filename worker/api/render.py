@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from runtime.image.model import Image
+from runtime.oci import MASKED_PATHS, READONLY_PATHS
 from worker.engine.endpoints import EndpointSpec
 from worker.engine.engine import Engine
 from worker.engine.launcher import parse_port
@@ -25,11 +26,18 @@ _HOST_DEFAULTS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def container_details(engine: Engine, record: Record, exec_ids: list[str]) -> dict[str, Any]:
+def container_details(engine: Engine, record: Record, exec_ids: Sequence[str]) -> dict[str, Any]:
     """Render `GET /containers/{id}/json`."""
     directory = engine.places.directory(record.id)
     host = msgspec.to_builtins(record.host)
     host["CgroupnsMode"] = record.host.cgroupns_mode or "private"
+    host["IpcMode"] = record.host.ipc_mode or "private"
+    host["MemorySwap"] = record.host.memory_swap or record.host.memory * 2
+    for key, own, usual in (
+        ("MaskedPaths", record.host.masked_paths, MASKED_PATHS),
+        ("ReadonlyPaths", record.host.readonly_paths, READONLY_PATHS),
+    ):
+        host[key] = None if record.host.privileged else list(usual if own is None else own)
     host["DeviceCgroupRules"] = record.host.device_cgroup_rules or None
     return {
         "Id": record.id,

@@ -18,11 +18,14 @@ DEFAULT_SHM_BYTES = 64 << 20
 
 
 def merge_env(image_env: Sequence[str], own: Sequence[str]) -> list[str]:
-    """Return the image's variables overlaid by the container's; `NAME` alone unsets one."""
+    """Return the container's variables, then the image's others; `NAME` alone unsets one."""
     merged: dict[str, str | None] = {}
-    for entry in (DEFAULT_PATH, *image_env, *own):
+    for entry in own:
         name, equals, value = entry.partition("=")
         merged[name] = value if equals else None
+    for entry in (*image_env, DEFAULT_PATH):
+        name, _, value = entry.partition("=")
+        merged.setdefault(name, value)
     return [f"{name}={value}" for name, value in merged.items() if value is not None]
 
 

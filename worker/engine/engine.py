@@ -237,8 +237,8 @@ class Engine:
     async def rename(self, reference: str, name: str) -> None:
         """Give a container another name."""
         name = name.removeprefix("/")
-        check_name(name)
         container = self._table.get(reference)
+        check_name(name)
         before = container.record.name
         if name == before:
             raise InvalidArgument("Renaming a container with the same name as its current name")
@@ -390,6 +390,11 @@ class Engine:
         self._forget_old_execs()
         return exec_id
 
+    def running_execs(self, container: Container) -> Sequence[str]:
+        """Return the ids of a container's execs that have not ended."""
+        known = ((one, self._execs.get(one)) for one in container.exec_ids)
+        return [one for one, found in known if found is not None and found.exit_code is None]
+
     def check_exec(self, exec_id: str) -> None:
         """Check that an exec could be started now.
 
@@ -499,8 +504,8 @@ class Engine:
         bundle.check_supported(spec.host)
         try:
             image = self.images.resolve(spec.config.image)
-        except ImageNotFound:
-            raise NotFound(f"No such image: {spec.config.image}") from None
+        except ImageNotFound as error:
+            raise NotFound(str(error)) from None
         image_config = dict(image.config.get("config") or {})
         check_working_dir(spec.config.working_dir)
         path, args = bundle.command_of(image_config, spec.config)

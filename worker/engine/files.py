@@ -110,6 +110,11 @@ class Files:
             return [(change.kind, f"/{change.path}") for change in found]
         return await asyncio.to_thread(changes, Path(overlay.upper), overlay.lower)
 
+    async def upper(self, reference: str) -> Path:
+        """Return the directory of what the container changed, made if it was never started."""
+        overlay = await asyncio.to_thread(self._overlay, self._get(reference).record)
+        return Path(overlay.upper)
+
     def _overlay(self, record: Record) -> Overlay:
         return self._launcher.overlay(record.id, self._lower_dirs(record.image_id))
 

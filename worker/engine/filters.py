@@ -20,16 +20,13 @@ _HEALTHS = {"starting", "healthy", "unhealthy", "none"}
 
 
 def check_container_filters(filters: Filters) -> None:
-    """Refuse a filter Docker does not know, in its words."""
-    for key in filters:
+    """Refuse a filter or a value of one that Docker does not know, in its words."""
+    for key, values in filters.items():
         if key not in CONTAINER_KEYS:
             raise InvalidArgument(f"invalid filter '{key}'")
-    for health in filters.get("health", ()):
-        if health not in _HEALTHS:
-            raise InvalidArgument(f"invalid filter 'health={health}'")
-    for status in filters.get("status", ()):
-        if status not in _STATUSES:
-            raise InvalidArgument(f"invalid filter 'status={status}'")
+        for value in values:
+            if key in _CHECKS and not _CHECKS[key](value):
+                raise InvalidArgument(f"invalid filter '{key}={value}'")
 
 
 def matches(record: Record, filters: Filters, references: Mapping[str, Record]) -> bool:
@@ -45,7 +42,7 @@ def matches(record: Record, filters: Filters, references: Mapping[str, Record]) 
         "ancestor": lambda value: _is_image(record, value),
         "network": lambda value: (
             value in record.joined
-            or value == record.host.network_mode
+            or value == _network_of(record.host.network_mode)
             or any(value == state.network_id for state in record.joined.values())
         ),
         "volume": lambda value: any(value in (mount.name, mount.target) for mount in record.mounts),
@@ -53,7 +50,7 @@ def matches(record: Record, filters: Filters, references: Mapping[str, Record]) 
         "expose": lambda value: _publishes(record, value, published=False),
         "health": lambda value: record.health_status == value,
         "is-task": lambda value: (
-            ("com.docker.swarm.task.id" in record.config.labels) == (value in ("true", "1"))
+            ("com.docker.swarm.task.id" in record.config.labels) == truth("is-task", value)
         ),
         "before": lambda value: record.created_ns < references[value].created_ns,
         "since": lambda value: record.created_ns > references[value].created_ns,
@@ -110,10 +107,45 @@ def _is_image(record: Record, value: str) -> bool:
     return len(bare) >= 12 and record.image_id.removeprefix("sha256:").startswith(bare)
 
 
+def _network_of(mode: str) -> str:
+    return "bridge" if mode in ("", "default") else mode
+
+
+def _ports(value: str) -> frozenset[str]:
+    """Read `80`, `80/udp` or `80-90/tcp`; tcp when no protocol is said, nothing when malformed."""
+    numbers, slash, protocol = value.partition("/")
+    first, _, last = numbers.partition("-")
+    if not re.fullmatch(r"[0-9]{1,5}(-[0-9]{1,5})?", numbers) or int(last or first) > 65535:
+        return frozenset()
+    wanted = range(int(first), int(last or first) + 1)
+    return frozenset(f"{port}/{protocol if slash else 'tcp'}" for port in wanted)
+
+
 def _publishes(record: Record, value: str, *, published: bool) -> bool:
-    wanted = value if "/" in value else f"{value}/tcp"
     if published:
-        return any(f"{host}/{proto}" == wanted for _, proto, _, host in record.ports)
-    return wanted in record.config.exposed_ports or any(
-        f"{port}/{proto}" == wanted for port, proto, _, _ in record.ports
+        wanted = _ports(value)
+        return any(f"{host}/{proto}" in wanted for _, proto, _, host in record.ports)
+    wanted = _ports(value)
+    return any(port in wanted for port in record.config.exposed_ports) or any(
+        f"{port}/{proto}" in wanted for port, proto, _, _ in record.ports
     )
+
+
+def _is_pattern(value: str) -> bool:
+    try:
+        re.compile(value)
+    except re.error:
+        return False
+    return True
+
+
+_CHECKS: Mapping[str, Callable[[str], object]] = {
+    "exited": lambda value: re.fullmatch(r"-?[0-9]+", value),
+    "expose": _ports,
+    "health": _HEALTHS.__contains__,
+    "is-task": lambda value: truth("is-task", value) is not None,
+    "name": _is_pattern,
+    "publish": _ports,
+    "status": _STATUSES.__contains__,
+}
+"""Key → whether a value of it is one; of the others every value is."""

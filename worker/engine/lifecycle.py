@@ -121,6 +121,7 @@ class Lifecycle:
             timeout_s = DEFAULT_STOP_TIMEOUT_S if configured is None else configured
         number = signal_number(signal or stop_signal_of(record))
         await self._signal(container, number, final=True)
+        self._emit(container, "kill", {"signal": str(int(number))})
         if record.status == "paused":
             await self.unpause(container)
         try:
@@ -142,7 +143,9 @@ class Lifecycle:
         number = signal_number(signal or "KILL")
         record = container.record
         if not record.running:
-            raise Conflict(f"cannot kill container: {record.id}: container is not running")
+            raise Conflict(
+                f"cannot kill container: {record.name}: container {record.id} is not running"
+            )
         final = number in (signals.SIGKILL, signal_number(stop_signal_of(record)))
         await self._signal(container, number, final=final)
         self._emit(container, "kill", {"signal": str(int(number))})
@@ -152,6 +155,8 @@ class Lifecycle:
     async def pause(self, container: Container) -> None:
         """Freeze every process of the container."""
         async with container.lock:
+            if container.record.status == "paused":
+                raise Conflict(f"container {container.record.id} is already paused")
             if container.record.status != "running":
                 raise Conflict(f"container {container.record.id} is not running")
             await self._supervisor.pause(container.record.id)
@@ -180,10 +185,11 @@ class Lifecycle:
         record = container.record
         if record.alive:
             if not force:
-                raise Conflict(
-                    f'cannot remove container "/{record.name}": container is running: '
-                    "stop the container before removing or force remove"
-                )
+                state, advice = "running", "stop the container before removing or force remove"
+                if record.status == "paused":
+                    state, advice = "paused and must be unpaused first", ""
+                what = f'cannot remove container "/{record.name}": container is {state}'
+                raise Conflict(f"{what}: {advice}" if advice else what)
             await self._kill(container)
         async with container.lock:
             if self._table.find(record.id) is not container:
@@ -420,6 +426,7 @@ class Lifecycle:
 
     async def _kill(self, container: Container) -> None:
         await self._signal(container, signals.SIGKILL, final=True)
+        self._emit(container, "kill", {"signal": str(int(signals.SIGKILL))})
         await self._await_end(container)
 
     async def _await_end(self, container: Container) -> None:

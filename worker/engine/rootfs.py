@@ -45,10 +45,8 @@ def resolve_user(user: str, groups: Sequence[str], passwd: str, group: str) -> d
     elif login:
         extra = [int(t[2]) for t in teams if login in t[3].split(",") and t[2].isdigit()]
     extra += [_group(entry, teams) for entry in groups]
-    resolved: dict[str, Any] = {"uid": uid, "gid": gid}
-    if extra:
-        resolved["additionalGids"] = sorted(set(extra))
-    return resolved
+    # The primary group is among the others, so that a setgid program cannot drop it.
+    return {"uid": uid, "gid": gid, "additionalGids": sorted({gid, *extra})}
 
 
 def home_of(uid: object, passwd: str) -> str:
@@ -57,7 +55,7 @@ def home_of(uid: object, passwd: str) -> str:
         fields = line.split(":")
         if len(fields) >= 6 and fields[2] == str(uid):
             return fields[5] or "/"
-    return "/root" if uid == 0 else "/"
+    return "/"
 
 
 def _account(name: str, accounts: Sequence[Sequence[str]]) -> tuple[int, int, str]:

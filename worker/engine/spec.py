@@ -192,6 +192,11 @@ ACCEPTED_DEFAULTS: dict[str, tuple[object, ...]] = {
 """HostConfig or Config key → the values, besides the empty ones, that ask for what we do anyway."""
 
 _RESTART_NAMES = {"", "no", "always", "unless-stopped", "on-failure"}
+_KEYED_BY_USER = frozenset((
+    "Annotations", "EndpointsConfig", "ExposedPorts", "Labels", "PortBindings", "Sysctls", "Tmpfs",
+    "Volumes",
+))  # fmt: skip
+"""Objects whose keys mean something even with null as their value."""
 
 
 def decode_create(body: Mapping[str, Any], name: str = "") -> ContainerCreate:
@@ -222,12 +227,27 @@ def decode_create(body: Mapping[str, Any], name: str = "") -> ContainerCreate:
 def decode_host(raw: object) -> HostConfig:
     """Decode a HostConfig and check what its types cannot say."""
     host = _convert(raw, HostConfig, "HostConfig")
-    if host.restart_policy.name not in _RESTART_NAMES:
-        raise InvalidArgument(f"invalid restart policy {host.restart_policy.name!r}")
+    _check_restart(host.restart_policy)
     if host.auto_remove and host.restart_policy.name not in ("", "no"):
         raise InvalidArgument("can't create 'AutoRemove' container with restart policy")
     _check_namespaces(host)
+    if host.network_mode == "container:":
+        raise InvalidArgument("Invalid network mode: invalid container format container:<name|id>")
     return host
+
+
+def _check_restart(policy: RestartPolicy) -> None:
+    if policy.name not in _RESTART_NAMES:
+        raise InvalidArgument(
+            f"invalid restart policy: unknown policy '{policy.name}';"
+            " use one of 'no', 'always', 'on-failure', or 'unless-stopped'"
+        )
+    if policy.maximum_retry_count < 0:
+        raise InvalidArgument("invalid restart policy: maximum retry count cannot be negative")
+    if policy.maximum_retry_count and policy.name not in ("", "on-failure"):
+        raise InvalidArgument(
+            "invalid restart policy: maximum retry count can only be used with 'on-failure'"
+        )
 
 
 def _check_namespaces(host: HostConfig) -> None:
@@ -253,10 +273,21 @@ def _convert(raw: object, kind: type[_S], where: str) -> _S:
     for key, value in raw.items():
         if key in known:
             if value is not None:
-                kept[key] = value
+                kept[key] = _without_nulls(value, key in _KEYED_BY_USER)
         elif value and value not in ACCEPTED_DEFAULTS.get(key, ()) and key != "ContainerIDFile":
             raise Unsupported(f"{where}.{key} is not supported")
     try:
         return msgspec.convert(kept, kind)
     except msgspec.ValidationError as error:
         raise InvalidArgument(f"{where}: {error}") from error
+
+
+def _without_nulls(value: Any, keep: bool = False) -> Any:
+    """Drop what a client leaves null inside an object: to Docker it is as if it were not there."""
+    if isinstance(value, Mapping):
+        return {
+            key: _without_nulls(inner) for key, inner in value.items() if keep or inner is not None
+        }
+    if isinstance(value, list):
+        return [_without_nulls(inner) for inner in value]
+    return value

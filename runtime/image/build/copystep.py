@@ -98,6 +98,11 @@ class CopyStep:
             return [self._fetched(name, target)]
         if self._name == "ADD" and name.startswith(("git://", "git@", "ssh://")):
             raise BuildError(f"ADD of a git repository is not supported: {name}")
+        inside = name.lstrip("/")
+        if posixpath.normpath(inside).split("/")[0] == "..":
+            raise BuildError(
+                f"{self._name} failed: forbidden path outside the build context: {inside} ()"
+            )
         try:
             return source.select(name)
         except FileNotFoundError:

@@ -1,0 +1,100 @@
+"""Answers compared with a dockerd's: what once differed, through the docker CLI."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.engine.machine import Machine, install_box
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """A machine with `main` running, `new` created and `held` paused."""
+    machine = Machine(tmp_path_factory.mktemp("dockerd"))
+    try:
+        machine.start()
+        install_box(machine)
+        machine.docker("run", "-d", "--name", "main", "-p", "8080:80", "box:1", "sleep", "1000")
+        machine.docker("create", "--name", "new", "--expose", "90", "box:1", "true")
+        machine.docker("run", "-d", "--name", "held", "box:1", "sleep", "1000")
+        machine.docker("pause", "held")
+        yield machine
+    finally:
+        machine.close()
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "complaint"),
+    [
+        ("kill new", 1, "cannot kill container: new: container"),
+        ("pause held", 1, "is already paused"),
+        ("rm held", 1, "container is paused and must be unpaused first"),
+        ("rename main new", 1, 'Conflict. The container name "/new" is already in use'),
+        ("rename nobody x!", 1, "No such container: nobody"),
+        ("exec -w /nowhere main ls", 127, "chdir to cwd"),
+        ("run --pull never nothing true", 125, "No such image: nothing:latest"),
+        ("ps --filter name=[", 1, "invalid filter 'name=['"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused_likewise(
+    shared: Machine, command: str, code: int, complaint: str
+) -> None:
+    done = shared.docker(*command.split(), check=False)
+    assert (done.returncode, complaint in (done.stdout + done.stderr).decode()) == (code, True)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "names"),
+    [
+        ("network=bridge", ["held", "main", "new"]),
+        ("publish=8000-9000", ["main"]),
+        ("publish=80", []),
+        ("expose=85-90/tcp", ["new"]),
+        ("is-task=false", ["held", "main", "new"]),
+    ],
+)
+def test_filters_find_likewise(shared: Machine, criterion: str, names: list[str]) -> None:
+    found = shared.out("ps", "-a", "--filter", criterion, "--format", "{{.Names}}")
+    assert sorted(found.split()) == names
+
+
+def test_inspect_shows_what_is_in_force(shared: Machine) -> None:
+    shared.docker(
+        "create", "--name", "seen", "-m", "64m", "-e", "B=1", "-e", "A=2", "box:1", "true"
+    )
+    seen = shared.inspect("inspect", "seen")
+    host = seen["HostConfig"]
+    assert (host["IpcMode"], host["MemorySwap"]) == ("private", 128 << 20)
+    assert "/proc/kcore" in host["MaskedPaths"]
+    assert "/proc/sys" in host["ReadonlyPaths"]
+    assert seen["Config"]["Env"][:2] == ["B=1", "A=2"]
+    shared.docker("create", "--name", "strong", "--privileged", "box:1", "true")
+    assert shared.inspect("inspect", "strong")["HostConfig"]["MaskedPaths"] is None
+
+
+def test_an_ended_exec_is_no_longer_listed(shared: Machine) -> None:
+    shared.docker("exec", "main", "true")
+    assert shared.inspect("inspect", "main")["ExecIDs"] is None
+    shared.docker("exec", "-d", "main", "sleep", "1000")
+    assert len(shared.inspect("inspect", "main")["ExecIDs"]) == 1
+
+
+def test_a_container_that_never_ran_can_be_committed(shared: Machine) -> None:
+    shared.docker("commit", "-c", 'CMD ["echo","made"]', "new", "made:1")
+    assert shared.out("run", "--rm", "made:1") == "made"
+
+
+def test_a_stop_tells_of_its_signals_and_a_commit_of_its_container(shared: Machine) -> None:
+    since = str(int(time.time()))
+    shared.docker("run", "-d", "--name", "brief", "box:1", "sleep", "1000")
+    shared.docker("commit", "brief", "brief:1")
+    shared.docker("stop", "-t", "0", "brief")
+    shared.docker("rm", "brief")
+    words = ("--filter", "container=brief", "--until", str(int(time.time()) + 1))
+    form = "{{.Action}} {{.Actor.Attributes.signal}}"
+    told = shared.out("events", "--since", since, *words, "--format", form).splitlines()
+    assert [line.removesuffix(" <no value>") for line in told] == [
+        "create", "start", "pause", "commit", "unpause", "kill 15", "kill 9", "die", "stop",
+        "destroy",
+    ]  # fmt: skip
