@@ -149,6 +149,7 @@ class Holder:
     def run(self) -> None:
         """Serve until told to quit."""
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        _heed_signals()
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
@@ -227,3 +228,10 @@ def _execveat(fd: int, arguments: list[str]) -> None:
 def main(state_dir: str, run_dir: str, parent: str, ready_fd: int) -> None:
     """Run the holder in the foreground."""
     Holder(state_dir, run_dir, parent, ready_fd).run()
+
+
+def _heed_signals() -> None:
+    """Undo what nohup(1) or a shell's background job ignores: it would reach every container."""
+    for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # Python's own choice
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)

@@ -78,12 +78,21 @@ def run(names: list[str]) -> Run:
 
 
 def reaches(run: Run, source: str, target: str, timeout_s: float = 5.0) -> bool:
-    """Tell whether a TCP connection from source reaches target: refused is an answer as well."""
+    """Tell whether a TCP connection from source reaches target: refused is an answer as well.
+
+    Asks again until then: a search for the neighbour that began in a partition fails after it.
+    """
     address = run("address", target).stdout.strip()
-    probe = (
-        f"import socket, sys; s = socket.socket(); s.settimeout({timeout_s}); "
-        "sys.exit(s.connect_ex((sys.argv[1], 9)) not in (0, 111))"
-    )
+    probe = f"""
+import socket, sys, time
+end = time.monotonic() + {timeout_s}
+while (left := end - time.monotonic()) > 0:
+    with socket.socket() as s:
+        s.settimeout(left)
+        if s.connect_ex((sys.argv[1], 9)) in (0, 111):
+            sys.exit(0)
+sys.exit(1)
+"""
     where = ["client"] if source == "client" else ["exec", source]
     return run(*where, "/usr/bin/python3", "-c", probe, address, ok=False).returncode == 0
 

@@ -48,13 +48,21 @@ def test_signal_from_outside_gives_128_plus_number() -> None:
     run(story)
 
 
-def test_no_signal_is_blocked_or_ignored_at_the_start() -> None:
+@pytest.mark.parametrize("ignored", [(), (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)])
+def test_no_signal_is_blocked_or_ignored_at_the_start(ignored: tuple[signal.Signals, ...]) -> None:
+    """Also not where the daemon was started by nohup or as a shell's background job."""
+
     async def story(bench: Bench) -> None:
         await bench.run("c", "grep", "Sig", "/proc/self/status")
         assert set(bench.output("c").split()) >= {"SigBlk:", "SigIgn:"}
         assert bench.output("c").count("0000000000000000") == 4
 
-    run(story)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in ignored}
+    try:
+        run(story)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_kill_of_everyone_reaches_children() -> None:
