@@ -52,7 +52,9 @@ class Bench:
         return Launch(name, config, overlay, log, stdin_open=stdin, **more)
 
     def log(self, name: str) -> list[dict[str, str]]:
-        text = (self.base / f"{name}.log").read_text()
+        """Return the log's entries: none before the pump has made its file."""
+        path = self.base / f"{name}.log"
+        text = path.read_text() if path.exists() else ""
         return [json.loads(line) for line in text.splitlines()]
 
     def output(self, name: str) -> str:
