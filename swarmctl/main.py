@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 GROUPS = {
     "swarm": "the cluster: init, join, leave, tokens",
+    "cluster": "how the cluster places tasks",
     "node": "the machines of the cluster",
     "service": "services",
     "task": "tasks, and why one is not placed",
@@ -35,6 +36,7 @@ SHORT = {
 }
 MODULES = {
     "swarm": ("swarmctl.swarm",),
+    "cluster": ("swarmctl.cluster",),
     "node": ("swarmctl.node",),
     "service": ("swarmctl.service", "swarmctl.service_change"),
     "task": ("swarmctl.task",),

@@ -127,6 +127,19 @@ def _preference(text: str) -> list[Any]:
     return [{"Spread": {"SpreadDescriptor": descriptor}}]
 
 
+def _generic(text: str) -> list[Any]:
+    items = []
+    for kind, equals, value in (part.strip().partition("=") for part in text.split(",")):
+        if not equals or not kind or not value.isdigit():
+            raise flags.Bad(f"invalid generic resource {text!r}: want KIND=NUMBER")
+        items.append({"DiscreteResourceSpec": {"Kind": kind, "Value": int(value)}})
+    return items
+
+
+def _generic_key(item: Any) -> str:
+    return str(item["DiscreteResourceSpec"]["Kind"])
+
+
 def _port_key(port: Any) -> str:
     return f"{port['TargetPort']}/{port.get('Protocol') or 'tcp'}"
 
@@ -143,6 +156,7 @@ _LISTS = (
     _Many("--publish", ("EndpointSpec", "Ports"), flags.service_ports, _port_key, short="-p"),
     _Many("--constraint", (*_PLACEMENT, "Constraints"), _one, str),
     _Many("--placement-pref", (*_PLACEMENT, "Preferences"), _preference, _preference_key),
+    _Many("--generic-resource", (*_RESERVED, "GenericResources"), _generic, _generic_key),
     _Many("--host", (*_CONTAINER, "Hosts"), _host, str),
     _Many("--dns", (*_DNS, "Nameservers"), _one, str),
     _Many("--dns-search", (*_DNS, "Search"), _one, str),

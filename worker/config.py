@@ -9,6 +9,8 @@ from pathlib import Path
 from runtime.image.bounds import UnpackLimits
 from runtime.image.registry.endpoint import BadRegistry, RegistrySettings
 from swarmapi.errors import InvalidArgument, SwarmError
+from swarmapi.model.generic import parse_generic
+from swarmapi.model.objects import GenericShare
 from swarmapi.rest import API_VERSION
 from worker import options
 from worker.api.version import SWARM_VERSION
@@ -93,6 +95,10 @@ def _are_labels(values: Sequence[str]) -> None:
     for key, _ in as_pairs(values):
         if not key or key.split() != [key]:
             raise InvalidArgument(f"{key!r} is no name of a label: write key=value")
+
+
+def _are_generic(values: Sequence[str]) -> None:
+    parse_generic(values)
 
 
 def _are_ulimits(values: Sequence[str]) -> None:
@@ -249,6 +255,11 @@ class Config:
         metavar="SUBNET", check=_are_subnets,
     )  # fmt: skip
 
+    node_generic_resource: tuple[str, ...] = option(
+        (), "generic resource of this machine", group=_CLUSTER, metavar="KIND=NAME|COUNT",
+        check=_are_generic,
+    )  # fmt: skip
+
     @property
     def socket_path(self) -> Path:
         """Where the Docker Engine API listens unless `host` says otherwise."""
@@ -279,6 +290,11 @@ class Config:
     def labels(self) -> dict[str, str]:
         """The engine's labels."""
         return dict(as_pairs(self.label))
+
+    @property
+    def generic(self) -> tuple[GenericShare, ...]:
+        """What the machine offers to services by kind."""
+        return parse_generic(self.node_generic_resource)
 
     @property
     def default_bridge(self) -> BridgeOptions:

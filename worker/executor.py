@@ -53,7 +53,7 @@ def to_container(task: Task, spec: SpecVersion) -> ContainerCreate:
     }
     return ContainerCreate(
         name=name,
-        config=_config(container, {**(container.labels or {}), **labels}),
+        config=_config(container, {**(container.labels or {}), **labels}, _generic(task)),
         host=_host(task, container, spec.spec.task_template, _host_ports(spec)),
         endpoints={
             lease.network_id: EndpointSpec(
@@ -66,14 +66,22 @@ def to_container(task: Task, spec: SpecVersion) -> ContainerCreate:
     )
 
 
-def _config(container: ContainerSpec, labels: dict[str, str]) -> ContainerConfig:
+def _generic(task: Task) -> list[str]:
+    """Return the variables by which a container learns what it has; the names are Docker's."""
+    return [
+        f"DOCKER_RESOURCE_{share.kind.upper()}={','.join(share.names) or share.count}"
+        for share in task.generic
+    ]
+
+
+def _config(container: ContainerSpec, labels: dict[str, str], env: list[str]) -> ContainerConfig:
     health = container.health_check
     return ContainerConfig(
         hostname=container.hostname,
         user=container.user,
         tty=container.tty,
         open_stdin=container.open_stdin,
-        env=list(container.env or ()),
+        env=[*(container.env or ()), *env],
         cmd=list(container.args) if container.args else None,
         entrypoint=list(container.command) if container.command else None,
         healthcheck=Healthcheck(

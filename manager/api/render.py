@@ -15,6 +15,7 @@ from swarmapi.model import defaults
 from swarmapi.model.objects import (
     Cluster,
     Explanation,
+    GenericShare,
     Meta,
     Network,
     Node,
@@ -184,6 +185,20 @@ def _status_json(view: View, task: Task) -> Json:
     return body
 
 
+def _generic_json(shares: tuple[GenericShare, ...]) -> Json:
+    named = [
+        {"NamedResourceSpec": {"Kind": share.kind, "Value": name}}
+        for share in shares
+        for name in share.names
+    ]
+    counted = [
+        {"DiscreteResourceSpec": {"Kind": share.kind, "Value": share.count}}
+        for share in shares
+        if not share.names
+    ]
+    return {"GenericResources": named + counted} if shares else {}
+
+
 def task_json(view: View, task: Task) -> Json:
     """Return a task with its status, its own spec and its addresses."""
     body = _head(task.id, task.meta)
@@ -196,6 +211,7 @@ def task_json(view: View, task: Task) -> Json:
         body["Slot"] = task.slot
     if task.node_id:
         body["NodeID"] = task.node_id
+    body |= _generic_json(task.generic)
     body["Status"] = _status_json(view, task)
     body["DesiredState"] = task.desired.name.lower()
     attachments = [
@@ -300,6 +316,7 @@ def node_json(
         "Resources": {
             "NanoCPUs": description.cpu_nanos,
             "MemoryBytes": description.memory_bytes,
+            **_generic_json(description.generic),
         },
         "Engine": {
             "EngineVersion": description.engine_version,

@@ -7,10 +7,11 @@ from typing import Final
 
 from msgspec import to_builtins
 
-from manager.scheduler.constraints import parse
+from manager.scheduler.constraints import STRATEGIES, parse
 from swarmapi.errors import InvalidArgument, Unsupported
 from swarmapi.ids import check_service_name
 from swarmapi.model import defaults
+from swarmapi.model.generic import is_kind
 from swarmapi.model.mounts import OPTIONS, check_mount, mount_target
 from swarmapi.model.spec import (
     ClusterSpec,
@@ -106,6 +107,11 @@ def check_cluster(spec: ClusterSpec) -> None:
     """
     if spec.name not in ("", "default"):
         raise InvalidArgument("Name: the cluster's name is default and cannot be changed")
+    strategy = defaults.placement_strategy(spec)
+    if strategy not in STRATEGIES:
+        raise InvalidArgument(
+            f"Labels.{defaults.STRATEGY_LABEL}: must be one of {', '.join(STRATEGIES)}"
+        )
     period = spec.dispatcher.heartbeat_period if spec.dispatcher else 0
     _not_negative("Dispatcher.HeartbeatPeriod", period)
     if 0 < period < 100_000_000:
@@ -219,6 +225,16 @@ def _check_resources(path: str, resources: Resources | None) -> None:
             raise InvalidArgument(f"{path}.{name}.NanoCPUs: must be at least 0.001 CPU")
         if part.memory_bytes and part.memory_bytes < MIN_MEMORY_BYTES:
             raise InvalidArgument(f"{path}.{name}.MemoryBytes: must be at least 4MiB")
+    reserved = resources.reservations
+    kinds: set[str] = set()
+    for number, resource in enumerate((reserved.generic_resources if reserved else None) or ()):
+        where = f"{path}.Reservations.GenericResources[{number}].DiscreteResourceSpec"
+        wanted = resource.discrete_resource_spec
+        if wanted is None or not is_kind(wanted.kind) or wanted.value < 1:
+            raise InvalidArgument(f"{where}: Kind and a Value of at least 1 are needed")
+        if wanted.kind in kinds:
+            raise InvalidArgument(f"{where}.Kind: {wanted.kind} is given twice")
+        kinds.add(wanted.kind)
     if resources.limits is not None:
         _not_negative(f"{path}.Limits.Pids", resources.limits.pids)
 

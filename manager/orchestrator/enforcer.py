@@ -7,7 +7,7 @@ from manager.scheduler.constraints import matches_all
 from manager.store.changes import SetTaskStatus
 from manager.store.turn import Turn
 from manager.store.view import Demand, is_placed, is_wanted
-from swarmapi.model.objects import Node, Task, TaskState
+from swarmapi.model.objects import GenericShare, Node, Task, TaskState
 from swarmapi.model.spec import Availability
 
 
@@ -21,6 +21,7 @@ def enforce(turn: Turn, node: Node) -> None:
         return
     cpu_nanos = node.description.cpu_nanos
     memory_bytes = node.description.memory_bytes
+    generic = {share.kind: share for share in node.description.generic}
     for task in turn.view.tasks_of_node(node.id):
         if not is_placed(task):
             continue
@@ -38,8 +39,23 @@ def enforce(turn: Turn, node: Node) -> None:
         if is_wanted(task) and short:
             _reject(turn, task, "node no longer has the resources it reserves")
             continue
+        if is_wanted(task) and not _claim(generic, task):
+            _reject(turn, task, "node no longer has the generic resources it was given")
+            continue
         cpu_nanos -= demand.cpu_nanos
         memory_bytes -= demand.memory_bytes
+
+
+def _claim(left: dict[str, GenericShare], task: Task) -> bool:
+    """Take what a task was given from what is left of a node's; tell whether all was there."""
+    for share in task.generic:
+        has = left.get(share.kind)
+        if has is None or has.count < share.count or not set(share.names) <= set(has.names):
+            return False
+    for share in task.generic:
+        has = left[share.kind]
+        left[share.kind] = replace(has, count=has.count - share.count)
+    return True
 
 
 def _reject(turn: Turn, task: Task, reason: str) -> None:

@@ -1,66 +1,19 @@
 """Filters: what makes a node unfit for a task, each with its reason in words."""
 
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import Final
 
-from manager.scheduler.constraints import first_failing, normal_architecture
-from manager.store.view import Demand, Load, View
-from swarmapi.model.objects import Explanation, FilterRefusal, Node, NodeState, SpecVersion
-from swarmapi.model.spec import Availability, Placement, Platform
+from manager.scheduler.candidates import Candidate, Needs, platform_text, size_of
+from manager.scheduler.constraints import normal_architecture
+from manager.store.view import Demand, View
+from swarmapi.model.objects import Explanation, FilterRefusal, Node, NodeState
+from swarmapi.model.spec import Availability, Platform
 
 EXAMPLES: Final = 3
 MAX_REFUSALS: Final = 50
 MAX_TEXT: Final = 200
 """What is kept of a text that a user wrote: it is stored once for every task that waits."""
 _MIB: Final = 1 << 20
-
-
-class Needs(NamedTuple):
-    """What one group of equal tasks asks of a node."""
-
-    service_id: str
-    demand: Demand = Demand()
-    constraints: tuple[str, ...] = ()
-    platforms: tuple[Platform, ...] = ()
-    max_replicas: int = 0
-    spread: tuple[str, ...] = ()
-    """Labels to spread over, outermost first."""
-
-
-def needs_of(record: SpecVersion, demand: Demand) -> Needs:
-    """Return what tasks of a spec version ask of a node."""
-    placement = record.spec.task_template.placement or Placement()
-    return Needs(
-        service_id=record.service_id,
-        demand=demand,
-        constraints=placement.constraints or (),
-        platforms=placement.platforms or (),
-        max_replicas=placement.max_replicas,
-        spread=tuple(
-            p.spread.spread_descriptor for p in placement.preferences or () if p.spread is not None
-        ),
-    )
-
-
-class Candidate:
-    """A node with what is free on it, as the turn goes on."""
-
-    __slots__ = ("cpu_nanos", "memory_bytes", "node", "ports", "tasks")
-
-    def __init__(self, node: Node, load: Load) -> None:
-        self.node = node
-        self.cpu_nanos = node.description.cpu_nanos - load.cpu_nanos
-        self.memory_bytes = node.description.memory_bytes - load.memory_bytes
-        self.tasks = load.tasks
-        self.ports: set[tuple[str, int]] = set()
-        """Host ports taken in this turn; earlier ones are in the View."""
-
-    def take(self, demand: Demand) -> None:
-        """Count one more task."""
-        self.cpu_nanos -= demand.cpu_nanos
-        self.memory_bytes -= demand.memory_bytes
-        self.tasks += 1
-        self.ports.update(demand.host_ports)
 
 
 def is_available(node: Node) -> bool:
@@ -82,12 +35,20 @@ def has_platform(platforms: Iterable[Platform], node: Node) -> bool:
     )
 
 
-def has_resources(demand: Demand, candidate: Candidate) -> bool:
+def has_resources(view: View, demand: Demand, candidate: Candidate) -> bool:
     """Tell whether the reservations fit what is free."""
-    return not (
-        (demand.cpu_nanos and demand.cpu_nanos > candidate.cpu_nanos)
-        or (demand.memory_bytes and demand.memory_bytes > candidate.memory_bytes)
-    )
+    if demand.cpu_nanos and demand.cpu_nanos > candidate.cpu_nanos:
+        return False
+    if demand.memory_bytes and demand.memory_bytes > candidate.memory_bytes:
+        return False
+    return not demand.generic or not scarce_generic(view, demand, candidate)
+
+
+def scarce_generic(view: View, demand: Demand, candidate: Candidate) -> list[tuple[str, int, int]]:
+    """Return (kind, wanted, free) of the generic resources a node has too few of."""
+    free = candidate.generic(view)
+    found = ((kind, wanted, size_of(free.get(kind))) for kind, wanted in demand.generic)
+    return [entry for entry in found if entry[2] < entry[1]]
 
 
 def taken_port(view: View, demand: Demand, candidate: Candidate) -> tuple[str, int] | None:
@@ -115,7 +76,7 @@ def explain_refusals(
         FilterRefusal(
             filter=name,
             count=len(nodes),
-            reason=_resources_text(needs.demand, nodes) if name == "resources" else reason,
+            reason=_resources_text(view, needs, nodes) if name == "resources" else reason,
             examples=tuple(c.node.description.hostname or c.node.id for c in nodes[:EXAMPLES]),
         )
         for (name, reason), nodes in refused.items()
@@ -132,13 +93,12 @@ def _refusals(
         yield ("ready", f"node is {node.state.value}")
     elif node.spec.availability != Availability.ACTIVE:
         yield ("ready", f"availability is {node.spec.availability.value}")
-    if not has_resources(needs.demand, candidate):
+    if not has_resources(view, needs.demand, candidate):
         yield ("resources", "")
-    for expression in needs.constraints:
-        if first_failing((expression,), node) is not None:
-            yield ("constraints", f"constraint {_clipped(expression)} not satisfied")
+    for constraint in unmet(view, needs, candidate):
+        yield ("constraints", f"constraint {_clipped(constraint)} not satisfied")
     if not has_platform(needs.platforms, node):
-        wanted = ", ".join(f"{p.os or 'any'}/{p.architecture or 'any'}" for p in needs.platforms)
+        wanted = platform_text(needs.platforms)
         yield ("platform", f"does not offer platform {_clipped(wanted)}")
     port = taken_port(view, needs.demand, candidate)
     if port is not None:
@@ -147,7 +107,19 @@ def _refusals(
         yield ("max-replicas", f"max replicas per node is {needs.max_replicas}")
 
 
-def _resources_text(demand: Demand, nodes: list[Candidate]) -> str:
+def unmet(view: View, needs: Needs, candidate: Candidate) -> list[str]:
+    """Return the constraints that a node does not satisfy, as they were written."""
+    rules = needs.rules
+    if rules.broken is not None:
+        return [rules.broken]
+    failed = [r.text for r in rules.lasting if not r.matches(candidate.node)]
+    return failed + [
+        r.text for r in rules.neighbours if not r.matches(candidate.node, candidate.services(view))
+    ]
+
+
+def _resources_text(view: View, needs: Needs, nodes: list[Candidate]) -> str:
+    demand = needs.demand
     parts = []
     if demand.memory_bytes and any(c.memory_bytes < demand.memory_bytes for c in nodes):
         free = max(max(c.memory_bytes for c in nodes), 0)
@@ -155,6 +127,11 @@ def _resources_text(demand: Demand, nodes: list[Candidate]) -> str:
     if demand.cpu_nanos and any(c.cpu_nanos < demand.cpu_nanos for c in nodes):
         free = max(max(c.cpu_nanos for c in nodes), 0)
         parts.append(f"needs {demand.cpu_nanos / 1e9:g} CPUs, at most {free / 1e9:g} free")
+    most: dict[tuple[str, int], int] = {}
+    for candidate in nodes:
+        for kind, wanted, free in scarce_generic(view, demand, candidate):
+            most[(kind, wanted)] = max(most.get((kind, wanted), 0), free)
+    parts += [f"needs {n} {kind}, at most {free} free" for (kind, n), free in sorted(most.items())]
     return " and ".join(parts)
 
 

@@ -1,18 +1,27 @@
 """The scheduler: pending tasks to nodes, in groups of equal tasks."""
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
 
 from manager.allocator.allocate import waiting_for
 from manager.scheduler import filters, tree
-from manager.scheduler.constraints import first_failing
-from manager.scheduler.filters import Candidate, Needs
+from manager.scheduler.candidates import Candidate, Needs, needs_of
+from manager.scheduler.constraints import BINPACK, Rule
 from manager.store.changes import AssignTask, SetExplanation
 from manager.store.turn import Turn
-from manager.store.view import PENDING, Load, View
-from swarmapi.model.objects import FAILURES_KEPT, Explanation, FilterRefusal, Task
+from manager.store.view import PENDING, Load, SpecKey, View
+from swarmapi.model.defaults import placement_strategy
+from swarmapi.model.objects import (
+    FAILURES_KEPT,
+    Explanation,
+    FilterRefusal,
+    GenericShare,
+    Node,
+    Task,
+)
 from swarmapi.model.spec import Platform
 
 FAULTY_AFTER: Final = FAILURES_KEPT
@@ -38,7 +47,13 @@ def schedule(turn: Turn) -> None:
         if turn.is_full():
             turn.wake_at(turn.now_ns)
             return
-        _place_group(turn, placer, sorted(view.pending_of_spec.of(key)))
+        _place_group(turn, placer, _in_slot_order(view, key))
+
+
+def _in_slot_order(view: View, key: SpecKey) -> list[str]:
+    """Return a group's pending tasks; by slot, so that a plan places them as they will be."""
+    ids = view.pending_of_spec.of(key)
+    return [i for _, i in sorted((view.tasks[i].slot, i) for i in ids)]
 
 
 def explain(view: View, task: Task) -> Explanation:
@@ -66,6 +81,7 @@ class Placer:
             node_id: Candidate(view.nodes[node_id], view.loads.get(node_id, Load()))
             for node_id in sorted(view.nodes)
         }
+        self.strategy = placement_strategy(view.cluster.spec) if view.cluster is not None else ""
         self._static: dict[_StaticKey, list[Candidate]] = {}
         self._replicas: dict[str, Counter[str]] = {}
 
@@ -73,7 +89,7 @@ class Placer:
         """Return what a task asks of a node, None when its spec is gone."""
         key = (task.service_id, task.spec_version)
         record = self.view.specs.get(key)
-        return filters.needs_of(record, self.view.demands[key]) if record is not None else None
+        return needs_of(record, self.view.demands[key]) if record is not None else None
 
     def suitable(self, needs: Needs) -> list[Candidate]:
         """Return nodes that pass the filters which placing does not change."""
@@ -89,12 +105,15 @@ class Placer:
         return (
             filters.is_available(candidate.node)
             and filters.has_platform(needs.platforms, candidate.node)
-            and first_failing(needs.constraints, candidate.node) is None
+            and needs.rules.broken is None
+            and all(rule.matches(candidate.node) for rule in needs.rules.lasting)
         )
 
     def fits(self, needs: Needs, candidate: Candidate) -> bool:
         """Tell whether a node passes the filters which placing does change."""
-        if not filters.has_resources(needs.demand, candidate):
+        if not filters.has_resources(self.view, needs.demand, candidate):
+            return False
+        if needs.rules.neighbours and filters.unmet(self.view, needs, candidate):
             return False
         if needs.demand.host_ports and filters.taken_port(self.view, needs.demand, candidate):
             return False
@@ -123,10 +142,31 @@ class Placer:
         }
         return Counter({n: count for n, count in recent.items() if count >= FAULTY_AFTER})
 
-    def take(self, needs: Needs, candidate: Candidate) -> None:
-        """Count one more task of the service on a node."""
-        candidate.take(needs.demand)
+    def take(self, needs: Needs, candidate: Candidate) -> tuple[GenericShare, ...]:
+        """Count one more task of the service on a node; return its generic resources."""
         self.replicas(needs.service_id)[candidate.node.id] += 1
+        return candidate.take(self.view, needs)
+
+    def rank(self, needs: Needs, spec_version: int) -> Callable[[Candidate], tree.Rank]:
+        """Return how to compare nodes for a task: the least comes first."""
+        replicas = self.replicas(needs.service_id)
+        failures = self.failures(needs.service_id, spec_version)
+        preferred = needs.rules.preferred
+        packs = (needs.rules.strategy or self.strategy) == BINPACK
+
+        def rank(candidate: Candidate) -> tree.Rank:
+            node_id = candidate.node.id
+            gain = self._gain(preferred, candidate) if preferred else 0
+            if packs:
+                full = -candidate.filled_permille()
+                return (failures[node_id], -gain, full, -candidate.tasks, node_id)
+            return (failures[node_id], -gain, replicas[node_id], candidate.tasks, node_id)
+
+        return rank
+
+    def _gain(self, preferred: tuple[Rule, ...], candidate: Candidate) -> int:
+        services = candidate.services(self.view)
+        return sum(r.weight or 0 for r in preferred if r.matches(candidate.node, services))
 
     def explain(self, needs: Needs, node_id: str = "") -> Explanation:
         """Return every filter's refusals, over all nodes or one."""
@@ -141,8 +181,9 @@ def _confirm(turn: Turn, placer: Placer, task: Task) -> None:
     if needs is None or candidate is None:
         return
     if placer.is_suitable(needs, candidate) and placer.fits(needs, candidate):
-        placer.take(needs, candidate)
-        turn.emit(AssignTask(task_id=task.id, node_id=task.node_id, reason="node confirmed"))
+        shares = placer.take(needs, candidate)
+        reason = "node confirmed"
+        turn.emit(AssignTask(task_id=task.id, node_id=task.node_id, generic=shares, reason=reason))
     else:
         _refuse(turn, [task], placer.explain(needs, task.node_id))
 
@@ -153,19 +194,21 @@ def _place_group(turn: Turn, placer: Placer, task_ids: list[str]) -> None:
     if needs is None:
         return
     replicas = placer.replicas(needs.service_id)
-    failures = placer.failures(first.service_id, first.spec_version)
-
-    def rank(candidate: Candidate) -> tree.Rank:
-        node_id = candidate.node.id
-        return (failures[node_id], replicas[node_id], candidate.tasks, node_id)
+    shares: tuple[GenericShare, ...] = ()
 
     def try_place(candidate: Candidate) -> bool:
+        nonlocal shares
         if not placer.fits(needs, candidate):
             return False
-        placer.take(needs, candidate)
+        shares = placer.take(needs, candidate)
         return True
 
-    branches = tree.build(placer.suitable(needs), needs.spread, rank, try_place)
+    how = tree.How(
+        rank=placer.rank(needs, first.spec_version),
+        replicas=lambda candidate: replicas[candidate.node.id],
+        try_place=try_place,
+    )
+    branches = tree.build(placer.suitable(needs), needs.spread, how)
     for position, task_id in enumerate(task_ids):
         if turn.is_full():
             turn.wake_at(turn.now_ns)
@@ -175,8 +218,12 @@ def _place_group(turn: Turn, placer: Placer, task_ids: list[str]) -> None:
             left = [turn.view.tasks[i] for i in task_ids[position:]]
             _refuse(turn, left, placer.explain(needs))
             return
-        reason = f"assigned to {chosen.node.description.hostname or chosen.node.id}"
-        turn.emit(AssignTask(task_id=task_id, node_id=chosen.node.id, reason=reason))
+        _assign(turn, task_id, chosen.node, shares)
+
+
+def _assign(turn: Turn, task_id: str, node: Node, shares: tuple[GenericShare, ...]) -> None:
+    reason = f"assigned to {node.description.hostname or node.id}"
+    turn.emit(AssignTask(task_id=task_id, node_id=node.id, generic=shares, reason=reason))
 
 
 def _refuse(turn: Turn, tasks: list[Task], explanation: Explanation) -> None:

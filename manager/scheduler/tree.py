@@ -6,13 +6,23 @@ tree: within one group of equal tasks it will not be able to later either.
 
 import heapq
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+from manager.scheduler.candidates import Candidate
 from manager.scheduler.constraints import label_of
-from manager.scheduler.filters import Candidate
 
-Rank = tuple[int, int, int, str]
-"""Recent failures (0 below the threshold), tasks of the service, tasks in all, node id."""
+Rank = tuple[int, int, int, int, str]
+"""Recent failures (0 below the threshold), what is preferred (negative), then the strategy's:
+tasks of the service and in all, or how full the node is; node id last."""
+
+
+class How(NamedTuple):
+    """How the tasks of one group are placed."""
+
+    rank: Callable[[Candidate], Rank]
+    replicas: Callable[[Candidate], int]
+    """Tasks of the service on a node."""
+    try_place: Callable[[Candidate], bool]
 
 
 class Branch(Protocol):
@@ -28,26 +38,20 @@ class Branch(Protocol):
 class Leaf:
     """Nodes of one combination of label values, the best one on top of a heap."""
 
-    def __init__(
-        self,
-        candidates: list[Candidate],
-        rank: Callable[[Candidate], Rank],
-        try_place: Callable[[Candidate], bool],
-    ) -> None:
-        self._rank = rank
-        self._try_place = try_place
+    def __init__(self, candidates: list[Candidate], how: How) -> None:
+        self._how = how
         self._by_id = {c.node.id: c for c in candidates}
-        self._heap = [rank(c) for c in candidates]
-        self.tasks = sum(r[1] for r in self._heap)
+        self._heap = [how.rank(c) for c in candidates]
+        self.tasks = sum(how.replicas(c) for c in candidates)
         heapq.heapify(self._heap)
 
     def place(self) -> Candidate | None:
         """Place one task on the best node that takes it."""
         while self._heap:
-            candidate = self._by_id[self._heap[0][3]]
-            if self._try_place(candidate):
+            candidate = self._by_id[self._heap[0][-1]]
+            if self._how.try_place(candidate):
                 self.tasks += 1
-                heapq.heapreplace(self._heap, self._rank(candidate))
+                heapq.heapreplace(self._heap, self._how.rank(candidate))
                 return candidate
             heapq.heappop(self._heap)
         return None
@@ -76,16 +80,11 @@ class Fork:
         return None
 
 
-def build(
-    candidates: list[Candidate],
-    labels: tuple[str, ...],
-    rank: Callable[[Candidate], Rank],
-    try_place: Callable[[Candidate], bool],
-) -> Branch:
+def build(candidates: list[Candidate], labels: tuple[str, ...], how: How) -> Branch:
     """Return the tree over `labels`, outermost first; a missing label is a value of its own."""
     if not labels:
-        return Leaf(candidates, rank, try_place)
+        return Leaf(candidates, how)
     by_value: dict[str, list[Candidate]] = {}
     for candidate in candidates:
         by_value.setdefault(label_of(labels[0], candidate.node), []).append(candidate)
-    return Fork({v: build(part, labels[1:], rank, try_place) for v, part in by_value.items()})
+    return Fork({value: build(part, labels[1:], how) for value, part in by_value.items()})

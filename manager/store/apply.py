@@ -186,7 +186,8 @@ def _assign_task(fx: Effects, change: c.AssignTask) -> None:
         applied_ns=fx.now_ns,
         message=change.reason,
     )
-    store_task(fx, task, replace(task, node_id=node.id, status=status, explanation=b""))
+    new = replace(task, node_id=node.id, status=status, explanation=b"", generic=change.generic)
+    store_task(fx, task, new)
 
 
 def _set_addresses(fx: Effects, change: c.SetAddresses) -> None:

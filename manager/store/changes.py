@@ -11,6 +11,7 @@ import msgspec
 
 from swarmapi.model.objects import (
     Cluster,
+    GenericShare,
     Network,
     Node,
     NodeDescription,
@@ -107,6 +108,7 @@ class AssignTask(ChangeBase, frozen=True, tag="assign_task"):
 
     task_id: str
     node_id: str
+    generic: tuple[GenericShare, ...] = ()
 
 
 class SetAddresses(ChangeBase, frozen=True, tag="set_addresses"):

@@ -41,6 +41,8 @@ class Demand(NamedTuple):
     cpu_nanos: int = 0
     memory_bytes: int = 0
     host_ports: tuple[PortKey, ...] = ()
+    generic: tuple[tuple[str, int], ...] = ()
+    """(kind, how many) of generic resources."""
 
 
 class Load(NamedTuple):
@@ -90,7 +92,9 @@ def demand_of(record: SpecVersion) -> Demand:
     ports = tuple(key for mode, key in published(ports_of(record.spec)) if mode == "host")
     if reserved is None:
         return Demand(host_ports=ports)
-    return Demand(reserved.cpu_nanos, reserved.memory_bytes, ports)
+    wanted = [r.discrete_resource_spec for r in reserved.generic_resources or ()]
+    generic = tuple((r.kind, r.value) for r in wanted if r is not None and r.value)
+    return Demand(reserved.cpu_nanos, reserved.memory_bytes, ports, generic)
 
 
 def is_unallocated(service: Service) -> bool:

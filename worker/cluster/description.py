@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from swarmapi.model.objects import NodeDescription
+from swarmapi.model.objects import GenericShare, NodeDescription
 from swarmapi.model.spec import Platform
 
 _NANOS_PER_CPU = 1_000_000_000
 _DISTRIBUTION = "swarm-orchestrator"
 
 
-def describe(labels: Mapping[str, str]) -> NodeDescription:
-    """Return hostname, platform, CPUs this process may use, memory and engine labels."""
+def describe(labels: Mapping[str, str], generic: tuple[GenericShare, ...] = ()) -> NodeDescription:
+    """Return what the machine is and offers; CPUs are those this process may use."""
     return NodeDescription(
         hostname=platform.node(),
         platform=Platform(architecture=platform.machine(), os="linux"),
@@ -22,6 +22,7 @@ def describe(labels: Mapping[str, str]) -> NodeDescription:
         memory_bytes=memory_bytes(),
         engine_version=_engine_version(),
         labels=dict(labels),
+        generic=generic,
     )
 
 

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from swarmapi.conversation import MESSAGE_OPTIONS
 from swarmapi.errors import SwarmError, Unavailable
 from swarmapi.identity import MANAGER, TLSMaterial, expect
+from swarmapi.model.objects import GenericShare
 from swarmapi.model.tables import NetworkTable
 from worker.agent.ports import Clock, Executor
 from worker.agent.reporter import Reporter
@@ -54,6 +55,7 @@ class NodeParts:
     executor: Executor
     clock: Clock
     labels: Mapping[str, str] = field(default_factory=dict)
+    generic: tuple[GenericShare, ...] = ()
     """Of this machine's engine; placement constraints may name them."""
 
 
@@ -126,7 +128,9 @@ class RunningNode:
 
     def _place(self) -> Place:
         return Place(
-            describe(self._parts.labels), self.membership.address, self.membership.data_path_addr
+            describe(self._parts.labels, self._parts.generic),
+            self.membership.address,
+            self.membership.data_path_addr,
         )
 
     async def _save_managers(self, managers: list[str]) -> None:

@@ -37,6 +37,7 @@ class ClusterSide:
                 executor=EngineExecutor(engine),
                 clock=engine.parts.clock,
                 labels=config.labels,
+                generic=config.generic,
             ),
             self._proxy,
             Addresses(

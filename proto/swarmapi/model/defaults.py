@@ -8,6 +8,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from swarmapi.model.spec import (
+    ClusterSpec,
     ContainerSpec,
     EndpointSpec,
     RestartCondition,
@@ -24,6 +25,7 @@ RESTART_DELAY_NS = 5 * SECOND_NS
 UPDATE_MONITOR_NS = 5 * SECOND_NS
 HISTORY_LIMIT = 5
 HEARTBEAT_PERIOD_NS = SECOND_NS
+STRATEGY_LABEL = "placement.strategy"
 DYNAMIC_PORTS = (30000, 32767)
 
 
@@ -97,6 +99,14 @@ def endpoint(spec: ServiceSpec) -> EndpointSpec:
         for p in ports
     )
     return EndpointSpec(mode=endpoint_mode(spec), ports=tuple(filled))
+
+
+def placement_strategy(spec: ClusterSpec) -> str:
+    """Return the strategy of services that name none: the cluster's label, else spread.
+
+    A label, because a client of Docker's sends those back when it changes another setting.
+    """
+    return (spec.labels or {}).get(STRATEGY_LABEL, "") or "spread"
 
 
 def mean_the_same(one: Any, other: Any) -> bool:

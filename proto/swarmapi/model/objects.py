@@ -101,6 +101,14 @@ class TaskEndpointLease(Stored, frozen=True):
     """Withdrawn with a deadline: the desired state that follows."""
 
 
+class GenericShare(Stored, frozen=True):
+    """Generic resources of one kind, of a node or given to a task: names, else a count."""
+
+    kind: str
+    count: int = 0
+    names: tuple[str, ...] = ()
+
+
 class Task(Stored, frozen=True):
     """One attempt to fill one slot; bound to at most one node; its spec never changes."""
 
@@ -127,6 +135,8 @@ class Task(Stored, frozen=True):
     """Cluster time when it was first observed RUNNING; kept by apply."""
     explanation: bytes = b""
     """Why it is not placed: msgpack of `Explanation`, empty when placed."""
+    generic: tuple[GenericShare, ...] = ()
+    """What it has of its node's generic resources; given with the node."""
 
 
 class FilterRefusal(Stored, frozen=True):
@@ -254,6 +264,7 @@ class NodeDescription(Stored, frozen=True):
     memory_bytes: int = 0
     engine_version: str = ""
     labels: dict[str, str] = {}
+    generic: tuple[GenericShare, ...] = ()
 
 
 class Node(Stored, frozen=True):

@@ -24,11 +24,23 @@ class Limits(Spec, frozen=True):
     pids: int = 0
 
 
+class DiscreteResource(Spec, frozen=True):
+    kind: str = ""
+    value: int = 0
+
+
+class GenericResource(Spec, frozen=True):
+    """So many of a kind that nodes advertise; which ones by name is the scheduler's choice."""
+
+    discrete_resource_spec: DiscreteResource | None = None
+
+
 class Reservations(Spec, frozen=True):
     """What the scheduler sets aside on a node for a task."""
 
     cpu_nanos: int = msgspec.field(default=0, name="NanoCPUs")
     memory_bytes: int = 0
+    generic_resources: tuple[GenericResource, ...] | None = None
 
 
 class Resources(Spec, frozen=True):

@@ -238,6 +238,25 @@ CASES = [
     ("engine.labels.gpu==yes", True),
     ("node.ip==192.0.2.0/24", True),
     ("node.ip!=192.0.2.7", False),
+    ("node.ip in (198.51.100.0/24, 192.0.2.0/24)", True),
+    ("node.labels.disk in (hdd, SSD)", True),
+    ("node.labels.disk not in (hdd, ssd)", False),
+    ("node.labels.none not in (hdd)", True),
+    ("node.labels.disk =~ ^s+d$", True),
+    ("node.labels.disk =~ hdd|nvme", False),
+    ("node.labels.none =~ .*", False),
+    ("node.labels.rack<10", True),
+    ("node.labels.rack <= 9", True),
+    ("node.labels.rack > 9.5", False),
+    ("node.labels.rack >= 9", True),
+    ("node.labels.disk > 1", False),
+    ("node.labels.none < 1", False),
+    ("node.labels.disk exists", True),
+    ("node.labels.none exists", False),
+    ("node.labels.none not exists", True),
+    ("node.role==manager or node.labels.disk==ssd", True),
+    ("node.role==manager or node.labels.rack > 10 or node.labels.none exists", False),
+    ("node.labels.disk==this or that", False),
 ]
 
 
@@ -246,14 +265,34 @@ def test_constraint_language(expression: str, matched: bool) -> None:
     described = replace(node("n1").description, labels={"gpu": "yes"})
     given = Node(
         id="n1",
-        spec=NodeSpec(labels={"disk": "ssd"}, role=NodeRole.WORKER),
+        spec=NodeSpec(labels={"disk": "ssd", "rack": "9"}, role=NodeRole.WORKER),
         description=described,
         address="192.0.2.7",
     )
     assert matches_all((expression,), given) is matched
 
 
-@pytest.mark.parametrize("expression", ["node.id=n1", "node.id<3", "node.id==", "disk==ssd", ""])
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "node.id=n1",
+        "node.id<3",
+        "node.id==",
+        "disk==ssd",
+        "",
+        "node.labels.a in ()",
+        "node.labels.a < much",
+        "node.labels.a =~ (a+)+",
+        "node.labels.a =~ [",
+        "node.labels.a =~ a?a?a?a?a?",
+        "node.role==worker or node.labels.a",
+        "strategy==random",
+        "priority==high",
+        "priority==9999999",
+        "node.role==worker or priority==3",
+        "prefer",
+    ],
+)
 def test_constraint_refusals(expression: str) -> None:
     with pytest.raises(InvalidArgument, match="constraint"):
         parse(expression)

@@ -226,3 +226,18 @@ def test_task_explain_prints_the_refusals(daemon: Daemon, ctl: Run) -> None:
     assert head.split() == ["NODES", "FILTER", "REASON", "EXAMPLES"]
     assert rows[0].split(maxsplit=2) == ["3", "resources", "needs 512 MiB             alpha, b"]
     assert ctl("task", "explain", "web.7").err == "service web has no task in slot 7\n"
+
+
+def test_cluster_update_keeps_the_other_settings(daemon: Daemon, ctl: Run) -> None:
+    spec = {
+        "Name": "default",
+        "Labels": {"a": "b"},
+        "Orchestration": {"TaskHistoryRetentionLimit": 3},
+    }
+    daemon.on("GET", "/swarm", {"Version": {"Index": 7}, "Spec": spec})
+    daemon.on("POST", "/swarm/update", {})
+    assert ctl("cluster", "update", "--placement-strategy", "binpack").out == "Cluster updated.\n"
+    assert daemon.body("/swarm/update") == {
+        **spec,
+        "Labels": {"a": "b", "placement.strategy": "binpack"},
+    }

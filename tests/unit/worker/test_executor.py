@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from swarmapi.errors import NotFound, Unsupported
-from swarmapi.model.objects import RegistryAuth, SpecVersion, Task
+from swarmapi.model.objects import GenericShare, RegistryAuth, SpecVersion, Task
 from swarmapi.model.spec import (
     ContainerSpec,
     EndpointSpec,
@@ -296,3 +296,11 @@ def test_words_of_a_pull_come_seldom_and_only_when_they_are_new() -> None:
         await fetching
 
     asyncio.run(story())
+
+
+def test_a_container_learns_its_generic_resources() -> None:
+    """The variables are those of Docker's executor."""
+    given = (GenericShare(kind="gpu", names=("a", "b")), GenericShare(kind="ssd", count=3))
+    task = Task(id="t", service_id="s", spec_version=1, slot=1, service_name="web", generic=given)
+    env = to_container(task, wanting("image")).config.env
+    assert env == ["DOCKER_RESOURCE_GPU=a,b", "DOCKER_RESOURCE_SSD=3"]
