@@ -12,6 +12,7 @@ from swarmapi.errors import Conflict, NotFound, SwarmError
 from swarmapi.model import defaults
 from swarmapi.model.objects import RegistryAuth, SpecVersion, Task
 from swarmapi.model.spec import ContainerSpec, LogDriver, Mount, TaskTemplate, to_json
+from worker.agent.secrets import NodeSecrets
 from worker.engine.endpoints import EndpointSpec
 from worker.engine.engine import Engine
 from worker.engine.healthcheck import is_checked
@@ -27,6 +28,7 @@ from worker.engine.spec import (
 )
 from worker.engine.spec import Mount as EngineMount
 from worker.pulling import Say, TaskPulls
+from worker.secretfiles import SecretFiles
 from worker.taskmachine import Outcome
 
 T = TypeVar("T")
@@ -183,8 +185,10 @@ async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
 class EngineExecutor:
     """Runs tasks on the engine; containers are found by their label, so a restart loses none."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, secrets: NodeSecrets, files: SecretFiles) -> None:
         self._engine = engine
+        self._secrets = secrets
+        self._files = files
         self._pulls = TaskPulls(engine.registries, engine.parts.clock.now_ns)
 
     async def prepare(self, task: Task, spec: SpecVersion, say: Say) -> Outcome:
@@ -198,7 +202,9 @@ class EngineExecutor:
         image = defaults.container(spec.spec).image
         try:
             wanted = to_container(task, spec)
+            wanted.host.mounts += self._files.mounts(task.id, spec)
             await self._fetch(image, spec.registry_auth, say)
+            await self._lay_out(task, spec, say)
             return Outcome(container_id=await _to_its_end(self._engine.create(wanted)))
         except RegistryError as error:
             return Outcome(error=f"No such image: {image}: {error}")
@@ -214,6 +220,16 @@ class EngineExecutor:
         except ImageNotFound:
             await self._pulls.fetch(image, auth.encoded if auth else "", say)
 
+    async def _lay_out(self, task: Task, spec: SpecVersion, say: Say | None = None) -> None:
+        """Write the files of a task's secrets and configs, unless they are there.
+
+        Raises:
+            NotFound: one was removed from the cluster.
+        """
+        if not await asyncio.to_thread(self._files.are_there, task.id, spec):
+            values = await self._secrets.values(spec, say)
+            await asyncio.to_thread(self._files.write, task.id, spec, values)
+
     async def start(self, task: Task, spec: SpecVersion) -> Outcome:
         """Start the container; the pid is the host's."""
         found = self._find(task)
@@ -222,6 +238,7 @@ class EngineExecutor:
         record = self._engine.inspect(found).record
         if record.started_ns == 0:
             try:
+                await self._lay_out(task, spec)  # a reboot empties memory, not the disk
                 await self._engine.start(found)
             except (SwarmError, RuntimeFailure, OSError) as error:
                 return Outcome(
@@ -241,10 +258,10 @@ class EngineExecutor:
             return Outcome(error="the container is gone")
         health = await self._engine.await_health(found, "healthy", "unhealthy")
         if health == "unhealthy":
-            return await self._end_unhealthy(found, spec)
+            return await self._end_unhealthy(found, task, spec)
         if health == "healthy":
             return Outcome(pid=self._engine.inspect(found).record.pid)
-        return await self._ended(found)
+        return await self._ended(found, task)
 
     async def wait(self, task: Task, spec: SpecVersion) -> Outcome:
         """Wait for the end of the container; one that becomes unhealthy is stopped."""
@@ -253,21 +270,27 @@ class EngineExecutor:
             return Outcome(error="the container is gone")
         checked = is_checked(self._engine.inspect(found).record.config.healthcheck)
         if checked and await self._engine.await_health(found, "unhealthy"):
-            return await self._end_unhealthy(found, spec)
-        return await self._ended(found)
+            return await self._end_unhealthy(found, task, spec)
+        return await self._ended(found, task)
 
-    async def _ended(self, container_id: str) -> Outcome:
+    async def _ended(self, container_id: str, task: Task) -> Outcome:
         try:
             ended = await self._engine.wait(container_id)
         except NotFound:
             return Outcome(error="the container was removed")
+        await self._drop_files(task.id)
         if ended.oom_killed:
             return Outcome(error="out of memory", exit_code=ended.code)
         failed = f"task: non-zero exit ({ended.code})" if ended.code else ended.error
         return Outcome(error=failed, exit_code=ended.code)
 
-    async def _end_unhealthy(self, container_id: str, spec: SpecVersion) -> Outcome:
+    async def _drop_files(self, task_id: str) -> None:
+        """Remove the files of its secrets: nothing reads them any more."""
+        await asyncio.to_thread(self._files.drop, task_id)
+
+    async def _end_unhealthy(self, container_id: str, task: Task, spec: SpecVersion) -> Outcome:
         await self._stop(container_id, spec)
+        await self._drop_files(task.id)
         code = self._engine.inspect(container_id).record.exit_code
         return Outcome(error="task: unhealthy container", exit_code=code or None)
 
@@ -289,6 +312,7 @@ class EngineExecutor:
             return Outcome()
         except SwarmError as error:
             return Outcome(error=error.message, container_id=found)
+        await self._drop_files(task.id)
         record = self._engine.inspect(found).record
         return Outcome(
             container_id=found, exit_code=record.exit_code if record.started_ns else None
@@ -301,11 +325,12 @@ class EngineExecutor:
             try:
                 await self._engine.remove(found, force=True, volumes=True)
             except NotFound:
-                return
+                pass
+        await self._drop_files(task_id)
 
     async def known_tasks(self) -> list[str]:
         """Return the task ids of all containers that carry one."""
-        return [task_id for task_id in self._by_task() if task_id]
+        return sorted({i for i in self._by_task() if i} | set(self._files.task_ids()))
 
     async def logs(self, task_id: str, query: LogQuery) -> AsyncGenerator[Sequence[LogLine], None]:
         """Yield the log of a task's container in batches."""

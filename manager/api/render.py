@@ -14,12 +14,14 @@ from manager.store.view import View
 from swarmapi.model import defaults
 from swarmapi.model.objects import (
     Cluster,
+    Config,
     Explanation,
     GenericShare,
     Meta,
     Network,
     Node,
     RootCA,
+    Secret,
     Service,
     Task,
     TaskState,
@@ -280,6 +282,16 @@ def network_json(network: Network) -> Json:
     if network.error:
         body["Error"] = network.error
     return body
+
+
+def secret_json(secret: Secret) -> Json:
+    """Return a secret without its data, a config with it."""
+    body = _head(secret.id, secret.meta)
+    spec = to_json(secret.spec)
+    spec.setdefault("Labels", {})
+    if not isinstance(secret, Config):
+        del spec["Data"]
+    return {**body, "Revision": secret.revision, "Spec": spec}
 
 
 def tls_info(root: RootCA) -> Json:

@@ -1,6 +1,6 @@
 """Answers as Docker's clients mean them."""
 
-from typing import Final
+from typing import Any, Final, TypedDict
 
 import msgspec
 from aiohttp import web
@@ -13,6 +13,23 @@ REQUEST_ID = "X-Swarm-Request-Id"
 """Header: a mutation sent again with the same value happens once."""
 HAPPENS_ONCE_AS: Final = web.RequestKey("happens_once_as", str)
 """The request id in force: the client's, else one of ours."""
+
+Object = dict[str, Any]
+
+
+class Made(TypedDict):
+    """What was made."""
+
+    ID: str
+
+
+class Versioned(TypedDict):
+    """What every object of the cluster has; the rest is its kind's."""
+
+    ID: str
+    Version: Object
+    CreatedAt: str
+    UpdatedAt: str
 
 
 def answer(body: object, status: int = 200) -> web.Response:

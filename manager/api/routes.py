@@ -2,14 +2,14 @@
 
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, TypedDict
+from typing import Final, TypedDict
 
 import msgspec
 from aiohttp import web
 
-from manager.api import events, logs, render
+from manager.api import events, logs, render, secrets
 from manager.api.keys import NODE_ID, STORE
-from manager.api.responses import answer, request_id, version
+from manager.api.responses import Made, Object, Versioned, answer, request_id, version
 from manager.control import cluster, networks, nodes, registry_auth, services, tasks
 from manager.control.lookup import (
     find_network,
@@ -229,28 +229,9 @@ async def remove_network(request: web.Request) -> web.Response:
     return web.Response(status=204)
 
 
-async def list_nothing(request: web.Request) -> web.Response:
-    """Answer lists of kinds that are not offered: there are none."""
-    return answer([])
-
-
-async def refuse_secrets(request: web.Request) -> web.Response:
-    """Refuse by name."""
-    raise Unsupported("secrets and configs are not supported yet")
-
-
 async def refuse_autolock(request: web.Request) -> web.Response:
     """Refuse by name: managers are not locked."""
     raise Unsupported("autolock is not supported")
-
-
-Object = dict[str, Any]
-
-
-class Made(TypedDict):
-    """What was made."""
-
-    ID: str
 
 
 class NetworkMade(TypedDict):
@@ -264,15 +245,6 @@ class Warned(TypedDict):
     """Done, with remarks."""
 
     Warnings: list[str] | None
-
-
-class Versioned(TypedDict):
-    """What every object of the cluster has; the rest is its kind's."""
-
-    ID: str
-    Version: Object
-    CreatedAt: str
-    UpdatedAt: str
 
 
 _VERSION = rest.integer("version", "of the object as it was read", default=-1)
@@ -339,10 +311,7 @@ ROUTES: Final[Sequence[rest.Declared]] = (
     Route("DELETE", "/networks/{id}", remove_network, status=204),
     *logs.ROUTES,
     *events.ROUTES,
-    ("GET", "/secrets", list_nothing),
-    ("GET", "/configs", list_nothing),
-    ("*", "/secrets/{tail:.*}", refuse_secrets),
-    ("*", "/configs/{tail:.*}", refuse_secrets),
+    *secrets.ROUTES,
 )
 
 

@@ -13,6 +13,7 @@ from manager.control.lookup import (
     matches_prefix,
 )
 from manager.control.registry_auth import kept_auth
+from manager.control.secrets import resolve_references
 from manager.control.validate import check_service
 from manager.orchestrator.update import Outdated
 from manager.replica import OUT_OF_SEQUENCE, Store
@@ -60,7 +61,7 @@ async def create_service(
     if spec.mode.replicated is None and spec.mode.global_ is None:
         spec = replace(spec, mode=ServiceMode(replicated=Replicated(replicas=1)))
     check_service(spec)
-    spec, networks = _resolve_networks(store.view, spec)
+    spec, networks = _resolve_networks(store.view, resolve_references(store.view, spec))
     _check_ports(store.view, spec, service_id)
     service = Service(id=service_id, spec=spec, spec_version=1)
     record = SpecVersion(
@@ -102,7 +103,7 @@ async def update_service(
     if defaults.is_global(spec) != defaults.is_global(service.spec):
         raise InvalidArgument("Mode: the mode of a service cannot be changed: create another one")
     check_service(spec)
-    spec, networks = _resolve_networks(store.view, spec)
+    spec, networks = _resolve_networks(store.view, resolve_references(store.view, spec))
     _check_ports(store.view, spec, service.id)
     auth = auth or kept_auth(store.view, service, spec, auth_from)
     number = store.view.next_spec_version(service.id)
@@ -129,7 +130,7 @@ async def rollback_service(
     previous = previous_spec(store.view, service)
     if previous is None:
         raise FailedPrecondition(f"service {service.spec.name} does not have a previous spec")
-    spec, networks = _resolve_networks(store.view, previous)
+    spec, networks = _resolve_networks(store.view, resolve_references(store.view, previous))
     _check_ports(store.view, spec, service.id)
     auth = auth or kept_auth(store.view, service, spec, "previous-spec")
     number = store.view.next_spec_version(service.id)

@@ -7,13 +7,32 @@ from msgspec.structs import replace
 
 from manager.dispatcher.tables import TableCache, unchanged
 from manager.store.tables import tables_of_node
-from manager.store.view import View
-from swarmapi.model.objects import Meta, Task, TaskEndpointLease, TaskState, TaskStatus
+from manager.store.view import View, is_live
+from swarmapi.model import defaults
+from swarmapi.model.objects import (
+    Config,
+    Meta,
+    SpecVersion,
+    Task,
+    TaskEndpointLease,
+    TaskState,
+    TaskStatus,
+)
 from swarmapi.model.tables import NetworkTable
 from swarmapi.v1 import dispatcher_pb2 as pb
 
 _encode = msgspec.msgpack.encode
 _NO_STATUS = TaskStatus(state=TaskState.ASSIGNED)
+
+
+SecretKey = tuple[str, str]
+"""`secret` or `config`, and its id."""
+
+
+def _used(task: Task, record: SpecVersion | None) -> frozenset[SecretKey]:
+    if record is None or not is_live(task) or task.desired > TaskState.RUNNING:
+        return frozenset()
+    return frozenset((kind, r.id) for kind, r in defaults.references(record.spec))
 
 
 def stable_part(task: Task) -> Task:
@@ -38,6 +57,10 @@ class Assigner:
         """Table revisions the node said it holds."""
         self._tasks: dict[str, Task] = {}
         self._tables: dict[str, NetworkTable] = {}
+        self._uses: dict[str, frozenset[SecretKey]] = {}
+        """Task id to what its container reads."""
+        self._secrets: set[SecretKey] = set()
+        """What the node has."""
         self._managers: list[str] = []
         self._chain = 0
 
@@ -53,6 +76,7 @@ class Assigner:
             holds = self._held.get(network_id) == table.revision
             message.tables.append(unchanged(table) if holds else self._cache.delta(None, table))
             self._tables[network_id] = table
+        self._add_secrets(view, message)
         self._add_managers(view, message)
         return self._numbered(message)
 
@@ -64,7 +88,9 @@ class Assigner:
             if task is not None and task.node_id == self._node_id:
                 self._add_task(view, task, message)
             elif self._tasks.pop(task_id, None) is not None:
+                self._uses.pop(task_id, None)
                 message.removed_tasks.append(task_id)
+        self._add_secrets(view, message)
         present = tables_of_node(view, self._node_id)
         for network_id in present:
             table = self._cache.table(view, network_id)
@@ -85,11 +111,25 @@ class Assigner:
             return
         stable = stable_part(task)
         record = view.spec_of(task)
+        self._uses[task.id] = _used(task, record)
         if record is None or self._tasks.get(task.id) == stable:
             return
         self._tasks[task.id] = stable
         # The status travels along, so that a node that lost its memory starts from it.
         message.tasks.append(pb.AssignedTask(task=_encode(task), spec=_encode(record)))
+
+    def _add_secrets(self, view: View, message: pb.Assignments) -> None:
+        """Add what its tasks began to use; one that is gone is missing, and the task tells so."""
+        used = set().union(*self._uses.values())
+        for kind, secret_id in sorted(used - self._secrets):
+            secret = view.table_of(kind).get(secret_id)
+            if secret is not None:
+                part = message.configs if kind == Config.kind else message.secrets
+                part.append(_encode(secret))
+                self._secrets.add((kind, secret_id))
+        for key in sorted(self._secrets - used):
+            self._secrets.remove(key)
+            message.removed_secrets.append(key[1])
 
     def _add_managers(self, view: View, message: pb.Assignments) -> None:
         managers = manager_addresses(view)

@@ -145,6 +145,21 @@ def _put_network(fx: Effects, change: c.PutNetwork) -> None:
     fx.tables.add(network.id)
 
 
+def _put_secret(fx: Effects, change: c.PutSecret | c.PutConfig) -> None:
+    new = replace(change.secret, meta=fx.meta(None))
+    fx.view.put_secret(new)
+    fx.touch(new.kind, None, new)
+
+
+def _set_labels(fx: Effects, change: c.SetLabels) -> None:
+    old = fx.view.table_of(change.object).get(change.id)
+    if old is not None:
+        spec = replace(old.spec, labels=change.labels)
+        new = replace(old, spec=spec, meta=fx.meta(old.meta))
+        fx.view.put_secret(new)
+        fx.touch(new.kind, old, new)
+
+
 def _put_spec(fx: Effects, change: c.PutSpecVersion) -> None:
     key = (change.record.service_id, change.record.version)
     if key not in fx.view.specs:
@@ -308,6 +323,9 @@ _HANDLERS: Final[dict[type, Callable[[Effects, Any], None]]] = {
     c.SetNodeSpec: _set_node_spec,
     c.PutService: _put_service,
     c.PutNetwork: _put_network,
+    c.PutSecret: _put_secret,
+    c.PutConfig: _put_secret,
+    c.SetLabels: _set_labels,
     c.PutSpecVersion: _put_spec,
     c.PutTask: _put_task,
     c.SetTaskStatus: _set_task_status,

@@ -11,11 +11,13 @@ import msgspec
 
 from swarmapi.model.objects import (
     Cluster,
+    Config,
     GenericShare,
     Network,
     Node,
     NodeDescription,
     NodeState,
+    Secret,
     Service,
     ServiceEndpoint,
     SpecVersion,
@@ -75,6 +77,29 @@ class PutNetwork(ChangeBase, frozen=True, tag="put_network"):
 
     network: Network
     expect_version: int | None = None
+
+
+class PutSecret(ChangeBase, frozen=True, tag="put_secret"):
+    """Create a secret; `replaces` is the id of the one whose name it takes over."""
+
+    secret: Secret
+    replaces: str = ""
+
+
+class PutConfig(ChangeBase, frozen=True, tag="put_config"):
+    """Create a config; `replaces` is the id of the one whose name it takes over."""
+
+    secret: Config
+    replaces: str = ""
+
+
+class SetLabels(ChangeBase, frozen=True, tag="set_labels"):
+    """Replace the labels of a secret or config; `object` is which."""
+
+    object: str
+    id: str
+    labels: dict[str, str]
+    expect_version: int
 
 
 class PutSpecVersion(ChangeBase, frozen=True, tag="put_spec_version"):
@@ -184,7 +209,9 @@ class SetUpdateStatus(ChangeBase, frozen=True, tag="set_update_status"):
 
 
 class Delete(ChangeBase, frozen=True, tag="delete"):
-    """Delete an object; `object` is node, service, network, task or quarantined."""
+    """Delete an object; `object` is node, service, network, secret, config, task or
+    quarantined.
+    """
 
     object: str
     id: str
@@ -209,6 +236,9 @@ Change: TypeAlias = (
     | SetNodeSpec
     | PutService
     | PutNetwork
+    | PutSecret
+    | PutConfig
+    | SetLabels
     | PutSpecVersion
     | PutTask
     | SetTaskStatus

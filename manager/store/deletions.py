@@ -1,6 +1,7 @@
 """Deletions: what goes with an object, and what of it stays behind for a while."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from msgspec.structs import replace
@@ -17,6 +18,7 @@ from manager.store.effects import (
     touch_service_tables,
 )
 from manager.store.view import bare
+from swarmapi.model.objects import Config, Secret
 
 
 def delete(fx: Effects, change: c.Delete) -> None:
@@ -75,6 +77,13 @@ def _delete_network(fx: Effects, network_id: str) -> None:
     fx.dirty.add(("network", network_id))
 
 
+def _delete_secret(fx: Effects, secret_id: str, kind: str = Secret.kind) -> None:
+    secret = fx.view.table_of(kind).get(secret_id)
+    if secret is not None:
+        fx.view.drop_secret(kind, secret_id)
+        fx.touch(kind, secret, None)
+
+
 def _delete_task(fx: Effects, task_id: str) -> None:
     task = fx.view.tasks.get(task_id)
     if task is None:
@@ -97,6 +106,8 @@ _DELETERS: Final[dict[str, Callable[[Effects, str], None]]] = {
     "node": _delete_node,
     "service": _delete_service,
     "network": _delete_network,
+    Secret.kind: _delete_secret,
+    Config.kind: partial(_delete_secret, kind=Config.kind),
     "task": _delete_task,
     "quarantined": _delete_quarantined,
 }

@@ -14,13 +14,14 @@ from swarmapi.model.objects import (
     Network,
     Node,
     Quarantined,
+    Secret,
     Service,
     Task,
     TaskState,
     TaskStatus,
 )
 
-Object: TypeAlias = Cluster | Node | Service | Network | Task | Quarantined
+Object: TypeAlias = Cluster | Node | Service | Network | Secret | Task | Quarantined
 
 
 class Moved(NamedTuple):

@@ -40,7 +40,7 @@ def events_of(changed: Mapping[Key, Moved], now_ns: int) -> Iterator[Event]:
 def difference(before: View, after: View) -> dict[Key, Moved]:
     """Return what differs between two states; which transactions did it is not known."""
     changed: dict[Key, Moved] = {}
-    for kind in ("node", "service", "network", TASK):
+    for kind in (*sorted(KINDS), TASK):
         old, new = getattr(before, kind + "s"), getattr(after, kind + "s")
         for object_id in (*(i for i in old if i not in new), *new):
             moved = Moved(old.get(object_id), new.get(object_id))

@@ -6,7 +6,8 @@ import msgspec
 
 from manager.store import changes as c
 from manager.store.view import View
-from swarmapi.model.objects import Node
+from swarmapi.model import defaults
+from swarmapi.model.objects import Config, Node, Secret, SpecVersion
 from swarmapi.model.spec import NodeRole, NodeSpec
 
 Key = tuple[str, str]
@@ -48,6 +49,13 @@ def find_conflict(view: View, changes: tuple[c.Change, ...]) -> Conflict | None:
                 found_network = view.networks.get(network.id)
                 conflict = _version("network", network.id, found_network, change.expect_version)
                 conflict = conflict or _name(view, names, "network", network.spec.name, network.id)
+            case c.PutSecret(secret=secret) | c.PutConfig(secret=secret):
+                conflict = _new_secret(view, secret, change.replaces)
+            case c.SetLabels():
+                found_secret = view.table_of(change.object).get(change.id)
+                conflict = _version(change.object, change.id, found_secret, change.expect_version)
+            case c.PutSpecVersion(record=record):
+                conflict = _references(view, record)
             case c.Delete():
                 conflict = _check_delete(view, change)
             case _:
@@ -86,6 +94,34 @@ def _name(view: View, names: set[Key], kind: str, name: str, object_id: str) -> 
     return Conflict(code="name", object=kind, id=owner or object_id, message=message)
 
 
+def _new_secret(view: View, secret: Secret, replaces: str) -> Conflict | None:
+    kind, name = secret.kind, secret.spec.name
+    owner = view.by_name(kind, name)
+    if owner == (replaces or None) and secret.id not in view.table_of(kind):
+        return None
+    code = "version" if replaces else "name"
+    message = f"{kind} {name} already exists"
+    return Conflict(code=code, object=kind, id=owner or secret.id, message=message)
+
+
+def _references(view: View, record: SpecVersion) -> Conflict | None:
+    """A secret that was removed since the request was checked is missing, not ignored."""
+    for kind, reference in defaults.references(record.spec):
+        if reference.id not in view.table_of(kind):
+            message = f"{kind} {reference.name} does not exist any more"
+            return Conflict(code="missing", object=kind, id=reference.id, message=message)
+    return None
+
+
+def users_of(view: View, kind: str, secret_id: str) -> list[str]:
+    """Return the names of the services that use a secret or config, in order."""
+    return sorted(
+        s.spec.name
+        for s in view.services.values()
+        if any(k == kind and r.id == secret_id for k, r in defaults.references(s.spec))
+    )
+
+
 def is_spec_as_read(node: Node, read_index: int) -> bool:
     """Tell whether a node's spec is still the one that was read at a version of the node."""
     return node.spec_index <= read_index <= node.meta.version
@@ -117,6 +153,8 @@ def _check_delete(view: View, change: c.Delete) -> Conflict | None:
         "node": view.nodes,
         "service": view.services,
         "network": view.networks,
+        "secret": view.secrets,
+        "config": view.configs,
         "task": view.tasks,
     }
     table = tables.get(change.object)
@@ -130,6 +168,8 @@ def _check_delete(view: View, change: c.Delete) -> Conflict | None:
     if change.object == "node" and (node := view.nodes.get(change.id)) and node.is_manager:
         message = f"node {change.id} is a cluster manager: it must be demoted before removal"
         return Conflict(code="manager", object="node", id=change.id, message=message)
+    if change.object in (Secret.kind, Config.kind):
+        return _check_unused(view, change)
     if change.object != "network":
         return None
     for service in view.services.values():
@@ -141,3 +181,13 @@ def _check_delete(view: View, change: c.Delete) -> Conflict | None:
         message = f"network {change.id} is in use by tasks that have not stopped yet"
         return Conflict(code="in-use", object="network", id=change.id, message=message)
     return None
+
+
+def _check_unused(view: View, change: c.Delete) -> Conflict | None:
+    users = users_of(view, change.object, change.id)
+    found = view.table_of(change.object).get(change.id)
+    if not users or found is None:
+        return None
+    services = f"the following service{'s' if len(users) > 1 else ''}: {', '.join(users)}"
+    message = f"{change.object} '{found.spec.name}' is in use by {services}"
+    return Conflict(code="in-use", object=change.object, id=change.id, message=message)

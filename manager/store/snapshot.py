@@ -8,9 +8,11 @@ import msgspec
 from manager.store.view import View
 from swarmapi.model.objects import (
     Cluster,
+    Config,
     Network,
     Node,
     Quarantined,
+    Secret,
     Service,
     SpecVersion,
     Task,
@@ -36,6 +38,8 @@ _TYPES: Final[dict[str, type[msgspec.Struct]]] = {
     "cluster": Cluster,
     "network": Network,
     "node": Node,
+    "secret": Secret,
+    "config": Config,
     "spec": SpecVersion,
     "service": Service,
     "task": Task,
@@ -52,6 +56,8 @@ def dump(view: View) -> Iterator[bytes]:
         ("cluster", [view.cluster] if view.cluster is not None else []),
         ("network", _by_key(view.networks)),
         ("node", _by_key(view.nodes)),
+        ("secret", _by_key(view.secrets)),
+        ("config", _by_key(view.configs)),
         ("spec", _by_key(view.specs)),
         ("service", _by_key(view.services)),
         ("task", _by_key(view.tasks)),
@@ -102,6 +108,8 @@ def _put(view: View, record: Any) -> None:
             view.put_network(record)
         case Node():
             view.put_node(record)
+        case Secret():
+            view.put_secret(record)
         case SpecVersion():
             view.put_spec(record)
         case Service():

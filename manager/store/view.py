@@ -5,17 +5,19 @@ index kept by each write, so that a turn costs what it changes and not what exis
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import NamedTuple, TypeVar
 
 from manager.store.layers import Index, Layer, Queues
 from swarmapi.model import defaults
 from swarmapi.model.objects import (
     Cluster,
+    Config,
     Network,
     Node,
     NodeState,
     Quarantined,
+    Secret,
     Service,
     SpecVersion,
     Task,
@@ -112,13 +114,15 @@ class View:
         self.nodes: MutableMapping[str, Node] = {}
         self.services: MutableMapping[str, Service] = {}
         self.networks: MutableMapping[str, Network] = {}
+        self.secrets: MutableMapping[str, Secret] = {}
+        self.configs: MutableMapping[str, Config] = {}
         self.specs: MutableMapping[SpecKey, SpecVersion] = {}
         self.tasks: MutableMapping[str, Task] = {}
         self.quarantined: MutableMapping[str, Quarantined] = {}
         self.requests: OrderedDict[str, tuple[int, bytes]] = OrderedDict()
         """Recent request ids: index and msgpack of the conflict, empty when applied."""
         self.names: MutableMapping[tuple[str, str], str] = {}
-        """(kind, name) to id, for services, networks and nodes."""
+        """(kind, name) to id, for services, networks, nodes, and secrets and configs in force."""
         self.demands: MutableMapping[SpecKey, Demand] = {}
         self.loads: MutableMapping[str, Load] = {}
         self.replicas_on: MutableMapping[tuple[str, str], int] = {}
@@ -188,7 +192,7 @@ class View:
         return self.specs.get((task.service_id, task.spec_version))
 
     def by_name(self, kind: str, name: str) -> str | None:
-        """Return the id of a service, network or node by its name."""
+        """Return the id of what has the name; of a secret or config, of the one in force."""
         return self.names.get((kind, name))
 
     def ingress_network(self) -> Network | None:
@@ -291,6 +295,29 @@ class View:
             (self.services_in, "global"),
         ):
             _flag(index, key, service_id, on=False)
+
+    def table_of(self, kind: str) -> Mapping[str, Secret]:
+        """Return the secrets or the configs, by id."""
+        return self.configs if kind == Config.kind else self.secrets
+
+    def put_secret(self, secret: Secret) -> None:
+        """Store a secret or config; the greatest revision has the name."""
+        if isinstance(secret, Config):
+            self.configs[secret.id] = secret
+        else:
+            self.secrets[secret.id] = secret
+        self._name_secret(secret.kind, secret.spec.name)
+
+    def drop_secret(self, kind: str, secret_id: str) -> None:
+        """Forget a secret or config; its name falls to the revision before."""
+        gone = (self.configs if kind == Config.kind else self.secrets).pop(secret_id)
+        self._drop_name(kind, gone.spec.name, secret_id)
+        self._name_secret(kind, gone.spec.name)
+
+    def _name_secret(self, kind: str, name: str) -> None:
+        named = [s for s in self.table_of(kind).values() if s.spec.name == name]
+        if named:
+            self.names[(kind, name)] = max(named, key=lambda s: s.revision).id
 
     def put_spec(self, record: SpecVersion) -> None:
         """Store a spec version."""
@@ -428,6 +455,8 @@ class Overlay(View):
         self.nodes = Layer(base.nodes)
         self.services = Layer(base.services)
         self.networks = Layer(base.networks)
+        self.secrets = Layer(base.secrets)
+        self.configs = Layer(base.configs)
         self.specs = Layer(base.specs)
         self.tasks = Layer(base.tasks)
         self.quarantined = Layer(base.quarantined)

@@ -20,8 +20,6 @@ NOT_OFFERED = {
     "/session": "BuildKit",
     "/plugins": "no plugins",
     "/volumes/{name} put": "cluster volumes",
-    "/secrets": "refused by name",
-    "/configs": "refused by name",
 }
 """Beginning of a path, or path and method → why not."""
 EXTRA_KEYS = {"UsageData", "Containers"}

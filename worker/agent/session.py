@@ -17,12 +17,13 @@ import msgspec
 
 from swarmapi.conversation import LEADER_METADATA
 from swarmapi.errors import Unavailable
-from swarmapi.model.objects import NodeDescription, SpecVersion, Task
+from swarmapi.model.objects import Config, NodeDescription, Secret, SpecVersion, Task
 from swarmapi.model.tables import NetworkTable, TableDelta, apply_delta
 from swarmapi.v1 import dispatcher_pb2 as pb
 from worker.agent.logs import LogPublisher
 from worker.agent.ports import Clock, LogSource
 from worker.agent.reporter import Reporter
+from worker.agent.secrets import NodeSecrets
 from worker.agent.tasks import Assigned, TaskTable
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class AgentParts:
     tasks: TaskTable
     reporter: Reporter
     tables: Tables
+    secrets: NodeSecrets
     logs: LogSource
     channel: Callable[[str], grpc.aio.Channel]
     """A mutual-TLS channel to a manager's `host:port`."""
@@ -234,10 +236,15 @@ class Agent:
         ]
         complete = message.kind == pb.Assignments.COMPLETE
         await self._take_tables(message, complete=complete, outgoing=outgoing)
+        decode = msgspec.msgpack.decode
+        secrets = [decode(raw, type=Secret) for raw in message.secrets]
+        secrets += [decode(raw, type=Config) for raw in message.configs]
+        self._parts.secrets.take(secrets, complete=complete)
         if complete:
             await self._parts.tasks.assign_all(assigned)
         else:
             await self._parts.tasks.change(assigned, message.removed_tasks)
+        self._parts.secrets.forget(message.removed_secrets)
         await self._learn_managers(list(message.managers))
 
     async def _take_tables(

@@ -21,6 +21,7 @@ from swarmapi.model.objects import GenericShare
 from swarmapi.model.tables import NetworkTable
 from worker.agent.ports import Clock, Executor
 from worker.agent.reporter import Reporter
+from worker.agent.secrets import NodeSecrets
 from worker.agent.session import Agent, AgentParts, Place
 from worker.agent.tasks import TaskTable
 from worker.cluster import ca_client
@@ -53,6 +54,7 @@ class NodeParts:
     manager: ManagerProcess
     network: ClusterNetwork
     executor: Executor
+    secrets: NodeSecrets
     clock: Clock
     labels: Mapping[str, str] = field(default_factory=dict)
     generic: tuple[GenericShare, ...] = ()
@@ -117,6 +119,7 @@ class RunningNode:
                 tasks=self._tasks,
                 reporter=self._reporter,
                 tables=self._parts.network,
+                secrets=self._parts.secrets,
                 logs=self._parts.executor,
                 channel=lambda target: channel_to(target, self._tls),
                 managers=list(self.membership.managers),

@@ -3,6 +3,7 @@
 from aiohttp import web
 
 from swarmapi.openapi import Json
+from worker.agent.secrets import NodeSecrets
 from worker.api.document import CLUSTER_DOCUMENT
 from worker.api.events import CLUSTER_EVENTS
 from worker.cluster.events import ManagersEvents
@@ -16,6 +17,7 @@ from worker.cluster.state import ClusterFiles
 from worker.config import Config
 from worker.engine.engine import Engine
 from worker.executor import EngineExecutor
+from worker.secretfiles import SecretFiles
 
 
 class ClusterSide:
@@ -27,6 +29,7 @@ class ClusterSide:
             config.run_dir,
             f"{config.cgroup_parent.strip('/')}/manager",
         )
+        secrets = NodeSecrets()
         self._document: Json | None = None
         self._proxy = ManagerProxy(manager.socket_path)
         self.member = Member(
@@ -34,7 +37,8 @@ class ClusterSide:
                 files=ClusterFiles(config.data_root / "cluster"),
                 manager=manager,
                 network=network,
-                executor=EngineExecutor(engine),
+                executor=EngineExecutor(engine, secrets, SecretFiles(config.run_dir / "secrets")),
+                secrets=secrets,
                 clock=engine.parts.clock,
                 labels=config.labels,
                 generic=config.generic,

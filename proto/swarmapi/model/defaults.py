@@ -3,7 +3,9 @@
 Source of the numbers: SwarmKit's constants (Engine API 1.50, ServiceSpec).
 """
 
-from typing import Any
+import posixpath
+from collections.abc import Iterator
+from typing import Any, Protocol, TypeVar
 
 from msgspec.structs import replace
 
@@ -11,6 +13,7 @@ from swarmapi.model.spec import (
     ClusterSpec,
     ContainerSpec,
     EndpointSpec,
+    Reference,
     RestartCondition,
     RestartPolicy,
     ServiceSpec,
@@ -19,6 +22,7 @@ from swarmapi.model.spec import (
     to_json,
 )
 
+R = TypeVar("R", bound=Reference)
 SECOND_NS = 1_000_000_000
 STOP_GRACE_PERIOD_NS = 10 * SECOND_NS
 RESTART_DELAY_NS = 5 * SECOND_NS
@@ -32,6 +36,39 @@ DYNAMIC_PORTS = (30000, 32767)
 def container(spec: ServiceSpec) -> ContainerSpec:
     """Return the container part, empty when absent."""
     return spec.task_template.container_spec or ContainerSpec()
+
+
+def references(spec: ServiceSpec) -> Iterator[tuple[str, Reference]]:
+    """Yield `secret` or `config` and the reference, for all a service's tasks use."""
+    own = container(spec)
+    for secret in own.secrets or ():
+        yield "secret", secret
+    for config in own.configs or ():
+        yield "config", config
+
+
+class ChangeReference(Protocol):
+    """Returns what a reference becomes; the first argument is `secret` or `config`."""
+
+    def __call__(self, kind: str, reference: R, /) -> R: ...
+
+
+def with_references(spec: ServiceSpec, change: ChangeReference) -> ServiceSpec:
+    """Return the spec with each reference changed."""
+    own = spec.task_template.container_spec
+    if own is None or not (own.secrets or own.configs):
+        return spec
+    own = replace(
+        own,
+        secrets=own.secrets and tuple(change("secret", r) for r in own.secrets),
+        configs=own.configs and tuple(change("config", r) for r in own.configs),
+    )
+    return replace(spec, task_template=replace(spec.task_template, container_spec=own))
+
+
+def reference_target(kind: str, name: str) -> str:
+    """Return where a reference's file appears; relative names are of `/run/secrets` and of `/`."""
+    return posixpath.normpath(posixpath.join("/run/secrets" if kind == "secret" else "/", name))
 
 
 def replicas(spec: ServiceSpec) -> int:

@@ -5,7 +5,7 @@ Who writes which field is in ARCHITECTURE.md. Docker's JSON of an object is made
 """
 
 from enum import IntEnum, StrEnum
-from typing import Final
+from typing import ClassVar, Final
 
 import msgspec
 
@@ -17,6 +17,7 @@ from swarmapi.model.spec import (
     NodeSpec,
     Platform,
     PortConfig,
+    SecretSpec,
     ServiceSpec,
 )
 from swarmapi.model.tables import EndpointState
@@ -309,6 +310,23 @@ class Network(Stored, frozen=True):
     error: str = ""
     table_index: int = 0
     """Raft index of the last change to what its endpoint table holds; kept by apply."""
+
+
+class Secret(Stored, frozen=True):
+    """Bytes for the containers that use them, never changed: a replacement is another object."""
+
+    kind: ClassVar[str] = "secret"
+    id: str
+    spec: SecretSpec
+    meta: Meta = Meta()
+    revision: int = 1
+    """1 for the first of its name; the greatest is in force, the name means it."""
+
+
+class Config(Secret, frozen=True):
+    """Like a secret, but shown to everyone."""
+
+    kind: ClassVar[str] = "config"
 
 
 class RootCA(Stored, frozen=True):

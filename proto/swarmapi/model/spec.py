@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from swarmapi.override import override
+
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="pascal"):
     """Root of all specs: frozen, PascalCase in JSON, blanks left out."""
@@ -143,6 +145,37 @@ class DNSConfig(Spec, frozen=True):
     options: tuple[str, ...] | None = None
 
 
+class ReferenceFile(Spec, frozen=True):
+    """Where a secret or config appears in a container; a secret's name may be relative."""
+
+    name: str = ""
+    uid: str = msgspec.field(default="", name="UID")
+    gid: str = msgspec.field(default="", name="GID")
+    mode: int | None = None
+
+
+class Reference(Spec, frozen=True):
+    """A task's use of a secret or config: `id` pins what it had, `follow` takes what replaces it.
+
+    Without an id, the one in force by that name is meant; stored are both.
+    """
+
+    id: str = ""
+    name: str = ""
+    file: ReferenceFile | None = None
+    follow: bool = False
+
+
+class SecretReference(Reference, frozen=True):
+    id: str = msgspec.field(default="", name="SecretID")
+    name: str = msgspec.field(default="", name="SecretName")
+
+
+class ConfigReference(Reference, frozen=True):
+    id: str = msgspec.field(default="", name="ConfigID")
+    name: str = msgspec.field(default="", name="ConfigName")
+
+
 class ContainerSpec(Spec, frozen=True):
     """What runs in a task: Docker's TaskTemplate.ContainerSpec as far as it is honoured."""
 
@@ -167,6 +200,8 @@ class ContainerSpec(Spec, frozen=True):
     capability_add: tuple[str, ...] | None = None
     capability_drop: tuple[str, ...] | None = None
     ulimits: tuple[Ulimit, ...] | None = None
+    secrets: tuple[SecretReference, ...] | None = None
+    configs: tuple[ConfigReference, ...] | None = None
     init: bool | None = None
     """Kept for clients that send False and compare; True is refused."""
 
@@ -302,6 +337,24 @@ class NetworkSpec(Spec, frozen=True):
     ingress: bool = False
     options: dict[str, str] | None = None
     ipam: IPAMConfig | None = msgspec.field(default=None, name="IPAM")
+
+
+class SecretSpec(Spec, frozen=True):
+    """What `POST /secrets/create` takes, and `/configs/create`.
+
+    Its text form hides the data from logs and stories.
+    """
+
+    name: str = ""
+    labels: dict[str, str] | None = None
+    data: bytes = b""
+    """Base64 in JSON."""
+    templating: DriverConfig | None = None
+    """Driver golang: the data is a template, rendered for each task."""
+
+    @override
+    def __repr__(self) -> str:
+        return f"SecretSpec({self.name!r}, …)"
 
 
 def to_json(spec: Spec) -> Any:

@@ -101,7 +101,7 @@ class Welcome(_message.Message):
     def __init__(self, format: _Optional[int] = ..., session_id: _Optional[str] = ..., beat_every_ms: _Optional[int] = ..., managers: _Optional[_Iterable[str]] = ..., role: _Optional[str] = ...) -> None: ...
 
 class Assignments(_message.Message):
-    __slots__ = ("kind", "chain", "tasks", "removed_tasks", "tables", "removed_tables", "managers")
+    __slots__ = ("kind", "chain", "tasks", "removed_tasks", "tables", "removed_tables", "managers", "secrets", "configs", "removed_secrets")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         INCREMENTAL: _ClassVar[Assignments.Kind]
@@ -115,6 +115,9 @@ class Assignments(_message.Message):
     TABLES_FIELD_NUMBER: _ClassVar[int]
     REMOVED_TABLES_FIELD_NUMBER: _ClassVar[int]
     MANAGERS_FIELD_NUMBER: _ClassVar[int]
+    SECRETS_FIELD_NUMBER: _ClassVar[int]
+    CONFIGS_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_SECRETS_FIELD_NUMBER: _ClassVar[int]
     kind: Assignments.Kind
     chain: int
     tasks: _containers.RepeatedCompositeFieldContainer[AssignedTask]
@@ -122,7 +125,10 @@ class Assignments(_message.Message):
     tables: _containers.RepeatedScalarFieldContainer[bytes]
     removed_tables: _containers.RepeatedScalarFieldContainer[str]
     managers: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, kind: _Optional[_Union[Assignments.Kind, str]] = ..., chain: _Optional[int] = ..., tasks: _Optional[_Iterable[_Union[AssignedTask, _Mapping]]] = ..., removed_tasks: _Optional[_Iterable[str]] = ..., tables: _Optional[_Iterable[bytes]] = ..., removed_tables: _Optional[_Iterable[str]] = ..., managers: _Optional[_Iterable[str]] = ...) -> None: ...
+    secrets: _containers.RepeatedScalarFieldContainer[bytes]
+    configs: _containers.RepeatedScalarFieldContainer[bytes]
+    removed_secrets: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, kind: _Optional[_Union[Assignments.Kind, str]] = ..., chain: _Optional[int] = ..., tasks: _Optional[_Iterable[_Union[AssignedTask, _Mapping]]] = ..., removed_tasks: _Optional[_Iterable[str]] = ..., tables: _Optional[_Iterable[bytes]] = ..., removed_tables: _Optional[_Iterable[str]] = ..., managers: _Optional[_Iterable[str]] = ..., secrets: _Optional[_Iterable[bytes]] = ..., configs: _Optional[_Iterable[bytes]] = ..., removed_secrets: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class AssignedTask(_message.Message):
     __slots__ = ("task", "spec")

@@ -20,6 +20,7 @@ from tests.unit.manager_shell.cluster import MemoryCluster
 from tests.unit.manager_shell.test_three_managers import Place as ManagerPlace
 from tests.unit.manager_shell.wire import material, root_of, served
 from worker.agent.reporter import Reporter
+from worker.agent.secrets import NodeSecrets
 from worker.agent.session import Agent, AgentParts, Place, _leader_of
 from worker.agent.tasks import TaskTable
 from worker.cluster.ca_client import Applicant, join, renew
@@ -69,6 +70,7 @@ def agent_of(
             tasks=tasks,
             reporter=reporter,
             tables=tables,
+            secrets=NodeSecrets(),
             logs=executor,
             channel=lambda address: channel_to(address, tls),
             managers=[target],

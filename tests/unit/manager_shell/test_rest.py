@@ -237,8 +237,6 @@ def test_names_modes_and_unknown_objects() -> None:
         assert await get(client, "/services/nope", 404) == {"message": "service nope not found"}
         wrong = await get(client, "/services", 400, {"color": ["red"]})
         assert wrong == {"message": "invalid filter 'color'"}
-        secrets = await post(client, "/secrets/create", {"Name": "s"}, 501)
-        assert "not supported" in secrets["message"]
         response = await client.delete("/services/web")
         assert response.status == 200
         await cluster.settle()

@@ -26,11 +26,13 @@ from tests.fakes.registry import FakeRegistry
 from tests.unit.image.registry_images import publish
 from tests.unit.worker.test_engine import World, play
 from tests.unit.worker.test_registry_api import until
+from worker.agent.secrets import NodeSecrets
 from worker.engine.logs import LogQuery
 from worker.engine.registries import Registries
 from worker.engine.spec import PortBinding
 from worker.executor import EngineExecutor, container_name, to_container
 from worker.pulling import PullProgress, TaskPulls
+from worker.secretfiles import SecretFiles
 
 
 def test_host_ports_are_published_on_the_node_and_ingress_ports_are_not() -> None:
@@ -55,6 +57,15 @@ def wanting(image: str, auth: str = "") -> SpecVersion:
     spec = ServiceSpec(name="web", task_template=template)
     given = RegistryAuth(encoded=auth) if auth else None
     return SpecVersion(service_id="s", version=1, spec=spec, registry_auth=given)
+
+
+def _plain_directory(path: Path) -> None:
+    path.mkdir(exist_ok=True)
+
+
+def executor_of(world: World, secrets: NodeSecrets | None = None) -> EngineExecutor:
+    files = SecretFiles(world.engine.places.containers / "secrets", mount=_plain_directory)
+    return EngineExecutor(world.engine, secrets or NodeSecrets(), files)
 
 
 def quiet(message: str) -> None:
@@ -93,7 +104,7 @@ def test_the_log_driver_of_a_service_is_its_containers() -> None:
 
 def test_a_log_that_cannot_be_read_is_refused_in_words(tmp_path: Path) -> None:
     async def story(world: World) -> None:
-        executor = EngineExecutor(world.engine)
+        executor = executor_of(world)
         with pytest.raises(NotFound, match="task t has no container"):
             await anext(executor.logs("t", LogQuery()))
         await executor.prepare(_TASK, _logging(LogDriver(name="none")), quiet)
@@ -105,7 +116,7 @@ def test_a_log_that_cannot_be_read_is_refused_in_words(tmp_path: Path) -> None:
 
 def test_a_task_that_could_not_be_started_whole_does_not_run(tmp_path: Path) -> None:
     async def story(world: World) -> None:
-        executor, spec = EngineExecutor(world.engine), _logging(None)
+        executor, spec = executor_of(world), _logging(None)
         await executor.prepare(_TASK, spec, quiet)
         with no_room_above((tmp_path / "containers.journal").stat().st_size + 9):
             started = await executor.start(_TASK, spec)
@@ -117,7 +128,7 @@ def test_a_task_that_could_not_be_started_whole_does_not_run(tmp_path: Path) -> 
 
 def test_a_log_is_followed_from_before_the_start_to_the_end(tmp_path: Path) -> None:
     async def story(world: World) -> None:
-        executor, spec = EngineExecutor(world.engine), _logging(None)
+        executor, spec = executor_of(world), _logging(None)
         await executor.prepare(_TASK, spec, quiet)
         container_id = world.engine.inspect(container_name(_TASK)).record.id
         log = executor.logs("t", LogQuery(follow=True))
@@ -136,7 +147,7 @@ def test_a_log_is_followed_from_before_the_start_to_the_end(tmp_path: Path) -> N
 
 def test_a_checked_task_is_proven_by_its_health_and_ended_when_it_is_ill(tmp_path: Path) -> None:
     async def story(world: World) -> None:
-        executor = EngineExecutor(world.engine)
+        executor = executor_of(world)
         await executor.prepare(_TASK, _CHECKED, quiet)
         started = await executor.start(_TASK, _CHECKED)
         assert started.unproven
@@ -156,7 +167,7 @@ def test_a_checked_task_is_proven_by_its_health_and_ended_when_it_is_ill(tmp_pat
 
 def test_a_checked_task_that_ends_before_it_was_healthy_tells_its_code(tmp_path: Path) -> None:
     async def story(world: World) -> None:
-        executor = EngineExecutor(world.engine)
+        executor = executor_of(world)
         await executor.prepare(_TASK, _CHECKED, quiet)
         await executor.start(_TASK, _CHECKED)
         proving = asyncio.create_task(executor.await_health(_TASK, _CHECKED))
@@ -172,7 +183,7 @@ def test_an_image_that_is_not_here_is_pulled_once_for_all_its_tasks(tmp_path: Pa
         async with FakeRegistry().serving() as registry:
             publish(registry, "web", "1", {"big": bytes(5000)})
             image = f"{registry.address}/web:1"
-            executor = EngineExecutor(world.engine)
+            executor = executor_of(world)
             tasks = [replace(_TASK, id=f"t{slot}", slot=slot) for slot in range(1, 5)]
             done = await asyncio.gather(
                 *(executor.prepare(t, wanting(image), quiet) for t in tasks)
@@ -194,7 +205,7 @@ def test_a_private_image_is_pulled_with_the_services_login(tmp_path: Path) -> No
     async def story(world: World) -> None:
         async with FakeRegistry("basic").serving() as registry:
             digest = publish(registry, "web", "1", {"f": b"1"})
-            executor, image = EngineExecutor(world.engine), f"{registry.address}/web:1@{digest}"
+            executor, image = executor_of(world), f"{registry.address}/web:1@{digest}"
             refused = await executor.prepare(_TASK, wanting(image), quiet)
             assert refused.error == f"No such image: {image}: no basic auth credentials"
             login = json.dumps({"username": "alice", "password": "sekret"}).encode()
@@ -216,7 +227,7 @@ def test_a_pull_tells_how_far_it_is_and_ends_with_the_last_task_that_wants_it(
         async with FakeRegistry().serving() as registry:
             publish(registry, "web", "1", {"big": os.urandom(5000)})
             registry.gate = asyncio.Event()
-            executor, image = EngineExecutor(world.engine), f"{registry.address}/web:1"
+            executor, image = executor_of(world), f"{registry.address}/web:1"
             said: asyncio.Queue[str] = asyncio.Queue()
             preparing = [
                 asyncio.ensure_future(

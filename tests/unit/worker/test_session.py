@@ -15,6 +15,7 @@ from swarmapi.v1 import dispatcher_pb2 as pb
 from swarmapi.v1 import dispatcher_pb2_grpc
 from tests.fakes.executor import FakeExecutor, RealClock
 from worker.agent.reporter import Reporter
+from worker.agent.secrets import NodeSecrets
 from worker.agent.session import Agent, AgentParts, Place
 from worker.agent.tasks import TaskTable
 from worker.engine.journal import Journal
@@ -93,6 +94,7 @@ def agent_of(tmp_path: Path, managers: list[str], tables: NoTables | None = None
             tasks=tasks,
             reporter=reporter,
             tables=tables or NoTables(),
+            secrets=NodeSecrets(),
             logs=FakeExecutor(),
             channel=grpc.aio.insecure_channel,
             managers=managers,

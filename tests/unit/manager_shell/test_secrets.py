@@ -1,0 +1,260 @@
+"""Secrets and configs over REST: kept, replaced, labelled, in use, and never shown."""
+
+import asyncio
+import base64
+import logging
+from typing import Any
+
+import msgspec
+import pytest
+
+from manager.control.secrets import create_secret
+from manager.dispatcher.assignments import Assigner
+from manager.dispatcher.tables import TableCache
+from manager.store import snapshot
+from manager.store.changes import PutSecret, SetTaskStatus, Transaction, decode, encode
+from manager.store.view import View
+from swarmapi.errors import InvalidArgument
+from swarmapi.model.decode import decode_spec
+from swarmapi.model.objects import Config, Secret, TaskState, TaskStatus
+from swarmapi.model.spec import SecretSpec
+from swarmapi.v1 import dispatcher_pb2 as pb
+from tests.unit.manager_shell.cluster import MemoryCluster
+from tests.unit.manager_shell.test_rest import Client, get, play, post, spec
+
+VALUE = b"hunter2-hunter2"
+KINDS = pytest.mark.parametrize("kind", ["secret", "config"])
+
+
+def made(name: str, data: bytes = VALUE, **labels: str) -> dict[str, Any]:
+    return {"Name": name, "Labels": labels, "Data": base64.b64encode(data).decode()}
+
+
+def using(kind: str, *references: dict[str, Any], name: str = "web") -> dict[str, Any]:
+    body = spec(name)
+    word = kind.title()
+    body["TaskTemplate"]["ContainerSpec"][word + "s"] = [
+        {
+            "File": {"Name": one.get("target", "t"), "UID": "0", "GID": "0", "Mode": 0o444},
+            word + "ID": one.get("id", ""),
+            word + "Name": one.get("name", ""),
+            "Follow": one.get("follow", False),
+        }
+        for one in references
+    ]
+    return body
+
+
+async def references_of(client: Client, kind: str, service: str = "web") -> list[dict[str, Any]]:
+    container = (await get(client, f"/services/{service}"))["Spec"]["TaskTemplate"]["ContainerSpec"]
+    found: list[dict[str, Any]] = container[kind.title() + "s"]
+    return found
+
+
+@KINDS
+def test_created_listed_labelled_and_removed(kind: str) -> None:
+    async def story(cluster: MemoryCluster, client: Client) -> None:
+        path = f"/{kind}s"
+        first = await post(client, path + "/create", made("db.pass", a="b"), 201)
+        await post(client, path + "/create", made("db2"), 201)
+        taken = await post(client, path + "/create", made("db2"), 409)
+        assert taken["message"] == f"{kind} db2 already exists"
+        for filters, names in (
+            ({"name": ["db"]}, ["db.pass", "db2"]),
+            ({"names": ["db2"]}, ["db2"]),
+            ({"id": [first["ID"][:9]]}, ["db.pass"]),
+            ({"label": ["a=b"]}, ["db.pass"]),
+            ({"label": ["a=c"]}, []),
+        ):
+            listed = await get(client, path, filters=filters)
+            assert [one["Spec"]["Name"] for one in listed] == names, filters
+        shown = await get(client, path + "/db.pass")
+        assert shown == await get(client, f"{path}/{first['ID']}")
+        assert shown["Spec"]["Labels"] == {"a": "b"}
+        assert ("Data" in shown["Spec"]) is (kind == "config")
+        update = f"{path}/db.pass/update?version="
+        index = shown["Version"]["Index"]
+        stale = await post(client, update + "1", made("", b""), 500)
+        assert "out of sequence" in stale["message"]
+        refused = await post(client, f"{update}{index}", made("db.pass", b"new"), 400)
+        assert "only updates to Labels are allowed" in refused["message"]
+        await post(client, f"{update}{index}", made("db.pass", c="d"), 200)
+        assert (await get(client, path + "/db.pass"))["Spec"]["Labels"] == {"c": "d"}
+        assert (await client.delete(path + "/db.pass")).status == 204
+        gone = await get(client, path + "/db.pass", 404)
+        assert gone["message"] == f"{kind} db.pass not found"
+
+    play(story)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "words"),
+    [
+        ("secret", made("x" * 65), "Name: "),
+        ("secret", made("-a"), "Name: "),
+        ("secret", made("s", b""), "less than 512000 bytes"),
+        ("secret", made("s", b"x" * (500 << 10)), "less than 512000 bytes"),
+        ("secret", made("s") | {"Data": "hunter2 is no base64!"}, "Data: "),
+        ("secret", made("s") | {"Driver": {"Name": "vault"}}, "unsupported field Driver"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused(kind: str, body: dict[str, Any], words: str) -> None:
+    async def story(cluster: MemoryCluster, client: Client) -> None:
+        message = (await post(client, f"/{kind}s/create", body, 400))["message"]
+        assert words in message
+        assert "hunter2" not in message
+
+    play(story)
+
+
+def test_a_config_is_kept_up_to_its_limit() -> None:
+    async def main() -> None:
+        cluster = MemoryCluster()
+        data = b"x" * ((1000 << 10) - 1)
+        made = await create_secret(cluster.store, SecretSpec(name="big", data=data), Config)
+        assert cluster.store.view.configs[made.id].spec.data == data
+        with pytest.raises(InvalidArgument, match="less than 1024000 bytes"):
+            await create_secret(cluster.store, SecretSpec(name="more", data=data + b"x"), Config)
+
+    asyncio.run(main())
+
+
+@KINDS
+def test_references_are_checked_and_keep_it_from_removal(kind: str) -> None:
+    async def story(cluster: MemoryCluster, client: Client) -> None:
+        path = f"/{kind}s"
+        one = await post(client, path + "/create", made("one"), 201)
+        two = await post(client, path + "/create", made("two"), 201)
+        for references, status, words in (
+            ([{"name": "nope"}], 404, f"{kind} nope not found"),
+            ([{"id": one["ID"], "name": "two"}], 400, "has the name one, not two"),
+            ([{"name": "one"}, {"name": "two", "target": "./t"}], 400, "same target"),
+            ([{"name": "one", "target": ""}], 400, "no File.Name"),
+            ([{"name": "one", "target": "../x"}], 400, "is no file"),
+        ):
+            body = using(kind, *references)
+            refused = await post(client, "/services/create", body, status)
+            assert words in refused["message"], references
+        odd = using(kind, {"name": "one"})
+        odd["TaskTemplate"]["ContainerSpec"][kind.title() + "s"][0]["File"]["UID"] = "root"
+        assert "UID 'root'" in (await post(client, "/services/create", odd, 400))["message"]
+        await post(client, "/services/create", using(kind, {"name": "one"}), 201)
+        await post(client, "/services/create", using(kind, {"name": "one"}, name="api"), 201)
+        assert (await references_of(client, kind))[0][kind.title() + "ID"] == one["ID"]
+        response = await client.delete(path + "/one")
+        assert response.status == 400
+        assert (await response.json())["message"] == (
+            f"{kind} 'one' is in use by the following services: api, web"
+        )
+        assert (await client.delete(path + "/two")).status == 204
+        for service in ("web", "api"):
+            await client.delete(f"/services/{service}")
+        assert (await client.delete(path + "/one")).status == 204
+        assert two["ID"]
+
+    play(story)
+
+
+@KINDS
+def test_a_replacement_moves_who_follows_and_spares_who_pins(kind: str) -> None:
+    async def story(cluster: MemoryCluster, client: Client) -> None:
+        create, word = f"/{kind}s/create", kind.title()
+        first = (await post(client, create, made("pw", b"1"), 201))["ID"]
+        await post(client, "/services/create", using(kind, {"name": "pw"}, name="pins"), 201)
+        follower = using(kind, {"name": "pw", "follow": True}, name="follows")
+        await post(client, "/services/create", follower, 201)
+        second = (await post(client, create + "?replace=1", made("pw", b"2"), 201))["ID"]
+        assert [r[word + "ID"] for r in await references_of(client, kind, "pins")] == [first]
+        assert [r[word + "ID"] for r in await references_of(client, kind, "follows")] == [second]
+        assert (await get(client, f"/{kind}s/pw"))["ID"] == second
+        listed = await get(client, f"/{kind}s", filters={"name": ["pw"]})
+        assert [(one["ID"], one["Revision"]) for one in listed] == [(first, 1), (second, 2)]
+        assert (await client.delete(f"/{kind}s/pw")).status == 400
+        # What neither a service nor its previous spec names goes with the next replacement.
+        await client.delete("/services/pins")
+        third = (await post(client, create + "?replace=1", made("pw", b"3"), 201))["ID"]
+        fourth = (await post(client, create + "?replace=1", made("pw", b"4"), 201))["ID"]
+        listed = await get(client, f"/{kind}s")
+        assert [one["ID"] for one in listed] == [third, fourth]
+        await client.delete("/services/follows")
+        assert (await client.delete(f"/{kind}s/pw")).status == 204
+        assert await get(client, f"/{kind}s") == []
+
+    play(story)
+
+
+def test_a_secret_is_in_no_answer_no_event_and_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    told: list[object] = []
+    encoded = base64.b64encode(VALUE).decode()
+
+    async def story(cluster: MemoryCluster, client: Client) -> None:
+        await post(client, "/secrets/create", made("s"), 201)
+        await post(client, "/services/create", using("secret", {"name": "s"}), 201)
+        await cluster.settle()
+        paths = ("/secrets", "/secrets/s", "/services", "/services/web", "/tasks")
+        told.extend([await get(client, path) for path in paths])
+        told.append(cluster.store.view.secrets)
+
+    play(story)
+    text = f"{told} {caplog.text}"
+    assert VALUE.decode() not in text
+    assert encoded not in text
+    assert "'s'" in text
+
+
+def test_log_and_snapshot_hold_them() -> None:
+    kept = SecretSpec(name="s", data=VALUE)
+    change = PutSecret(secret=Secret(id="i", spec=kept))
+    (back,) = decode(encode(Transaction(request_id="r", changes=(change,)))).changes
+    assert isinstance(back, PutSecret)
+    assert back.secret.spec.data == VALUE
+    kept_view = asyncio.run(_with_both())
+    view = snapshot.restore(snapshot.dump(kept_view))
+    assert view.secrets == kept_view.secrets
+    assert view.configs == kept_view.configs
+    assert isinstance(next(iter(view.configs.values())), Config)
+    assert view.by_name("config", "c") in view.configs
+
+
+async def _with_both() -> View:
+    cluster = MemoryCluster()
+    for name, kind in (("s", Secret), ("c", Config)):
+        await create_secret(cluster.store, SecretSpec(name=name, data=VALUE), kind)
+    return cluster.store.view
+
+
+def test_base64_becomes_bytes() -> None:
+    assert decode_spec(b'{"Name":"s","Data":"aGk="}', SecretSpec).data == b"hi"
+
+
+@KINDS
+def test_nodes_get_what_their_live_tasks_use_and_nothing_else(kind: str) -> None:
+    async def story(cluster: MemoryCluster, client: Client) -> None:
+        await post(client, f"/{kind}s/create", made("used"), 201)
+        await post(client, f"/{kind}s/create", made("other", b"elsewhere"), 201)
+        await post(client, "/services/create", using(kind, {"name": "used"}), 201)
+        await cluster.settle()
+        view = cluster.store.view
+
+        def sent(message: pb.Assignments) -> list[str]:
+            kinds = [(raw, Secret) for raw in message.secrets]
+            kinds += [(raw, Config) for raw in message.configs]
+            assert bool(message.configs) is (bool(kinds) and kind == "config")
+            return [msgspec.msgpack.decode(raw, type=one).spec.name for raw, one in kinds]
+
+        idle = Assigner("m2", TableCache(), {})
+        assert sent(idle.complete(view)) == []
+        assigner = Assigner("m1", TableCache(), {})
+        assert sent(assigner.complete(view)) == ["used"]
+        ids = [t.id for t in view.tasks_of_node("m1")]
+        assert len(ids) == 2
+        assert assigner.incremental(view, set(ids)) is None
+        for task_id, last in zip(ids, (False, True), strict=True):
+            ended = TaskStatus(state=TaskState.COMPLETE)
+            await cluster.store.propose((SetTaskStatus(task_id=task_id, status=ended),))
+            message = assigner.incremental(view, {task_id})
+            gone = list(message.removed_secrets) if message else []
+            assert gone == ([view.by_name(kind, "used")] if last else [])
+
+    play(story)

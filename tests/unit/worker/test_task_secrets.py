@@ -1,0 +1,112 @@
+"""Secrets and configs of a task on its node: waited for, laid out, bound read-only, dropped."""
+
+import asyncio
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from swarmapi.errors import NotFound
+from swarmapi.model.objects import Config, Secret, SpecVersion, Task
+from swarmapi.model.spec import (
+    ConfigReference,
+    ContainerSpec,
+    ReferenceFile,
+    SecretReference,
+    SecretSpec,
+    ServiceSpec,
+    TaskTemplate,
+)
+from tests.unit.worker.test_engine import World, play
+from tests.unit.worker.test_executor import executor_of, quiet
+from worker.agent.secrets import NodeSecrets
+from worker.executor import container_name
+
+VALUE = b"hunter2-hunter2"
+TASK = Task(id="t1", service_id="s", spec_version=1, slot=1, service_name="web")
+SECRET = Secret(id="id1", spec=SecretSpec(name="pw", data=VALUE))
+CONFIG = Config(id="id2", spec=SecretSpec(name="conf", data=b"a=1"))
+OWN = ReferenceFile(name="pw", uid=str(os.getuid()), gid=str(os.getgid()), mode=0o400)
+SPEC = SpecVersion(
+    service_id="s",
+    version=1,
+    spec=ServiceSpec(
+        name="web",
+        task_template=TaskTemplate(
+            container_spec=ContainerSpec(
+                image="img:1",
+                secrets=(SecretReference(id="id1", name="pw", file=OWN),),
+                configs=(
+                    ConfigReference(
+                        id="id2", name="conf", file=replace(OWN, name="/etc/conf", mode=None)
+                    ),
+                ),
+            )
+        ),
+    ),
+)
+
+
+def files_under(world: World) -> list[Path]:
+    directory = world.engine.places.containers / "secrets"
+    return sorted(path for path in directory.rglob("*") if path.is_file())
+
+
+def test_they_are_bound_into_the_container_and_gone_with_its_end(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        secrets = NodeSecrets()
+        secrets.take([SECRET, CONFIG], complete=True)
+        executor = executor_of(world, secrets)
+        assert (await executor.prepare(TASK, SPEC, quiet)).error == ""
+        record = world.engine.inspect(container_name(TASK)).record
+        bound = {p.target: p for p in record.mounts}
+        assert set(bound) == {"/run/secrets/pw", "/etc/conf"}
+        assert all(p.read_only for p in bound.values())
+        for target, data, mode in (("/run/secrets/pw", VALUE, 0o400), ("/etc/conf", b"a=1", 0o444)):
+            path = Path(bound[target].source)
+            assert path.read_bytes() == data
+            assert stat.S_IMODE(path.stat().st_mode) == mode
+        assert VALUE not in (tmp_path / "containers.journal").read_bytes()
+        # A reboot: the tmpfs is empty, the container is still to be started.
+        await asyncio.to_thread(executor._files.drop, TASK.id)
+        assert (await executor.start(TASK, SPEC)).error == ""
+        assert len(files_under(world)) == 2
+        assert await executor.known_tasks() == [TASK.id]
+        world.supervisor.end(record.id, 0)
+        assert (await executor.wait(TASK, SPEC)).exit_code == 0
+        assert files_under(world) == []
+
+    play(tmp_path, story)
+
+
+def test_a_task_without_its_secret_is_not_run(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        secrets, said = NodeSecrets(), asyncio.Queue[str]()
+        executor = executor_of(world, secrets)
+        preparing = asyncio.create_task(executor.prepare(TASK, SPEC, said.put_nowait))
+        async with asyncio.timeout(10):
+            assert "waiting for a manager" in await said.get()
+            secrets.take([SECRET], complete=True)
+            assert (await preparing).error == "config conf is not in the cluster any more"
+        assert files_under(world) == []
+        assert world.engine.list(everything=True) == []
+
+    play(tmp_path, story)
+
+
+def test_what_no_task_uses_is_forgotten() -> None:
+    async def story() -> None:
+        secrets = NodeSecrets()
+        secrets.take([SECRET, CONFIG], complete=True)
+        secrets.take([], complete=False)
+        assert [s.spec.data for s in await secrets.values(SPEC)] == [VALUE, b"a=1"]
+        secrets.forget(["id1"])
+        with pytest.raises(NotFound, match="secret pw"):
+            await secrets.values(SPEC)
+        secrets.take([CONFIG], complete=True)
+        with pytest.raises(NotFound, match="secret pw"):
+            await secrets.values(SPEC)
+
+    asyncio.run(story())
