@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final
 
@@ -36,6 +37,8 @@ FORMAT: Final = 1
 MERGE_S: Final = 0.02
 """Changes within this time travel in one message."""
 HELLO_WAIT_S: Final = 10.0
+SESSIONS_WITHIN: Final = (3, 8.0)
+"""A node begins at most so many sessions within so many seconds: each one writes to the log."""
 TICK_S: Final = 0.1
 
 
@@ -76,6 +79,8 @@ class Dispatcher:
         self._acks: dict[str, dict[str, int]] = {}
         self._cache = TableCache()
         self._reports = ReportBatcher(store)
+        self._begun: dict[str, deque[float]] = {}
+        """When each node's last sessions began."""
         self._led = False
         self.on_acks = on_acks
         self.on_session: Callable[[str, bool], None] = lambda node_id, began: None
@@ -100,6 +105,7 @@ class Dispatcher:
             known = [n.id for n in nodes if n.state != NodeState.DOWN]
             self.liveness.lead(known, self._clock(), self.period_s())
             self._acks.clear()
+            self._begun.clear()
         self._led = leads
         if not leads:
             for session in self._sessions.values():
@@ -137,6 +143,7 @@ class Dispatcher:
         if node is None:
             self.liveness.forget(node_id)
             self._acks.pop(node_id, None)
+            self._begun.pop(node_id, None)
             if session is not None:
                 session.end(Forbidden(f"node {node_id} was removed from the cluster"))
         elif session is not None and session.role != node.spec.role.value:
@@ -194,6 +201,7 @@ class Dispatcher:
         if first is None or first.WhichOneof("message") != "hello":
             raise InvalidArgument("a session begins with Hello")
         hello, node_id = first.hello, identity.node_id
+        self._refuse_flapping(node_id)
         description = _decoded(hello.description, NodeDescription)
         address = hello.address or _host(context.peer())
         await self._store.propose(
@@ -222,6 +230,15 @@ class Dispatcher:
         self.liveness.register(node_id, self._clock(), self.period_s())
         self.on_acks()
         return session
+
+    def _refuse_flapping(self, node_id: str) -> None:
+        most, within_s = SESSIONS_WITHIN
+        begun = self._begun.setdefault(node_id, deque(maxlen=most))
+        if len(begun) == most and self._clock() - begun[0] < within_s:
+            raise Unavailable(
+                f"node {node_id} began {most} sessions within {within_s:g} s: wait and try again"
+            )
+        begun.append(self._clock())
 
     def _welcome(self, session: Session) -> pb.Welcome:
         return pb.Welcome(

@@ -6,14 +6,14 @@ from tests.sim.raft.simulation import run
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_three_members(seed: int) -> None:
+def test_b60_three_members(seed: int) -> None:
     outcome = run(seed)
     assert outcome.acknowledged
     assert outcome.reads
 
 
 @pytest.mark.parametrize("seed", range(100, 105))
-def test_changing_members(seed: int) -> None:
+def test_b60_changing_members(seed: int) -> None:
     outcome = run(seed, members=True)
     assert outcome.acknowledged
     assert outcome.changes

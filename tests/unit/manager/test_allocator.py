@@ -77,8 +77,8 @@ def test_mesh_ranges_are_disjoint() -> None:
         assert ranges[-1][1] <= 65535
 
 
-def test_vips_only_in_vip_mode_and_ingress_only_with_ports() -> None:
-    """B55."""
+def test_b55_vips_only_in_vip_mode_and_ingress_only_with_ports() -> None:
+    """An ingress VIP needs an ingress port; DNS round robin has none."""
     made = started()
     made.put_service("a", spec("a", networks=("net",)))
     made.put_service("b", spec("b", networks=("net",), mode="dnsrr"))
@@ -106,8 +106,8 @@ def test_table_names_services_ports_and_endpoints() -> None:
     assert net.services["c"].ports == ()
 
 
-def test_tasks_wait_for_their_network() -> None:
-    """B55: NEW until service and networks are allocated."""
+def test_b55_tasks_wait_for_their_network() -> None:
+    """NEW until service and networks are allocated."""
     made = started(ingress=False)
     assert made.view.cluster is not None
     made.commit(c.PutCluster(cluster=replace(made.view.cluster, address_pools=("10.0.0.0/24",))))
@@ -121,8 +121,8 @@ def test_tasks_wait_for_their_network() -> None:
     assert len(made.running("s")) == 1
 
 
-def test_dynamic_port_is_kept_over_updates() -> None:
-    """B56."""
+def test_b56_dynamic_port_is_kept_over_updates() -> None:
+    """Published 0 keeps the number it was given."""
     made = started()
     made.put_service("a", spec("a", ports=(port(80),)))
     made.put_service("b", spec("b", ports=(port(80),)))
@@ -135,8 +135,8 @@ def test_dynamic_port_is_kept_over_updates() -> None:
     assert after == {443: 30002, 80: 30001}
 
 
-def test_taken_port_is_refused_by_owner_and_given_later() -> None:
-    """B56: the second service waits, and its error names the first."""
+def test_b56_taken_port_is_refused_by_owner_and_given_later() -> None:
+    """The second service waits, and its error names the first."""
     made = started()
     made.put_service("a", spec("a", ports=(port(80, 8080),)))
     made.converge()

@@ -28,8 +28,8 @@ def set_availability(made: World, node_id: str, availability: Availability) -> N
     made.converge()
 
 
-def test_follows_nodes() -> None:
-    """B38: one task per node that is ready and fit; nodes that join get one."""
+def test_b38_follows_nodes() -> None:
+    """One task per node that is ready and fit; nodes that join get one."""
     made = started()
     assert on(made) == ["n1", "n2"]
     made.add_nodes(node("n3"), node("n4", state=NodeState.UNKNOWN))
@@ -40,8 +40,8 @@ def test_follows_nodes() -> None:
     assert on(made) == ["n1", "n2", "n3", "n4"]
 
 
-def test_drain_and_return() -> None:
-    """B38: shut down on drain, made again when active."""
+def test_b38_drain_and_return() -> None:
+    """Shut down on drain, made again when active."""
     made = started()
     set_availability(made, "n1", Availability.DRAIN)
     assert on(made) == ["n2"]
@@ -49,8 +49,8 @@ def test_drain_and_return() -> None:
     assert on(made) == ["n1", "n2"]
 
 
-def test_down_and_return() -> None:
-    """B38: a lost node's task is given up and made again."""
+def test_b38_down_and_return() -> None:
+    """A lost node's task is given up and made again."""
     made = started()
     made.commit(c.SetNodeStatus(node_id="n1", state=NodeState.DOWN))
     made.converge()
@@ -60,8 +60,8 @@ def test_down_and_return() -> None:
     assert on(made) == ["n1", "n2"]
 
 
-def test_labels_decide() -> None:
-    """B38: a node that stops matching loses its task, one that begins gets one."""
+def test_b38_labels_decide() -> None:
+    """A node that stops matching loses its task, one that begins gets one."""
     made = started(constraints=("node.labels.disk==ssd",))
     assert on(made) == ["n1"]
     for node_id, labels in (("n1", None), ("n2", {"disk": "ssd"})):
@@ -71,16 +71,16 @@ def test_labels_decide() -> None:
     assert on(made) == ["n2"]
 
 
-def test_deleted_node_takes_its_records() -> None:
-    """B38: records of a removed node are deleted."""
+def test_b38_deleted_node_takes_its_records() -> None:
+    """Records of a removed node are deleted."""
     made = started()
     made.commit(c.Delete(object="node", id="n1"))
     made.converge()
     assert {t.node_id for t in made.view.tasks.values()} == {"n2"}
 
 
-def test_paused_node_is_left_alone() -> None:
-    """B39: no task is added, updated or restarted on a paused node."""
+def test_b39_paused_node_is_left_alone() -> None:
+    """No task is added, updated or restarted on a paused node."""
     made = started()
     set_availability(made, "n1", Availability.PAUSE)
     assert on(made) == ["n1", "n2"]
@@ -97,8 +97,8 @@ def test_paused_node_is_left_alone() -> None:
     assert {t.node_id: t.spec_version for t in made.running("g")} == {"n1": 2, "n2": 2}
 
 
-def test_extra_task_is_stopped() -> None:
-    """B40: of two live tasks on one node one remains."""
+def test_b40_extra_task_is_stopped() -> None:
+    """Of two live tasks on one node one remains."""
     made = started()
     twin = replace(made.running("g")[0], id="twin")
     made.commit(c.PutTask(task=twin))
@@ -107,8 +107,8 @@ def test_extra_task_is_stopped() -> None:
 
 
 @pytest.mark.parametrize("shrunk", ["label", "memory"])
-def test_enforcer_moves_what_no_longer_fits(shrunk: str) -> None:
-    """B45: rejected and replaced elsewhere when labels or resources change."""
+def test_b45_enforcer_moves_what_no_longer_fits(shrunk: str) -> None:
+    """Rejected and replaced elsewhere when labels or resources change."""
     made = World()
     made.add_nodes(node("n1", labels={"disk": "ssd"}), node("n2", state=NodeState.UNKNOWN))
     made.put_service("s", spec("s", memory_bytes=200 * MIB, constraints=("node.labels.disk==ssd",)))
@@ -124,8 +124,8 @@ def test_enforcer_moves_what_no_longer_fits(shrunk: str) -> None:
     assert [t.node_id for t in made.running("s")] == ["n2"]
 
 
-def test_enforcer_keeps_the_oldest_when_resources_shrink() -> None:
-    """B45: only as many go as must, the newest first."""
+def test_b45_enforcer_keeps_the_oldest_when_resources_shrink() -> None:
+    """Only as many go as must, the newest first."""
     made = World()
     made.add_nodes(node("n1"))
     made.put_service("s", spec("s", replicas=2, memory_bytes=200 * MIB))
@@ -134,3 +134,32 @@ def test_enforcer_keeps_the_oldest_when_resources_shrink() -> None:
     made.add_nodes(node("n1", memory_bytes=300 * MIB))
     made.settle()
     assert [t.id for t in made.running("s")] == [oldest.id]
+
+
+def test_b45_a_placement_taken_over_without_a_restart_is_enforced_later() -> None:
+    """A task that the placement-only shortcut kept is judged by the service's constraints."""
+    made = World()
+    made.add_nodes(node("n1", labels={"disk": "ssd"}), node("n2"))
+    made.put_service("s", spec("s"))
+    made.converge()
+    old = made.running("s")[0]
+    assert old.node_id == "n1"
+    made.put_service("s", spec("s", constraints=("node.labels.disk==ssd",)))
+    made.converge()
+    assert [t.id for t in made.running("s")] == [old.id]
+    made.add_nodes(node("n1"), node("n2", labels={"disk": "ssd"}))
+    made.converge()
+    assert [t.node_id for t in made.running("s")] == ["n2"]
+
+
+def test_b45_every_offender_is_found() -> None:
+    """The first task that does not fit does not end the look at the node."""
+    made = World()
+    made.add_nodes(node("n1", labels={"disk": "ssd", "zone": "a"}))
+    made.put_service("s", spec("s", constraints=("node.labels.disk==ssd",)))
+    made.put_service("z", spec("z", constraints=("node.labels.zone==a",)))
+    made.converge()
+    made.add_nodes(node("n1"))
+    made.settle()
+    states = {t.status.state for t in made.view.tasks.values() if t.node_id == "n1"}
+    assert states == {TaskState.REJECTED}

@@ -18,8 +18,8 @@ def world(*node_ids: str) -> World:
     return made
 
 
-def test_creates_to_count() -> None:
-    """B10: N tasks in slots 1..N, and all of them run."""
+def test_b10_creates_to_count() -> None:
+    """N tasks in slots 1..N, and all of them run."""
     made = world("n1", "n2")
     made.put_service("s", spec(replicas=3))
     made.converge()
@@ -27,8 +27,8 @@ def test_creates_to_count() -> None:
     assert {t.node_id for t in made.running("s")} == {"n1", "n2"}
 
 
-def test_refills_on_deletion() -> None:
-    """B11: a wanted record that is deleted is replaced in its slot."""
+def test_b11_refills_on_deletion() -> None:
+    """A wanted record that is deleted is replaced in its slot."""
     made = world("n1")
     made.put_service("s", spec(replicas=2))
     made.converge()
@@ -39,8 +39,8 @@ def test_refills_on_deletion() -> None:
     assert lost.id not in made.view.tasks
 
 
-def test_scale_up_fills_free_slots() -> None:
-    """B12: slots {1, 3} scaled to 3 fill slot 2."""
+def test_b12_scale_up_fills_free_slots() -> None:
+    """Slots {1, 3} scaled to 3 fill slot 2."""
     made = world("n1")
     made.put_service("s", spec(replicas=3))
     made.converge()
@@ -54,8 +54,8 @@ def test_scale_up_fills_free_slots() -> None:
     assert [t.slot for t in made.running("s")] == [1, 2, 3]
 
 
-def test_scale_down_keeps_running_and_spread() -> None:
-    """B13: the unassigned goes first, then the fullest node's, lowest slots survive."""
+def test_b13_scale_down_keeps_running_and_spread() -> None:
+    """The unassigned goes first, then the fullest node's, lowest slots survive."""
     nodes = ["n2", "n2", "n3", "n3", "n3", "n1", ""]
     slots = []
     for slot, node_id in enumerate(nodes, 1):
@@ -77,8 +77,8 @@ def test_scale_down_keeps_running_and_spread() -> None:
     assert kept[2] == {1, 3}
 
 
-def test_scale_down_removes_records() -> None:
-    """B14: what is cut gets desired REMOVE and vanishes once stopped."""
+def test_b14_scale_down_removes_records() -> None:
+    """What is cut gets desired REMOVE and vanishes once stopped."""
     made = world("n1")
     made.put_service("s", spec(replicas=3))
     made.converge()
@@ -89,8 +89,8 @@ def test_scale_down_removes_records() -> None:
     assert len(made.view.tasks) == 1
 
 
-def test_service_deletion_removes_tasks_and_specs() -> None:
-    """B15: tasks become REMOVE; dead and never placed ones go at once."""
+def test_b15_service_deletion_removes_tasks_and_specs() -> None:
+    """Tasks become REMOVE; dead and never placed ones go at once."""
     made = world("n1")
     made.put_service("s", spec(replicas=2))
     made.put_service("big", spec("big", memory_bytes=1 << 60))
@@ -104,8 +104,8 @@ def test_service_deletion_removes_tasks_and_specs() -> None:
     assert not made.view.specs
 
 
-def test_drain_moves_tasks_without_delay() -> None:
-    """B16, B02: each gets SHUTDOWN and a replacement in its slot; records stay."""
+def test_b16_b02_drain_moves_tasks_without_delay() -> None:
+    """Each gets SHUTDOWN and a replacement in its slot; records stay."""
     made = world("n1", "n2")
     made.put_service("s", spec(replicas=4, delay=3600 * 10**9))
     made.converge()
@@ -125,8 +125,8 @@ def test_drain_moves_tasks_without_delay() -> None:
         assert now.status.state == TaskState.SHUTDOWN
 
 
-def test_down_node_is_replaced_and_old_tasks_stopped_on_return() -> None:
-    """B16: a lost node's tasks run elsewhere at once; when it is back they stop."""
+def test_b16_down_node_is_replaced_and_old_tasks_stopped_on_return() -> None:
+    """A lost node's tasks run elsewhere at once; when it is back they stop."""
     made = world("n1", "n2")
     made.put_service("s", spec(replicas=2))
     made.converge()
@@ -141,8 +141,8 @@ def test_down_node_is_replaced_and_old_tasks_stopped_on_return() -> None:
     assert len(made.running("s")) == 2
 
 
-def test_unknown_node_keeps_its_tasks() -> None:
-    """B58: a leader change (UNKNOWN) moves nothing."""
+def test_b58_unknown_node_keeps_its_tasks() -> None:
+    """A leader change (UNKNOWN) moves nothing."""
     made = world("n1", "n2")
     made.put_service("s", spec(replicas=2))
     made.converge()
@@ -151,8 +151,8 @@ def test_unknown_node_keeps_its_tasks() -> None:
     assert {t.node_id for t in made.running("s")} == {"n1", "n2"}
 
 
-def test_removed_node_orphans_its_tasks() -> None:
-    """B16: removal orphans, and the slot is filled elsewhere."""
+def test_b16_removed_node_orphans_its_tasks() -> None:
+    """Removal orphans, and the slot is filled elsewhere."""
     made = world("n1", "n2")
     made.put_service("s", spec(replicas=2))
     made.converge()
@@ -165,8 +165,8 @@ def test_removed_node_orphans_its_tasks() -> None:
     assert made.view.cluster.removed_nodes == ("n1",)
 
 
-def test_node_down_for_a_day_orphans_its_tasks() -> None:
-    """B58: DOWN for 24 h ends the attempt in the records."""
+def test_b58_node_down_for_a_day_orphans_its_tasks() -> None:
+    """DOWN for 24 h ends the attempt in the records."""
     made = world("n1", "n2")
     made.put_service("s", spec())
     made.converge()
@@ -178,8 +178,8 @@ def test_node_down_for_a_day_orphans_its_tasks() -> None:
     assert made.view.tasks[lost.id].status.state == TaskState.ORPHANED
 
 
-def test_new_leader_changes_nothing_twice() -> None:
-    """B17, B25: a restored view with everything dirty has nothing to do."""
+def test_b17_b25_new_leader_changes_nothing_twice() -> None:
+    """A restored view with everything dirty has nothing to do."""
     made = world("n1", "n2")
     made.put_service("s", spec(replicas=3))
     made.converge()
@@ -188,8 +188,8 @@ def test_new_leader_changes_nothing_twice() -> None:
     assert made.turn() == ()
 
 
-def test_dirty_store_on_start_is_repaired() -> None:
-    """B17: dead, lost and ownerless tasks from before the leader started."""
+def test_b17_dirty_store_on_start_is_repaired() -> None:
+    """Dead, lost and ownerless tasks from before the leader started."""
     made = world("n1", "n2")
     made.put_service("s", spec(replicas=2))
     made.put_service("gone", spec("gone"))
@@ -216,8 +216,8 @@ def test_turn_is_bounded() -> None:
     assert len(made.tasks("s")) == 1000
 
 
-def test_slot_with_two_ends_gets_one_replacement() -> None:
-    """B16: one attempt failed, its twin's node is drained: the slot gets one new task."""
+def test_b16_slot_with_two_ends_gets_one_replacement() -> None:
+    """One attempt failed, its twin's node is drained: the slot gets one new task."""
     made = world("n1", "n2")
     made.put_service("s", spec())
     made.converge()
@@ -255,3 +255,19 @@ def test_dirty_keys_and_deadlines_tell_when_to_run() -> None:
     free = 254 - 2  # a /24 less gateway and VIP
     assert states.count(TaskState.ASSIGNED) == free + 450 + 2
     assert states.count(TaskState.NEW) == 450 - free
+
+
+def test_b44_deletions_travel_together() -> None:
+    """Records of a deleted service go in one transaction, of at most a turn's changes."""
+    made = world("n1")
+    made.put_service("s", spec(replicas=450))
+    made.settle()
+    made.commit(c.Delete(object="service", id="s"))
+    made.settle()
+    made.obey()
+    sizes = []
+    while made.view.tasks:
+        before = len(made.view.tasks)
+        made.turn()
+        sizes.append(before - len(made.view.tasks))
+    assert sizes == [200, 200, 50]

@@ -36,8 +36,8 @@ def end(made: World, state: TaskState) -> Task:
         (RestartCondition.NONE, TaskState.FAILED, False),
     ],
 )
-def test_condition(condition: RestartCondition, state: TaskState, replaced: bool) -> None:
-    """B19, B20, B21: who is replaced; otherwise the slot stays occupied by the dead task."""
+def test_b19_b20_b21_condition(condition: RestartCondition, state: TaskState, replaced: bool) -> None:
+    """Who is replaced; otherwise the slot stays occupied by the dead task."""
     made = started(condition=condition)
     old = end(made, state)
     made.converge()
@@ -46,8 +46,8 @@ def test_condition(condition: RestartCondition, state: TaskState, replaced: bool
     assert len(made.view.tasks) == (2 if replaced else 1)
 
 
-def test_delay_parks_the_replacement() -> None:
-    """B22: made at once as READY, RUNNING not before the delay is over."""
+def test_b22_delay_parks_the_replacement() -> None:
+    """Made at once as READY, RUNNING not before the delay is over."""
     made = started(delay=5 * SECOND)
     end(made, TaskState.FAILED)
     parked = made.tasks("s")[0]
@@ -62,8 +62,8 @@ def test_delay_parks_the_replacement() -> None:
     assert made.tasks("s")[0].desired == TaskState.RUNNING
 
 
-def test_task_that_never_starts_does_not_loop() -> None:
-    """B22: an attempt rejected inside its own delay waits for the end of it."""
+def test_b22_task_that_never_starts_does_not_loop() -> None:
+    """An attempt rejected inside its own delay waits for the end of it."""
     made = started(delay=5 * SECOND)
     end(made, TaskState.FAILED)
     made.report(made.tasks("s")[0].id, TaskState.REJECTED)
@@ -73,8 +73,8 @@ def test_task_that_never_starts_does_not_loop() -> None:
     assert len(made.view.tasks) == 3
 
 
-def test_delay_survives_a_leader_change() -> None:
-    """B18: the new leader waits for the rest of the delay only."""
+def test_b18_delay_survives_a_leader_change() -> None:
+    """The new leader waits for the rest of the delay only."""
     made = started(delay=5 * SECOND)
     end(made, TaskState.FAILED)
     made.advance(3)
@@ -86,8 +86,8 @@ def test_delay_survives_a_leader_change() -> None:
     assert made.tasks("s")[0].desired == TaskState.RUNNING
 
 
-def test_max_attempts_per_slot_and_version() -> None:
-    """B23, B25: k restarts per slot, also after a leader change; a new version starts at zero."""
+def test_b23_b25_max_attempts_per_slot_and_version() -> None:
+    """K restarts per slot, also after a leader change; a new version starts at zero."""
     made = started(replicas=2, max_attempts=1)
     end(made, TaskState.FAILED)
     made.converge()
@@ -107,8 +107,8 @@ def test_max_attempts_per_slot_and_version() -> None:
     assert [t.slot for t in made.running("s")] == [1, 2]
 
 
-def test_window_forgets_old_attempts() -> None:
-    """B24: attempts outside the window do not count."""
+def test_b24_window_forgets_old_attempts() -> None:
+    """Attempts outside the window do not count."""
     made = started(max_attempts=1, window=SECOND // 2)
     end(made, TaskState.FAILED)
     made.converge()
@@ -121,8 +121,8 @@ def test_window_forgets_old_attempts() -> None:
     assert not made.running("s")
 
 
-def test_waits_a_minute_for_the_old_task() -> None:
-    """B26: the replacement starts after a minute, though the old task does not stop."""
+def test_b26_waits_a_minute_for_the_old_task() -> None:
+    """The replacement starts after a minute, though the old task does not stop."""
     made = started(image="image:1")
     made.put_service("s", spec(image="image:2"))
     made.settle()
@@ -133,8 +133,8 @@ def test_waits_a_minute_for_the_old_task() -> None:
     assert made.view.tasks[new.id].desired == TaskState.RUNNING
 
 
-def test_lost_old_task_is_not_waited_for() -> None:
-    """B26: at once when the old task's node goes down."""
+def test_b26_lost_old_task_is_not_waited_for() -> None:
+    """At once when the old task's node goes down."""
     made = started(image="image:1")
     made.put_service("s", spec(image="image:2"))
     made.settle()
@@ -148,8 +148,8 @@ def test_lost_old_task_is_not_waited_for() -> None:
 
 
 @pytest.mark.parametrize(("history", "kept"), [(0, 1), (1, 1), (3, 3), (-1, 8)])
-def test_history_limit(history: int, kept: int) -> None:
-    """B43: oldest ended records go, never a live one; negative keeps all."""
+def test_b43_history_limit(history: int, kept: int) -> None:
+    """Oldest ended records go, never a live one; negative keeps all."""
     made = started(history=history)
     for _ in range(7):
         end(made, TaskState.FAILED)
@@ -159,8 +159,8 @@ def test_history_limit(history: int, kept: int) -> None:
     assert tasks[-1].status.state == TaskState.RUNNING
 
 
-def test_history_keeps_what_counts_attempts() -> None:
-    """B43: with max attempts k, at least k + 1 records stay."""
+def test_b43_history_keeps_what_counts_attempts() -> None:
+    """With max attempts k, at least k + 1 records stay."""
     made = started(history=1, max_attempts=3)
     for _ in range(3):
         end(made, TaskState.FAILED)
@@ -201,8 +201,8 @@ def test_moves_off_a_node_use_up_no_attempts_and_hide_none(moves: int) -> None:
     assert len(made.view.tasks_of_service("s")) == 3
 
 
-def test_last_record_of_a_filled_slot_stays() -> None:
-    """B21, B43: without it a slot that must not be restarted would look empty."""
+def test_b21_b43_last_record_of_a_filled_slot_stays() -> None:
+    """Without it a slot that must not be restarted would look empty."""
     made = started(history=0, condition=RestartCondition.NONE)
     old = end(made, TaskState.FAILED)
     made.converge()

@@ -27,8 +27,8 @@ def explanation(made: World, service_id: str) -> Explanation:
     return msgspec.msgpack.decode(task.explanation, type=Explanation)
 
 
-def test_spreads_by_service_then_total() -> None:
-    """B46: the emptiest of this service first, ties by all tasks."""
+def test_b46_spreads_by_service_then_total() -> None:
+    """The emptiest of this service first, ties by all tasks."""
     made = World()
     made.add_nodes(node("n1"), node("n2"))
     made.put_service("a", spec("a", replicas=3, constraints=("node.id==n1",)))
@@ -43,8 +43,8 @@ def test_spreads_by_service_then_total() -> None:
     }
 
 
-def test_preference_tree() -> None:
-    """B47: az1 with one node and az2 with four share 8 tasks evenly."""
+def test_b47_preference_tree() -> None:
+    """Az1 with one node and az2 with four share 8 tasks evenly."""
     made = World()
     made.add_nodes(node("a1", labels={"az": "1"}))
     made.add_nodes(*(node(f"b{i}", labels={"az": "2"}) for i in range(4)))
@@ -53,8 +53,8 @@ def test_preference_tree() -> None:
     assert placed(made, "s") == {"a1": 4, "b0": 1, "b1": 1, "b2": 1, "b3": 1}
 
 
-def test_nested_preferences_and_full_branches() -> None:
-    """B47: level by level; a full branch gives its share to the others."""
+def test_b47_nested_preferences_and_full_branches() -> None:
+    """Level by level; a full branch gives its share to the others."""
     made = World()
     made.add_nodes(
         node("a1", labels={"az": "1", "rack": "x"}, memory_bytes=100 * MIB),
@@ -73,8 +73,8 @@ def test_nested_preferences_and_full_branches() -> None:
     assert counts["b2"] == counts["b3"] == 1
 
 
-def test_resources_hold_and_release() -> None:
-    """B48: pending with an explanation; placed when a task ends or a bigger node joins."""
+def test_b48_resources_hold_and_release() -> None:
+    """Pending with an explanation; placed when a task ends or a bigger node joins."""
     made = World()
     made.add_nodes(node("n1", memory_bytes=300 * MIB))
     made.put_service("a", spec("a", memory_bytes=200 * MIB))
@@ -115,8 +115,8 @@ def test_resources_hold_and_release() -> None:
         ),
     ],
 )
-def test_filters(given: ServiceSpec, changed: dict[str, NodeState], name: str, reason: str) -> None:
-    """B49, B50: never placed there; pending with the filter's words, and placed later."""
+def test_b49_b50_filters(given: ServiceSpec, changed: dict[str, NodeState], name: str, reason: str) -> None:
+    """Never placed there; pending with the filter's words, and placed later."""
     made = World()
     made.add_nodes(node("n1", **changed))  # type: ignore[arg-type]  # one keyword per case
     made.put_service("s", given)
@@ -142,8 +142,8 @@ def test_every_filter_is_counted() -> None:
     assert explain(made.view, made.tasks("s")[0]) == explanation(made, "s")
 
 
-def test_host_ports_and_max_replicas() -> None:
-    """B49: one task per node where a host port or the limit says so."""
+def test_b49_host_ports_and_max_replicas() -> None:
+    """One task per node where a host port or the limit says so."""
     made = World()
     made.add_nodes(node("n1"), node("n2"))
     made.put_service("p", spec("p", replicas=3, ports=(port(80, 8080, "host"),)))
@@ -156,8 +156,8 @@ def test_host_ports_and_max_replicas() -> None:
     assert "max replicas per node is 1" in explain(made.view, waiting).text()
 
 
-def test_unplaceable_tasks_write_nothing_again() -> None:
-    """B50: refused again for the same kind of reason, nothing is stored again."""
+def test_b50_unplaceable_tasks_write_nothing_again() -> None:
+    """Refused again for the same kind of reason, nothing is stored again."""
     made = World()
     made.add_nodes(node("n1"))
     made.put_service("s", spec(replicas=3, memory_bytes=1 << 60))
@@ -170,8 +170,8 @@ def test_unplaceable_tasks_write_nothing_again() -> None:
     assert made.view.index == before
 
 
-def test_faulty_node_comes_last() -> None:
-    """B51: 5 failures of a version within 5 min; a new version is judged afresh.
+def test_b51_faulty_node_comes_last() -> None:
+    """5 failures of a version within 5 min; a new version is judged afresh.
 
     The history limit, which keeps fewer records than that, does not matter.
     """
@@ -198,8 +198,8 @@ def test_faulty_node_comes_last() -> None:
     assert placed(made, "s") == {"n1": 1}
 
 
-def test_preassigned_task_is_only_confirmed() -> None:
-    """B52: a global task waits for its own node and never moves."""
+def test_b52_preassigned_task_is_only_confirmed() -> None:
+    """A global task waits for its own node and never moves."""
     made = World()
     made.add_nodes(node("n1", memory_bytes=MIB), node("n2"))
     made.put_service("g", spec("g", replicas=None, memory_bytes=2 * MIB))
@@ -210,8 +210,8 @@ def test_preassigned_task_is_only_confirmed() -> None:
     assert sorted(t.node_id for t in made.running("g")) == ["n1", "n2"]
 
 
-def test_stale_pending_task_is_ended() -> None:
-    """B53: an old pending task desired SHUTDOWN ends without an agent."""
+def test_b53_stale_pending_task_is_ended() -> None:
+    """An old pending task desired SHUTDOWN ends without an agent."""
     made = World()
     made.add_nodes(node("n1"))
     made.put_service("s", spec(memory_bytes=1 << 60))

@@ -70,8 +70,8 @@ def test_decoding_is_tolerant() -> None:
         c.decode(b"\xc1")
 
 
-def test_observed_state_is_monotone() -> None:
-    """B01: a late STARTING does not undo RUNNING; a repeated report changes nothing."""
+def test_b01_observed_state_is_monotone() -> None:
+    """A late STARTING does not undo RUNNING; a repeated report changes nothing."""
     made = with_task()
     for state in (TaskState.STARTING, TaskState.RUNNING, TaskState.REMOVE):
         assert (
@@ -83,8 +83,8 @@ def test_observed_state_is_monotone() -> None:
     assert made.view.tasks["t00001"].status.state == TaskState.RUNNING
 
 
-def test_first_time_of_running_is_kept() -> None:
-    """B34: monitor counts from the first RUNNING, whatever is reported later."""
+def test_b34_first_time_of_running_is_kept() -> None:
+    """Monitor counts from the first RUNNING, whatever is reported later."""
     made = with_task()
     since_ns = made.now_ns
     made.now_ns += 5
@@ -101,8 +101,8 @@ def test_desired_state_only_rises() -> None:
     assert made.view.tasks["t00001"].desired == TaskState.REMOVE
 
 
-def test_assignment_is_checked_again() -> None:
-    """B54: a node drained meanwhile, or a task no longer wanted, is not assigned."""
+def test_b54_assignment_is_checked_again() -> None:
+    """A node drained meanwhile, or a task no longer wanted, is not assigned."""
     made = World()
     made.add_nodes(node("n1"), node("n2", state=NodeState.DOWN))
     made.put_service("s", spec(memory_bytes=1 << 60))

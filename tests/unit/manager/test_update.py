@@ -71,8 +71,8 @@ def fail_new(made: World) -> None:
             return
 
 
-def test_replaces_all_and_completes_after_the_monitor() -> None:
-    """B29: all slots follow; COMPLETED once watched for `monitor`."""
+def test_b29_replaces_all_and_completes_after_the_monitor() -> None:
+    """All slots follow; COMPLETED once watched for `monitor`."""
     made = started()
     new_version(made)
     assert status(made).state == UpdateState.UPDATING
@@ -86,8 +86,8 @@ def test_replaces_all_and_completes_after_the_monitor() -> None:
     assert status(made).completed_ns == made.now_ns
 
 
-def test_service_level_changes_replace_nothing() -> None:
-    """B27: labels, count and update settings dirty no task."""
+def test_b27_service_level_changes_replace_nothing() -> None:
+    """Labels, count and update settings dirty no task."""
     made = started()
     before = {t.id for t in made.running("s")}
     made.put_service("s", replace(spec(replicas=3), labels={"a": "b"}))
@@ -96,8 +96,8 @@ def test_service_level_changes_replace_nothing() -> None:
     assert service(made).update_status is None
 
 
-def test_placement_change_replaces_only_what_does_not_fit() -> None:
-    """B28: tasks on matching nodes stay, the others are replaced."""
+def test_b28_placement_change_replaces_only_what_does_not_fit() -> None:
+    """Tasks on matching nodes stay, the others are replaced."""
     made = started(replicas=2)
     stay = next(t for t in made.running("s") if t.node_id == "n1")
     made.put_service("s", spec(replicas=2, constraints=("node.labels.disk==ssd",)))
@@ -107,8 +107,8 @@ def test_placement_change_replaces_only_what_does_not_fit() -> None:
 
 
 @pytest.mark.parametrize(("parallelism", "moving"), [(1, 1), (2, 2), (0, 3)])
-def test_parallelism(parallelism: int, moving: int) -> None:
-    """B29: at most p slots in progress; 0 means all together."""
+def test_b29_parallelism(parallelism: int, moving: int) -> None:
+    """At most p slots in progress; 0 means all together."""
     made = started()
     new_version(made, update=UpdateConfig(parallelism=parallelism))
     assert len(by_update(made)) == moving
@@ -116,8 +116,8 @@ def test_parallelism(parallelism: int, moving: int) -> None:
     assert len(by_update(made)) == moving
 
 
-def test_delay_holds_the_next_slot() -> None:
-    """B29: a worker waits `delay` after a slot."""
+def test_b29_delay_holds_the_next_slot() -> None:
+    """A worker waits `delay` after a slot."""
     made = started()
     new_version(made, update=UpdateConfig(parallelism=1, delay=10 * SECOND))
     made.converge()
@@ -130,8 +130,8 @@ def test_delay_holds_the_next_slot() -> None:
     assert len(of_version(made, 2)) == 2
 
 
-def test_stop_first_order() -> None:
-    """B30: the old task is desired SHUTDOWN before the new one is desired RUNNING."""
+def test_b30_stop_first_order() -> None:
+    """The old task is desired SHUTDOWN before the new one is desired RUNNING."""
     made = started(replicas=1)
     old = made.running("s")[0]
     new_version(made, replicas=1)
@@ -143,8 +143,8 @@ def test_stop_first_order() -> None:
     assert made.view.tasks[new.id].desired == TaskState.RUNNING
 
 
-def test_start_first_order() -> None:
-    """B31: the old task stops only after the new one runs and all nodes know its endpoint."""
+def test_b31_start_first_order() -> None:
+    """The old task stops only after the new one runs and all nodes know its endpoint."""
     update = UpdateConfig(parallelism=1, order="start-first", monitor=SECOND)
     made = started(replicas=1, update=update, networks=True)
     old = made.running("s")[0]
@@ -164,8 +164,8 @@ def test_start_first_order() -> None:
     assert [t.id for t in made.running("s")] == [new.id]
 
 
-def test_start_first_keeps_the_old_when_the_new_never_runs() -> None:
-    """B31: if the new one never runs, the old one goes on."""
+def test_b31_start_first_keeps_the_old_when_the_new_never_runs() -> None:
+    """If the new one never runs, the old one goes on."""
     update = UpdateConfig(parallelism=1, order="start-first", failure_action="pause")
     made = started(replicas=1, update=update)
     old = made.running("s")[0]
@@ -175,8 +175,8 @@ def test_start_first_keeps_the_old_when_the_new_never_runs() -> None:
     assert status(made).state == UpdateState.PAUSED
 
 
-def test_pause_on_failure() -> None:
-    """B32: the first failure pauses; the rest stays old until the service is updated again."""
+def test_b32_pause_on_failure() -> None:
+    """The first failure pauses; the rest stays old until the service is updated again."""
     made = started()
     new_version(made)
     fail_new(made)
@@ -192,8 +192,8 @@ def test_pause_on_failure() -> None:
     assert len(of_version(made, 3)) == 3
 
 
-def test_continue_replaces_all() -> None:
-    """B33: with `continue` every slot is replaced although each new task fails."""
+def test_b33_continue_replaces_all() -> None:
+    """With `continue` every slot is replaced although each new task fails."""
     update = UpdateConfig(parallelism=1, failure_action="continue", monitor=SECOND)
     made = started(update=update)
     new_version(made, update=update)
@@ -205,8 +205,8 @@ def test_continue_replaces_all() -> None:
     assert status(made).state == UpdateState.COMPLETED
 
 
-def test_failures_count_within_ratio_and_monitor() -> None:
-    """B34: only above the ratio, and only within `monitor` of running."""
+def test_b34_failures_count_within_ratio_and_monitor() -> None:
+    """Only above the ratio, and only within `monitor` of running."""
     update = UpdateConfig(parallelism=1, monitor=5 * SECOND, max_failure_ratio=0.4)
     made = started(update=update)
     new_version(made, update=update)
@@ -225,8 +225,8 @@ def test_failures_count_within_ratio_and_monitor() -> None:
     assert second.id in {t.id for t in made.running("s")}
 
 
-def test_second_failure_passes_the_ratio() -> None:
-    """B34: 2 of 3 is more than 0.4; an early exit with 0 counts too."""
+def test_b34_second_failure_passes_the_ratio() -> None:
+    """2 of 3 is more than 0.4; an early exit with 0 counts too."""
     update = UpdateConfig(parallelism=3, monitor=5 * SECOND, max_failure_ratio=0.4)
     made = started(update=update)
     new_version(made, update=update)
@@ -237,8 +237,8 @@ def test_second_failure_passes_the_ratio() -> None:
     assert status(made).state == UpdateState.PAUSED
 
 
-def test_automatic_rollback() -> None:
-    """B35: the previous spec comes back, ROLLBACK_STARTED then ROLLBACK_COMPLETED."""
+def test_b35_automatic_rollback() -> None:
+    """The previous spec comes back, ROLLBACK_STARTED then ROLLBACK_COMPLETED."""
     update = UpdateConfig(parallelism=1, failure_action="rollback", monitor=SECOND)
     made = started(update=update)
     new_version(made, update=update)
@@ -254,8 +254,8 @@ def test_automatic_rollback() -> None:
     assert {v for (_, v) in made.view.specs} == {1, 2}
 
 
-def test_rollback_is_never_rolled_back() -> None:
-    """B36: a failing rollback pauses."""
+def test_b36_rollback_is_never_rolled_back() -> None:
+    """A failing rollback pauses."""
     update = UpdateConfig(parallelism=1, failure_action="rollback", monitor=SECOND)
     made = started(update=update)
     new_version(made, update=update)
@@ -279,8 +279,8 @@ def test_rollback_without_a_previous_spec_pauses() -> None:
     assert "no previous spec" in status(made).message
 
 
-def test_new_update_takes_over() -> None:
-    """B37: a half-done update gives way; all slots end at the newest spec."""
+def test_b37_new_update_takes_over() -> None:
+    """A half-done update gives way; all slots end at the newest spec."""
     made = started()
     new_version(made)
     made.obey()
@@ -290,8 +290,8 @@ def test_new_update_takes_over() -> None:
     assert len(of_version(made, 3)) == 3
 
 
-def test_progress_survives_a_leader_change() -> None:
-    """B29: delay and parallelism hold across leaders: all accounting is stored."""
+def test_b29_progress_survives_a_leader_change() -> None:
+    """Delay and parallelism hold across leaders: all accounting is stored."""
     made = started()
     new_version(made, update=UpdateConfig(parallelism=1, delay=10 * SECOND))
     made.converge()

@@ -132,7 +132,7 @@ def test_session_makes_ready_assigns_reports_and_removes() -> None:
     play(story)
 
 
-def test_new_session_gets_the_whole_set_and_ends_the_old_one() -> None:
+def test_b57_new_session_gets_the_whole_set_and_ends_the_old_one() -> None:
     async def story(field: Field) -> None:
         agent = field.agent()
         await agent.hello()
@@ -147,6 +147,21 @@ def test_new_session_gets_the_whole_set_and_ends_the_old_one() -> None:
         assert (code, message) == ("ABORTED", "another session of this node began")
 
     play(story)
+
+
+def test_b57_a_fourth_session_within_eight_seconds_is_refused() -> None:
+    hand = Hand()
+
+    async def story(field: Field) -> None:
+        welcomes = [await field.agent().hello() for _ in range(3)]
+        assert len({w.session_id for w in welcomes}) == 3
+        code, message, _ = await field.agent().refused()
+        assert code == "UNAVAILABLE"
+        assert "3 sessions within 8 s" in message
+        hand.now += 8
+        await field.agent().hello()
+
+    play(story, hand)
 
 
 def test_tables_travel_as_deltas_and_acks_reach_the_turn() -> None:
@@ -211,7 +226,7 @@ def test_update_replaces_the_task_on_the_node() -> None:
     play(story)
 
 
-def test_report_for_another_nodes_task_is_refused() -> None:
+def test_b59_report_for_another_nodes_task_is_refused() -> None:
     async def story(field: Field) -> None:
         store = field.cluster.store
         await create_service(store, spec(on="node.role==manager"))
@@ -262,7 +277,7 @@ def test_strangers_are_refused(node_id: str, cluster_id: str, words: str) -> Non
     play(story)
 
 
-def test_removed_node_loses_its_session_for_ever() -> None:
+def test_b60_removed_node_loses_its_session_for_ever() -> None:
     async def story(field: Field) -> None:
         agent = field.agent()
         await agent.hello()
@@ -337,7 +352,7 @@ def test_promotion_ends_the_session_so_that_the_next_tells_the_role() -> None:
     play(story)
 
 
-def test_silent_node_becomes_unknown_then_down() -> None:
+def test_b58_silent_node_becomes_unknown_then_down() -> None:
     clock = Hand()
 
     async def story(field: Field) -> None:
@@ -418,7 +433,7 @@ def test_a_shorter_period_does_not_expire_those_told_the_longer_one() -> None:
     play(story, clock)
 
 
-def test_new_leader_waits_double_then_marks_the_silent_node_down() -> None:
+def test_b58_new_leader_waits_double_then_marks_the_silent_node_down() -> None:
     clock = Hand()
 
     async def story(field: Field) -> None:
@@ -459,7 +474,7 @@ def test_beats_grow_slower_with_the_cluster() -> None:
     assert [beat_period_s(1.0, n) for n in (1, 100, 550, 1000, 5000)] == [1, 1, 3, 5, 5]
 
 
-def test_without_a_certificate_there_is_no_session() -> None:
+def test_b57_without_a_certificate_there_is_no_session() -> None:
     async def story(field: Field) -> None:
         root = grpc.ssl_channel_credentials(root_of(field.cluster).cert_pem)
         options = [("grpc.ssl_target_name_override", "swarm-manager")]

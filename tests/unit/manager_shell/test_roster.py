@@ -25,7 +25,7 @@ async def of_three() -> MemoryCluster:
     return cluster
 
 
-def test_demoted_and_leaving_managers_leave_raft() -> None:
+def test_b60_demoted_and_leaving_managers_leave_raft() -> None:
     async def story() -> None:
         cluster = await of_three()
         roster = Roster(cluster.store)

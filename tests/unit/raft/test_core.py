@@ -265,7 +265,7 @@ def test_a_read_waits_for_a_quorum_heard_after_it(bench: Bench) -> None:
     assert answers == [bench.core.commit_index]
 
 
-def test_a_leader_without_a_quorum_steps_down(bench: Bench) -> None:
+def test_b60_a_leader_without_a_quorum_steps_down(bench: Bench) -> None:
     bench.lead()
     bench.acknowledge("b")
     answers: list[int | None] = []
