@@ -36,7 +36,9 @@ def end(made: World, state: TaskState) -> Task:
         (RestartCondition.NONE, TaskState.FAILED, False),
     ],
 )
-def test_b19_b20_b21_condition(condition: RestartCondition, state: TaskState, replaced: bool) -> None:
+def test_b19_b20_b21_condition(
+    condition: RestartCondition, state: TaskState, replaced: bool
+) -> None:
     """Who is replaced; otherwise the slot stays occupied by the dead task."""
     made = started(condition=condition)
     old = end(made, state)

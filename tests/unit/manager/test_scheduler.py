@@ -115,7 +115,9 @@ def test_b48_resources_hold_and_release() -> None:
         ),
     ],
 )
-def test_b49_b50_filters(given: ServiceSpec, changed: dict[str, NodeState], name: str, reason: str) -> None:
+def test_b49_b50_filters(
+    given: ServiceSpec, changed: dict[str, NodeState], name: str, reason: str
+) -> None:
     """Never placed there; pending with the filter's words, and placed later."""
     made = World()
     made.add_nodes(node("n1", **changed))  # type: ignore[arg-type]  # one keyword per case
