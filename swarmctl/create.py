@@ -10,6 +10,8 @@ from swarmctl.command import Parser
 from swarmctl.errors import ClientError, UsageError
 
 _CIDFILE_MODE = 0o644
+_OWN_LINKS = ("", "default", "bridge", "host", "none")
+"""Networks without a name service: links on them are the container's, not its endpoint's."""
 
 
 def configure(parser: Parser) -> None:
@@ -40,6 +42,7 @@ def _process_flags(parser: Parser) -> None:
     add("--label-file", action="append", metavar="FILE")
     add("--annotation", action="append", metavar="NAME=VALUE")
     add("-v", "--volume", action="append", metavar="SOURCE:TARGET[:ro]")
+    add("--volumes-from", action="append", metavar="CONTAINER[:ro]")
     add("--mount", action="append", type=flags.mount)
     add("--tmpfs", action="append", metavar="PATH[:options]")
     add("-w", "--workdir", default="")
@@ -101,6 +104,7 @@ def _network_flags(parser: Parser) -> None:
     add("--expose", action="append", metavar="PORT[/PROTOCOL]")
     add("--network", "--net", default="", metavar="NETWORK")
     add("--network-alias", "--net-alias", action="append", metavar="NAME")
+    add("--link", action="append", metavar="CONTAINER[:ALIAS]")
     add("--ip", default="", metavar="ADDRESS")
     add("--mac-address", default="", metavar="ADDRESS")
     add("-h", "--hostname", default="")
@@ -201,6 +205,8 @@ def _endpoint(args: Namespace) -> dict[str, Any]:
     endpoint: dict[str, Any] = {}
     if args.network_alias:
         endpoint["Aliases"] = args.network_alias
+    if args.link and args.network not in _OWN_LINKS:
+        endpoint["Links"] = args.link
     if args.ip:
         endpoint["IPAMConfig"] = {"IPv4Address": args.ip}
     if args.mac_address:
@@ -238,7 +244,9 @@ def _host_config(args: Namespace) -> dict[str, Any]:
         "DnsSearch": args.dns_search,
         "DnsOptions": args.dns_option,
         "PublishAllPorts": args.publish_all,
+        "Links": args.link,
         "Mounts": args.mount,
+        "VolumesFrom": args.volumes_from,
         "RestartPolicy": {
             "Name": policy or "no",
             "MaximumRetryCount": flags.count(retries or "0"),

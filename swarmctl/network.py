@@ -104,6 +104,7 @@ def _inspect(client: Client, args: Namespace) -> int:
 
 def _configure_connect(parser: Parser) -> None:
     parser.add_argument("--alias", action="append", metavar="NAME")
+    parser.add_argument("--link", action="append", metavar="CONTAINER[:ALIAS]")
     parser.add_argument("--ip", default="", metavar="ADDRESS")
     parser.add_argument("--gw-priority", type=int, default=0, help="the highest is the way out")
     parser.add_argument("network", metavar="NETWORK")
@@ -114,6 +115,8 @@ def _connect(client: Client, args: Namespace) -> int:
     endpoint: dict[str, Any] = {"Aliases": args.alias or [], "GwPriority": args.gw_priority}
     if args.ip:
         endpoint["IPAMConfig"] = {"IPv4Address": args.ip}
+    if args.link:
+        endpoint["Links"] = args.link
     body = {"Container": args.container, "EndpointConfig": endpoint}
     client.call("POST", f"/networks/{segment(args.network)}/connect", body=body)
     return 0

@@ -20,7 +20,7 @@ from swarmapi.model.tables import NetworkTable
 from worker.bridge import BridgeOptions, kernel_bridge
 from worker.config import Config
 from worker.engine import network_spec
-from worker.engine.endpoints import EndpointSpec
+from worker.engine.endpoints import EndpointSpec, parse_link
 from worker.engine.launcher import endpoint_id
 from worker.engine.networks import BRIDGE_ID, BRIDGE_POOL, HOST_ID, NONE_ID
 from worker.engine.ports import Joined, JoinedEndpoint, JoinRequest, NetworkInfo, PortWish
@@ -430,7 +430,13 @@ class MachineNetworking:
         if network is not None:
             named = () if network.id == BRIDGE_ID else aliases
             return Attachment(
-                network.id, "bridge", address, named, spec.mac_address, spec.gateway_priority
+                network.id,
+                "bridge",
+                address,
+                named,
+                spec.mac_address,
+                spec.gateway_priority,
+                tuple(map(parse_link, spec.links)),
             )
         if table is not None and not spec.leased:
             raise Unsupported(

@@ -9,15 +9,15 @@ import msgspec
 
 from runtime.image.model import Image
 from runtime.oci import MASKED_PATHS, READONLY_PATHS
-from worker.engine.endpoints import EndpointSpec
+from worker.engine.endpoints import EndpointSpec, parse_link
 from worker.engine.engine import Engine
 from worker.engine.launcher import parse_port
 from worker.engine.record import EndpointState, Health, MountPoint, Record
 from worker.engine.rfc3339 import format_ns
 
 _HOST_DEFAULTS: dict[str, Any] = {
-    "ContainerIDFile": "", "VolumeDriver": "", "VolumesFrom": None,
-    "Cgroup": "", "Links": None, "UsernsMode": "", "Runtime": "swarm", "Isolation": "",
+    "ContainerIDFile": "", "VolumeDriver": "",
+    "Cgroup": "", "UsernsMode": "", "Runtime": "swarm", "Isolation": "",
     "CgroupParent": "", "BlkioWeight": 0, "BlkioWeightDevice": [], "BlkioDeviceReadBps": [],
     "BlkioDeviceWriteBps": [], "BlkioDeviceReadIOps": [], "BlkioDeviceWriteIOps": [],
     "CpuRealtimePeriod": 0, "CpuRealtimeRuntime": 0,
@@ -38,6 +38,8 @@ def container_details(engine: Engine, record: Record, exec_ids: Sequence[str]) -
         ("ReadonlyPaths", record.host.readonly_paths, READONLY_PATHS),
     ):
         host[key] = None if record.host.privileged else list(usual if own is None else own)
+    host["VolumesFrom"] = record.host.volumes_from or None
+    host["Links"] = _links(engine, record)
     host["DeviceCgroupRules"] = record.host.device_cgroup_rules or None
     return {
         "Id": record.id,
@@ -71,6 +73,14 @@ def container_details(engine: Engine, record: Record, exec_ids: Sequence[str]) -
         "Config": _config(record),
         "NetworkSettings": _network_settings(record),
     }
+
+
+def _links(engine: Engine, record: Record) -> list[str] | None:
+    shown = []
+    for target, alias in map(parse_link, record.host.links):
+        if (other := engine.find(target)) is not None:
+            shown.append(f"/{other.record.name}:/{record.name}/{alias}")
+    return shown or None
 
 
 def container_summary(record: Record) -> dict[str, Any]:
@@ -269,7 +279,7 @@ def _endpoint(found: EndpointState | None, record: Record, name: str) -> dict[st
     named = record.owns_network and name != "bridge"
     return {
         "IPAMConfig": {"IPv4Address": asked.ipv4_address} if asked.ipv4_address else None,
-        "Links": None,
+        "Links": asked.links or None,
         "Aliases": asked.aliases or None,
         "MacAddress": state.mac or asked.mac_address,
         "DriverOpts": None,

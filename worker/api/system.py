@@ -21,6 +21,7 @@ from worker.api.version import (
     PRODUCT_VERSION,
     SWARM_VERSION,
     minor_of,
+    spoken_with,
 )
 from worker.engine.engine import Engine
 from worker.engine.rfc3339 import format_ns
@@ -65,7 +66,7 @@ async def version(request: web.Request) -> web.StreamResponse:
                 },
             ],
             "Version": PRODUCT_VERSION,
-            "ApiVersion": API_VERSION,
+            "ApiVersion": spoken_with(request),
             "MinAPIVersion": MIN_API_VERSION,
             "GitCommit": "",
             "GoVersion": "",

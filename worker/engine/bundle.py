@@ -54,10 +54,12 @@ def build_config(
     files: Mapping[str, str],
     rootfs: str,
     pid_namespace: str = "",
+    link_env: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the config.json of a start; `files` maps a target like /etc/hosts to a host file.
 
-    `pid_namespace` is the path of another container's that is to be shared.
+    `pid_namespace` is the path of another container's that is to be shared; `link_env` are the
+    variables of its links.
     """
     host = record.host
     security = security_options(host)
@@ -67,7 +69,7 @@ def build_config(
         binds.append(_bind("/dev/shm", "/dev/shm"))
     config = default_config(
         [record.path, *record.args],
-        _environment(record, home),
+        _environment(record, home, link_env),
         working_dir_of(record),
         hostname_of(record),
         rootfs,
@@ -166,8 +168,8 @@ def check_supported(host: HostConfig) -> None:
         raise InvalidArgument(str(error)) from error
 
 
-def _environment(record: Record, home: str) -> list[str]:
-    env = [f"HOSTNAME={hostname_of(record)}", *record.env]
+def _environment(record: Record, home: str, link_env: Sequence[str]) -> list[str]:
+    env = [f"HOSTNAME={hostname_of(record)}", *link_env, *record.env]
     if record.config.tty and not any(entry.startswith("TERM=") for entry in env):
         env.append("TERM=xterm")
     if not any(entry.startswith("HOME=") for entry in env):

@@ -18,6 +18,8 @@ class EndpointSpec(msgspec.Struct, kw_only=True):
     network_id: str = ""
     """Of the network meant; empty while only its name is known."""
     aliases: list[str] = []
+    links: list[str] = []
+    """`container:alias`: the alias answers to this container alone."""
     ipv4_address: str = ""
     mac_address: str = ""
     gateway_priority: int = 0
@@ -36,7 +38,7 @@ class _Settings(msgspec.Struct, rename="pascal"):
     aliases: list[str] | None = None
     mac_address: str | None = None
     gw_priority: int | None = None
-    links: Any = None
+    links: list[str] | None = None
     driver_opts: Any = None
 
 
@@ -53,7 +55,6 @@ def decode_endpoint(settings: object) -> EndpointSpec:
         raise InvalidArgument(f"EndpointSettings: {error}") from None
     ipam = asked.ipam_config or _IpamConfig()
     for key, value in (
-        ("EndpointsConfig.Links", asked.links),
         ("EndpointsConfig.DriverOpts", asked.driver_opts),
         ("IPAMConfig.IPv6Address", ipam.ipv6_address),
         ("IPAMConfig.LinkLocalIPs", ipam.link_local_ips),
@@ -64,8 +65,11 @@ def decode_endpoint(settings: object) -> EndpointSpec:
     if address:
         _check_address(address)
     check_mac(mac)
+    for link in asked.links or ():
+        parse_link(link)
     return EndpointSpec(
         aliases=asked.aliases or [],
+        links=asked.links or [],
         ipv4_address=address,
         mac_address=mac,
         gateway_priority=asked.gw_priority or 0,
@@ -77,6 +81,20 @@ def decode_endpoints(networking: object) -> dict[str, EndpointSpec]:
     found = _mapping(networking, "NetworkingConfig").get("EndpointsConfig")
     endpoints = _mapping(found, "EndpointsConfig")
     return {network: decode_endpoint(settings) for network, settings in endpoints.items()}
+
+
+def parse_link(text: str) -> tuple[str, str]:
+    """Return (container, alias) of `container[:alias]`, also as an inspect shows it.
+
+    Raises:
+        InvalidArgument: for anything else.
+    """
+    if not text:
+        raise InvalidArgument("empty string specified for links")
+    target, colon, alias = text.partition(":")
+    if not target or ":" in alias or (colon and not alias):
+        raise InvalidArgument(f"bad format for links: {text}")
+    return target.removeprefix("/"), (alias or target).rpartition("/")[2]
 
 
 def _mapping(value: object, where: str) -> Mapping[str, Any]:

@@ -100,6 +100,7 @@ class Engine:
             parts.clock.now_ns,
             parts.random_bytes,
             lambda: [container.record for container in self._table],
+            lambda reference: self._table.get(reference).record,
         )
         self._launcher = Launcher(
             self.places, parts.supervisor, parts.networking, self.storage, self._sharing

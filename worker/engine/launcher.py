@@ -13,7 +13,7 @@ from runtime.errors import SupervisorGone
 from runtime.image.copied import make_copy
 from runtime.oci import ContainerState, Launch, Overlay
 from swarmapi.errors import InvalidArgument
-from worker.engine import bundle, healthcheck, initlayer, netfiles, rootfs
+from worker.engine import bundle, healthcheck, initlayer, links, netfiles, rootfs
 from worker.engine.execs import ExecConfig
 from worker.engine.logoptions import log_config
 from worker.engine.networks import HOST_ID, NONE_ID
@@ -87,6 +87,7 @@ class Launcher:
         joined: Joined | None = None
         try:
             joined = await self._join(record)
+            links.linked(record, self._running, lenient=False)
             files = await self.write_files(record)
             config = self._config(record, overlay, files)
             launch = Launch(
@@ -139,7 +140,7 @@ class Launcher:
     ) -> dict[str, Any]:
         """Return OCI's process of an exec; it is the container's user unless it names one."""
         user = self.exec_user(record, config.user, lower)
-        env = [f"HOSTNAME={bundle.hostname_of(record)}", *record.env]
+        env = [f"HOSTNAME={bundle.hostname_of(record)}", *self._link_env(record), *record.env]
         if config.tty:
             env.append("TERM=xterm")
         if not any(entry.startswith("HOME=") for entry in (*env, *config.env)):
@@ -165,7 +166,14 @@ class Launcher:
             files=files,
             rootfs=overlay.upper if overlay.copied else overlay.merged,
             pid_namespace=self._pid_namespace(record),
+            link_env=self._link_env(record),
         )
+
+    def _link_env(self, record: Record) -> list[str]:
+        linked = links.linked(record, self._running, lenient=True)
+        known = {entry.partition("=")[0] for entry in record.env}
+        found = links.environment(record.name, linked)
+        return [entry for entry in found if entry.partition("=")[0] not in known]
 
     @staticmethod
     def _user(record: Record, user: str, layers: Sequence[str]) -> dict[str, Any]:
@@ -250,7 +258,8 @@ class Launcher:
         gateway = ""
         if any(entry.endswith(f":{netfiles.HOST_GATEWAY}") for entry in record.host.extra_hosts):
             gateway = await self._networking.host_gateway()
-        return netfiles.write_files(self._places.directory(record.id), record, gateway)
+        linked = links.linked(record, self._running, lenient=True)
+        return netfiles.write_files(self._places.directory(record.id), record, gateway, linked)
 
 
 def join_request(

@@ -246,10 +246,18 @@ class Lifecycle:
             await self._record_failed_start(container, str(error))
             raise
         container.networked = True
+        await self._tell_linked(record)
         self._emit_places(record, come=True)
         self._emit(container, "start")
         if state.status in ("stopped", "restarting"):
             self._spawn(self._ended(container, state, container.launches))
+
+    async def _tell_linked(self, record: Record) -> None:
+        """Give those that link to a container its address of now."""
+        for other in self._table:
+            found = other.record
+            if found.running and any(link.startswith(record.id) for link in found.host.links):
+                await self._launcher.write_files(found)
 
     async def _record_failed_start(self, container: Container, message: str) -> None:
         record = container.record

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
-from swarmapi.errors import InvalidArgument
+from swarmapi.errors import InvalidArgument, NotFound
 from swarmapi.model.mounts import (
     PROPAGATIONS,
     RECURSION,
@@ -49,8 +50,11 @@ def resolve_mounts(
     image_volumes: Iterable[str],
     open_volume: OpenVolume,
     path_of: Callable[[str], str],
+    inherited: Iterable[MountPoint] = (),
 ) -> list[MountPoint]:
     """Return every mount point of a container, parents before children.
+
+    The container's own replace those `inherited` from others at the same place.
 
     Raises:
         InvalidArgument: for a malformed or contradictory mount.
@@ -64,6 +68,7 @@ def resolve_mounts(
             raise InvalidArgument(f"Duplicate mount point: {point.target}")
         found[point.target] = point, wish
 
+    inheritance = {point.target: point for point in inherited}
     for bind in host.binds:
         add(*_from_bind(bind))
     for mount in host.mounts:
@@ -72,14 +77,43 @@ def resolve_mounts(
         words = tmpfs_options(option for option in options.split(",") if option)
         add(MountPoint(kind="tmpfs", source="tmpfs", target=target, options=words))
     for target in (*config.volumes, *image_volumes):
-        if mount_target(target) not in found:
+        if mount_target(target) not in found and mount_target(target) not in inheritance:
             add(MountPoint(kind="volume", source="", target=target, anonymous=True), VolumeWish())
+    found = {target: (point, None) for target, point in inheritance.items()} | found
     # Nothing is made before all of them are known to be good.
     for point, wish in found.values():
         if wish is not None:
             point.name = open_volume(wish)
             point.source = path_of(point.name)
     return sorted((point for point, _ in found.values()), key=lambda p: p.target.count("/"))
+
+
+def inherit(
+    wishes: Iterable[str], mounts_of: Callable[[str], Iterable[MountPoint]]
+) -> list[MountPoint]:
+    """Return what a container mounts of others, by Docker's `VolumesFrom`: `container[:ro]`.
+
+    Raises:
+        InvalidArgument: for a malformed wish, or a container that is not here (NotFound would make
+            clients pull the image).
+    """
+    found = []
+    for wish in wishes:
+        reference, _, mode = wish.partition(":")
+        words = mode.split(",") if mode else []
+        if not reference:
+            raise InvalidArgument(f"invalid volumes-from specification: '{wish}'")
+        if not set(words) <= {"ro", "rw", "z", "Z"} or {"ro", "rw"} <= set(words):
+            raise InvalidArgument(f"invalid mode for volumes-from: {mode}")
+        try:
+            points = mounts_of(reference)
+        except NotFound as error:
+            raise InvalidArgument(error.message) from None
+        for point in points:
+            if point.kind != "tmpfs":
+                read_only = point.read_only or "ro" in words
+                found.append(replace(point, read_only=read_only, no_copy=True))
+    return found
 
 
 def to_oci(points: Iterable[MountPoint]) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from worker.engine import bundle
+from worker.engine.links import Linked
 from worker.engine.networks import BRIDGE_ID
 from worker.engine.record import Record
 
@@ -34,14 +35,16 @@ class DnsWishes:
     options: tuple[str, ...] = ()
 
 
-def write_files(directory: Path, record: Record, host_gateway: str) -> dict[str, str]:
+def write_files(
+    directory: Path, record: Record, host_gateway: str, linked: Sequence[Linked] = ()
+) -> dict[str, str]:
     """Write the three files in place; return their paths by their place in the container.
 
     In place, because a running container has them mounted.
     """
     texts = {
         "/etc/hostname": bundle.hostname_of(record) + "\n",
-        "/etc/hosts": _hosts_of(record, host_gateway),
+        "/etc/hosts": _hosts_of(record, host_gateway, linked),
         "/etc/resolv.conf": _resolvers_of(record),
     }
     for target, text in texts.items():
@@ -55,7 +58,7 @@ def paths(directory: Path) -> dict[str, str]:
     return {f"/etc/{name}": str(directory / name) for name in names}
 
 
-def _hosts_of(record: Record, host_gateway: str) -> str:
+def _hosts_of(record: Record, host_gateway: str, linked: Sequence[Linked]) -> str:
     text = _LOCALHOST
     if record.host.network_mode == "host":
         text = _read(Path("/etc/hosts")) or _LOCALHOST
@@ -63,7 +66,10 @@ def _hosts_of(record: Record, host_gateway: str) -> str:
     addresses = [state.address for state in record.joined.values() if state.address]
     return hosts_text(
         text,
-        [(name, host_gateway if address == HOST_GATEWAY else address) for name, address in extra],
+        [
+            *((name, host_gateway if at == HOST_GATEWAY else at) for name, at in extra),
+            *((other.host_names, other.address) for other in linked),
+        ],
         addresses,
         host_names(bundle.hostname_of(record), record.config.domainname),
     )

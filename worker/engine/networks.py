@@ -18,6 +18,7 @@ from swarmapi.errors import (
 from worker.engine.endpoints import EndpointSpec
 from worker.engine.events import EventBus
 from worker.engine.journal import Journal
+from worker.engine.links import resolve_links
 from worker.engine.network_spec import PREDEFINED
 from worker.engine.ports import NetworkInfo, Networking
 from worker.engine.record import Record
@@ -171,6 +172,7 @@ class Networks:
     def _resolve(self, record: Record) -> None:
         mode = record.host.network_mode = record.host.network_mode or "default"
         _check_extra_hosts(record.host.extra_hosts)
+        record.host.links = resolve_links(record, self._find)
         if mode.startswith("container:"):
             self._find(mode.removeprefix("container:"))
             _check_shared(record)
@@ -221,9 +223,10 @@ class Networks:
             raise InvalidArgument(
                 "user specified IP address is supported on user defined networks only"
             )
-        if network.id == BRIDGE_ID and spec.aliases:
+        if network.id == BRIDGE_ID and (spec.aliases or spec.links):
+            kind = "alias" if spec.aliases else "link"
             raise InvalidArgument(
-                "network-scoped alias is supported only for containers in user defined networks"
+                f"network-scoped {kind} is supported only for containers in user defined networks"
             )
 
     def _emit(self, network: NetworkInfo, action: str) -> None:

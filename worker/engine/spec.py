@@ -111,6 +111,7 @@ class HostConfig(msgspec.Struct, rename="pascal", kw_only=True):
     """The part of a container that depends on its host: Docker's HostConfig."""
 
     binds: list[str] = []
+    volumes_from: list[str] = []
     log_config: LogSpec = msgspec.field(default_factory=LogSpec)
     network_mode: str = "default"
     port_bindings: dict[str, list[PortBinding] | None] = {}
@@ -124,6 +125,7 @@ class HostConfig(msgspec.Struct, rename="pascal", kw_only=True):
     dns_search: list[str] = []
     extra_hosts: list[str] = []
     group_add: list[str] = []
+    links: list[str] = []
     init: bool = False
     ipc_mode: str = ""
     oom_score_adj: int = 0

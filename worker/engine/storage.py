@@ -8,7 +8,7 @@ from pathlib import Path
 from swarmapi.errors import InvalidArgument, NotFound
 from worker.engine.copyup import copy_up
 from worker.engine.events import EventBus
-from worker.engine.mounts import VolumeWish, resolve_mounts
+from worker.engine.mounts import VolumeWish, inherit, resolve_mounts
 from worker.engine.record import MountPoint, Record
 from worker.engine.volumes import Volume, Volumes
 
@@ -25,12 +25,14 @@ class Storage:
         now_ns: Callable[[], int],
         random_bytes: Callable[[int], bytes],
         records: Callable[[], Iterable[Record]],
+        find: Callable[[str], Record],
     ) -> None:
         self._volumes = volumes
         self._bus = bus
         self._now_ns = now_ns
         self._random_bytes = random_bytes
         self._records = records
+        self._find = find
         self._lock = threading.Lock()
         self._filling = threading.Lock()
         self._held: dict[str, set[str]] = {}
@@ -76,10 +78,16 @@ class Storage:
                 made.append(volume.name)
             return volume.name
 
+        inherited = inherit(record.host.volumes_from, self._mounts_of)
         try:
             image_volumes = record.image_config.get("Volumes") or {}
             record.mounts = resolve_mounts(
-                record.config, record.host, image_volumes, open_volume, self._volumes.path
+                record.config,
+                record.host,
+                image_volumes,
+                open_volume,
+                self._volumes.path,
+                inherited,
             )
             for point in record.mounts:
                 if point.kind == "volume" and not point.no_copy and not point.subpath:
@@ -89,6 +97,9 @@ class Storage:
                 self._volumes.remove(name)
             raise
         return made
+
+    def _mounts_of(self, reference: str) -> list[MountPoint]:
+        return self._find(reference).mounts
 
     def _fill(self, point: MountPoint, layers: Sequence[str]) -> None:
         options = self._volumes.get(point.name).options

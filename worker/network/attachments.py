@@ -21,6 +21,8 @@ class Attachment:
     """Empty: derived from the address."""
     priority: int = 0
     """The bridge of the highest priority is the container's way out."""
+    links: tuple[tuple[str, str], ...] = ()
+    """(name, alias): names of others on this network that the container also calls by an alias."""
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,8 @@ class LocalContainer:
     """Network id to (interface, address)."""
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Network id to the names it answers to on a bridge network."""
+    links: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    """Network id to the (name, alias) by which it calls others there."""
     ports: tuple[PortBinding, ...] = ()
     port_address: str = ""
     """Address published host ports lead to."""

@@ -511,6 +511,7 @@ class Network:
                 for key, a in container.attachments.items()
                 if not (key in self._bridges and self._bridges[key].default)
             },
+            links={key: a.links for key, a in container.attachments.items() if a.links},
             ports=container.ports,
             port_address=endpoints[leading].address if leading is not None else "",
         )

@@ -89,10 +89,19 @@ class Planner:
             overlays={key: state for key, (_, state) in self._overlays.items()},
             containers={key: found[1:] for key, found in self._containers.items()},
             node=node_table(self._node_id, tables, local.values(), bridges),
-            names={
-                key: _merged([self._names[n][1] for n in c.networks]) for key, c in local.items()
-            },
+            names={key: self._names_of(c) for key, c in local.items()},
         )
+
+    def _names_of(self, container: LocalContainer) -> Names:
+        names = _merged([self._names[network_id][1] for network_id in container.networks])
+        aliases: dict[str, tuple[str, ...]] = {}
+        for network_id, links in container.links.items():
+            there = self._names[network_id][1].forward
+            for name, alias in links:
+                known = aliases.get(alias.lower(), ())
+                aliases[alias.lower()] = known + there.get(name.lower(), ())
+        found = {alias: addresses for alias, addresses in aliases.items() if addresses}
+        return Names({**names.forward, **found}, names.reverse) if found else names
 
     def _overlay(self, table: NetworkTable) -> tuple[NetworkTable, OverlayState]:
         known = self._overlays.get(table.network_id)

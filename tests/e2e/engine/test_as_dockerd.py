@@ -1,8 +1,10 @@
 """Answers compared with a dockerd's: what once differed, through the docker CLI."""
 
+import contextlib
 import time
 from collections.abc import Iterator
 
+import docker
 import pytest
 
 from tests.e2e.engine.machine import Machine, install_box
@@ -99,3 +101,37 @@ def test_a_stop_tells_of_its_signals_and_a_commit_of_its_container(shared: Machi
         "create", "start", "pause", "commit", "unpause", "kill 15", "kill 9", "die", "stop",
         "destroy",
     ]  # fmt: skip
+
+
+def test_a_link_gives_names_and_variables(shared: Machine) -> None:
+    shared.docker("run", "-d", "--name", "db", "--expose", "80", "box:1", "httpd", "-f", "-h", "/")
+    script = "wget -q -O - http://data/bin/busybox >/dev/null && echo $DATA_PORT $DATA_NAME"
+    told = shared.out(
+        "run", "--rm", "--name", "web", "--link", "db:data", "box:1", "sh", "-c", script
+    )
+    address = shared.inspect("inspect", "db")["NetworkSettings"]["IPAddress"]
+    assert told == f"tcp://{address}:80 /web/data"
+    shared.docker("network", "create", "linked")
+    shared.docker("network", "connect", "linked", "db")
+    ask = "run --rm --network linked --link db:data box:1 wget -q -O /dev/null http://data/bin/ls"
+    shared.docker(*ask.split())
+
+
+def test_volumes_come_from_another_container(shared: Machine) -> None:
+    shared.docker("create", "--name", "holder", "-v", "/kept", "box:1", "true")
+    shared.docker("run", "--rm", "--volumes-from", "holder", "box:1", "touch", "/kept/here")
+    listed = shared.swarmctl("run", "--rm", "--volumes-from", "holder:ro", "box:1", "ls", "/kept")
+    assert listed == "here"
+    words = ("run", "--rm", "--volumes-from", "holder:ro", "box:1", "touch", "/kept/more")
+    assert "Read-only file system" in shared.refused(*words)
+
+
+def test_compose_v1_is_spoken_to_as_it_knows(shared: Machine) -> None:
+    client = docker.APIClient(
+        f"unix://{shared.run_dir}/swarmd.sock",
+        version="auto",
+        user_agent="docker-compose/1.29.2 docker-py/5.0.3 Linux/6.1",
+    )
+    with contextlib.closing(client):
+        assert client.api_version == "1.41"
+        assert client.inspect_image("box:1")["ContainerConfig"].get("Volumes") is None

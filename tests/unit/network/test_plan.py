@@ -140,3 +140,12 @@ def test_an_unchanged_table_costs_nothing() -> None:
     third = planner.plan({"net1": changed}, [HERE, other], bridges)
     assert third.containers["c1"][0] != first.containers["c1"][0]
     assert nx.difference(first.containers["c1"][0], third.containers["c1"][0])
+
+
+def test_a_link_is_a_name_for_its_container_alone() -> None:
+    db = LocalContainer("db", {"red": ("eth0", "172.16.0.2")}, names={"red": ("db",)})
+    links = {"red": (("db", "Data"), ("nobody", "ghost"))}
+    web = LocalContainer("web", {"red": ("eth0", "172.16.0.3")}, links=links)
+    names = Planner("n1").plan({}, [db, web], {}).names
+    assert names["web"].forward == {"db": ("172.16.0.2",), "data": ("172.16.0.2",)}
+    assert names["db"].forward == {"db": ("172.16.0.2",)}

@@ -420,7 +420,6 @@ def test_output_and_input_of_an_attach_before_the_start(tmp_path: Path) -> None:
     ("host", "named"),
     [
         ({"BlkioWeight": 5}, "BlkioWeight"),
-        ({"Links": ["a:b"]}, "Links"),
         ({"SecurityOpt": ["apparmor=x"]}, "apparmor=x"),
         ({"LogConfig": {"Type": "syslog"}}, "syslog"),
     ],

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.test_utils import TestClient, TestServer, make_mocked_request
 
 from runtime.image.store import ImageStore
 from tests.fakes.engine import FakeClock, FakeNetworking, FakeSupervisor
 from worker.api import older
 from worker.api.app import build_app
+from worker.api.version import spoken_with
 from worker.engine.engine import Engine, EngineParts
 
 IMAGE: dict[str, Any] = {"Id": "sha256:1", "RepoTags": [], "RepoDigests": [], "Size": 7}
@@ -93,3 +94,16 @@ def test_versions_are_negotiated(tmp_path: Path, prefix: str, status: int, words
             assert answer.headers["Content-Type"] == "application/json"
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("agent", "named"),
+    [
+        ("docker-compose/1.29.2 docker-py/5.0.3 Linux/6.1", "1.41"),
+        ("docker-sdk-python/7.1.0", "1.50"),
+        ("", "1.50"),
+    ],
+)
+def test_compose_v1_takes_the_version_it_is_told(agent: str, named: str) -> None:
+    request = make_mocked_request("GET", "/version", {"User-Agent": agent})
+    assert spoken_with(request) == named
