@@ -17,6 +17,8 @@ GROUPS = {
     "service": "services",
     "task": "tasks, and why one is not placed",
     "network": "networks",
+    "secret": "files for tasks that nobody else may read",
+    "config": "files for tasks",
     "volume": "volumes",
     "container": "containers",
     "image": "images",
@@ -41,6 +43,8 @@ MODULES = {
     "service": ("swarmctl.service", "swarmctl.service_change"),
     "task": ("swarmctl.task",),
     "network": ("swarmctl.network",),
+    "secret": ("swarmctl.secret",),
+    "config": ("swarmctl.config",),
     "volume": ("swarmctl.volume",),
     "container": (
         "swarmctl.container",

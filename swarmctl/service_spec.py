@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from swarmctl import flags
+from swarmctl import flags, reference
 from swarmctl.command import Parser
 from swarmctl.errors import UsageError
 
@@ -140,6 +140,14 @@ def _generic_key(item: Any) -> str:
     return str(item["DiscreteResourceSpec"]["Kind"])
 
 
+def _secret(text: str) -> list[Any]:
+    return [reference.parse("secret", text)]
+
+
+def _config(text: str) -> list[Any]:
+    return [reference.parse("config", text)]
+
+
 def _port_key(port: Any) -> str:
     return f"{port['TargetPort']}/{port.get('Protocol') or 'tcp'}"
 
@@ -154,6 +162,8 @@ _LISTS = (
     ),
     _Many("--mount", (*_CONTAINER, "Mounts"), lambda t: [flags.mount(t)], lambda m: m["Target"]),
     _Many("--publish", ("EndpointSpec", "Ports"), flags.service_ports, _port_key, short="-p"),
+    _Many("--secret", (*_CONTAINER, "Secrets"), _secret, lambda s: str(s["SecretName"])),
+    _Many("--config", (*_CONTAINER, "Configs"), _config, lambda c: str(c["ConfigName"])),
     _Many("--constraint", (*_PLACEMENT, "Constraints"), _one, str),
     _Many("--placement-pref", (*_PLACEMENT, "Preferences"), _preference, _preference_key),
     _Many("--generic-resource", (*_RESERVED, "GenericResources"), _generic, _generic_key),

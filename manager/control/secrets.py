@@ -210,13 +210,22 @@ def check_spec(spec: SecretSpec, kind: str) -> None:
         raise Unsupported("Templating: not supported: leave it out")
 
 
-def resolve_references(view: View, spec: ServiceSpec) -> ServiceSpec:
+def resolve_references(
+    view: View, spec: ServiceSpec, before: ServiceSpec | None = None
+) -> ServiceSpec:
     """Return the spec with the id and name of every secret and config it uses.
+
+    Where it does not say whether it follows, it does what the spec `before` did.
 
     Raises:
         SwarmError: one does not exist, or two have the same target.
     """
     targets: dict[str, str] = {}
+    followed = {
+        (kind, r.name, r.file)
+        for kind, r in (defaults.references(before) if before is not None else ())
+        if r.follow
+    }
 
     def resolved(kind: str, reference: R) -> R:
         file, name = reference.file, reference.name or reference.id
@@ -225,6 +234,8 @@ def resolve_references(view: View, spec: ServiceSpec) -> ServiceSpec:
             raise InvalidArgument(
                 f"{where}: {kind} {name} has no File.Name (a Runtime target is not supported)"
             )
+        if reference.follow is None and (kind, reference.name, file) in followed:
+            reference = replace(reference, follow=True)
         secret = _referred(view, kind, reference)
         for what, text in (("UID", file.uid), ("GID", file.gid)):
             if text and not (text.isdigit() and int(text) < 1 << 32):

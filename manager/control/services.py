@@ -103,7 +103,9 @@ async def update_service(
     if defaults.is_global(spec) != defaults.is_global(service.spec):
         raise InvalidArgument("Mode: the mode of a service cannot be changed: create another one")
     check_service(spec)
-    spec, networks = _resolve_networks(store.view, resolve_references(store.view, spec))
+    spec, networks = _resolve_networks(
+        store.view, resolve_references(store.view, spec, service.spec)
+    )
     _check_ports(store.view, spec, service.id)
     auth = auth or kept_auth(store.view, service, spec, auth_from)
     number = store.view.next_spec_version(service.id)

@@ -163,7 +163,8 @@ class Reference(Spec, frozen=True):
     id: str = ""
     name: str = ""
     file: ReferenceFile | None = None
-    follow: bool = False
+    follow: bool | None = None
+    """None in an update is as before: Docker's clients read a spec and write it without this."""
 
 
 class SecretReference(Reference, frozen=True):

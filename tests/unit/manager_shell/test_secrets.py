@@ -167,6 +167,13 @@ def test_a_replacement_moves_who_follows_and_spares_who_pins(kind: str) -> None:
         assert [r[word + "ID"] for r in await references_of(client, kind, "pins")] == [first]
         assert [r[word + "ID"] for r in await references_of(client, kind, "follows")] == [second]
         assert (await get(client, f"/{kind}s/pw"))["ID"] == second
+        # Docker's clients write back a spec without what they do not know.
+        service = await get(client, "/services/follows")
+        echoed = service["Spec"]
+        del echoed["TaskTemplate"]["ContainerSpec"][word + "s"][0]["Follow"]
+        index = service["Version"]["Index"]
+        await post(client, f"/services/follows/update?version={index}", echoed)
+        assert [r["Follow"] for r in await references_of(client, kind, "follows")] == [True]
         listed = await get(client, f"/{kind}s", filters={"name": ["pw"]})
         assert [(one["ID"], one["Revision"]) for one in listed] == [(first, 1), (second, 2)]
         assert (await client.delete(f"/{kind}s/pw")).status == 400
