@@ -103,7 +103,7 @@ def _refusals(
     port = taken_port(view, needs.demand, candidate)
     if port is not None:
         yield ("host-port", f"host port {port[1]}/{port[0]} already in use")
-    if needs.max_replicas and replicas.get(node.id, 0) >= needs.max_replicas:
+    if needs.max_replicas and replicas[node.id] >= needs.max_replicas:
         yield ("max-replicas", f"max replicas per node is {needs.max_replicas}")
 
 

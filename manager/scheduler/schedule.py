@@ -1,5 +1,6 @@
 """The scheduler: pending tasks to nodes, in groups of equal tasks."""
 
+import heapq
 from collections import Counter
 from collections.abc import Callable
 from typing import Final
@@ -11,7 +12,7 @@ from manager.scheduler import filters, tree
 from manager.scheduler.candidates import Candidate, Needs, needs_of
 from manager.scheduler.constraints import BINPACK, Rule
 from manager.store.changes import AssignTask, SetExplanation
-from manager.store.turn import Turn
+from manager.store.turn import MAX_CHANGES, Turn
 from manager.store.view import PENDING, Load, SpecKey, View
 from swarmapi.model.defaults import placement_strategy
 from swarmapi.model.objects import (
@@ -22,11 +23,11 @@ from swarmapi.model.objects import (
     Node,
     Task,
 )
-from swarmapi.model.spec import Platform
 
 FAULTY_AFTER: Final = FAILURES_KEPT
 FAULTY_WITHIN_NS: Final = 5 * 60_000_000_000
-_StaticKey = tuple[tuple[str, ...], tuple[Platform, ...]]
+MEMO_KEPT: Final = 256
+"""Sets of constraints whose nodes are remembered."""
 
 
 def schedule(turn: Turn) -> None:
@@ -47,13 +48,17 @@ def schedule(turn: Turn) -> None:
         if turn.is_full():
             turn.wake_at(turn.now_ns)
             return
-        _place_group(turn, placer, _in_slot_order(view, key))
+        _place_group(turn, placer, key)
 
 
 def _in_slot_order(view: View, key: SpecKey) -> list[str]:
-    """Return a group's pending tasks; by slot, so that a plan places them as they will be."""
-    ids = view.pending_of_spec.of(key)
-    return [i for _, i in sorted((view.tasks[i].slot, i) for i in ids)]
+    """Return the next pending tasks of a group; by slot, so that a plan foretells what comes."""
+    waiting = heapq.nsmallest(MAX_CHANGES + 1, view.pending_of_spec.of(key))
+    return [_task_id(entry) for entry in waiting]
+
+
+def _task_id(entry: str) -> str:
+    return entry.partition(" ")[2]
 
 
 def explain(view: View, task: Task) -> Explanation:
@@ -71,19 +76,35 @@ def explain(view: View, task: Task) -> Explanation:
     return placer.explain(needs, task.node_id) if needs is not None else Explanation(nodes=0)
 
 
+class _Replicas(dict[str, int]):
+    """Node id to how many wanted tasks of a service are there, this turn's included."""
+
+    def __init__(self, view: View, service_id: str) -> None:
+        self._view = view
+        self._service_id = service_id
+
+    def __missing__(self, node_id: str) -> int:
+        count = self[node_id] = self._view.replicas_on.get((self._service_id, node_id), 0)
+        return count
+
+
 class Placer:
     """All nodes with what is free on them, shared by the groups of one turn."""
 
     def __init__(self, view: View, now_ns: int) -> None:
         self.view = view
         self.now_ns = now_ns
-        self.candidates = {
-            node_id: Candidate(view.nodes[node_id], view.loads.get(node_id, Load()))
-            for node_id in sorted(view.nodes)
-        }
         self.strategy = placement_strategy(view.cluster.spec) if view.cluster is not None else ""
-        self._static: dict[_StaticKey, list[Candidate]] = {}
-        self._replicas: dict[str, Counter[str]] = {}
+        self._candidates: dict[str, Candidate] = {}
+        self._replicas: dict[str, _Replicas] = {}
+
+    def candidate(self, node_id: str) -> Candidate:
+        """Return a node as this turn sees it."""
+        found = self._candidates.get(node_id)
+        if found is None:
+            load = self.view.loads.get(node_id, Load())
+            found = self._candidates[node_id] = Candidate(self.view.nodes[node_id], load)
+        return found
 
     def needs(self, task: Task) -> Needs | None:
         """Return what a task asks of a node, None when its spec is gone."""
@@ -94,20 +115,14 @@ class Placer:
     def suitable(self, needs: Needs) -> list[Candidate]:
         """Return nodes that pass the filters which placing does not change."""
         key = (needs.constraints, needs.platforms)
-        found = self._static.get(key)
+        memo = self.view.node_memo
+        found = memo.get(key)
         if found is None:
-            found = [c for c in self.candidates.values() if self.is_suitable(needs, c)]
-            self._static[key] = found
-        return found
-
-    def is_suitable(self, needs: Needs, candidate: Candidate) -> bool:
-        """Tell whether a node passes the filters which placing does not change."""
-        return (
-            filters.is_available(candidate.node)
-            and filters.has_platform(needs.platforms, candidate.node)
-            and needs.rules.broken is None
-            and all(rule.matches(candidate.node) for rule in needs.rules.lasting)
-        )
+            if len(memo) >= MEMO_KEPT:
+                memo.clear()
+            nodes = self.view.nodes
+            found = memo[key] = [i for i in sorted(nodes) if is_suitable(needs, nodes[i])]
+        return [self.candidate(node_id) for node_id in found]
 
     def fits(self, needs: Needs, candidate: Candidate) -> bool:
         """Tell whether a node passes the filters which placing does change."""
@@ -121,15 +136,11 @@ class Placer:
             return True
         return self.replicas(needs.service_id)[candidate.node.id] < needs.max_replicas
 
-    def replicas(self, service_id: str) -> Counter[str]:
+    def replicas(self, service_id: str) -> dict[str, int]:
         """Return how many wanted tasks of a service each node has, this turn's included."""
         counts = self._replicas.get(service_id)
         if counts is None:
-            counts = self._replicas[service_id] = Counter()
-            for node_id in self.candidates:
-                count = self.view.replicas_on.get((service_id, node_id), 0)
-                if count:
-                    counts[node_id] = count
+            counts = self._replicas[service_id] = _Replicas(self.view, service_id)
         return counts
 
     def failures(self, service_id: str, spec_version: int) -> Counter[str]:
@@ -170,17 +181,28 @@ class Placer:
 
     def explain(self, needs: Needs, node_id: str = "") -> Explanation:
         """Return every filter's refusals, over all nodes or one."""
-        every = self.candidates.values()
-        asked = [c for c in every if not node_id or c.node.id == node_id]
+        asked = [self.candidate(i) for i in ([node_id] if node_id else sorted(self.view.nodes))]
         replicas = self.replicas(needs.service_id)
         return filters.explain_refusals(self.view, needs, asked, replicas)
 
 
+def is_suitable(needs: Needs, node: Node) -> bool:
+    """Tell whether a node passes the filters which placing does not change."""
+    rules = needs.rules
+    return (
+        filters.is_available(node)
+        and filters.has_platform(needs.platforms, node)
+        and rules.broken is None
+        and all(rule.matches(node) for rule in rules.lasting)
+    )
+
+
 def _confirm(turn: Turn, placer: Placer, task: Task) -> None:
-    needs, candidate = placer.needs(task), placer.candidates.get(task.node_id)
-    if needs is None or candidate is None:
+    needs = placer.needs(task)
+    if needs is None or task.node_id not in turn.view.nodes:
         return
-    if placer.is_suitable(needs, candidate) and placer.fits(needs, candidate):
+    candidate = placer.candidate(task.node_id)
+    if is_suitable(needs, candidate.node) and placer.fits(needs, candidate):
         shares = placer.take(needs, candidate)
         reason = "node confirmed"
         turn.emit(AssignTask(task_id=task.id, node_id=task.node_id, generic=shares, reason=reason))
@@ -188,7 +210,8 @@ def _confirm(turn: Turn, placer: Placer, task: Task) -> None:
         _refuse(turn, [task], placer.explain(needs, task.node_id))
 
 
-def _place_group(turn: Turn, placer: Placer, task_ids: list[str]) -> None:
+def _place_group(turn: Turn, placer: Placer, key: SpecKey) -> None:
+    task_ids = _in_slot_order(turn.view, key)
     first = turn.view.tasks[task_ids[0]]
     needs = placer.needs(first)
     if needs is None:
@@ -209,13 +232,13 @@ def _place_group(turn: Turn, placer: Placer, task_ids: list[str]) -> None:
         try_place=try_place,
     )
     branches = tree.build(placer.suitable(needs), needs.spread, how)
-    for position, task_id in enumerate(task_ids):
+    for task_id in task_ids:
         if turn.is_full():
             turn.wake_at(turn.now_ns)
             return
         chosen = branches.place()
         if chosen is None:
-            left = [turn.view.tasks[i] for i in task_ids[position:]]
+            left = [turn.view.tasks[_task_id(e)] for e in sorted(turn.view.pending_of_spec.of(key))]
             _refuse(turn, left, placer.explain(needs))
             return
         _assign(turn, task_id, chosen.node, shares)

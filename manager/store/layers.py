@@ -1,12 +1,13 @@
 """A mapping, an index and queues that can lie over another one and leave it unwritten."""
 
 from collections.abc import Iterator, Mapping, MutableMapping
-from typing import Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from swarmapi.override import override
 
 K = TypeVar("K")
 V = TypeVar("V")
+_ABSENT: Final = object()
 
 
 class Layer(MutableMapping[K, V]):
@@ -26,6 +27,13 @@ class Layer(MutableMapping[K, V]):
         if key in self._gone:
             raise KeyError(key)
         return self._base[key]
+
+    @override
+    def get(self, key: K, default: Any = None) -> Any:
+        found = self._own.get(key, _ABSENT)
+        if found is not _ABSENT:
+            return found
+        return default if key in self._gone else self._base.get(key, default)
 
     @override
     def __setitem__(self, key: K, value: V) -> None:
@@ -56,37 +64,50 @@ class Layer(MutableMapping[K, V]):
 
 
 class Index(Generic[K]):
-    """Key to a set of ids; over a base, a key's set is copied at its first write."""
+    """Key to a set of ids; over a base, a key's set is copied when it is read after a write."""
 
-    __slots__ = ("_base", "_sets")
+    __slots__ = ("_base", "_sets", "_unread")
 
     def __init__(self, base: "Index[K] | None" = None) -> None:
         self._base = base
         self._sets: dict[K, set[str]] = {}
+        self._unread: dict[K, dict[str, bool]] = {}
+        """Writes over the base by key: the member is in it now, or not."""
 
     def of(self, key: K) -> set[str]:
         """Return the ids under `key`; read only."""
         found = self._sets.get(key)
-        if found is None:
-            return self._base.of(key) if self._base is not None else set()
-        return found
+        if found is not None:
+            return found
+        if self._base is None:
+            return set()
+        unread = self._unread.pop(key, None)
+        if unread is None:
+            return self._base.of(key)
+        copy = self._sets[key] = set(self._base.of(key))
+        for member, is_in in unread.items():
+            (copy.add if is_in else copy.discard)(member)
+        return copy
 
     def add(self, key: K, member: str) -> None:
         """Put an id under a key."""
-        self._writable(key).add(member)
+        own = self._sets.get(key)
+        if own is not None:
+            own.add(member)
+        elif self._base is None:
+            self._sets[key] = {member}
+        else:
+            self._unread.setdefault(key, {})[member] = True
 
     def discard(self, key: K, member: str) -> None:
         """Take an id from under a key."""
-        members = self._writable(key)
-        members.discard(member)
-        if not members and self._base is None:
-            del self._sets[key]
-
-    def _writable(self, key: K) -> set[str]:
         own = self._sets.get(key)
-        if own is None:
-            own = self._sets[key] = set(self._base.of(key)) if self._base is not None else set()
-        return own
+        if own is not None:
+            own.discard(member)
+            if not own and self._base is None:
+                del self._sets[key]
+        elif self._base is not None:
+            self._unread.setdefault(key, {})[member] = False
 
 
 class Queues:

@@ -5,8 +5,8 @@ index kept by each write, so that a turn costs what it changes and not what exis
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
-from typing import NamedTuple, TypeVar
+from collections.abc import Hashable, Iterable, Iterator, Mapping, MutableMapping
+from typing import Any, NamedTuple, TypeVar
 
 from manager.store.layers import Index, Layer, Queues
 from swarmapi.model import defaults
@@ -133,6 +133,8 @@ class View:
         """Cluster-wide published ports to ids of the services that have them."""
         self.members: MutableMapping[tuple[str, str], int] = {}
         """(network id, node id) to placed tasks with an address there."""
+        self.node_memo: dict[Hashable, Any] = {}
+        """What was found out about the nodes as they are; a new one when any of them changes."""
         self.pending: MutableMapping[SpecKey, int] = {}
         """Spec version to how many PENDING tasks without a node it has."""
         self._index_fields()
@@ -162,7 +164,7 @@ class View:
         self.port_claims: Index[tuple[str, str, int]] = Index(base.port_claims if base else None)
         """(publish mode, protocol, port) to ids of the services whose spec names it."""
         self.pending_of_spec: Index[SpecKey] = Index(base.pending_of_spec if base else None)
-        """Spec version to PENDING tasks that have no node yet."""
+        """Spec version to PENDING tasks that have no node yet: slot and id as one text, to sort."""
 
     # reading ------------------------------------------------------------------------------
 
@@ -216,6 +218,7 @@ class View:
     def put_node(self, node: Node) -> None:
         """Store a node and keep its indexes."""
         old = self.nodes.get(node.id)
+        self.node_memo = {}
         if old is not None:
             self._drop_name("node", old.description.hostname, node.id)
         self.nodes[node.id] = node
@@ -234,6 +237,7 @@ class View:
     def drop_node(self, node_id: str) -> None:
         """Forget a node; its tasks are the caller's."""
         node = self.nodes.pop(node_id)
+        self.node_memo = {}
         self._drop_name("node", node.description.hostname, node_id)
         _flag(self.down, "node", node_id, on=False)
         _flag(self.unallocated, "node", node_id, on=False)
@@ -403,9 +407,9 @@ class View:
             key = (task.service_id, task.spec_version)
             _bump(self.pending, key, sign)
             if sign > 0:
-                self.pending_of_spec.add(key, task.id)
+                self.pending_of_spec.add(key, f"{task.slot:09} {task.id}")
             else:
-                self.pending_of_spec.discard(key, task.id)
+                self.pending_of_spec.discard(key, f"{task.slot:09} {task.id}")
 
     def _account(self, old: Task | None, new: Task | None) -> None:
         before = _account_of(old) if old is not None else None
@@ -453,6 +457,7 @@ class Overlay(View):
         self.index = base.index
         self.now_ns = base.now_ns
         self.nodes = Layer(base.nodes)
+        self.node_memo = base.node_memo
         self.services = Layer(base.services)
         self.networks = Layer(base.networks)
         self.secrets = Layer(base.secrets)

@@ -1,5 +1,6 @@
 """Properties of the store and the turn under arbitrary histories."""
 
+from collections import Counter
 from random import Random
 
 from hypothesis import given, settings
@@ -140,6 +141,49 @@ def test_subnets_never_overlap(prefixes: list[int]) -> None:
             continue
         assert overlapping(subnet, used) is None
         used.append(subnet)
+
+
+@given(st.lists(st.tuples(st.sampled_from("arwo"), st.sampled_from("xy"), st.integers(0, 9))))
+def test_an_index_over_another_is_its_copy(steps: list[tuple[str, str, int]]) -> None:
+    """Reads and writes in any order: as if copied at once, and the one below stays as it is."""
+    base: Index[str] = Index()
+    base.add("x", "0")
+    base.add("x", "1")
+    over, model = Index(base), {"x": {"0", "1"}, "y": set()}
+    for what, key, number in steps:
+        if what == "o":
+            assert over.of(key) == model[key]
+        elif what == "a":
+            over.add(key, str(number))
+            model[key].add(str(number))
+        else:
+            over.discard(key, str(number))
+            model[key].discard(str(number))
+    assert {key: over.of(key) for key in model} == model
+    assert base.of("x") == {"0", "1"}
+
+
+@FEW
+@given(
+    st.lists(st.integers(1, 6), min_size=1, max_size=6),
+    st.integers(1, 40),
+    st.integers(0, 3),
+)
+def test_spread_differs_by_one_at_most(zones: list[int], replicas: int, before: int) -> None:
+    """Over label values and over the nodes of each, wherever nothing is full."""
+    world = World()
+    for zone, size in enumerate(zones):
+        labels = {"zone": str(zone)} if zone else None
+        world.add_nodes(*(node(f"n{zone}{i}", labels=labels) for i in range(size)))
+    world.put_service("other", spec("other", replicas=before))
+    world.put_service("s", spec("s", replicas=replicas, spread=("node.labels.zone",)))
+    world.converge()
+    count = Counter(t.node_id for t in world.running("s"))
+    in_zone = [sum(count[f"n{z}{i}"] for i in range(size)) for z, size in enumerate(zones)]
+    assert max(in_zone) - min(in_zone) <= 1
+    for zone, size in enumerate(zones):
+        counts = [count[f"n{zone}{i}"] for i in range(size)]
+        assert max(counts) - min(counts) <= 1
 
 
 @FEW
