@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from manager.allocator.allocate import allocate
-from manager.orchestrator import drain, nodes, restart
+from manager.orchestrator import drain, jobs, nodes, restart
 from manager.orchestrator.global_ import reconcile_global
 from manager.orchestrator.replicated import reconcile_replicated, remove_all
 from manager.scheduler.schedule import schedule
@@ -57,7 +57,7 @@ def turn(view: View, dirty: Iterable[Key], env: Env, acks: Acks) -> TurnResult:
     run = Turn(view, env, acks)
     dirty = set(dirty)
     services = {i for kind, i in dirty if kind == "service"} | restart.due_services(run)
-    services |= view.services_in.of("updating")
+    services |= view.services_in.of("updating") | jobs.due_services(run)
     for node_id in sorted(i for kind, i in dirty if kind == "node"):
         if run.is_full():
             run.again.add(("node", node_id))
@@ -80,6 +80,8 @@ def _reconcile_service(run: Turn, service_id: str) -> None:
     service = run.view.services.get(service_id)
     if service is None:
         remove_all(run, service_id)
+    elif service.job_status is not None:
+        jobs.reconcile_job(run, service)
     elif defaults.is_global(service.spec):
         reconcile_global(run, service)
     else:

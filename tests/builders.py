@@ -4,9 +4,11 @@ from collections.abc import Iterable
 
 from manager import reconcile
 from manager.allocator.ports import needs_ingress
+from manager.orchestrator import runs
 from manager.store import changes as c
 from manager.store.apply import Applied, Key, apply
 from manager.store.view import View, is_live, is_placed, is_wanted
+from swarmapi.model import defaults
 from swarmapi.model.objects import (
     Cluster,
     Network,
@@ -23,8 +25,10 @@ from swarmapi.model.spec import (
     Availability,
     ClusterSpec,
     ContainerSpec,
+    Cron,
     EndpointSpec,
     Global,
+    GlobalJob,
     NetworkAttachmentConfig,
     NetworkSpec,
     NodeSpec,
@@ -34,6 +38,7 @@ from swarmapi.model.spec import (
     Platform,
     PortConfig,
     Replicated,
+    ReplicatedJob,
     Reservations,
     Resources,
     RestartCondition,
@@ -92,8 +97,9 @@ def spec(
     update: UpdateConfig | None = None,
     rollback: UpdateConfig | None = None,
     mode: str = "",
+    job: ServiceMode | None = None,
 ) -> ServiceSpec:
-    """Return a service spec; `replicas=None` makes it global."""
+    """Return a service spec; `replicas=None` makes it global, `job` a job."""
     template = TaskTemplate(
         container_spec=ContainerSpec(image=image),
         resources=Resources(reservations=Reservations(memory_bytes=memory_bytes)),
@@ -114,10 +120,28 @@ def spec(
     return ServiceSpec(
         name=name,
         task_template=template,
-        mode=ServiceMode(replicated=replicated, global_=Global() if replicas is None else None),
+        mode=job
+        or ServiceMode(replicated=replicated, global_=Global() if replicas is None else None),
         update_config=update,
         rollback_config=rollback,
         endpoint_spec=EndpointSpec(mode=mode, ports=ports) if ports or mode else None,
+    )
+
+
+def job_mode(
+    total: int | None = 1,
+    concurrent: int | None = None,
+    *,
+    deadline_s: int | None = None,
+    cron: Cron | None = None,
+) -> ServiceMode:
+    """Return the mode of a replicated job; `total=None` makes it a global one."""
+    replicated = ReplicatedJob(max_concurrent=concurrent or total, total_completions=total)
+    return ServiceMode(
+        replicated_job=replicated if total is not None else None,
+        global_job=GlobalJob() if total is None else None,
+        deadline=None if deadline_s is None else deadline_s * SECOND,
+        cron=cron,
     )
 
 
@@ -215,11 +239,13 @@ class World:
             spec=given,
             networks=networks_of_spec(self.view, given),
         )
+        first = runs.first_status(given, self.now_ns) if defaults.is_job(given) else None
         service = Service(
             id=service_id,
             spec=given,
             spec_version=version,
             previous_spec_version=old.spec_version if old is not None else 0,
+            job_status=runs.updated_status(old, given, self.now_ns) if old is not None else first,
         )
         expect = old.meta.version if old is not None else 0
         return self.commit(
@@ -250,10 +276,11 @@ class World:
                 continue
             if chosen is not None and task.id not in chosen:
                 continue
-            if task.desired > TaskState.RUNNING:
+            goal = min(task.desired, TaskState.RUNNING)
+            if task.desired > TaskState.COMPLETE:
                 self.report(task.id, TaskState.SHUTDOWN)
-            elif task.status.state < task.desired:
-                self.report(task.id, task.desired)
+            elif task.status.state < goal:
+                self.report(task.id, goal)
 
     def acknowledge(self, *node_ids: str) -> None:
         """Let nodes (all when none is named) acknowledge every table as it is now."""

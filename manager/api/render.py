@@ -17,6 +17,8 @@ from swarmapi.model.objects import (
     Config,
     Explanation,
     GenericShare,
+    JobRun,
+    JobStatus,
     Meta,
     Network,
     Node,
@@ -78,10 +80,7 @@ def _service_spec(spec: ServiceSpec, *, insert_defaults: bool) -> Json:
     body: Json = to_json(spec)
     body.setdefault("Labels", {})
     body["TaskTemplate"] = _template_json(spec.task_template, with_runtime=True)
-    if defaults.is_global(spec):
-        body["Mode"] = {"Global": {}}
-    else:
-        body["Mode"] = {"Replicated": {"Replicas": defaults.replicas(spec)}}
+    body["Mode"] = {**body.get("Mode", {}), **_mode_json(spec)}
     for name, given in (
         ("UpdateConfig", spec.update_config),
         ("RollbackConfig", spec.rollback_config),
@@ -104,6 +103,55 @@ def _service_spec(spec: ServiceSpec, *, insert_defaults: bool) -> Json:
         body["UpdateConfig"] = _update_json(defaults.update_config(spec.update_config))
         body["RollbackConfig"] = _update_json(defaults.update_config(spec.rollback_config))
     return body
+
+
+def _mode_json(spec: ServiceSpec) -> Json:
+    match defaults.mode(spec):
+        case "global":
+            return {"Global": {}}
+        case "global-job":
+            return {"GlobalJob": {}}
+        case "replicated-job":
+            counts = (defaults.max_concurrent(spec), defaults.total_completions(spec))
+            return {
+                "ReplicatedJob": dict(
+                    zip(("MaxConcurrent", "TotalCompletions"), counts, strict=True)
+                )
+            }
+    return {"Replicated": {"Replicas": defaults.replicas(spec)}}
+
+
+def job_json(status: JobStatus) -> Json:
+    """Return Docker's JobStatus, and how the iteration and those before it went."""
+    times = {
+        "LastExecution": status.last_execution_ns,
+        "EndedAt": status.ended_ns,
+        "ScheduledAt": status.scheduled_ns,
+        "NextStart": status.next_start_ns,
+        "QueuedStart": status.queued_ns,
+    }
+    state = status.outcome.value if status.outcome is not None else ""
+    return {
+        "JobIteration": {"Index": status.iteration},
+        **{name: rfc3339(time_ns) for name, time_ns in times.items() if time_ns},
+        "State": state or ("running" if status.is_running else "waiting"),
+        **({"Message": status.message} if status.message else {}),
+        **({"Runs": [_run_json(run) for run in status.runs]} if status.runs else {}),
+    }
+
+
+def _run_json(run: JobRun) -> Json:
+    times = {
+        "ScheduledAt": run.scheduled_ns,
+        "StartedAt": run.started_ns,
+        "EndedAt": run.ended_ns,
+    }
+    return {
+        **({"JobIteration": {"Index": run.iteration}} if run.iteration else {}),
+        "State": run.outcome.value,
+        **{name: rfc3339(time_ns) for name, time_ns in times.items() if time_ns},
+        **({"Message": run.message} if run.message else {}),
+    }
 
 
 def _ports(ports: tuple[PortConfig, ...]) -> list[Json]:
@@ -152,6 +200,8 @@ def service_json(
             **({"CompletedAt": rfc3339(status.completed_ns)} if status.completed_ns else {}),
             "Message": status.message,
         }
+    if service.job_status is not None:
+        body["JobStatus"] = job_json(service.job_status)
     if counts is not None:
         body["ServiceStatus"] = {
             "RunningTasks": counts.running,
@@ -209,8 +259,12 @@ def task_json(view: View, task: Task) -> Json:
     if record is not None:
         body["Spec"] = _template_json(record.spec.task_template, with_runtime=False)
     body["ServiceID"] = task.service_id
-    if task.slot:
+    if task.slot and task.job_iteration is None:
         body["Slot"] = task.slot
+    elif task.slot:
+        body["Slot"] = task.slot - 1  # as Docker's clients count the slots of jobs
+    if task.job_iteration is not None:
+        body["JobIteration"] = {"Index": task.job_iteration}
     if task.node_id:
         body["NodeID"] = task.node_id
     body |= _generic_json(task.generic)

@@ -15,6 +15,9 @@ from manager.control.lookup import (
 from manager.control.registry_auth import kept_auth
 from manager.control.secrets import resolve_references
 from manager.control.validate import check_service
+from manager.orchestrator.jobs import is_complete
+from manager.orchestrator.runs import first_status, updated_status
+from manager.orchestrator.slots import slots_of
 from manager.orchestrator.update import Outdated
 from manager.replica import OUT_OF_SEQUENCE, Store
 from manager.store.changes import Delete, PutService, PutSpecVersion
@@ -22,6 +25,7 @@ from manager.store.view import View, is_live, is_wanted, ports_of, published
 from swarmapi.errors import FailedPrecondition, Internal, InvalidArgument
 from swarmapi.model import defaults
 from swarmapi.model.objects import (
+    JobStatus,
     RegistryAuth,
     Service,
     SpecVersion,
@@ -32,6 +36,7 @@ from swarmapi.model.objects import (
 from swarmapi.model.spec import (
     NetworkAttachmentConfig,
     Replicated,
+    ReplicatedJob,
     ServiceMode,
     ServiceSpec,
 )
@@ -58,12 +63,12 @@ async def create_service(
     service_id = store.object_id(request_id)
     if not spec.name:
         spec = replace(spec, name=f"service-{service_id[:10]}")
-    if spec.mode.replicated is None and spec.mode.global_ is None:
-        spec = replace(spec, mode=ServiceMode(replicated=Replicated(replicas=1)))
+    spec = replace(spec, mode=_filled_mode(spec.mode))
     check_service(spec)
     spec, networks = _resolve_networks(store.view, resolve_references(store.view, spec))
     _check_ports(store.view, spec, service_id)
-    service = Service(id=service_id, spec=spec, spec_version=1)
+    job = first_status(spec, store.now_ns()) if defaults.is_job(spec) else None
+    service = Service(id=service_id, spec=spec, spec_version=1, job_status=job)
     record = SpecVersion(
         service_id=service_id, version=1, spec=spec, networks=networks, registry_auth=auth
     )
@@ -96,11 +101,10 @@ async def update_service(
     _check_version(store, service, version, request_id)
     if not spec.name:
         spec = replace(spec, name=service.spec.name)
-    if spec.mode.replicated is None and spec.mode.global_ is None:
-        spec = replace(spec, mode=service.spec.mode)
+    spec = replace(spec, mode=_kept_mode(spec.mode, service.spec.mode))
     if spec.name != service.spec.name:
         raise InvalidArgument(f"Name: service {service.spec.name} cannot be renamed")
-    if defaults.is_global(spec) != defaults.is_global(service.spec):
+    if defaults.mode(spec) != defaults.mode(service.spec):
         raise InvalidArgument("Mode: the mode of a service cannot be changed: create another one")
     check_service(spec)
     spec, networks = _resolve_networks(
@@ -164,7 +168,7 @@ def list_services(view: View, filters: Filters) -> list[Service]:
         if matches_prefix(filters, "id", s.id)
         and matches_prefix(filters, "name", s.spec.name)
         and matches_labels(filters, "label", s.spec.labels)
-        and matches_one(filters, "mode", "global" if defaults.is_global(s.spec) else "replicated")
+        and matches_one(filters, "mode", defaults.mode(s.spec))
         and matches_one(filters, "runtime", "container")
     ]
 
@@ -177,6 +181,8 @@ def previous_spec(view: View, service: Service) -> ServiceSpec | None:
 
 def count_tasks(view: View, service: Service) -> ServiceCounts:
     """Return how many tasks run, shall run and completed."""
+    if service.job_status is not None:
+        return _count_job(view, service, service.job_status)
     running = desired = completed = 0
     outdated = Outdated(view, service)
     for task in view.tasks_of_service(service.id):
@@ -192,6 +198,37 @@ def count_tasks(view: View, service: Service) -> ServiceCounts:
     return ServiceCounts(running, desired, completed)
 
 
+def _count_job(view: View, service: Service, status: JobStatus) -> ServiceCounts:
+    """Count an iteration as Docker does: wanted are the tasks that shall run at once."""
+    slots = slots_of(view, service.id, status.iteration).values()
+    wanted = [s for s in slots if s.wanted and not is_complete(s)]
+    running = sum(s.is_running for s in wanted)
+    completed = sum(is_complete(s) for s in slots)
+    if defaults.is_per_node(service.spec):
+        return ServiceCounts(running, len(wanted), completed)
+    return ServiceCounts(running, defaults.max_concurrent(service.spec), completed)
+
+
+def _filled_mode(mode: ServiceMode) -> ServiceMode:
+    """Return the mode of a new service: replicated when none is given, a job with a schedule."""
+    if any((mode.replicated, mode.global_, mode.replicated_job, mode.global_job)):
+        return mode
+    if mode.cron is not None:
+        return replace(mode, replicated_job=ReplicatedJob())
+    return replace(mode, replicated=Replicated(replicas=1))
+
+
+def _kept_mode(mode: ServiceMode, old: ServiceMode) -> ServiceMode:
+    """Return the mode of an update: what Docker's clients do not know of it stays."""
+    if mode == ServiceMode():
+        return old
+    if not any((mode.replicated, mode.global_, mode.replicated_job, mode.global_job)):
+        job = {"replicated_job": old.replicated_job, "global_job": old.global_job}
+        mode = replace(mode, replicated=old.replicated, global_=old.global_, **job)
+    deadline = old.deadline if mode.deadline is None else mode.deadline
+    return replace(mode, deadline=deadline, cron=mode.cron or old.cron)
+
+
 async def _put(
     store: Store,
     service: Service,
@@ -205,7 +242,8 @@ async def _put(
         spec=record.spec,
         spec_version=record.version,
         previous_spec_version=service.spec_version,
-        update_status=status,
+        update_status=None if defaults.is_job(record.spec) else status,
+        job_status=updated_status(service, record.spec, store.now_ns(), rerun=status is not None),
     )
     reason = "rollback requested" if status is not None else "service updated"
     changes = (

@@ -21,7 +21,7 @@ FILTERS: Final = (
     "_up-to-date",
     "runtime",
 )
-_DESIRED: Final = ("running", "shutdown", "accepted", "ready", "remove")
+_DESIRED: Final = ("running", "complete", "shutdown", "accepted", "ready", "remove")
 
 
 def list_tasks(view: View, filters: Filters) -> list[Task]:
@@ -81,6 +81,8 @@ def _is_up_to_date(view: View, task: Task, outdated: dict[str, Outdated]) -> boo
     service = view.services.get(task.service_id)
     if service is None:
         return False
+    if service.job_status is not None:
+        return task.job_iteration == service.job_status.iteration
     if service.id not in outdated:
         outdated[service.id] = Outdated(view, service)
     return not outdated[service.id](task)

@@ -7,6 +7,7 @@ from typing import Final
 
 from msgspec import to_builtins
 
+from manager.orchestrator.crontab import parse as parse_schedule
 from manager.scheduler.constraints import STRATEGIES, parse
 from swarmapi.errors import InvalidArgument, Unsupported
 from swarmapi.ids import check_service_name
@@ -16,11 +17,13 @@ from swarmapi.model.mounts import OPTIONS, check_mount, mount_target
 from swarmapi.model.spec import (
     ClusterSpec,
     ContainerSpec,
+    Cron,
     EndpointSpec,
     HealthConfig,
     Mount,
     NetworkSpec,
     Placement,
+    ReplicatedJob,
     Resources,
     RestartPolicy,
     ServiceSpec,
@@ -32,6 +35,8 @@ MIN_MEMORY_BYTES: Final = 4 << 20
 MIN_HEALTH_NS: Final = 1_000_000
 LOG_DRIVERS: Final = ("json-file", "none")
 MAX_REPLICAS: Final = 100_000
+MAX_HISTORY: Final = 100
+MISSED_RUN_WINDOW_NS: Final = (defaults.SECOND_NS, 168 * 3_600 * defaults.SECOND_NS)
 MTU_OPTION: Final = "com.docker.network.driver.mtu"
 _MTU_RANGE: Final = (68, 65_535)
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:\-]*(@sha256:[0-9a-f]{64})?\Z")
@@ -49,9 +54,7 @@ def check_service(spec: ServiceSpec) -> None:
         check_service_name(spec.name)
     except InvalidArgument as error:
         raise InvalidArgument(f"Name: {error.message}") from error
-    if spec.mode.replicated is not None and spec.mode.global_ is not None:
-        raise InvalidArgument("Mode: choose one of Replicated and Global")
-    _within("Mode.Replicated.Replicas", defaults.replicas(spec), 0, MAX_REPLICAS)
+    check_mode(spec)
     _check_container("TaskTemplate.ContainerSpec", spec.task_template.container_spec)
     _check_resources("TaskTemplate.Resources", spec.task_template.resources)
     _check_restart("TaskTemplate.RestartPolicy", spec.task_template.restart_policy)
@@ -66,6 +69,49 @@ def check_service(spec: ServiceSpec) -> None:
     _check_endpoint("EndpointSpec", spec.endpoint_spec)
     if spec.networks and spec.task_template.networks:
         raise InvalidArgument("Networks: give TaskTemplate.Networks or Networks, not both")
+
+
+def check_mode(spec: ServiceSpec) -> None:
+    """Refuse a mode that is none, and settings that do not go with it.
+
+    Raises:
+        InvalidArgument: with the path of the field.
+    """
+    mode = spec.mode
+    given = (mode.replicated, mode.global_, mode.replicated_job, mode.global_job)
+    if sum(m is not None for m in given) > 1:
+        raise InvalidArgument(
+            "Mode: must specify only one service mode of Replicated, Global, ReplicatedJob and "
+            "GlobalJob"
+        )
+    _within("Mode.Replicated.Replicas", defaults.replicas(spec), 0, MAX_REPLICAS)
+    job = mode.replicated_job or ReplicatedJob()
+    _within("Mode.ReplicatedJob.MaxConcurrent", job.max_concurrent or 0, 0, MAX_REPLICAS)
+    _within("Mode.ReplicatedJob.TotalCompletions", job.total_completions or 0, 0, MAX_REPLICAS)
+    if defaults.is_job(spec):
+        for name, config in (("Update", spec.update_config), ("Rollback", spec.rollback_config)):
+            if config is not None:
+                raise InvalidArgument(
+                    f"{name}Config: jobs have no rolling {name.lower()}: leave it out"
+                )
+    elif mode.deadline or mode.cron is not None:
+        name = "Deadline" if mode.deadline else "Cron"
+        raise InvalidArgument(f"Mode.{name}: goes with ReplicatedJob and GlobalJob only")
+    _not_negative("Mode.Deadline", mode.deadline or 0)
+    if mode.cron is not None:
+        _check_cron("Mode.Cron", mode.cron)
+
+
+def _check_cron(path: str, cron: Cron) -> None:
+    schedule = parse_schedule(cron.schedule, cron.time_zone)
+    if schedule.after(0) is None:
+        raise InvalidArgument(f"{path}.Schedule: {cron.schedule!r} never comes")
+    if cron.missed_run_window:
+        low, high = MISSED_RUN_WINDOW_NS
+        if not low <= cron.missed_run_window <= high:
+            raise InvalidArgument(f"{path}.MissedRunWindow: must be between 1s and 168h")
+    if cron.history is not None:
+        _within(f"{path}.History", cron.history, 0, MAX_HISTORY)
 
 
 def check_network(spec: NetworkSpec) -> None:

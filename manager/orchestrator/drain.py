@@ -23,7 +23,7 @@ def stop(turn: Turn, task: Task, desired: TaskState, reason: str) -> None:
     task = turn.view.tasks[task.id]
     if task.desired >= desired:
         return
-    if is_live(task) and not turn.is_lost(task) and task.desired <= TaskState.RUNNING:
+    if is_live(task) and not turn.is_lost(task) and task.desired <= TaskState.COMPLETE:
         if is_stopping(task):
             if task.endpoint.then < desired:
                 lease = replace(task.endpoint, then=desired)
@@ -68,7 +68,7 @@ def serve(turn: Turn, tasks: list[Task]) -> None:
                 lease = TaskEndpointLease(state=EndpointState.WITHDRAWN)
                 turn.emit(SetEndpoint(task_id=task.id, lease=lease, reason="its node is down"))
             continue
-        running = task.status.state == TaskState.RUNNING and task.desired == TaskState.RUNNING
+        running = task.status.state == TaskState.RUNNING and task.desired == task.goal
         if running and not serving and not is_stopping(task):
             lease = TaskEndpointLease(state=EndpointState.SERVING)
             turn.emit(SetEndpoint(task_id=task.id, lease=lease, reason="running"))

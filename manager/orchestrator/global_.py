@@ -23,7 +23,7 @@ def reconcile_global(turn: Turn, service: Service) -> None:
         if turn.is_full():
             turn.again.add(key)
             return
-        _follow(turn, service, slot)
+        follow(turn, service, slot)
     _cover(turn, service)
     if turn.is_full():
         turn.again.add(key)
@@ -39,13 +39,14 @@ def reconcile_global(turn: Turn, service: Service) -> None:
     reap_removed(turn, service.id)
 
 
-def _follow(turn: Turn, service: Service, slot: Slot) -> None:
+def follow(turn: Turn, service: Service, slot: Slot) -> None:
+    """Restart what ended on a node, or stop all of it where the node no longer fits."""
     node = turn.view.nodes.get(slot.key[1])
     if node is None:
         for task in slot.tasks:
             turn.emit(Delete(object="task", id=task.id, reason="its node was removed"))
         return
-    if not node.is_fit or not _matches(service, node):
+    if not node.is_fit or not matches(service, node):
         reason = "its node no longer matches" if node.is_fit else "its node is down or drained"
         for task in slot.wanted:
             stop(turn, task, TaskState.SHUTDOWN, reason)
@@ -58,7 +59,7 @@ def _cover(turn: Turn, service: Service) -> None:
     slots = slots_of(turn.view, service.id)
     for node_id in sorted(turn.view.nodes):
         node = turn.view.nodes[node_id]
-        if node.state != NodeState.READY or not _is_active(node) or not _matches(service, node):
+        if not takes_new(service, node):
             continue
         slot = slots.get((0, node_id))
         if slot is not None and is_filled(turn.view, service, slot):
@@ -73,6 +74,12 @@ def _is_active(node: Node | None) -> bool:
     return node is not None and node.is_fit and node.spec.availability == Availability.ACTIVE
 
 
-def _matches(service: Service, node: Node) -> bool:
+def takes_new(service: Service, node: Node) -> bool:
+    """Tell whether a node should have a task of a global service."""
+    return node.state == NodeState.READY and _is_active(node) and matches(service, node)
+
+
+def matches(service: Service, node: Node) -> bool:
+    """Tell whether a node satisfies the service's constraints."""
     placement = service.spec.task_template.placement or Placement()
     return matches_all(placement.constraints or (), node)

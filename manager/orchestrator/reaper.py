@@ -1,6 +1,6 @@
 """The reaper: deletes records of tasks that are gone for good, and history beyond the limit."""
 
-from manager.orchestrator.slots import counts_as_attempt, slots_of
+from manager.orchestrator.slots import counts_as_attempt, is_done, slots_of
 from manager.store.changes import Delete
 from manager.store.turn import Turn
 from manager.store.view import is_live, is_wanted
@@ -20,7 +20,7 @@ def reap_removed(turn: Turn, service_id: str) -> None:
             return
 
 
-def reap_history(turn: Turn, service: Service) -> None:
+def reap_history(turn: Turn, service: Service, iteration: int | None = None) -> None:
     """Delete the oldest ended records of slots that hold more than the history limit.
 
     A negative limit keeps all. Where restarts are limited to k, the last k + 1 attempts that
@@ -31,7 +31,7 @@ def reap_history(turn: Turn, service: Service) -> None:
     if limit < 0:
         return
     attempts = defaults.restart_policy(service.spec).max_attempts or 0
-    for slot in slots_of(turn.view, service.id).values():
+    for slot in slots_of(turn.view, service.id, iteration).values():
         ended = [t.id for t in slot.tasks if counts_as_attempt(t, service.spec_version)]
         counted = set(ended[-attempts - 1 :] if attempts else ())
         surplus = len(slot.tasks) - limit
@@ -55,4 +55,4 @@ def history_limit(turn: Turn) -> int:
 
 
 def _is_history(task: Task) -> bool:
-    return not is_live(task) and not is_wanted(task)
+    return not is_live(task) and not is_wanted(task) and not is_done(task)

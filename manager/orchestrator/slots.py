@@ -39,10 +39,12 @@ def slot_key(task: Task) -> SlotKey:
     return (task.slot, "" if task.slot else task.node_id)
 
 
-def slots_of(view: View, service_id: str) -> dict[SlotKey, Slot]:
-    """Return the slots of a service by key, in key order."""
+def slots_of(view: View, service_id: str, iteration: int | None = None) -> dict[SlotKey, Slot]:
+    """Return the slots of a service, or of one iteration of a job, by key, in key order."""
     slots: dict[SlotKey, Slot] = {}
     for task in view.tasks_of_service(service_id):
+        if iteration is not None and task.job_iteration != iteration:
+            continue
         key = slot_key(task)
         slot = slots.get(key)
         if slot is None:
@@ -63,7 +65,10 @@ def create_task(
     waits_for: str = "",
     by_update: bool = False,
 ) -> Task:
-    """Emit a new attempt at a slot, of the service's current spec version."""
+    """Emit a new attempt at a slot, of the current spec version and, of a job, iteration."""
+    job = service.job_status
+    if job is not None and desired == TaskState.RUNNING:
+        desired = TaskState.COMPLETE
     task = Task(
         id=turn.new_id(),
         service_id=service.id,
@@ -75,9 +80,15 @@ def create_task(
         not_before_ns=not_before_ns,
         waits_for=waits_for,
         by_update=by_update,
+        job_iteration=job.iteration if job is not None else None,
     )
     turn.emit(PutTask(task=task, reason=reason))
     return task
+
+
+def is_done(task: Task) -> bool:
+    """Tell whether a task of a job ran to completion: its slot is never run again."""
+    return task.job_iteration is not None and task.status.state == TaskState.COMPLETE
 
 
 def ended_by_itself(task: Task) -> bool:

@@ -193,7 +193,7 @@ def _assign_task(fx: Effects, change: c.AssignTask) -> None:
     if task is None or node is None or task.status.state != TaskState.PENDING:
         return
     fit = node.state == NodeState.READY and node.spec.availability == Availability.ACTIVE
-    if task.desired > TaskState.RUNNING or not fit or task.node_id not in ("", node.id):
+    if task.desired > TaskState.COMPLETE or not fit or task.node_id not in ("", node.id):
         return
     status = TaskStatus(
         state=TaskState.ASSIGNED,
@@ -317,6 +317,14 @@ def _set_update_status(fx: Effects, change: c.SetUpdateStatus) -> None:
         store_service(fx, service, replace(service, update_status=change.status))
 
 
+def _set_job_status(fx: Effects, change: c.SetJobStatus) -> None:
+    service = fx.view.services.get(change.service_id)
+    if service is None or service.spec_version != change.spec_version:
+        return
+    if service.job_status != change.status:
+        store_service(fx, service, replace(service, job_status=change.status))
+
+
 _HANDLERS: Final[dict[type, Callable[[Effects, Any], None]]] = {
     c.PutCluster: _put_cluster,
     c.PutNode: _put_node,
@@ -340,6 +348,7 @@ _HANDLERS: Final[dict[type, Callable[[Effects, Any], None]]] = {
     c.SetNetworkAllocation: _set_network_allocation,
     c.SetServiceEndpoint: _set_service_endpoint,
     c.SetUpdateStatus: _set_update_status,
+    c.SetJobStatus: _set_job_status,
     c.Delete: delete,
     c.OrphanTasksOfNode: orphan,
 }

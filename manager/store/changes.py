@@ -13,6 +13,7 @@ from swarmapi.model.objects import (
     Cluster,
     Config,
     GenericShare,
+    JobStatus,
     Network,
     Node,
     NodeDescription,
@@ -208,6 +209,14 @@ class SetUpdateStatus(ChangeBase, frozen=True, tag="set_update_status"):
     status: UpdateStatus | None = None
 
 
+class SetJobStatus(ChangeBase, frozen=True, tag="set_job_status"):
+    """Store where a job stands; dropped when the service has another spec version by now."""
+
+    service_id: str
+    spec_version: int
+    status: JobStatus
+
+
 class Delete(ChangeBase, frozen=True, tag="delete"):
     """Delete an object; `object` is node, service, network, secret, config, task or
     quarantined.
@@ -253,6 +262,7 @@ Change: TypeAlias = (
     | SetNetworkAllocation
     | SetServiceEndpoint
     | SetUpdateStatus
+    | SetJobStatus
     | Delete
     | OrphanTasksOfNode
     | Unknown

@@ -82,7 +82,7 @@ def _service_changes(old: Service, new: Service) -> dict[str, str]:
 
 
 def _replicas(service: Service) -> int | None:
-    return None if defaults.is_global(service.spec) else defaults.replicas(service.spec)
+    return defaults.replicas(service.spec) if service.spec.mode.replicated is not None else None
 
 
 def _of_task(before: object, task: Task) -> dict[str, str]:

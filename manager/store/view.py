@@ -66,8 +66,8 @@ def is_stopping(task: Task) -> bool:
 
 
 def is_wanted(task: Task) -> bool:
-    """Tell whether it shall run: desired at most RUNNING and no stop under way."""
-    return task.desired <= TaskState.RUNNING and not is_stopping(task)
+    """Tell whether it shall run, or has run to completion, and no stop is under way."""
+    return task.desired <= TaskState.COMPLETE and not is_stopping(task)
 
 
 def is_placed(task: Task) -> bool:
@@ -102,6 +102,14 @@ def demand_of(record: SpecVersion) -> Demand:
 def is_unallocated(service: Service) -> bool:
     """Tell whether the allocator still owes a service something."""
     return bool(service.endpoint.error) or service.endpoint.spec_version != service.spec_version
+
+
+def is_timed(service: Service) -> bool:
+    """Tell whether the clock alone may change a service: a cron job, or one with a deadline."""
+    mode, status = service.spec.mode, service.job_status
+    if status is None:
+        return False
+    return mode.cron is not None or bool(mode.deadline and status.is_running)
 
 
 class View:
@@ -157,7 +165,7 @@ class View:
         self.unallocated = over("unallocated")
         """Kind to ids of services, networks and nodes the allocator owes something."""
         self.services_in = over("services_in")
-        """`updating` (or rolling back) and `global` to service ids."""
+        """`updating` (or rolling back), `global` and `timed` (cron, deadlines) to service ids."""
         self.down = over("down")
         self.versions_of = over("versions_of")
         self.tasks_of_spec: Index[SpecKey] = Index(base.tasks_of_spec if base else None)
@@ -288,7 +296,8 @@ class View:
             UpdateState.ROLLBACK_STARTED,
         )
         _flag(self.services_in, "updating", service.id, busy)
-        _flag(self.services_in, "global", service.id, defaults.is_global(service.spec))
+        _flag(self.services_in, "global", service.id, defaults.is_per_node(service.spec))
+        _flag(self.services_in, "timed", service.id, is_timed(service))
 
     def drop_service(self, service_id: str) -> None:
         """Forget a service; its tasks and specs are the caller's."""
@@ -297,6 +306,7 @@ class View:
             (self.unallocated, "service"),
             (self.services_in, "updating"),
             (self.services_in, "global"),
+            (self.services_in, "timed"),
         ):
             _flag(index, key, service_id, on=False)
 
@@ -502,7 +512,7 @@ def _stages(task: Task) -> tuple[str, ...]:
     state = task.status.state
     if not is_live(task):
         return (PARKED,) if task.desired < TaskState.RUNNING else ()
-    if task.desired > TaskState.RUNNING:
+    if task.desired > TaskState.COMPLETE:
         return ()
     if is_stopping(task):
         return (STOPPING,)

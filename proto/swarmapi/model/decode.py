@@ -23,9 +23,6 @@ HARMLESS: dict[str, tuple[Any, ...]] = {
 }
 """Documented defaults of fields that are not honoured: accepted, and dropped."""
 
-CHOICES = frozenset(("Mode.ReplicatedJob", "Mode.GlobalJob"))
-"""Fields that say something by being there, even as an empty object."""
-
 _INT64 = (-(1 << 63), (1 << 63) - 1)
 """What a number can be at all: sums of two still fit the log, and Go's clients can read it."""
 
@@ -78,8 +75,7 @@ def _clean(data: dict[str, Any], kind: type[msgspec.Struct], path: str) -> dict[
         where = f"{path}.{key}" if path else key
         field = fields.get(key.lower())
         if field is None:
-            chosen = where in CHOICES and value is not None
-            if chosen or not (is_blank(value) or value in HARMLESS.get(where, ())):
+            if not (is_blank(value) or value in HARMLESS.get(where, ())):
                 raise InvalidArgument(f"unsupported field {where}: leave it out or empty")
             continue
         if value is None or (value == "" and not _accepts_text(field.type)):

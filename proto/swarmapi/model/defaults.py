@@ -31,6 +31,8 @@ HISTORY_LIMIT = 5
 HEARTBEAT_PERIOD_NS = SECOND_NS
 STRATEGY_LABEL = "placement.strategy"
 DYNAMIC_PORTS = (30000, 32767)
+MISSED_RUN_WINDOW_NS = 300 * SECOND_NS
+RUNS_KEPT = 5
 
 
 def container(spec: ServiceSpec) -> ContainerSpec:
@@ -80,6 +82,40 @@ def replicas(spec: ServiceSpec) -> int:
 def is_global(spec: ServiceSpec) -> bool:
     """Tell whether it runs one task per node."""
     return spec.mode.global_ is not None
+
+
+def mode(spec: ServiceSpec) -> str:
+    """Return Docker's word for a mode: replicated, global, replicated-job or global-job."""
+    given = spec.mode
+    if given.global_ is not None:
+        return "global"
+    if given.global_job is not None:
+        return "global-job"
+    return "replicated-job" if given.replicated_job is not None else "replicated"
+
+
+def is_job(spec: ServiceSpec) -> bool:
+    """Tell whether its tasks run to completion."""
+    return spec.mode.replicated_job is not None or spec.mode.global_job is not None
+
+
+def is_per_node(spec: ServiceSpec) -> bool:
+    """Tell whether its slots are the nodes."""
+    return spec.mode.global_ is not None or spec.mode.global_job is not None
+
+
+def max_concurrent(spec: ServiceSpec) -> int:
+    """Return how many tasks of a replicated job may run at once (1 when blank)."""
+    job = spec.mode.replicated_job
+    return 1 if job is None or job.max_concurrent is None else job.max_concurrent
+
+
+def total_completions(spec: ServiceSpec) -> int:
+    """Return how often a replicated job must complete (as many as run at once when blank)."""
+    job = spec.mode.replicated_job
+    if job is None or job.total_completions is None:
+        return max_concurrent(spec)
+    return job.total_completions
 
 
 def restart_policy(spec: ServiceSpec) -> RestartPolicy:

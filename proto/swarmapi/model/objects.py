@@ -118,7 +118,7 @@ class Task(Stored, frozen=True):
     spec_version: int
     """Key of the SpecVersion this task runs, with service_id."""
     slot: int = 0
-    """1-based for replicated services; 0 for global ones (the slot is the node)."""
+    """1-based for replicated services and jobs; 0 for global ones (the slot is the node)."""
     node_id: str = ""
     desired: TaskState = TaskState.RUNNING
     status: TaskStatus = TaskStatus(state=TaskState.NEW)
@@ -130,6 +130,8 @@ class Task(Stored, frozen=True):
     """Parked in READY until this older task has stopped, 1 minute at most after not_before_ns."""
     addresses: tuple[NetworkAddress, ...] = ()
     endpoint: TaskEndpointLease = TaskEndpointLease()
+    job_iteration: int | None = None
+    """The iteration of a job it belongs to; None for tasks of services."""
     by_update: bool = False
     """Made by a rolling update; its early end counts as a failure of that update."""
     running_ns: int = 0
@@ -138,6 +140,11 @@ class Task(Stored, frozen=True):
     """Why it is not placed: msgpack of `Explanation`, empty when placed."""
     generic: tuple[GenericShare, ...] = ()
     """What it has of its node's generic resources; given with the node."""
+
+    @property
+    def goal(self) -> TaskState:
+        """The desired state of an attempt whose turn has come."""
+        return TaskState.RUNNING if self.job_iteration is None else TaskState.COMPLETE
 
 
 class FilterRefusal(Stored, frozen=True):
@@ -239,6 +246,53 @@ class UpdateStatus(Stored, frozen=True):
     """When the last slot was replaced; the final monitor runs from here."""
 
 
+class JobOutcome(StrEnum):
+    """How an iteration of a job ended; MISSED and SKIPPED never began."""
+
+    COMPLETE = "complete"
+    FAILED = "failed"
+    DEADLINE = "deadline exceeded"
+    REPLACED = "replaced"
+    MISSED = "missed"
+    SKIPPED = "skipped"
+
+
+class JobRun(Stored, frozen=True):
+    """One run of a cron job that is over, or did not come about (iteration 0)."""
+
+    outcome: JobOutcome
+    iteration: int = 0
+    scheduled_ns: int = 0
+    """0 = asked for by hand."""
+    started_ns: int = 0
+    ended_ns: int = 0
+    message: str = ""
+
+
+class JobStatus(Stored, frozen=True):
+    """Where a job stands; all that decides about its runs is here, so a new leader goes on."""
+
+    iteration: int = 0
+    last_execution_ns: int = 0
+    """Start of the iteration; 0 = a cron job that has not run yet."""
+    ended_ns: int = 0
+    """0 = it goes on."""
+    outcome: JobOutcome | None = None
+    message: str = ""
+    scheduled_ns: int = 0
+    """The start on the schedule that this iteration is for."""
+    next_start_ns: int = 0
+    """Cron: the next start on the schedule; 0 = to be computed."""
+    queued_ns: int = 0
+    """Cron with overlap `queue`: the start that waits for the end of this iteration."""
+    runs: tuple[JobRun, ...] = ()
+    """Cron: the runs before this iteration, the oldest first."""
+
+    @property
+    def is_running(self) -> bool:
+        return self.last_execution_ns > 0 and not self.ended_ns
+
+
 class Service(Stored, frozen=True):
     id: str
     spec: ServiceSpec
@@ -248,6 +302,7 @@ class Service(Stored, frozen=True):
     """What rollback returns to; 0 = nothing."""
     endpoint: ServiceEndpoint = ServiceEndpoint()
     update_status: UpdateStatus | None = None
+    job_status: JobStatus | None = None
 
 
 class NodeState(StrEnum):

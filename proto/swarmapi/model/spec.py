@@ -239,9 +239,49 @@ class Global(Spec, frozen=True):
     pass
 
 
+class ReplicatedJob(Spec, frozen=True):
+    """Run to completion `total_completions` times, `max_concurrent` at once."""
+
+    max_concurrent: int | None = None
+    total_completions: int | None = None
+
+
+class GlobalJob(Spec, frozen=True):
+    pass
+
+
+class Overlap(StrEnum):
+    """What a run that is due does while the one before it goes on."""
+
+    SKIP = "skip"
+    QUEUE = "queue"
+    REPLACE = "replace"
+
+
+class Cron(Spec, frozen=True):
+    """When the iterations of a job begin; not in Docker's API."""
+
+    schedule: str = ""
+    """Five fields: minute, hour, day of month, month, day of week; or `@daily` and its kin."""
+    time_zone: str = ""
+    """A name of the IANA database; UTC when blank."""
+    overlap: Overlap | None = None
+    missed_run_window: int = 0
+    """A start that is late by no more than this is caught up with, once."""
+    history: int | None = None
+    """Runs whose tasks are kept."""
+
+
 class ServiceMode(Spec, frozen=True):
+    """One of the first four; `deadline` and `cron` are ours and go with the two jobs."""
+
     replicated: Replicated | None = None
     global_: Global | None = msgspec.field(default=None, name="Global")
+    replicated_job: ReplicatedJob | None = None
+    global_job: GlobalJob | None = None
+    deadline: int | None = None
+    """How long one iteration may take; 0 is for ever."""
+    cron: Cron | None = None
 
 
 class UpdateConfig(Spec, frozen=True):

@@ -4,15 +4,27 @@ import random
 from collections import Counter
 
 from manager import reconcile
+from manager.orchestrator.jobs import is_complete
+from manager.orchestrator.runs import next_start_ns
+from manager.orchestrator.slots import is_done, slot_key, slots_of
 from manager.store import changes as c
 from manager.store.snapshot import dump, restore
 from manager.store.tables import network_table, tables_of_node
 from manager.store.view import View, bare, is_live, is_placed, is_wanted
 from swarmapi.model import defaults
-from swarmapi.model.objects import NodeState, Task, TaskState, TaskStatus, UpdateState
-from swarmapi.model.spec import Availability, ServiceSpec, UpdateConfig
+from swarmapi.model.objects import (
+    JobOutcome,
+    JobStatus,
+    NodeState,
+    Service,
+    Task,
+    TaskState,
+    TaskStatus,
+    UpdateState,
+)
+from swarmapi.model.spec import Availability, Cron, Overlap, ServiceSpec, UpdateConfig
 from swarmapi.model.tables import EndpointState, NetworkTable
-from tests.builders import MIB, SECOND, World, node, port, spec
+from tests.builders import MIB, SECOND, World, job_mode, node, port, spec
 
 NEXT = {
     TaskState.ASSIGNED: TaskState.ACCEPTED,
@@ -21,6 +33,9 @@ NEXT = {
     TaskState.READY: TaskState.STARTING,
     TaskState.STARTING: TaskState.RUNNING,
 }
+
+
+COMPLETION_RATE = 0.3
 
 
 class FakeNode:
@@ -47,8 +62,11 @@ class FakeNode:
             desired = self.desired.get(task_id, TaskState.REMOVE)
             if state > TaskState.RUNNING:
                 continue
-            if desired > TaskState.RUNNING:
+            if desired > TaskState.COMPLETE:
                 self.observe(task_id, TaskState.SHUTDOWN)
+            elif state == TaskState.RUNNING and desired == TaskState.COMPLETE:
+                if rng.random() < COMPLETION_RATE:
+                    self.observe(task_id, TaskState.COMPLETE)
             elif rng.random() < failure_rate:
                 early = state < TaskState.STARTING
                 self.observe(task_id, TaskState.REJECTED if early else TaskState.FAILED)
@@ -76,6 +94,9 @@ class Simulation:
         self.created = 0
         self.joined = 0
         self._seen: dict[str, Task] = {}
+        self._iterations: dict[str, int] = {}
+        self._completed: dict[str, set[tuple[int, str]]] = {}
+        self._limits: dict[str, int] = {}
         self.world.add_network("ingress", ingress=True)
         self.world.add_network("net")
         for fake in self.nodes.values():
@@ -180,10 +201,38 @@ class Simulation:
         else:
             self.world.put_service(service_id, self.random_spec(service_id))
 
+    def random_job(self, number: int) -> ServiceSpec:
+        """Return the spec of a job, some with a deadline or a schedule."""
+        rng = self.rng
+        every = rng.choice(("* * * * *", "*/2 * * * *"))
+        cron = Cron(
+            schedule=every,
+            overlap=rng.choice(list(Overlap)),
+            missed_run_window=rng.choice((0, SECOND)),
+            history=rng.choice((None, 0, 2)),
+        )
+        mode = job_mode(
+            None if number % 4 == 0 else rng.randint(0, 6),
+            rng.randint(1, 3),
+            deadline_s=rng.choice((None, None, 20)),
+            cron=cron if number % 6 == 5 else None,
+        )
+        return spec(
+            f"s{number}",
+            job=mode,
+            image=f"image:{rng.randint(1, 2)}",
+            networks=rng.choice(((), ("net",))),
+            memory_bytes=rng.choice((0, 100 * MIB)),
+            max_attempts=rng.choice((None, 2)),
+            delay=rng.choice((0, SECOND)),
+        )
+
     def random_spec(self, name: str) -> ServiceSpec:
         """Return a spec; a name always gives the same mode."""
         rng = self.rng
         number = int(name[1:])
+        if number % 3 == 2:
+            return self.random_job(number)
         config = UpdateConfig(
             parallelism=rng.choice((0, 1, 2)),
             failure_action=rng.choice(("pause", "continue", "rollback")),
@@ -276,6 +325,7 @@ class Simulation:
     def check(self) -> None:
         """Check everything that must hold at any time."""
         self._check_tasks()
+        self._check_jobs()
         self._check_addresses()
         self._check_capacity()
 
@@ -300,6 +350,37 @@ class Simulation:
             }
             if service is not None and "start-first" not in orders:
                 assert count <= 1, f"slot {key} holds {count} wanted tasks"
+
+    def _check_jobs(self) -> None:
+        """Never more at once than asked for, no slot completed twice or run after it completed."""
+        for service in self.view.services.values():
+            status, running, done = service.job_status, 0, Counter[tuple[int, str]]()
+            if status is None:
+                continue
+            iteration = f"{service.id}/{status.iteration}"
+            assert status.iteration >= self._iterations.get(service.id, 0), f"{iteration} went back"
+            self._iterations[service.id] = status.iteration
+            tasks = self.view.tasks_of_service(service.id)
+            current = [t for t in tasks if t.job_iteration == status.iteration]
+            done.update(slot_key(t) for t in current if is_done(t))
+            for key in self._completed.get(iteration, ()) if not service.spec.mode.cron else ():
+                assert done[key] or (key[1] and key[1] not in self.view.nodes), f"{key} forgotten"
+            self._completed[iteration] = set(done)
+            running = sum(is_wanted(t) and is_live(t) for t in current)
+            if defaults.is_per_node(service.spec):
+                continue
+            total = defaults.total_completions(service.spec)
+            if service.spec.mode.cron is None:  # the run under way takes on a new total
+                assert len(done) <= total, f"{iteration}: {len(done)} of {total} completed"
+                assert all(1 <= t.slot <= total for t in current), f"{iteration}: a slot too many"
+            limit = max(defaults.max_concurrent(service.spec), self._limits.get(iteration, 0))
+            self._limits[iteration] = limit
+            assert running <= limit, f"{iteration}: {running} run, {limit} may"
+            for key in done:
+                made = [t for t in current if slot_key(t) == key]
+                first_ns = min(t.status.applied_ns for t in made if is_done(t))
+                again = [t.id for t in made if t.meta.created_ns > first_ns]
+                assert not again, f"{iteration}: slot {key} was run again as {again}"
 
     def _check_addresses(self) -> None:
         owners: dict[tuple[str, str], str] = {}
@@ -373,6 +454,8 @@ class Simulation:
 
     def check_converged(self) -> None:
         """Check that every service runs as asked, and that a turn has nothing to say."""
+        if any(0 < next_start_ns(s) <= self.world.now_ns for s in self.view.services.values()):
+            self.world.settle()
         self.world.dirty = set(reconcile.all_keys(self.view))
         left = self.world.propose()
         assert not left.changes, f"still wants {left.changes[:3]}"
@@ -382,6 +465,9 @@ class Simulation:
                 assert task.service_id in self.view.services, f"{task.id} outlives its service"
         for service in self.view.services.values():
             if service.endpoint.error:
+                continue
+            if service.job_status is not None:
+                self._check_job_ended(service, service.job_status)
                 continue
             running = self.world.running(service.id)
             count = defaults.replicas(service.spec)
@@ -402,6 +488,17 @@ class Simulation:
                 record = self.view.spec_of(task)
                 assert record is not None
                 assert paused or defaults.container(record.spec).image == image
+
+    def _check_job_ended(self, service: Service, status: JobStatus) -> None:
+        """A job comes to an end; a cron job's next start is ahead."""
+        if service.spec.mode.cron is not None:
+            assert status.next_start_ns > self.world.now_ns
+            return
+        assert status.ended_ns, f"{service.id}: {status}"
+        if status.outcome is JobOutcome.COMPLETE and not defaults.is_per_node(service.spec):
+            slots = slots_of(self.view, service.id, status.iteration).values()
+            complete = sum(is_complete(s) for s in slots)
+            assert complete == defaults.total_completions(service.spec)
 
 
 def run(seed: int, steps: int = 600) -> None:

@@ -45,8 +45,8 @@ def test_keys_match_without_regard_to_case() -> None:
         (b'{"TaskTemplate": {"Nonsense": {"A": 1}}}', "unsupported field TaskTemplate.Nonsense"),
         (b'{"EndpointSpec": {"Ports": [{"Colour": "red"}]}}', "EndpointSpec.Ports[0].Colour"),
         (b'{"TaskTemplate": {"RestartPolicy": {"Condition": "never"}}}', "RestartPolicy.Condition"),
-        (b'{"Mode": {"ReplicatedJob": {}}}', "unsupported field Mode.ReplicatedJob"),
-        (b'{"Mode": {"GlobalJob": {}}}', "unsupported field Mode.GlobalJob"),
+        (b'{"Mode": {"ReplicatedJob": {"Total": 1}}}', "unsupported field Mode.ReplicatedJob"),
+        (b'{"Mode": {"Cron": {"Overlap": "allow"}}}', "Mode.Cron.Overlap"),
         (
             b'{"TaskTemplate": {"RestartPolicy": {"Delay": 9223372036854775808}}}',
             "TaskTemplate.RestartPolicy.Delay",
