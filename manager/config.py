@@ -37,6 +37,11 @@ class Paths:
         return self.state_dir / "node.key"
 
     @property
+    def keys(self) -> Path:
+        """This node's keyring; everything in `raft` is sealed with it."""
+        return self.state_dir / "raft.keys"
+
+    @property
     def bootstrap(self) -> Path:
         """What `init` prepared for the first start; gone once it is committed."""
         return self.state_dir / "bootstrap.json"

@@ -10,6 +10,7 @@ import sys
 from manager.api.routes import document as api_document
 from manager.bootstrap import load_founding, prepare_first
 from manager.config import DescribeConfig, InitConfig, RunConfig, load
+from manager.keys import load_keyring
 from manager.lock import lock
 from manager.raftlog import open_log
 from manager.server import Manager
@@ -55,6 +56,7 @@ async def serve(config: RunConfig) -> None:
             "a manager's own is needed"
         )
     founding = load_founding(paths)
+    keyring = load_keyring(paths)
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -62,7 +64,7 @@ async def serve(config: RunConfig) -> None:
     manager = Manager(
         config,
         tls,
-        lambda replica: open_log(config, tls, replica, first=founding is not None),
+        lambda replica: open_log(config, tls, replica, keyring, first=founding is not None),
         lambda: new_id(os.urandom),
         founding,
     )

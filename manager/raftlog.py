@@ -7,11 +7,14 @@ from manager.raft.node import RaftNode
 from manager.raft.outcomes import RaftStatus
 from manager.replica import LogStatus, Replica
 from swarmapi.identity import TLSMaterial
+from swarmapi.keyring import Keyring
 
 
-def open_log(config: RunConfig, tls: TLSMaterial, replica: Replica, *, first: bool) -> "RaftLog":
+def open_log(
+    config: RunConfig, tls: TLSMaterial, replica: Replica, keyring: Keyring, *, first: bool
+) -> "RaftLog":
     """Return this node's log; `first` founds a cluster where there is no state yet."""
-    return RaftLog(config, tls, replica, first=first)
+    return RaftLog(config, tls, replica, keyring, first=first)
 
 
 class RaftLog:
@@ -22,7 +25,13 @@ class RaftLog:
     """
 
     def __init__(
-        self, config: RunConfig, tls: TLSMaterial, replica: Replica, *, first: bool
+        self,
+        config: RunConfig,
+        tls: TLSMaterial,
+        replica: Replica,
+        keyring: Keyring,
+        *,
+        first: bool,
     ) -> None:
         self._node_id = tls.identity.node_id
         self._socket = config.paths.inner("raft")
@@ -35,6 +44,7 @@ class RaftLog:
             tls=tls,
             bootstrap=first,
             listen_address=f"unix:{self._socket}",
+            keyring=keyring,
         )
 
     @property
@@ -77,6 +87,10 @@ class RaftLog:
     async def add_member(self, node_id: str, address: str) -> None:
         """Add a member that runs at its address."""
         await self._node.add_member(node_id, address)
+
+    async def reseal(self) -> None:
+        """Return once everything on the disk is sealed with the newest key of the ring."""
+        await self._node.reseal()
 
     async def remove_member(self, node_id: str) -> None:
         """Remove a member; where it is this one, another leader is made to do it."""

@@ -8,8 +8,10 @@ segment  magic(8)
 frame    mark(4) length(u32) crc32(u32) | sequence(u64) cipher(u8) nonce(12) records
 record   length(u32) type(u8) payload
 
-Cipher 0 is plain text; its nonce is zero. Sequences count frames over all segments without a gap.
-A segment starts with the term and vote of its time, so earlier segments can be dropped.
+Cipher 0 is plain text, its nonce is zero; cipher 1 is AES-256-GCM under the node's keyring, bound
+to the sequence. Sequences count frames over all segments without a gap. A segment starts with the
+term and vote of its time, so earlier segments can be dropped. A journal with a keyring that finds
+frames of another kind or key writes the whole log anew and drops them.
 """
 
 import struct
@@ -19,17 +21,19 @@ from dataclasses import dataclass
 from typing import Final
 
 from manager.raft.disk import Disk
+from swarmapi.keyring import NONCE_BYTES, Keyring, WrongKey
 
 MAGIC: Final = b"SWRAFT1\n"
 SEGMENT_MAX_BYTES: Final = 64 << 20
 _MARK: Final = b"FRM1"
 _FRAME: Final = struct.Struct("<4sII")
 _HEAD: Final = struct.Struct("<QB12s")
+_BOUND: Final = struct.Struct("<QB")
 _RECORD: Final = struct.Struct("<IB")
 _INDEX: Final = struct.Struct("<Q")
 _ENTRY: Final = struct.Struct("<QQ")
-_PLAIN: Final = 0
-_NONCE: Final = bytes(12)
+_PLAIN, _AES_GCM = 0, 1
+_NO_NONCE: Final = bytes(NONCE_BYTES)
 _R_ENTRY, _R_TRUNCATE, _R_HARD, _R_COMMIT, _R_RESET = 1, 2, 3, 4, 5
 
 Entry = tuple[bytes, int, int]
@@ -52,11 +56,20 @@ class Write:
 class Journal:
     """The log in memory and its journal on `disk`; changes are durable after a sync.
 
-    Only `write` may run in another thread. Raises Corrupt when the disk is damaged.
+    Without a `keyring` frames are plain. Only `write` may run in another thread. Raises Corrupt
+    when the disk is damaged, or sealed with a key that is not in the ring.
     """
 
-    def __init__(self, disk: Disk, segment_max_bytes: int = SEGMENT_MAX_BYTES) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        segment_max_bytes: int = SEGMENT_MAX_BYTES,
+        keyring: Keyring | None = None,
+    ) -> None:
         self._disk = disk
+        self._keyring = keyring
+        self._stale = False
+        """Whether a frame on the disk is not as one would be written now."""
         self._segment_max_bytes = segment_max_bytes
         self._buffer = bytearray()
         self._sequence = 0
@@ -116,7 +129,7 @@ class Journal:
             self._size_bytes = 0
             prefix = MAGIC
             self._buffer[:0] = _pack_record(_R_HARD, self._hard_state())
-        data = prefix + _pack_frame(self._sequence, bytes(self._buffer))
+        data = prefix + self._pack_frame(bytes(self._buffer))
         self._segments[segment] = max(self._segments[segment], self._pending_max)
         self._sequence += 1
         self._size_bytes += len(data)
@@ -165,6 +178,27 @@ class Journal:
         for segment in list(self._segments)[:-1]:
             self._remove(segment)
 
+    def rewrite(self) -> None:
+        """Write the whole log anew, sealed as frames are now, and drop what was before."""
+        if not self._segments:
+            return
+        self._buffer.clear()
+        self._record(_R_RESET, b"")
+        for command, index, term in self.entries:
+            self._record(_R_ENTRY, _ENTRY.pack(index, term) + command)
+        self._record(_R_COMMIT, _INDEX.pack(self.commit))
+        self._pending_max = self.last_index
+        self._size_bytes = self._segment_max_bytes
+        self.sync()
+        for segment in list(self._segments)[:-1]:
+            self._remove(segment)
+        self._stale = False
+
+    @property
+    def segments(self) -> list[str]:
+        """The files of the log, oldest first."""
+        return list(self._segments)
+
     def _drop_below(self, base: int) -> None:
         for segment, last in list(self._segments.items())[:-1]:
             if last >= base:
@@ -201,6 +235,8 @@ class Journal:
             self._disk.sync(next(reversed(self._segments)))
         self.commit = min(self.commit, self.last_index)
         self.synced_index = self.last_index
+        if self._stale:
+            self.rewrite()
 
     def _recover_segment(self, name: str, last: bool) -> None:
         data = self._disk.read(name)
@@ -227,16 +263,44 @@ class Journal:
             return 0
         offset = len(MAGIC)
         while end := _frame_end(data, offset):
-            sequence, cipher, _ = _HEAD.unpack_from(data, offset + _FRAME.size)
-            if sequence != self._sequence:
-                raise Corrupt(f"journal segment {name} has frame {sequence}, not {self._sequence}")
-            if cipher != _PLAIN:
-                raise Corrupt(f"journal segment {name} uses the unknown cipher {cipher}")
-            for kind, payload in _records(data, offset + _FRAME.size + _HEAD.size, end):
+            for kind, payload in _records(self._frame_records(name, data, offset, end)):
                 self._replay(name, kind, payload)
             self._sequence += 1
             offset = end
         return offset
+
+    def _pack_frame(self, records: bytes) -> bytes:
+        cipher, sealed = _PLAIN, _NO_NONCE + records
+        if self._keyring is not None:
+            cipher = _AES_GCM
+            sealed = self._keyring.seal(records, _BOUND.pack(self._sequence, cipher))
+        body = _BOUND.pack(self._sequence, cipher) + sealed
+        return _FRAME.pack(_MARK, len(body), zlib.crc32(body)) + body
+
+    def _frame_records(self, name: str, data: bytes, offset: int, end: int) -> bytes:
+        """Return the records of a valid frame, in clear."""
+        start = offset + _FRAME.size
+        sequence, cipher, _ = _HEAD.unpack_from(data, start)
+        if sequence != self._sequence:
+            raise Corrupt(f"journal segment {name} has frame {sequence}, not {self._sequence}")
+        if cipher == _PLAIN:
+            self._stale = self._stale or self._keyring is not None
+            return data[start + _HEAD.size : end]
+        if cipher != _AES_GCM:
+            raise Corrupt(f"journal segment {name} uses the unknown cipher {cipher}")
+        if self._keyring is None:
+            raise Corrupt(f"journal segment {name} is sealed and no keys are given")
+        try:
+            records, newest = self._keyring.open(
+                data[start + _BOUND.size : end], _BOUND.pack(sequence, cipher)
+            )
+        except WrongKey:
+            raise Corrupt(
+                f"journal segment {name} is sealed with a key this node does not have; "
+                "restore its raft.keys"
+            ) from None
+        self._stale = self._stale or not newest
+        return records
 
     def _replay(self, segment: str, kind: int, payload: bytes) -> None:
         if kind == _R_ENTRY:
@@ -268,11 +332,6 @@ def _pack_record(kind: int, payload: bytes) -> bytes:
     return _RECORD.pack(len(payload), kind) + payload
 
 
-def _pack_frame(sequence: int, records: bytes) -> bytes:
-    body = _HEAD.pack(sequence, _PLAIN, _NONCE) + records
-    return _FRAME.pack(_MARK, len(body), zlib.crc32(body)) + body
-
-
 def _frame_end(data: bytes, offset: int) -> int:
     """Return where the valid frame at `offset` ends, 0 when there is none."""
     if offset + _FRAME.size > len(data):
@@ -293,8 +352,9 @@ def _has_frame(data: bytes, offset: int) -> bool:
     return False
 
 
-def _records(data: bytes, offset: int, end: int) -> Iterator[tuple[int, bytes]]:
-    while offset < end:
+def _records(data: bytes) -> Iterator[tuple[int, bytes]]:
+    offset = 0
+    while offset < len(data):
         length, kind = _RECORD.unpack_from(data, offset)
         offset += _RECORD.size
         yield kind, data[offset : offset + length]

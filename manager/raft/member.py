@@ -38,6 +38,7 @@ from swarmapi.errors import (
     Unavailable,
 )
 from swarmapi.identity import TLSMaterial
+from swarmapi.keyring import Keyring
 
 _TICK_S: Final = 0.02
 _log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class MemberSettings:
     tls: TLSMaterial
     bootstrap: bool
     config: RaftConfig
+    keyring: Keyring | None = None
 
 
 class MemberThread:
@@ -147,6 +149,12 @@ class MemberThread:
         else:
             self._out.append(Done(future, self._not_leader(core)))
 
+    def reseal(self, core: RaftCore, future: "asyncio.Future[int]") -> None:
+        """Write journal and snapshot anew under the newest key of the ring."""
+        core.log.journal.rewrite()
+        self._snapshots.reseal()
+        self._out.append(Done(future, core.applied_index))
+
     async def _reach_and_add(self, future: "asyncio.Future[int]", member: Member) -> None:
         # A member that cannot be reached may cost the quorum the moment it is added.
         if await self._links.reachable(member, self._settings.config.reach_timeout_s):
@@ -224,7 +232,10 @@ class MemberThread:
             ThreadPoolExecutor(1, "raft-snapshot") as snapshot_worker,
         ):
             self._snapshots = FileSnapshots(
-                settings.state_dir / "snapshot", snapshot_worker, self._want_freeze
+                settings.state_dir / "snapshot",
+                snapshot_worker,
+                self._want_freeze,
+                settings.keyring,
             )
             holder: list[RaftCore] = []
             self._links = GrpcLinks(
@@ -232,7 +243,7 @@ class MemberThread:
             )
             self._driver = Driver(self._links)
             try:
-                core = self._make_core(Journal(disk))
+                core = self._make_core(Journal(disk, keyring=settings.keyring))
                 holder.append(core)
                 await self._links.listen(settings.listen_address)
                 self._publish(core)

@@ -22,6 +22,7 @@ from manager.raft.ports import Frozen
 from manager.raft.replication import RaftConfig
 from swarmapi.errors import InvalidArgument, Unavailable
 from swarmapi.identity import TLSMaterial
+from swarmapi.keyring import Keyring
 
 _TRANSFER_TIMEOUT_S: Final = 5.0
 _TRANSFER_RETRY_S: Final = 0.05
@@ -52,8 +53,8 @@ class RaftNode:
 
     `address` is where the other members reach this one's Raft port. `bootstrap` starts a new
     cluster of this member alone; otherwise it waits to be added by a leader. With state in
-    `state_dir` it says nothing. `on_halt` is called in the Raft thread when the member cannot go
-    on; the default ends the process.
+    `state_dir` it says nothing. With a `keyring` the state is sealed. `on_halt` is called in the
+    Raft thread when the member cannot go on; the default ends the process.
     """
 
     def __init__(
@@ -68,12 +69,20 @@ class RaftNode:
         config: RaftConfig | None = None,
         listen_address: str = "",
         on_halt: Callable[[BaseException], None] = _exit,
+        keyring: Keyring | None = None,
     ) -> None:
         self._node_id = node_id
         self._machine = machine
         self._config = config or RaftConfig()
         self._settings = MemberSettings(
-            node_id, address, listen_address or address, state_dir, tls, bootstrap, self._config
+            node_id,
+            address,
+            listen_address or address,
+            state_dir,
+            tls,
+            bootstrap,
+            self._config,
+            keyring,
         )
         self._on_halt = on_halt
         self._status = RaftStatus()
@@ -180,6 +189,10 @@ class RaftNode:
         await self._ask(
             lambda core, future: thread.change_members(core, future, False, node_id, "")
         )
+
+    async def reseal(self) -> None:
+        """Return once everything on the disk is sealed with the newest key of the ring."""
+        await self._ask(self._running().reseal)
 
     async def transfer_leadership(self, to: str | None = None) -> None:
         """Hand the leadership to `to`, or to the member with the most of the log.

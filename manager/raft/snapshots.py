@@ -5,19 +5,34 @@ from concurrent.futures import Executor, Future
 from pathlib import Path
 
 from manager.raft.ports import Frozen
-from manager.raft.snapshot import SnapshotHeader, read_snapshot, write_snapshot
+from manager.raft.snapshot import (
+    SEALED_MAGIC,
+    SnapshotHeader,
+    pack_snapshot,
+    read_snapshot,
+    write_snapshot,
+)
+from swarmapi.keyring import Keyring
 
 
 class FileSnapshots:
     """One file. Every method is for the core's thread; `executor` has a single worker.
 
-    `freeze` asks for the state machine's state, which `offer` later brings.
+    `freeze` asks for the state machine's state, which `offer` later brings. With a `keyring` the
+    file is sealed, and a plain one is turned when it is loaded.
     """
 
-    def __init__(self, path: Path, executor: Executor, freeze: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        executor: Executor,
+        freeze: Callable[[], None],
+        keyring: Keyring | None = None,
+    ) -> None:
         self._path = path
         self._executor = executor
         self._freeze = freeze
+        self._keyring = keyring
         self._header: SnapshotHeader | None = None
         self._asked = False
         self._frozen: Frozen | None = None
@@ -30,20 +45,25 @@ class FileSnapshots:
     def load(self) -> tuple[SnapshotHeader, list[bytes]] | None:
         if not self._path.exists():
             return None
-        found = read_snapshot(self._path.read_bytes())
+        data = self._path.read_bytes()
+        found = read_snapshot(data, self._keyring)
         self._header = found[0]
+        if self._keyring is not None and (
+            not data.startswith(SEALED_MAGIC) or len(self._keyring.keys) > 1
+        ):
+            write_snapshot(self._path, *found, self._keyring)
         return found
 
     def raw(self) -> tuple[SnapshotHeader, bytes] | None:
         if self._header is None:
             return None
-        data = self._path.read_bytes()
-        return read_snapshot(data)[0], data
+        header, parts = read_snapshot(self._path.read_bytes(), self._keyring)
+        return header, b"".join(pack_snapshot(header, parts))
 
     def install(self, data: bytes) -> tuple[SnapshotHeader, list[bytes]]:
         header, parts = read_snapshot(data)
         self._discard_job()
-        write_snapshot(self._path, header, parts)
+        write_snapshot(self._path, header, parts, self._keyring)
         self._header = header
         return header, parts
 
@@ -62,7 +82,7 @@ class FileSnapshots:
 
     def write(self, header: SnapshotHeader, parts: Iterable[bytes]) -> None:
         def work() -> SnapshotHeader:
-            write_snapshot(self._path, header, parts)
+            write_snapshot(self._path, header, parts, self._keyring)
             return header
 
         self._job = self._executor.submit(work)
@@ -73,6 +93,14 @@ class FileSnapshots:
         job, self._job = self._job, None
         self._header = job.result()
         return self._header
+
+    def reseal(self) -> None:
+        """Write the present snapshot anew under the newest key."""
+        if self._job is not None:
+            self._job.result()
+        if self._path.exists():
+            found = read_snapshot(self._path.read_bytes(), self._keyring)
+            write_snapshot(self._path, *found, self._keyring)
 
     def _discard_job(self) -> None:
         """Wait for an older snapshot under way: it must not replace the newer one."""

@@ -12,6 +12,7 @@ from manager.raft.messages import MAY_OVERTAKE_SYNC, Message
 from manager.raft.ports import Frozen, Member
 from manager.raft.replication import RaftConfig
 from manager.raft.snapshot import SnapshotHeader, pack_snapshot, read_snapshot
+from swarmapi.keyring import Keyring
 from tests.sim.raft.world import Crash, Network, Violation, World
 
 CONFIG = RaftConfig(
@@ -22,6 +23,7 @@ CONFIG = RaftConfig(
     keep_entries=10,
 )
 SEGMENT_MAX_BYTES = 20_000
+KEYRING = Keyring([bytes(32)])
 TICK_S = 0.02
 
 
@@ -219,7 +221,7 @@ class Host:
             Member((self.name, self.name)),
             self._bootstrap,
             self.machine,
-            Journal(self.disk, SEGMENT_MAX_BYTES),
+            Journal(self.disk, SEGMENT_MAX_BYTES, KEYRING),
             SimSnapshots(self._world, self.disk, self.machine),
             self.driver,
             CONFIG,

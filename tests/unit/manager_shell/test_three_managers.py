@@ -13,6 +13,7 @@ import grpc
 from manager.bootstrap import load_founding, prepare_first
 from manager.ca.certificates import new_request
 from manager.config import InitConfig, Paths, RunConfig
+from manager.keys import load_keyring
 from manager.raftlog import open_log
 from manager.server import Manager
 from swarmapi.identity import JOIN_SERVER_NAME, TLSMaterial, expect
@@ -52,7 +53,9 @@ class Place:
         self.manager = Manager(
             config,
             tls,
-            lambda replica: open_log(config, tls, replica, first=founding is not None),
+            lambda replica: open_log(
+                config, tls, replica, load_keyring(self.paths), first=founding is not None
+            ),
             lambda: new_id(os.urandom),
             founding,
         )

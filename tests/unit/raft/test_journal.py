@@ -7,6 +7,7 @@ import pytest
 
 from manager.raft.disk import FileDisk
 from manager.raft.journal import Corrupt, Entry, Journal
+from swarmapi.keyring import Keyring, WrongKey
 
 State = tuple[list[Entry], int, str | None]
 
@@ -156,3 +157,70 @@ def test_what_a_killed_process_left_is_made_durable_before_it_counts(tmp_path: P
     setattr(disk, "sync", synced.append)  # noqa: B010 - mypy knows it as a method
     assert Journal(disk).synced_index == 1
     assert synced == [write.segment]
+
+
+def sealed(path: Path, keyring: Keyring) -> Journal:
+    return Journal(FileDisk(path), 200, keyring)
+
+
+def test_nothing_of_a_sealed_journal_can_be_read_without_its_key(tmp_path: Path) -> None:
+    keyring = Keyring.fresh()
+    journal = sealed(tmp_path, keyring)
+    for index in range(1, 9):
+        journal.add(b"a secret of the cluster", index, 1)
+        journal.sync()
+    before = state(journal)
+    assert state(sealed(tmp_path, keyring)) == before
+    assert all(b"secret" not in file.read_bytes() for file in tmp_path.iterdir())
+    with pytest.raises(Corrupt, match=r"a key this node does not have; restore its raft\.keys"):
+        sealed(tmp_path, Keyring.fresh())
+    with pytest.raises(Corrupt, match="no keys are given"):
+        reopen(tmp_path)
+
+
+@pytest.mark.parametrize("old_key", [None, Keyring.fresh().keys[0]])
+def test_a_clear_journal_and_an_old_key_are_turned(tmp_path: Path, old_key: bytes | None) -> None:
+    old = Keyring([old_key]) if old_key else None
+    journal = Journal(FileDisk(tmp_path), 200, old)
+    journal.set_hard_state(4, "n2")
+    for index in range(1, 9):
+        journal.add(b"a secret of the cluster", index, 3)
+        journal.sync()
+    before = state(journal)
+    new = Keyring.fresh()
+    turning = Keyring([new.keys[0], *(old.keys if old else ())])
+    assert state(sealed(tmp_path, turning)) == before
+    again = sealed(tmp_path, new)
+    assert state(again) == before
+    again.add(b"more", 9, 4)
+    again.sync()
+    assert sealed(tmp_path, new).last_index == 9
+    assert all(b"secret" not in file.read_bytes() for file in tmp_path.iterdir())
+
+
+def test_power_may_fail_at_any_byte_of_turning_a_journal(tmp_path: Path) -> None:
+    journal = Journal(FileDisk(tmp_path / "clear"), 1 << 20)
+    for index in range(1, 6):
+        journal.add(b"entry", index, 1)
+    journal.sync()
+    before = state(journal)
+    keyring = Keyring.fresh()
+    (clear,) = (tmp_path / "clear").iterdir()
+    kept = clear.read_bytes()
+    sealed(tmp_path / "clear", keyring)
+    (turned,) = (tmp_path / "clear").iterdir()
+    whole = turned.read_bytes()
+    for size in range(len(whole) + 1):
+        path = tmp_path / f"cut{size}"
+        path.mkdir()
+        (path / clear.name).write_bytes(kept)
+        (path / turned.name).write_bytes(whole[:size])
+        assert state(sealed(path, keyring)) == before
+
+
+def test_a_frame_cannot_be_moved_to_another_place(tmp_path: Path) -> None:
+    keyring = Keyring.fresh()
+    frame = keyring.seal(b"records", b"place 1")
+    assert keyring.open(frame, b"place 1") == (b"records", True)
+    with pytest.raises(WrongKey):
+        keyring.open(frame, b"place 2")

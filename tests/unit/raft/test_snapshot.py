@@ -1,11 +1,14 @@
 """A snapshot is read back whole or refused."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from manager.raft.journal import Corrupt
 from manager.raft.snapshot import SnapshotHeader, read_snapshot, write_snapshot
+from manager.raft.snapshots import FileSnapshots
+from swarmapi.keyring import Keyring
 
 HEADER = SnapshotHeader(42, 7, (("n1", "127.0.0.1:1"), ("n2", "127.0.0.1:2")))
 PARTS = [b"first", b"", b"x" * 300]
@@ -31,3 +34,34 @@ def test_every_flipped_byte_and_every_cut_is_refused(tmp_path: Path) -> None:
         for damaged in (bytes(image), data[:position]):
             with pytest.raises(Corrupt):
                 read_snapshot(damaged)
+
+
+def test_a_sealed_snapshot_needs_its_key_and_keeps_its_order(tmp_path: Path) -> None:
+    keyring, path = Keyring.fresh(), tmp_path / "snapshot"
+    write_snapshot(path, HEADER, PARTS, keyring)
+    data = path.read_bytes()
+    assert b"first" not in data
+    assert b"127.0.0.1" not in data
+    assert read_snapshot(data, keyring) == (HEADER, PARTS)
+    for wrong in (None, Keyring.fresh()):
+        with pytest.raises(Corrupt):
+            read_snapshot(data, wrong)
+
+
+def test_the_file_is_turned_when_loaded_and_sent_in_clear(tmp_path: Path) -> None:
+    path, keyring = tmp_path / "snapshot", Keyring.fresh()
+    write_snapshot(path, HEADER, PARTS)
+    plain = path.read_bytes()
+    with ThreadPoolExecutor(1) as worker:
+        snapshots = FileSnapshots(path, worker, lambda: None, keyring)
+        assert snapshots.load() == (HEADER, PARTS)
+        assert b"first" not in path.read_bytes()
+        assert snapshots.raw() == (HEADER, plain)
+        follower = FileSnapshots(tmp_path / "other", worker, lambda: None, Keyring.fresh())
+        assert follower.install(plain) == (HEADER, PARTS)
+        assert b"first" not in (tmp_path / "other").read_bytes()
+        old = keyring.keys[0]
+        keyring.add(Keyring.fresh().keys[0])
+        snapshots.reseal()
+    with pytest.raises(Corrupt, match="a key this node does not have"):
+        read_snapshot(path.read_bytes(), Keyring([old]))
