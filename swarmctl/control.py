@@ -60,6 +60,7 @@ def _configure_update(parser: Parser) -> None:
     add("--cpus", type=flags.cpus)
     add("--cpuset-cpus")
     add("--cpuset-mems")
+    add("--blkio-weight", type=int, metavar="10-1000")
     add("--pids-limit", type=int)
     add("--restart", metavar="POLICY[:MAX]")
     _names(parser)
@@ -80,6 +81,7 @@ def _update(client: Client, args: Namespace) -> int:
         "NanoCpus": args.cpus,
         "CpusetCpus": args.cpuset_cpus,
         "CpusetMems": args.cpuset_mems,
+        "BlkioWeight": args.blkio_weight,
         "PidsLimit": args.pids_limit,
     }
     if args.restart:

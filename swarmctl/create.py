@@ -72,6 +72,11 @@ def _resource_flags(parser: Parser) -> None:
     add("--cpus", type=flags.cpus)
     add("--cpuset-cpus", default="", metavar="0-3,5")
     add("--cpuset-mems", default="", metavar="0-3,5")
+    add("--blkio-weight", type=int, default=0, metavar="10-1000")
+    add("--blkio-weight-device", action="append", type=_device_weight, metavar="DEVICE:WEIGHT")
+    for way in ("read", "write"):
+        add(f"--device-{way}-bps", action="append", type=_device_bytes, metavar="DEVICE:BYTES")
+        add(f"--device-{way}-iops", action="append", type=_device_count, metavar="DEVICE:COUNT")
     add("--pids-limit", type=int)
     add("--shm-size", type=flags.size)
     add("--ulimit", action="append", type=flags.ulimit)
@@ -279,6 +284,12 @@ def _resources(args: Namespace) -> dict[str, Any]:
         "NanoCpus": args.cpus or 0,
         "CpusetCpus": args.cpuset_cpus,
         "CpusetMems": args.cpuset_mems,
+        "BlkioWeight": args.blkio_weight,
+        "BlkioWeightDevice": args.blkio_weight_device,
+        "BlkioDeviceReadBps": args.device_read_bps,
+        "BlkioDeviceWriteBps": args.device_write_bps,
+        "BlkioDeviceReadIOps": args.device_read_iops,
+        "BlkioDeviceWriteIOps": args.device_write_iops,
         "PidsLimit": args.pids_limit,
         "ShmSize": args.shm_size or 0,
         "Ulimits": args.ulimit,
@@ -330,6 +341,28 @@ def _device(text: str) -> dict[str, str]:
         "PathInContainer": target or source,
         "CgroupPermissions": access or "rwm",
     }
+
+
+def _device_weight(text: str) -> dict[str, Any]:
+    path, weight = _of_device(text)
+    return {"Path": path, "Weight": flags.count(weight)}
+
+
+def _device_bytes(text: str) -> dict[str, Any]:
+    path, rate = _of_device(text)
+    return {"Path": path, "Rate": flags.size(rate)}
+
+
+def _device_count(text: str) -> dict[str, Any]:
+    path, rate = _of_device(text)
+    return {"Path": path, "Rate": flags.count(rate)}
+
+
+def _of_device(text: str) -> tuple[str, str]:
+    path, _, value = text.rpartition(":")
+    if not path.startswith("/dev/"):
+        raise flags.Bad(f"bad format for device: {text!r}: want /dev/NAME:VALUE")
+    return path, value
 
 
 def _unlimited_size(text: str) -> int:

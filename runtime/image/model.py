@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -64,6 +66,21 @@ def chain_ids(diff_ids: tuple[str, ...]) -> tuple[str, ...]:
         digest = hashlib.sha256(f"{chain[-1]} {diff_id}".encode()).hexdigest()
         chain.append(f"sha256:{digest}")
     return tuple(chain)
+
+
+def shared_bytes(images: Iterable[Image]) -> dict[str, int]:
+    """Return by image id the unpacked bytes of those layers that others of the images have too."""
+    stacks = {
+        image.id: dict(
+            zip(chain_ids(tuple(la.diff_id for la in image.layers)), image.layers, strict=True)
+        )
+        for image in images
+    }
+    owners = Counter(chain for stack in stacks.values() for chain in stack)
+    return {
+        image_id: sum(layer.unpacked_bytes for chain, layer in stack.items() if owners[chain] > 1)
+        for image_id, stack in stacks.items()
+    }
 
 
 def parse_time_ns(text: str) -> int:

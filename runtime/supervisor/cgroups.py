@@ -321,16 +321,13 @@ class Group:
                 write(f"{directory}/cgroup.procs", str(pid))
 
     def _block(self, block: dict[str, Any]) -> None:
-        if self.v1("blkio"):
-            directory = self.v1("blkio")
-            if block.get("weight"):
-                names = ("blkio.weight", "blkio.bfq.weight")
-                have = [n for n in names if os.path.exists(f"{directory}/{n}")]
-                if not have:
-                    raise Unsupported("blockIO.weight needs a proportional io scheduler here")
-                write(f"{directory}/{have[0]}", str(block["weight"]))
-        elif block.get("weight"):
-            write(f"{self._need('io')}/io.weight", str(block["weight"]))
+        weights = [("", block["weight"])] if block.get("weight") else []
+        weights += [
+            (f"{entry['major']}:{entry['minor']} ", entry["weight"])
+            for entry in block.get("weightDevice") or []
+        ]
+        for device, weight in weights:
+            self._block_weight(device, weight)
         for way, unit, file in (
             ("throttleReadBpsDevice", "rbps", "read_bps"),
             ("throttleWriteBpsDevice", "wbps", "write_bps"),
@@ -344,6 +341,20 @@ class Group:
                     write(path, f"{device} {entry['rate']}")
                 else:
                     write(f"{self._need('io')}/io.max", f"{device} {unit}={entry['rate']}")
+
+    def _block_weight(self, device: str, weight: int) -> None:
+        """Set a weight, of a device ("8:0 ") or of all: bfq's file where there is one."""
+        v1 = self.v1("blkio")
+        directory = v1 or self._need("io")
+        suffix = "_device" if device and v1 else ""
+        names = ("blkio.bfq.weight", "blkio.weight") if v1 else ("io.bfq.weight", "io.weight")
+        for name in names:
+            if os.path.exists(f"{directory}/{name}{suffix}"):
+                if name == "io.weight":  # 10 to 1000 onto 1 to 10000, as runc and crun map it
+                    weight = 1 + (weight - 10) * 9999 // 990
+                write(f"{directory}/{name}{suffix}", f"{device}{weight}")
+                return
+        raise Unsupported("blockIO.weight needs a proportional io scheduler here")
 
     # ---- processes -------------------------------------------------------------------------
 

@@ -50,6 +50,8 @@ class FakeRegistry:
         self.gate: asyncio.Event | None = None
         """Blobs of more than a kilobyte wait for it where it is set."""
         self.token = "token-1"
+        self.token_moved_to = ""
+        """Where who brings an identity token is sent."""
         self.scopes: list[list[str]] = []
         self.address = ""
         self.upload_host = ""
@@ -80,6 +82,7 @@ class FakeRegistry:
         app = web.Application(middlewares=[self._checked], client_max_size=1 << 30)
         app.router.add_get("/v2/", self._version)
         app.router.add_get("/token", self._token)
+        app.router.add_post("/token", self._exchange)
         app.router.add_get("/v2/{name:.+}/manifests/{ref}", self._manifest, allow_head=True)
         app.router.add_put("/v2/{name:.+}/manifests/{ref}", self._put_manifest)
         app.router.add_get("/v2/{name:.+}/tags/list", self._tags)
@@ -126,6 +129,12 @@ class FakeRegistry:
             return web.json_response({"details": "incorrect username or password"}, status=401)
         self.scopes.append(request.query.getall("scope", []))
         return web.json_response({"token": self.token})
+
+    async def _exchange(self, request: web.Request) -> web.Response:
+        if self.token_moved_to:
+            return web.Response(status=307, headers={"Location": self.token_moved_to})
+        assert (await request.post())["refresh_token"] == "identity"
+        return web.json_response({"access_token": self.token})
 
     async def _version(self, request: web.Request) -> web.Response:
         return web.json_response({})

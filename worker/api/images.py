@@ -16,6 +16,7 @@ from runtime.image.build.configuring import apply_changes
 from runtime.image.build.remote import fetch, is_url
 from runtime.image.commit import commit as commit_upper
 from runtime.image.errors import BuildError
+from runtime.image.model import shared_bytes
 from swarmapi import query, rest
 from swarmapi.errors import InvalidArgument
 from swarmapi.rest import Route
@@ -45,8 +46,10 @@ async def list_images(request: web.Request) -> web.StreamResponse:
         if intermediate and not query.flag(request, "all"):
             continue
         if wanted.lists(image):
-            shown.append(image_summary(image, -1, wanted.references(image)))
-    return answer([older.image_summary(one, minor_of(request)) for one in shown])
+            shown.append(image)
+    shared = shared_bytes(shown) if query.flag(request, "shared-size") else {}
+    rows = [image_summary(one, -1, wanted.references(one), shared.get(one.id, -1)) for one in shown]
+    return answer([older.image_summary(row, minor_of(request)) for row in rows])
 
 
 def _filter(request: web.Request, engine: Engine) -> ImageFilter:
@@ -56,7 +59,9 @@ def _filter(request: web.Request, engine: Engine) -> ImageFilter:
 
 async def inspect(request: web.Request) -> web.StreamResponse:
     """Show one image."""
-    found = image_details(engine_of(request).images.resolve(request.match_info["name"]))
+    engine = engine_of(request)
+    image = engine.images.resolve(request.match_info["name"])
+    found = image_details(image, engine.parts.storage_driver)
     return answer(older.image_details(found, minor_of(request)))
 
 

@@ -14,12 +14,12 @@ from worker.engine.engine import Engine
 from worker.engine.launcher import parse_port
 from worker.engine.record import EndpointState, Health, MountPoint, Record
 from worker.engine.rfc3339 import format_ns
+from worker.engine.spec import RUNTIMES
 
 _HOST_DEFAULTS: dict[str, Any] = {
     "ContainerIDFile": "", "VolumeDriver": "",
-    "Cgroup": "", "UsernsMode": "", "Runtime": "swarm", "Isolation": "",
-    "CgroupParent": "", "BlkioWeight": 0, "BlkioWeightDevice": [], "BlkioDeviceReadBps": [],
-    "BlkioDeviceWriteBps": [], "BlkioDeviceReadIOps": [], "BlkioDeviceWriteIOps": [],
+    "Cgroup": "", "UsernsMode": "", "Isolation": "",
+    "CgroupParent": "",
     "CpuRealtimePeriod": 0, "CpuRealtimeRuntime": 0,
     "DeviceRequests": None, "CpuCount": 0,
     "CpuPercent": 0, "IOMaximumIOps": 0, "IOMaximumBandwidth": 0,
@@ -38,6 +38,7 @@ def container_details(engine: Engine, record: Record, exec_ids: Sequence[str]) -
         ("ReadonlyPaths", record.host.readonly_paths, READONLY_PATHS),
     ):
         host[key] = None if record.host.privileged else list(usual if own is None else own)
+    host["Runtime"] = record.host.runtime or RUNTIMES[0]
     host["VolumesFrom"] = record.host.volumes_from or None
     host["Links"] = _links(engine, record)
     host["DeviceCgroupRules"] = record.host.device_cgroup_rules or None
@@ -145,9 +146,12 @@ def human_duration(span_ns: int) -> str:
 
 
 def image_summary(
-    image: Image, containers: int, names: Sequence[str] | None = None
+    image: Image, containers: int, names: Sequence[str] | None = None, shared_bytes: int = -1
 ) -> dict[str, Any]:
-    """Render one entry of `GET /images/json`; `names` are those to show, all without it."""
+    """Render one entry of `GET /images/json`; `names` are those to show, all without it.
+
+    `shared_bytes` are those of layers that other images have too, -1 when nobody asked.
+    """
     return {
         "Containers": containers,
         "Created": image.created_ns // 1_000_000_000,
@@ -156,12 +160,12 @@ def image_summary(
         "ParentId": image.parent,
         "RepoDigests": [name for name in image.repo_digests if names is None or name in names],
         "RepoTags": [name for name in image.repo_tags if names is None or name in names],
-        "SharedSize": -1,
+        "SharedSize": shared_bytes,
         "Size": image.size_bytes,
     }
 
 
-def image_details(image: Image) -> dict[str, Any]:
+def image_details(image: Image, driver: str) -> dict[str, Any]:
     """Render `GET /images/{name}/json`."""
     config = image.config
     return {
@@ -177,7 +181,7 @@ def image_details(image: Image) -> dict[str, Any]:
         "Architecture": image.architecture,
         "Os": config.get("os", "linux"),
         "Size": image.size_bytes,
-        "GraphDriver": {"Name": "overlay2", "Data": {}},
+        "GraphDriver": {"Name": driver, "Data": {}},
         "RootFS": {"Type": "layers", "Layers": [layer.diff_id for layer in image.layers]},
         "Metadata": {"LastTagTime": format_ns(0)},
     }

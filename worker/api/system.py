@@ -9,6 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
+from runtime.image.model import shared_bytes
 from swarmapi import query, rest
 from swarmapi.rest import Route
 from worker.api import answers, older
@@ -25,6 +26,7 @@ from worker.api.version import (
 )
 from worker.engine.engine import Engine
 from worker.engine.rfc3339 import format_ns
+from worker.engine.spec import RUNTIMES
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
@@ -139,8 +141,8 @@ def describe(engine: Engine) -> dict[str, Any]:
         "Labels": [f"{key}={value}" for key, value in engine.parts.labels.items()],
         "ExperimentalBuild": True,
         "ServerVersion": PRODUCT_VERSION,
-        "Runtimes": {"swarm": {"path": "swarm-supervisor"}},
-        "DefaultRuntime": "swarm",
+        "Runtimes": {name: {"path": "swarm-supervisor"} for name in RUNTIMES},
+        "DefaultRuntime": RUNTIMES[0],
         "Swarm": dict(engine.swarm_info()),
         "LiveRestoreEnabled": True,
         "Isolation": "",
@@ -160,12 +162,16 @@ async def disk_usage(request: web.Request) -> web.StreamResponse:
     usage = await asyncio.to_thread(engine.images.usage)
     body: dict[str, Any] = {"LayersSize": usage.unpacked_bytes, "BuildCache": []}
     if "image" in kinds:
+        found = await asyncio.to_thread(engine.images.list)
+        shared = shared_bytes(found)
         body["Images"] = [
             older.image_summary(
-                {**image_summary(image, len(engine.users_of_image(image.id))), "SharedSize": 0},
+                image_summary(
+                    image, len(engine.users_of_image(image.id)), shared_bytes=shared[image.id]
+                ),
                 minor_of(request),
             )
-            for image in await asyncio.to_thread(engine.images.list)
+            for image in found
         ]
     if "container" in kinds:
         body["Containers"] = [

@@ -4,13 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from swarmapi.errors import InvalidArgument
+from worker.engine.limits import RESOURCE_LIMITS
 from worker.engine.logoptions import check_log
 from worker.engine.spec import HostConfig, LogSpec, Ulimit
-
-_LIMITS = frozenset((
-    "as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile",
-    "nproc", "rss", "rtprio", "rttime", "sigpending", "stack",
-))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,7 +44,7 @@ def parse_ulimit(text: str) -> Ulimit:
         made = Ulimit(name=name, soft=int(soft), hard=int(hard or soft))
     except ValueError:
         raise InvalidArgument(f"{text!r} must be NAME=SOFT[:HARD]") from None
-    if name not in _LIMITS:
+    if name not in RESOURCE_LIMITS:
         raise InvalidArgument(f"{text!r}: {name!r} is no resource limit")
     if (made.soft < -1 or made.hard < -1) or (made.hard != -1 and not 0 <= made.soft <= made.hard):
         raise InvalidArgument(f"{text!r}: the soft limit must not exceed the hard one")

@@ -89,22 +89,7 @@ class Launcher:
             joined = await self._join(record)
             links.linked(record, self._running, lenient=False)
             files = await self.write_files(record)
-            config = self._config(record, overlay, files)
-            launch = Launch(
-                container_id=record.id,
-                config=config,
-                overlay=None if overlay.copied else overlay,
-                log=log_config(record, str(self._places.log(record.id))),
-                stdin_open=record.config.open_stdin,
-                netns=netns,
-                init=record.host.init,
-                restart=record.host.restart_policy.to_runtime(),
-                health=healthcheck.to_runtime(
-                    record.config.healthcheck,
-                    record.image_config,
-                    lambda words: self.exec_process(record, ExecConfig(cmd=words), lower),
-                ),
-            )
+            launch = await asyncio.to_thread(self._launch, record, overlay, files, netns)
             joined_network()
             state = await self._start(launch, joined.netns_fd if joined else None)
         except BaseException:
@@ -114,6 +99,27 @@ class Launcher:
             if joined is not None:
                 os.close(joined.netns_fd)
         return state
+
+    def _launch(
+        self, record: Record, overlay: Overlay, files: dict[str, str], netns: str
+    ) -> Launch:
+        """Return the request; blocking: accounts are read from the image's layers."""
+        return Launch(
+            container_id=record.id,
+            config=self._config(record, overlay, files),
+            overlay=None if overlay.copied else overlay,
+            log=log_config(record, str(self._places.log(record.id))),
+            stdin_open=record.config.open_stdin,
+            netns=netns,
+            # in another's pid namespace there is an init already (as Docker has it)
+            init=record.host.init and not record.host.pid_mode,
+            restart=record.host.restart_policy.to_runtime(),
+            health=healthcheck.to_runtime(
+                record.config.healthcheck,
+                record.image_config,
+                lambda words: self.exec_process(record, ExecConfig(cmd=words), overlay.lower),
+            ),
+        )
 
     async def _start(self, launch: Launch, netns_fd: int | None) -> ContainerState:
         """Start, and when the fork server dies over it, find out what came of that."""

@@ -1,12 +1,18 @@
 """A container's limits: Docker's numbers checked as Docker does, and turned into OCI's."""
 
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
 from swarmapi.errors import InvalidArgument, Unsupported
 from worker.engine.spec import HostConfig
 
+RESOURCE_LIMITS = frozenset((
+    "as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile",
+    "nproc", "rss", "rtprio", "rttime", "sigpending", "stack",
+))  # fmt: skip
+_CGROUPS = Path("/sys/fs/cgroup")
 _MINIMUM_BYTES = 6 << 20
 _CPU_PERIOD_US = 100_000
 
@@ -20,6 +26,8 @@ def resources_of(host: HostConfig) -> dict[str, Any]:
         found["cpu"] = cpu
     if host.pids_limit is not None and host.pids_limit != 0:
         found["pids"] = {"limit": max(host.pids_limit, -1)}
+    if block := _block(host):
+        found["blockIO"] = block
     return found
 
 
@@ -32,6 +40,7 @@ def check_limits(host: HostConfig) -> None:
     """
     _check_memory(host)
     _check_cpu(host)
+    _check_block(host)
     if not -1000 <= host.oom_score_adj <= 1000:
         raise InvalidArgument(
             f"Invalid value {host.oom_score_adj}, range for oom score adj is [-1000, 1000]"
@@ -39,6 +48,8 @@ def check_limits(host: HostConfig) -> None:
     if host.shm_size < 0:
         raise InvalidArgument("SHM size can not be less than 0")
     for limit in host.ulimits:
+        if limit.name not in RESOURCE_LIMITS:
+            raise InvalidArgument(f"invalid ulimit type: {limit.name}")
         if 0 <= limit.hard < limit.soft:
             raise InvalidArgument(
                 f"ulimit soft limit must be less than or equal to hard limit: "
@@ -73,6 +84,64 @@ def _cpu(host: HostConfig) -> dict[str, Any]:
         if value:
             cpu[key] = value
     return cpu
+
+
+def _block(host: HostConfig) -> dict[str, Any]:
+    block: dict[str, Any] = {"weight": host.blkio_weight} if host.blkio_weight else {}
+    if host.blkio_weight_device:
+        block["weightDevice"] = [
+            {**_numbers_of(one.path), "weight": one.weight} for one in host.blkio_weight_device
+        ]
+    for key, devices in (
+        ("throttleReadBpsDevice", host.blkio_device_read_bps),
+        ("throttleWriteBpsDevice", host.blkio_device_write_bps),
+        ("throttleReadIOPSDevice", host.blkio_device_read_iops),
+        ("throttleWriteIOPSDevice", host.blkio_device_write_iops),
+    ):
+        if devices:
+            block[key] = [{**_numbers_of(one.path), "rate": one.rate} for one in devices]
+    return block
+
+
+def _numbers_of(path: str) -> dict[str, int]:
+    """Return major and minor of a block device; raises InvalidArgument where it is none."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        reason = os.strerror(error.errno or 0).lower()
+        raise InvalidArgument(f"block device {path}: {reason}") from None
+    if not stat.S_ISBLK(status.st_mode):
+        raise InvalidArgument(f"{path} is not a block device")
+    return {"major": os.major(status.st_rdev), "minor": os.minor(status.st_rdev)}
+
+
+def _check_block(host: HostConfig) -> None:
+    weights = [one.weight for one in host.blkio_weight_device]
+    if host.blkio_weight:
+        weights.append(host.blkio_weight)
+    if any(not 10 <= weight <= 1000 for weight in weights):
+        raise InvalidArgument("Range of blkio weight is from 10 to 1000")
+    block = _block(host)
+    if not block:
+        return
+    if not _block_controller():
+        raise Unsupported("block I/O limits need the cgroup controller blkio or io: mount it")
+    if weights and not _block_weights():
+        raise Unsupported(
+            "BlkioWeight needs an I/O scheduler that weighs, such as bfq: leave it out"
+        )
+
+
+def _block_controller() -> bool:
+    if _version_two():
+        return "io" in (_CGROUPS / "cgroup.controllers").read_text().split()
+    return (_CGROUPS / "blkio").is_dir()
+
+
+def _block_weights() -> bool:
+    """Tell whether groups have a weight; the root of a hierarchy has none."""
+    base, file = (_CGROUPS, "io*weight") if _version_two() else (_CGROUPS / "blkio", "blkio*weight")
+    return any(True for _ in base.glob(f"*/{file}"))
 
 
 def _check_memory(host: HostConfig) -> None:
@@ -153,4 +222,4 @@ def _numbers(text: str) -> set[int]:
 
 
 def _version_two() -> bool:
-    return Path("/sys/fs/cgroup/cgroup.controllers").exists()
+    return (_CGROUPS / "cgroup.controllers").exists()

@@ -9,6 +9,7 @@ from runtime.image.registry.auth import NOBODY, Credentials
 from runtime.image.registry.endpoint import RegistrySettings, endpoint_of, login_host
 from runtime.image.registry.errors import LoginRefused, Unauthorized
 from runtime.image.registry.manifest import Platform
+from runtime.image.registry.nearby import by_address
 from runtime.image.registry.progress import Emit
 from runtime.image.registry.pull import Puller, Weigh
 from runtime.image.registry.push import Pusher
@@ -62,7 +63,8 @@ class Registries:
 
     async def login(self, address: str, credentials: Credentials) -> None:
         """Try credentials at a registry; raises LoginRefused, RegistryError."""
-        endpoint = endpoint_of(login_host(address), self.settings)
+        host = login_host(address)
+        endpoint = endpoint_of(host, await by_address(host, self.settings))
         async with Transport(endpoint, credentials) as transport:
             try:
                 await transport.check_login()

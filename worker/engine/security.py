@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ _IPC_SYSCTLS = frozenset((
     "kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall",
     "kernel.shmmax", "kernel.shmmni", "kernel.shm_rmid_forced",
 ))  # fmt: skip
+_APPARMOR = Path("/sys/module/apparmor/parameters/enabled")
 _DISABLED = ("label=disable", "label:disable", "apparmor=unconfined", "apparmor:unconfined")
 
 
@@ -48,8 +50,19 @@ def security_options(host: HostConfig) -> SecurityOptions:
         elif key == "systempaths" and value == "unconfined":
             found.bare_paths = True
         elif option not in _DISABLED:  # neither LSM is used: the container has none of it anyway
-            raise Unsupported(f"security option {option!r} is not supported")
+            raise Unsupported(f"security option {option!r} is not supported{_way_out(key)}")
     return found
+
+
+def _way_out(key: str) -> str:
+    if key != "apparmor":
+        return ""
+    try:
+        enabled = _APPARMOR.read_text().startswith("Y")
+    except OSError:
+        enabled = False
+    why = "profiles are not loaded by swarmd" if enabled else "this kernel runs without AppArmor"
+    return f": {why}; leave it out, or say apparmor=unconfined"
 
 
 def check_sysctls(host: HostConfig) -> None:

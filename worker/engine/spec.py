@@ -107,6 +107,20 @@ class Device(msgspec.Struct, rename="pascal"):
     cgroup_permissions: str = "rwm"
 
 
+class WeightDevice(msgspec.Struct, rename="pascal"):
+    """The weight of a container's I/O on one block device."""
+
+    path: str
+    weight: int
+
+
+class ThrottleDevice(msgspec.Struct, rename="pascal"):
+    """The most bytes or operations per second on one block device."""
+
+    path: str
+    rate: int
+
+
 class HostConfig(msgspec.Struct, rename="pascal", kw_only=True):
     """The part of a container that depends on its host: Docker's HostConfig."""
 
@@ -133,6 +147,8 @@ class HostConfig(msgspec.Struct, rename="pascal", kw_only=True):
     privileged: bool = False
     publish_all_ports: bool = False
     readonly_rootfs: bool = False
+    runtime: str = ""
+    """One of `RUNTIMES`; they all are the one there is."""
     security_opt: list[str] = []
     tmpfs: dict[str, str] = {}
     uts_mode: str = msgspec.field(default="", name="UTSMode")
@@ -143,6 +159,16 @@ class HostConfig(msgspec.Struct, rename="pascal", kw_only=True):
     nano_cpus: int = 0
     cpu_period: int = 0
     cpu_quota: int = 0
+    blkio_weight: int = 0
+    blkio_weight_device: list[WeightDevice] = []
+    blkio_device_read_bps: list[ThrottleDevice] = []
+    blkio_device_write_bps: list[ThrottleDevice] = []
+    blkio_device_read_iops: list[ThrottleDevice] = msgspec.field(
+        default_factory=list, name="BlkioDeviceReadIOps"
+    )
+    blkio_device_write_iops: list[ThrottleDevice] = msgspec.field(
+        default_factory=list, name="BlkioDeviceWriteIOps"
+    )
     cpuset_cpus: str = ""
     cpuset_mems: str = ""
     cgroupns_mode: str = ""
@@ -182,9 +208,10 @@ class ContainerCreate(msgspec.Struct, kw_only=True):
     endpoints: dict[str, EndpointSpec] = {}
 
 
+RUNTIMES = ("runc", "io.containerd.runc.v2", "swarm")
+"""The names by which clients ask for the runtime every daemon has, and its own."""
 ACCEPTED_DEFAULTS: dict[str, tuple[object, ...]] = {
     "VolumeDriver": ("local",),
-    "Runtime": ("swarm",),
     "UsernsMode": ("host",),
     "Isolation": ("default",),
     "ContainerIDFile": (),
@@ -233,6 +260,8 @@ def decode_host(raw: object) -> HostConfig:
     if host.auto_remove and host.restart_policy.name not in ("", "no"):
         raise InvalidArgument("can't create 'AutoRemove' container with restart policy")
     _check_namespaces(host)
+    if host.runtime not in ("", *RUNTIMES):
+        raise InvalidArgument(f"unknown or invalid runtime name: {host.runtime}")
     if host.network_mode == "container:":
         raise InvalidArgument("Invalid network mode: invalid container format container:<name|id>")
     return host

@@ -11,7 +11,7 @@ from worker.engine.spec import HostConfig, decode_host
 
 _UPDATABLE = frozenset((
     "CpuShares", "Memory", "NanoCpus", "CpuPeriod", "CpuQuota", "CpusetCpus", "CpusetMems",
-    "MemoryReservation", "MemorySwap", "PidsLimit", "RestartPolicy",
+    "MemoryReservation", "MemorySwap", "PidsLimit", "RestartPolicy", "BlkioWeight",
 ))  # fmt: skip
 
 

@@ -87,7 +87,7 @@ def endpoint_of(host: str, settings: RegistrySettings) -> Endpoint:
 def is_insecure(host: str, settings: RegistrySettings) -> bool:
     """Tell whether a host may be asked without a valid certificate; loopback always may.
 
-    A CIDR is compared with literal addresses: no name is looked up to decide about security.
+    A CIDR is compared with literal addresses; names are looked up by `nearby.by_address`.
     """
     if host in settings.insecure:
         return True
@@ -102,6 +102,11 @@ def is_insecure(host: str, settings: RegistrySettings) -> bool:
         ipaddress.ip_network(entry, strict=False) for entry in settings.insecure if "/" in entry
     ]
     return address.is_loopback or any(address in network for network in (*networks, _LOOPBACK))
+
+
+def is_hub(domain: str) -> bool:
+    """Tell whether a domain is Docker Hub's."""
+    return domain in _HUB_NAMES
 
 
 def login_host(address: str) -> str:

@@ -36,6 +36,7 @@ from runtime.image.registry.manifest import (
     platform_of,
     suits,
 )
+from runtime.image.registry.nearby import by_address
 from runtime.image.registry.progress import Emit, Layers
 from runtime.image.registry.repository import Repository
 from runtime.image.registry.transport import Sleep, Transport
@@ -128,7 +129,8 @@ class Puller:
     ) -> T:
         """Ask one endpoint after the other, mirrors first; raises what the last one said."""
         problem: RegistryError | None = None
-        for endpoint in endpoints(reference.domain, self._settings):
+        settings = await by_address(reference.domain, self._settings)
+        for endpoint in endpoints(reference.domain, settings):
             try:
                 async with Transport(endpoint, credentials, self._sleep) as transport:
                     return await question(Repository(transport, reference.path))

@@ -30,6 +30,7 @@ from runtime.image.registry.manifest import (
     compose,
     decode,
 )
+from runtime.image.registry.nearby import by_address
 from runtime.image.registry.progress import Emit, Layers
 from runtime.image.registry.repository import Repository
 from runtime.image.registry.transport import TRIES, Sleep, Transport
@@ -77,7 +78,8 @@ class Pusher:
         tags = [reference.with_default_tag().tag]
         if all_tags:
             tags = await in_thread(partial(self._tags, reference))
-        (endpoint,) = endpoints(reference.domain, self._settings, push=True)
+        settings = await by_address(reference.domain, self._settings)
+        (endpoint,) = endpoints(reference.domain, settings, push=True)
         done = []
         async with Transport(endpoint, credentials, self.sleep) as transport:
             repository = Repository(transport, reference.path, "pull,push")

@@ -15,18 +15,19 @@ from runtime.image.registry.endpoint import (
     endpoint_of,
 )
 from runtime.image.registry.errors import NoSearch, RemoteNotFound
+from runtime.image.registry.nearby import by_address
 from runtime.image.registry.transport import Sleep, Transport
 
 LIMIT_MAX = 100
 _ANSWER_MAX_BYTES = 4 << 20
 
 
-def place(term: str, settings: RegistrySettings) -> tuple[Endpoint, str]:
+async def place(term: str, settings: RegistrySettings) -> tuple[Endpoint, str]:
     """Return whom to ask for a term, which may begin with a registry's host, and for what."""
     host, slash, rest = term.partition("/")
     if slash and ("." in host or ":" in host or host == "localhost"):
         if host not in ("docker.io", HUB_SEARCH_HOST):
-            return endpoint_of(host, settings), rest
+            return endpoint_of(host, await by_address(host, settings)), rest
         term = rest
     return Endpoint(HUB_SEARCH_HOST), term.removeprefix("library/")
 
@@ -42,7 +43,7 @@ async def search(
 
     Raises NoSearch where the registry has none, RegistryError where it cannot be asked.
     """
-    endpoint, words = place(term, settings)
+    endpoint, words = await place(term, settings)
     path = "/v1/search?" + urlencode({"q": words, "n": limit})
     async with Transport(endpoint, credentials, sleep) as transport:
         try:

@@ -273,11 +273,16 @@ class Transport:
         for attempt in range(1, TRIES + 1):
             try:
                 async with self._session.request(
-                    method, url, headers=headers, data=form, proxy=_proxy(url)
+                    method,
+                    url,
+                    headers=headers,
+                    data=form,
+                    proxy=_proxy(url),
+                    allow_redirects=method == "GET",  # no other server is sent the token
                 ) as response:
                     if response.status in _AGAIN and attempt < TRIES:
                         pause_s = _pause_s(attempt, response.headers.get("Retry-After", ""))
-                    elif response.status >= 400:
+                    elif response.status >= 300:
                         raise await self._refusal(method, realm, response)
                     else:
                         return _token_in(await _bounded(response, _TOKEN_MAX_BYTES))

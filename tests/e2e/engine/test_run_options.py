@@ -48,6 +48,8 @@ SEEN = [
     ("--cgroupns host", "grep -c {cgroup} /proc/self/cgroup", r"[1-9]\d*\n"),
     ("--cgroupns private", "grep -c {cgroup} /proc/self/cgroup", "0\n"),
     ("--userns host", "echo same", "same\n"),
+    ("--runtime runc", "echo ran", "ran\n"),
+    ("--init --pid host", "echo hosted", "hosted\n"),
     ("--log-driver none", "echo shown", "shown\n"),
     ("--stop-signal USR1 --stop-timeout 3", "echo said", "said\n"),
     ("--platform linux/amd64", "echo here", "here\n"),
@@ -64,6 +66,17 @@ SEEN_ON_V1 = [
     ("--memory-reservation 32m", f"cat {MEMORY}soft_limit_in_bytes", f"{32 << 20}\n"),
     ("--memory-swappiness 10", f"cat {MEMORY}swappiness", "10\n"),
     ("-m 64m --oom-kill-disable", f"grep disable {MEMORY}oom_control", "oom_kill_disable 1\n"),
+    ("--blkio-weight 300", "cat /sys/fs/cgroup/blkio/blkio.bfq.weight", "300\n"),
+    (
+        "--device-read-bps /dev/loop0:1mb",
+        "cat /sys/fs/cgroup/blkio/blkio.throttle.read_bps_device",
+        f"7:0 {1 << 20}\n",
+    ),
+    (
+        "--device-write-iops /dev/loop0:50",
+        "cat /sys/fs/cgroup/blkio/blkio.throttle.write_iops_device",
+        "7:0 50\n",
+    ),
     ("--pids-limit 20", "cat /sys/fs/cgroup/pids/pids.max", "20\n"),
 ]
 # flags, words of the refusal
@@ -89,7 +102,9 @@ REFUSED = [
     ("-w relative", "needs to be an absolute path"),
     ("--gpus all", "DeviceRequests"),
     ("--cgroup-parent /x", "CgroupParent"),
-    ("--runtime bogus", "Runtime"),
+    ("--runtime bogus", "unknown or invalid runtime name: bogus"),
+    ("--blkio-weight 5", "Range of blkio weight is from 10 to 1000"),
+    ("--device-read-bps /dev/null:1mb", "not a block device"),
     ("--ipc container:x", "IpcMode"),
     ("--pid container:nosuch", "No such container: nosuch"),
     ("--uts host -h x", "conflicting options: hostname"),

@@ -36,6 +36,7 @@ def names_of_top_layer(machine: Machine, image: str) -> list[str]:
 def test_a_container_changes_its_copy_alone(machine: Machine) -> None:
     info = machine.docker("info", "-f", "{{.Driver}}").stdout
     assert info == b"vfs\n"
+    assert machine.inspect("image", "inspect", "box:1")["GraphDriver"]["Name"] == "vfs"
     script = (
         "echo 1 > /new; rm /bin/ping; chmod 700 /bin/busybox; mkdir /d; echo 2 > /d/f;"
         " grep ' / ' /proc/mounts"

@@ -298,6 +298,20 @@ def test_credentials_open_a_closed_registry(tmp_path: Path, auth: str) -> None:
     play(tmp_path, story, auth=auth)
 
 
+def test_an_identity_token_goes_to_the_named_server_alone(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        publish(bench.registry, "app", "1", FILES)
+        await bench.pull("app:1", Credentials(identity_token="identity"))
+        assert bench.content("app:1") == FILES
+        publish(bench.registry, "app", "2", FILES)
+        bench.registry.token_moved_to = f"http://{bench.registry.address}/elsewhere"
+        with pytest.raises(RegistryError, match="307"):
+            await bench.pull("app:2", Credentials(identity_token="identity"))
+        assert not any("/elsewhere" in path for path in bench.registry.requests)
+
+    play(tmp_path, story, auth="bearer")
+
+
 def test_a_token_that_expires_midway_is_renewed(tmp_path: Path) -> None:
     async def story(bench: Bench) -> None:
         publish(bench.registry, "app", "1", FILES)

@@ -1,6 +1,7 @@
 """The pure parts of the registry client: endpoints, challenges, platforms, progress."""
 
 import asyncio
+import socket
 
 import pytest
 
@@ -17,6 +18,7 @@ from runtime.image.registry.endpoint import (
 from runtime.image.registry.errors import NoSearch, RegistryError
 from runtime.image.registry.flights import Flights
 from runtime.image.registry.manifest import decode, normal, parse_platform, suits
+from runtime.image.registry.nearby import by_address
 from runtime.image.registry.progress import bar, human
 from runtime.image.registry.search import place, search
 from runtime.image.registry.transport import error_words
@@ -52,6 +54,26 @@ def test_docker_hub_is_asked_behind_its_mirrors_but_pushed_to_directly() -> None
 def test_only_loopback_and_what_is_named_is_asked_insecurely(host: str, insecure: bool) -> None:
     named = ("10.1.0.0/16", "plain.example", "ported.example:99")
     assert is_insecure(host, RegistrySettings(insecure=named)) is insecure
+
+
+@pytest.mark.parametrize(
+    ("host", "insecure"),
+    [("localnode.test:5000", True), ("faraway.test", False), ("nobody.test", False)],
+)
+def test_a_name_is_as_insecure_as_its_address(
+    host: str, insecure: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    addresses = {"localnode.test": "10.1.7.7", "faraway.test": "192.0.2.1"}
+
+    def resolve(name: str, *_: object, **__: object) -> list[tuple[object, ...]]:
+        if name not in addresses:
+            raise socket.gaierror("unknown")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (addresses[name], 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    settings = RegistrySettings(insecure=("10.1.0.0/16",))
+    found = asyncio.run(by_address(host, settings))
+    assert (is_insecure(host, found), found == settings) == (insecure, not insecure)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +169,7 @@ async def _search_both_ways() -> None:
 
 def test_search_is_refused_where_there_is_none() -> None:
     asyncio.run(_search_both_ways())
-    endpoint, words = place("library/box", RegistrySettings())
+    endpoint, words = asyncio.run(place("library/box", RegistrySettings()))
     assert (endpoint.host, words) == ("index.docker.io", "box")
 
 

@@ -31,6 +31,12 @@ MIB = 1 << 20
         ({"CpusetCpus": "x"}, "Invalid value x for cpuset"),
         ({"OomScoreAdj": 1001}, "range for oom score adj"),
         ({"Ulimits": [{"Name": "nofile", "Soft": 2, "Hard": 1}]}, "ulimit soft limit"),
+        ({"Ulimits": [{"Name": "files", "Soft": 1, "Hard": 1}]}, "invalid ulimit type: files"),
+        ({"BlkioWeight": 5}, "Range of blkio weight is from 10 to 1000"),
+        ({"BlkioWeightDevice": [{"Path": "/dev/null", "Weight": 1001}]}, "Range of blkio weight"),
+        ({"BlkioDeviceReadBps": [{"Path": "/dev/null", "Rate": 1}]}, "is not a block device"),
+        ({"BlkioDeviceWriteIOps": [{"Path": "/dev/none", "Rate": 1}]}, "/dev/none: no such file"),
+        ({"Runtime": "kata"}, "unknown or invalid runtime name: kata"),
         ({"Sysctls": {"vm.swappiness": "1"}}, "separate kernel namespace"),
         ({"Sysctls": {"net.x": "1"}, "NetworkMode": "host"}, "host network namespace"),
         ({"Sysctls": {"kernel.sem": "1"}, "IpcMode": "host"}, "host ipc namespace"),
@@ -55,7 +61,7 @@ def test_what_contradicts_itself_or_the_machine_is_refused(
     ("asked", "words"),
     [
         ({"IpcMode": "container:x"}, "IpcMode"),
-        ({"SecurityOpt": ["apparmor=mine"]}, "apparmor=mine"),
+        ({"SecurityOpt": ["apparmor=mine"]}, "apparmor=mine.*say apparmor=unconfined"),
         ({"SecurityOpt": ["label=type:x"]}, "label=type:x"),
         ({"CgroupParent": "/x"}, "CgroupParent"),
         ({"DeviceRequests": [{"Count": -1}]}, "DeviceRequests"),
@@ -151,7 +157,8 @@ def test_an_update_leaves_what_it_does_not_name() -> None:
         ({"NanoCpus": 10**9}, {"CpuQuota": 5000}, InvalidArgument),
         ({"Memory": 64 * MIB, "MemorySwap": 65 * MIB}, {"Memory": 66 * MIB}, InvalidArgument),
         ({}, {"Privileged": True}, InvalidArgument),
-        ({}, {"BlkioWeight": 5}, Unsupported),
+        ({}, {"BlkioWeight": 5}, InvalidArgument),
+        ({}, {"DeviceRequests": [{"Count": 1}]}, Unsupported),
     ],
 )
 def test_an_update_that_cannot_be_is_refused(

@@ -419,7 +419,7 @@ def test_output_and_input_of_an_attach_before_the_start(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("host", "named"),
     [
-        ({"BlkioWeight": 5}, "BlkioWeight"),
+        ({"CpuRealtimePeriod": 5}, "CpuRealtimePeriod"),
         ({"SecurityOpt": ["apparmor=x"]}, "apparmor=x"),
         ({"LogConfig": {"Type": "syslog"}}, "syslog"),
     ],
