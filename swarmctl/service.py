@@ -143,7 +143,40 @@ def _logs(client: Client, args: Namespace) -> int:
     return 0
 
 
+_HISTORY = {"Version": "VERSION", "State": "STATE", "Image": "IMAGE", "Replicas": "REPLICAS"}
+
+
+def _configure_history(parser: Parser) -> None:
+    parser.add_argument("--format")
+    parser.add_argument("-q", "--quiet", action="store_true", help="only print the versions")
+    parser.add_argument("service", metavar="SERVICE")
+
+
+def _history(client: Client, args: Namespace) -> int:
+    identity = client.get(f"/services/{segment(args.service)}")["ID"]
+    records = client.get(f"/swarm/v1/services/{identity}/specs")
+    if args.quiet and not args.format:
+        for record in records:
+            print(record["Version"])
+        return 0
+    table.show([_version(r, first=r is records[0]) for r in records], _HISTORY, args.format)
+    return 0
+
+
+def _version(record: Any, *, first: bool) -> table.Row:
+    spec = record["Spec"]
+    container = spec["TaskTemplate"].get("ContainerSpec") or {}
+    replicated = (spec.get("Mode") or {}).get("Replicated") or {}
+    return {
+        "Version": str(record["Version"]),
+        "State": "in force" if first else "kept",
+        "Image": container.get("Image", "").partition("@")[0],
+        "Replicas": str(replicated.get("Replicas", "")),
+    }
+
+
 COMMANDS = {
+    "history": Command("list the specs a rollback may return to", _configure_history, _history),
     "ls": Command("list services", _configure_ls, _ls),
     "ps": Command("list a service's tasks", _configure_ps, _ps),
     "inspect": Command("show services in full", _configure_inspect, _inspect),

@@ -162,17 +162,34 @@ def _store(
 
 def _configure_rollback(parser: Parser) -> None:
     _watch_flags(parser)
+    parser.add_argument("--to", type=flags.count, default=0, help="a version `history` lists")
     parser.add_argument("service", metavar="SERVICE")
 
 
 def _rollback(client: Client, args: Namespace) -> int:
     service = client.get(f"/services/{segment(args.service)}", insertDefaults="false")
-    _store(client, service, service["Spec"], rollback="previous")
+    if getattr(args, "to", 0):
+        query = {"to": str(args.to), "version": str(service["Version"]["Index"])}
+        client.call("POST", f"/swarm/v1/services/{service['ID']}/rollback", query=query)
+    else:
+        _store(client, service, service["Spec"], rollback="previous")
     print(args.service, flush=True)
     code = _watch(client, service["ID"], args)
     # What was asked for here is a failure elsewhere: code 2 stays for a rollback that paused.
     status = client.get(f"/services/{service['ID']}").get("UpdateStatus") or {}
     return 0 if code and status.get("State") == "rollback_completed" else code
+
+
+def _configure_resume(parser: Parser) -> None:
+    _watch_flags(parser)
+    parser.add_argument("service", metavar="SERVICE")
+
+
+def _resume(client: Client, args: Namespace) -> int:
+    service = client.get(f"/services/{segment(args.service)}")
+    client.call("POST", f"/swarm/v1/services/{service['ID']}/resume")
+    print(args.service, flush=True)
+    return _watch(client, service["ID"], args)
 
 
 def _configure_scale(parser: Parser) -> None:
@@ -214,5 +231,6 @@ COMMANDS = {
     "create": Command("create a service", _configure_create, _create),
     "update": Command("change a service", _configure_update, _update),
     "scale": Command("set the number of replicas", _configure_scale, _scale),
-    "rollback": Command("back to the previous spec", _configure_rollback, _rollback),
+    "rollback": Command("back to an earlier spec", _configure_rollback, _rollback),
+    "resume": Command("go on with an update that paused", _configure_resume, _resume),
 }

@@ -63,6 +63,7 @@ def _update_scalars(prefix: str, section: str) -> tuple[_Scalar, ...]:
         _Scalar(f"--{prefix}-failure-action", (section, "FailureAction"), choices=actions),
         _Scalar(f"--{prefix}-max-failure-ratio", (section, "MaxFailureRatio"), flags.ratio),
         _Scalar(f"--{prefix}-order", (section, "Order"), choices=("start-first", "stop-first")),
+        _Scalar(f"--{prefix}-progress-deadline", (section, "ProgressDeadline"), flags.duration),
     )
 
 

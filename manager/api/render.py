@@ -25,6 +25,7 @@ from swarmapi.model.objects import (
     RootCA,
     Secret,
     Service,
+    SpecVersion,
     Task,
     TaskState,
 )
@@ -62,6 +63,11 @@ def _update_json(config: UpdateConfig) -> Json:
         **({"Monitor": config.monitor} if config.monitor else {}),
         "MaxFailureRatio": config.max_failure_ratio or 0,
         "Order": config.order,
+        **(
+            {"ProgressDeadline": config.progress_deadline}
+            if config.progress_deadline is not None
+            else {}
+        ),
     }
 
 
@@ -152,6 +158,11 @@ def _run_json(run: JobRun) -> Json:
         **{name: rfc3339(time_ns) for name, time_ns in times.items() if time_ns},
         **({"Message": run.message} if run.message else {}),
     }
+
+
+def spec_version_json(record: SpecVersion) -> Json:
+    """Return one version of a service's spec."""
+    return {"Version": record.version, "Spec": _service_spec(record.spec, insert_defaults=False)}
 
 
 def _ports(ports: tuple[PortConfig, ...]) -> list[Json]:

@@ -172,6 +172,30 @@ async def update_service(request: web.Request) -> web.Response:
     return answer({"Warnings": None})
 
 
+async def roll_back_service(request: web.Request) -> web.Response:
+    """Go back to a spec version that is kept; without one, to the previous."""
+    store, key = request.app[STORE], request.match_info["id"]
+    service = find_service(store.view, key)
+    number = version(request) if query.given(request, "version") else service.meta.version
+    to = query.integer(request, "to")
+    await services.rollback_service(store, key, number, request_id(request), to=to)
+    return answer({"Warnings": None})
+
+
+async def resume_service(request: web.Request) -> web.Response:
+    """Go on with a service's update that paused."""
+    await services.resume_service(request.app[STORE], request.match_info["id"], request_id(request))
+    return answer({"Warnings": None})
+
+
+async def list_specs(request: web.Request) -> web.Response:
+    """List the specs of a service that are kept, the one in force first."""
+    view = request.app[STORE].view
+    service = find_service(view, request.match_info["id"])
+    found = services.kept_specs(view, service)
+    return answer([render.spec_version_json(record) for record in found])
+
+
 def _registry_auth(request: web.Request) -> RegistryAuth | None:
     return registry_auth.read(request.headers.get("X-Registry-Auth", ""))
 
@@ -292,6 +316,15 @@ ROUTES: Final[Sequence[rest.Declared]] = (
         body=ServiceSpec,
         answer=Warned,
     ),
+    Route("GET", "/swarm/v1/services/{id}/specs", list_specs, answer=list[Object]),
+    Route(
+        "POST",
+        "/swarm/v1/services/{id}/rollback",
+        roll_back_service,
+        (rest.integer("to", "the spec version; 0 is the previous one"), _VERSION),
+        answer=Warned,
+    ),
+    Route("POST", "/swarm/v1/services/{id}/resume", resume_service, answer=Warned),
     Route("GET", "/tasks", list_tasks, (rest.filters(*tasks.FILTERS),), answer=list[Versioned]),
     Route("GET", "/tasks/{id}", get_task, answer=Versioned),
     Route("GET", "/swarm/v1/tasks/{id}/explain", explain_task, answer=Object),

@@ -20,7 +20,7 @@ from manager.orchestrator.runs import first_status, updated_status
 from manager.orchestrator.slots import slots_of
 from manager.orchestrator.update import Outdated
 from manager.replica import OUT_OF_SEQUENCE, Store
-from manager.store.changes import Delete, PutService, PutSpecVersion
+from manager.store.changes import Delete, PutService, PutSpecVersion, SetUpdateStatus
 from manager.store.view import View, is_live, is_wanted, ports_of, published
 from swarmapi.errors import FailedPrecondition, Internal, InvalidArgument
 from swarmapi.model import defaults
@@ -39,6 +39,7 @@ from swarmapi.model.spec import (
     ReplicatedJob,
     ServiceMode,
     ServiceSpec,
+    UpdateConfig,
 )
 
 FILTERS: Final = ("id", "name", "label", "mode", "runtime")
@@ -102,6 +103,9 @@ async def update_service(
     if not spec.name:
         spec = replace(spec, name=service.spec.name)
     spec = replace(spec, mode=_kept_mode(spec.mode, service.spec.mode))
+    if spec.mode.replicated is None and spec.mode.global_ is None:
+        spec = replace(spec, mode=service.spec.mode)
+    spec = _with_deadlines(spec, service.spec)
     if spec.name != service.spec.name:
         raise InvalidArgument(f"Name: service {service.spec.name} cannot be renamed")
     if defaults.mode(spec) != defaults.mode(service.spec):
@@ -125,20 +129,27 @@ async def rollback_service(
     version: int,
     request_id: str = "",
     auth: RegistryAuth | None = None,
+    to: int = 0,
 ) -> Service:
-    """Return a service to its previous spec and, without `auth`, to that spec's login.
+    """Return a service to its previous spec, or version `to`; without `auth`, to its login too.
 
     Raises:
-        FailedPrecondition: there is no previous spec.
+        FailedPrecondition: that spec is not kept.
     """
     service = find_service(store.view, key)
     _check_version(store, service, version, request_id)
-    previous = previous_spec(store.view, service)
-    if previous is None:
+    record = store.view.specs.get((service.id, to or service.previous_spec_version))
+    if record is None and not to:
         raise FailedPrecondition(f"service {service.spec.name} does not have a previous spec")
-    spec, networks = _resolve_networks(store.view, resolve_references(store.view, previous))
+    if record is None or to == service.spec_version:
+        others = ", ".join(str(r.version) for r in kept_specs(store.view, service)[1:]) or "none"
+        raise FailedPrecondition(
+            f"service {service.spec.name} cannot go back to spec version {to}: kept are {others}"
+        )
+    kept = record.spec
+    spec, networks = _resolve_networks(store.view, resolve_references(store.view, kept))
     _check_ports(store.view, spec, service.id)
-    auth = auth or kept_auth(store.view, service, spec, "previous-spec")
+    auth = auth or record.registry_auth
     number = store.view.next_spec_version(service.id)
     record = SpecVersion(
         service_id=service.id, version=number, spec=spec, networks=networks, registry_auth=auth
@@ -149,6 +160,33 @@ async def rollback_service(
         message="manually requested rollback",
     )
     return await _put(store, service, record, status, version, request_id)
+
+
+async def resume_service(store: Store, key: str, request_id: str = "") -> Service:
+    """Go on with an update or a rollback that paused; what failed until now is forgiven.
+
+    Raises:
+        FailedPrecondition: nothing of it is paused.
+    """
+    service = find_service(store.view, key)
+    if store.knows(request_id):
+        return service
+    status = service.update_status
+    going_on = {
+        UpdateState.PAUSED: (UpdateState.UPDATING, "update resumed"),
+        UpdateState.ROLLBACK_PAUSED: (UpdateState.ROLLBACK_STARTED, "rollback resumed"),
+    }
+    if status is None or status.state not in going_on:
+        raise FailedPrecondition(f"service {service.spec.name} has no update that is paused")
+    state, message = going_on[status.state]
+    resumed = replace(
+        status, state=state, message=message, completed_ns=0, forgiven=len(status.failed_tasks)
+    )
+    change = SetUpdateStatus(
+        service_id=service.id, spec_version=service.spec_version, status=resumed, reason=message
+    )
+    await store.propose((change,), request_id)
+    return store.view.services.get(service.id, service)
 
 
 async def remove_service(store: Store, key: str, request_id: str = "") -> None:
@@ -177,6 +215,13 @@ def previous_spec(view: View, service: Service) -> ServiceSpec | None:
     """Return what a rollback returns to."""
     record = view.specs.get((service.id, service.previous_spec_version))
     return record.spec if record is not None else None
+
+
+def kept_specs(view: View, service: Service) -> list[SpecVersion]:
+    """Return the spec in force, the previous one and older ones that a rollback may return to."""
+    versions = (service.spec_version, service.previous_spec_version, *service.older_spec_versions)
+    found = (view.specs.get((service.id, version)) for version in versions)
+    return [record for record in found if record is not None]
 
 
 def count_tasks(view: View, service: Service) -> ServiceCounts:
@@ -237,6 +282,9 @@ async def _put(
     version: int,
     request_id: str,
 ) -> Service:
+    cluster = store.view.cluster
+    kept = defaults.specs_kept(cluster.spec) if cluster is not None else defaults.SPECS_KEPT
+    older = (service.previous_spec_version, *service.older_spec_versions)
     new = replace(
         service,
         spec=record.spec,
@@ -244,6 +292,7 @@ async def _put(
         previous_spec_version=service.spec_version,
         update_status=None if defaults.is_job(record.spec) else status,
         job_status=updated_status(service, record.spec, store.now_ns(), rerun=status is not None),
+        older_spec_versions=tuple(v for v in older if v)[: kept - 1],
     )
     reason = "rollback requested" if status is not None else "service updated"
     changes = (
@@ -257,6 +306,21 @@ async def _put(
 def _check_version(store: Store, service: Service, version: int, request_id: str) -> None:
     if service.meta.version != version and not store.knows(request_id):
         raise Internal(OUT_OF_SEQUENCE)
+
+
+def _with_deadlines(spec: ServiceSpec, old: ServiceSpec) -> ServiceSpec:
+    """Keep the progress deadlines where a client that does not know them wrote the spec back."""
+
+    def kept(new: UpdateConfig | None, before: UpdateConfig | None) -> UpdateConfig | None:
+        if new is None or before is None or new.progress_deadline is not None:
+            return new
+        return replace(new, progress_deadline=before.progress_deadline)
+
+    return replace(
+        spec,
+        update_config=kept(spec.update_config, old.update_config),
+        rollback_config=kept(spec.rollback_config, old.rollback_config),
+    )
 
 
 def _resolve_networks(view: View, spec: ServiceSpec) -> tuple[ServiceSpec, tuple[str, ...]]:

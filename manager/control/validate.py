@@ -37,9 +37,11 @@ LOG_DRIVERS: Final = ("json-file", "none")
 MAX_REPLICAS: Final = 100_000
 MAX_HISTORY: Final = 100
 MISSED_RUN_WINDOW_NS: Final = (defaults.SECOND_NS, 168 * 3_600 * defaults.SECOND_NS)
+MAX_SPECS_KEPT: Final = 100
 MTU_OPTION: Final = "com.docker.network.driver.mtu"
 _MTU_RANGE: Final = (68, 65_535)
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:\-]*(@sha256:[0-9a-f]{64})?\Z")
+_SHARE = re.compile(r"(0(\.\d{1,9})?|1(\.0{1,9})?)\Z", re.ASCII)
 _TEMPLATE = re.compile(r"\{\{.*\}\}", re.DOTALL)
 _SPREAD = re.compile(r"(node|engine)\.labels\..+\Z", re.IGNORECASE)
 
@@ -153,6 +155,16 @@ def check_cluster(spec: ClusterSpec) -> None:
     """
     if spec.name not in ("", "default"):
         raise InvalidArgument("Name: the cluster's name is default and cannot be changed")
+    labels = spec.labels or {}
+    kept = labels.get(defaults.SPECS_KEPT_LABEL, "1")
+    if not kept.isascii() or not kept.isdigit() or not 1 <= int(kept) <= MAX_SPECS_KEPT:
+        raise InvalidArgument(
+            f"Labels.{defaults.SPECS_KEPT_LABEL}: must be between 1 and {MAX_SPECS_KEPT}"
+        )
+    if not _SHARE.match(labels.get(defaults.DISAPPEARANCE_LABEL, "1")):
+        raise InvalidArgument(
+            f"Labels.{defaults.DISAPPEARANCE_LABEL}: must be a share between 0 and 1"
+        )
     strategy = defaults.placement_strategy(spec)
     if strategy not in STRATEGIES:
         raise InvalidArgument(
@@ -318,6 +330,7 @@ def _check_update(path: str, config: UpdateConfig | None, actions: tuple[str, ..
     _not_negative(f"{path}.Parallelism", config.parallelism)
     _not_negative(f"{path}.Delay", config.delay)
     _not_negative(f"{path}.Monitor", config.monitor)
+    _not_negative(f"{path}.ProgressDeadline", config.progress_deadline or 0)
     if not 0 <= config.max_failure_ratio <= 1:
         raise InvalidArgument(f"{path}.MaxFailureRatio: must be between 0 and 1")
     if config.failure_action not in ("", *actions):

@@ -1,5 +1,7 @@
 """Rolling updates. All progress is in the store: the update status and the tasks' records.
 
+Which earlier specs may come back is the service's; `update` itself goes back by one.
+
 A slot is *dirty* when it holds a wanted task of an outdated spec, or ended there. An update
 takes at most `parallelism` slots at once; a slot stays taken until its new task runs or ended,
 and for `delay` afterwards. The end is judged once more for `monitor` after the last slot.
@@ -12,6 +14,7 @@ from msgspec.structs import replace
 from manager.orchestrator.drain import DRAIN_NS, stop
 from manager.orchestrator.slots import Slot, SlotKey, create_task, ended_by_itself
 from manager.scheduler.constraints import matches_all
+from manager.scheduler.schedule import hindrances
 from manager.store.changes import PutService, SetUpdateStatus
 from manager.store.turn import NOT_COMMITTED, Turn
 from manager.store.view import View, is_live, is_wanted
@@ -142,40 +145,60 @@ def _judge(
     failed = list(status.failed_tasks)
     for slot in slots.values():
         for task in slot.tasks:
-            if not _made_now(task, service, status) or not ended_by_itself(task):
+            if task.id in failed or not _made_now(task, service, status):
                 continue
-            early = not task.running_ns or (
-                task.status.applied_ns - task.running_ns <= config.monitor
-            )
-            if early and task.id not in failed:
+            if _ended_early(task, config) or is_stuck(turn, task, config):
                 failed.append(task.id)
     if len(failed) == len(status.failed_tasks):
         return status
     status = replace(status, failed_tasks=tuple(failed))
-    if len(failed) / max(status.dirty_slots, 1) <= config.max_failure_ratio:
+    counted = len(failed) - status.forgiven
+    if counted / max(status.dirty_slots, 1) <= config.max_failure_ratio:
         _store(turn, service, status, "a new task failed")
         return status
     _act_on_failure(turn, service, status, config)
     return None
 
 
+def _ended_early(task: Task, config: UpdateConfig) -> bool:
+    if not ended_by_itself(task):
+        return False
+    return not task.running_ns or task.status.applied_ns - task.running_ns <= config.monitor
+
+
+def is_stuck(turn: Turn, task: Task, config: UpdateConfig) -> bool:
+    """Tell whether a wanted task did not come to run within the progress deadline."""
+    limit_ns = defaults.progress_deadline_ns(config)
+    if not limit_ns or not is_wanted(task) or task.status.state >= TaskState.RUNNING:
+        return False
+    due_ns = task.meta.created_ns + limit_ns
+    if turn.now_ns < due_ns:
+        turn.wake_at(due_ns)
+        return False
+    return True
+
+
+def _cause(turn: Turn, task_id: str, config: UpdateConfig) -> str:
+    task = turn.view.tasks.get(task_id)
+    if task is None or not is_stuck(turn, task, config):
+        return f"due to failure or early termination of task {task_id}"
+    limit_s = defaults.progress_deadline_ns(config) / defaults.SECOND_NS
+    return f"due to task {task_id}, which did not run within {limit_s:g}s"
+
+
 def _act_on_failure(
     turn: Turn, service: Service, status: UpdateStatus, config: UpdateConfig
 ) -> None:
-    cause = f"due to failure or early termination of task {status.failed_tasks[-1]}"
+    cause = _cause(turn, status.failed_tasks[-1], config)
     if status.state == UpdateState.ROLLBACK_STARTED:
-        paused = replace(
-            status, state=UpdateState.ROLLBACK_PAUSED, message=f"rollback paused {cause}"
-        )
-        _store(turn, service, paused, paused.message)
+        _pause(turn, service, status, UpdateState.ROLLBACK_PAUSED, f"rollback paused {cause}")
         return
     previous = turn.view.specs.get((service.id, service.previous_spec_version))
     if config.failure_action != "rollback" or previous is None:
         message = f"update paused {cause}"
         if config.failure_action == "rollback":
             message += "; there is no previous spec to roll back to"
-        paused = replace(status, state=UpdateState.PAUSED, message=message)
-        _store(turn, service, paused, message)
+        _pause(turn, service, status, UpdateState.PAUSED, message)
         return
     message = f"update rolled back {cause}"
     back = UpdateStatus(state=UpdateState.ROLLBACK_STARTED, started_ns=turn.now_ns, message=message)
@@ -184,11 +207,19 @@ def _act_on_failure(
         spec=previous.spec,
         spec_version=previous.version,
         previous_spec_version=0,
+        older_spec_versions=service.older_spec_versions,
         update_status=back,
     )
     turn.again.add(("service", service.id))
     if service.meta.version < NOT_COMMITTED:  # else this turn wrote it: the next one goes on
         turn.emit(PutService(service=restored, expect_version=service.meta.version, reason=message))
+
+
+def _pause(
+    turn: Turn, service: Service, status: UpdateStatus, state: UpdateState, message: str
+) -> None:
+    paused = replace(status, state=state, message=message, completed_ns=turn.now_ns)
+    _store(turn, service, paused, message)
 
 
 class _Step:
@@ -224,14 +255,22 @@ class _Step:
                 self.turn.again.add(("service", self.service.id))
                 return
             self._begin(slot)
-        if not todo and not any(self._is_moving(slot) for slot in slots.values()):
+        if todo or any(self._is_moving(slot) for slot in slots.values()):
+            return
+        if not any(self._keeps_old(slot) for slot in dirty):
             self._conclude()
+
+    def _keeps_old(self, slot: Slot) -> bool:
+        """Tell whether an outdated task goes on beside a new one that never ran."""
+        tasks = [self.turn.view.tasks[t.id] for t in slot.tasks]
+        return any(is_wanted(t) and self.outdated(t) for t in tasks)
 
     def _is_moving(self, slot: Slot) -> bool:
         return any(
             _made_now(t, self.service, self.status)
             and is_wanted(t)
             and t.status.state < TaskState.RUNNING
+            and not is_stuck(self.turn, t, self.config)
             for t in slot.tasks
         )
 
@@ -241,7 +280,7 @@ class _Step:
             if not _made_now(task, self.service, self.status):
                 continue
             if task.status.state < TaskState.RUNNING:
-                if is_wanted(task):
+                if is_wanted(task) and not is_stuck(self.turn, task, self.config):
                     return True
                 continue
             free_ns = (task.running_ns or task.status.applied_ns) + self.config.delay
@@ -275,8 +314,23 @@ class _Step:
         self._stop(surplus)
         old = [t for t in others if self.outdated(t)]
         running = kept.status.state == TaskState.RUNNING
-        if self.config.order != "start-first" or (running and self._is_known(kept)):
+        if (
+            self.config.order != "start-first"
+            or (running and self._is_known(kept))
+            or any(self._is_barred(kept, task) for task in old)
+        ):
             self._stop(old)
+
+    def _is_barred(self, new: Task, old: Task) -> bool:
+        """Tell whether the new task would find room where the old one is, were it not there.
+
+        Started first, two tasks that publish one host port, or share a node's maximum of
+        replicas, would wait for each other for ever.
+        """
+        if new.status.state != TaskState.PENDING or not new.explanation:
+            return False
+        why = hindrances(self.turn.view, new, old.node_id)
+        return bool(why) and why <= {"host-port", "max-replicas"}
 
     def _is_known(self, task: Task) -> bool:
         """Tell whether the new endpoint takes connections everywhere, or had time enough."""

@@ -88,6 +88,13 @@ class _Replicas(dict[str, int]):
         return count
 
 
+def hindrances(view: View, task: Task, node_id: str) -> set[str]:
+    """Return the names of the filters by which a node refuses a task as things are now."""
+    placer = Placer(view, view.now_ns)
+    needs = placer.needs(task)
+    return set() if needs is None else {r.filter for r in placer.explain(needs, node_id).refusals}
+
+
 class Placer:
     """All nodes with what is free on them, shared by the groups of one turn."""
 

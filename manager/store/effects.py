@@ -96,9 +96,12 @@ def touch_service_tables(fx: Effects, service: Service) -> None:
 
 
 def drop_unused_specs(fx: Effects, service_id: str) -> None:
-    """Forget the versions that are neither in force, nor the one to roll back to, nor run."""
+    """Forget the versions that are neither in force, nor one to roll back to, nor run."""
     service = fx.view.services.get(service_id)
-    kept = (service.spec_version, service.previous_spec_version) if service else ()
+    kept: tuple[int, ...] = ()
+    if service is not None:
+        current = (service.spec_version, service.previous_spec_version)
+        kept = (*current, *service.older_spec_versions)
     for version in [int(v) for v in fx.view.versions_of.of(service_id)]:
         if version not in kept and not fx.view.tasks_of_spec.of((service_id, version)):
             fx.view.drop_spec((service_id, version))
@@ -131,7 +134,8 @@ def _concern(task: Task | None) -> tuple[object, ...] | None:
     if task is None:
         return None
     state = task.status.state
-    return (state if state >= TaskState.RUNNING else None, task.desired, task.endpoint)
+    seen = state if state >= TaskState.RUNNING else bool(task.explanation)
+    return (seen, task.desired, task.endpoint)
 
 
 def _row(task: Task | None) -> tuple[object, ...] | None:

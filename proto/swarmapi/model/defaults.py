@@ -27,6 +27,11 @@ SECOND_NS = 1_000_000_000
 STOP_GRACE_PERIOD_NS = 10 * SECOND_NS
 RESTART_DELAY_NS = 5 * SECOND_NS
 UPDATE_MONITOR_NS = 5 * SECOND_NS
+PROGRESS_DEADLINE_NS = 600 * SECOND_NS
+SPECS_KEPT = 5
+SPECS_KEPT_LABEL = "specs.kept"
+DISAPPEARANCE_SHARE = 0.5
+DISAPPEARANCE_LABEL = "disappearance.share"
 HISTORY_LIMIT = 5
 HEARTBEAT_PERIOD_NS = SECOND_NS
 STRATEGY_LABEL = "placement.strategy"
@@ -140,7 +145,14 @@ def update_config(given: UpdateConfig | None) -> UpdateConfig:
         monitor=given.monitor or UPDATE_MONITOR_NS,
         max_failure_ratio=given.max_failure_ratio,
         order=given.order or "stop-first",
+        progress_deadline=given.progress_deadline,
     )
+
+
+def progress_deadline_ns(config: UpdateConfig) -> int:
+    """Return how long a new task may take until it runs (10 min when blank); 0 is for ever."""
+    given = config.progress_deadline
+    return PROGRESS_DEADLINE_NS if given is None else given
 
 
 def stop_grace_period_ns(spec: ServiceSpec) -> int:
@@ -180,6 +192,16 @@ def placement_strategy(spec: ClusterSpec) -> str:
     A label, because a client of Docker's sends those back when it changes another setting.
     """
     return (spec.labels or {}).get(STRATEGY_LABEL, "") or "spread"
+
+
+def specs_kept(spec: ClusterSpec) -> int:
+    """Return how many specs before the one in force a rollback can return to (a label)."""
+    return int((spec.labels or {}).get(SPECS_KEPT_LABEL, "") or SPECS_KEPT)
+
+
+def disappearance_share(spec: ClusterSpec) -> float:
+    """Return the share of nodes whose loss within a minute pauses rescheduling (a label)."""
+    return float((spec.labels or {}).get(DISAPPEARANCE_LABEL, "") or DISAPPEARANCE_SHARE)
 
 
 def mean_the_same(one: Any, other: Any) -> bool:

@@ -244,6 +244,8 @@ class UpdateStatus(Stored, frozen=True):
     """Ids already counted as failures."""
     done_ns: int = 0
     """When the last slot was replaced; the final monitor runs from here."""
+    forgiven: int = 0
+    """Failures from before it was resumed: the ratio does not count them again."""
 
 
 class JobOutcome(StrEnum):
@@ -300,6 +302,8 @@ class Service(Stored, frozen=True):
     meta: Meta = Meta()
     previous_spec_version: int = 0
     """What rollback returns to; 0 = nothing."""
+    older_spec_versions: tuple[int, ...] = ()
+    """What `rollback --to` may return to as well, the newest first."""
     endpoint: ServiceEndpoint = ServiceEndpoint()
     update_status: UpdateStatus | None = None
     job_status: JobStatus | None = None

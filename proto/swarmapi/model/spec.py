@@ -293,6 +293,9 @@ class UpdateConfig(Spec, frozen=True):
     monitor: int = 0
     max_failure_ratio: float = 0.0
     order: str = ""
+    progress_deadline: int | None = None
+    """How long a new task may take until it runs; 0 is for ever. No field of Docker's: a spec that
+    comes back without it keeps the one before."""
 
 
 class PortConfig(Spec, frozen=True):

@@ -279,6 +279,24 @@ def test_rollback_and_what_does_not_go_with_it(daemon: Daemon, ctl: Run) -> None
     assert (refused.code, refused.err) == (1, "--image cannot be combined with --rollback\n")
 
 
+def test_history_and_back_to_a_version(daemon: Daemon, ctl: Run) -> None:
+    serve(daemon, [])
+    template = {"TaskTemplate": {"ContainerSpec": {"Image": "web:7@sha256:0"}}}
+    kept = [{"Version": 9, "Spec": SERVICE["Spec"]}, {"Version": 7, "Spec": template}]
+    daemon.on("GET", f"/swarm/v1/services/{SERVICE['ID']}/specs", kept)
+    daemon.on("POST", f"/swarm/v1/services/{SERVICE['ID']}/rollback", {"Warnings": None})
+    daemon.on("POST", f"/swarm/v1/services/{SERVICE['ID']}/resume", {"Warnings": None})
+    head, newest, older = ctl("service", "history", "web").out.splitlines()
+    assert head.split() == ["VERSION", "STATE", "IMAGE", "REPLICAS"]
+    assert newest.split()[:3] == ["9", "in", "force"]
+    assert older.split() == ["7", "kept", "web:7"]
+    assert ctl("service", "history", "-q", "web").out == "9\n7\n"
+    assert ctl("service", "rollback", "-d", "--to", "7", "web").code == 0
+    asked = next(s for s in daemon.seen if s.path.endswith("/rollback"))
+    assert asked.query == {"to": "7", "version": "43"}
+    assert ctl("service", "resume", "-d", "web").out == "web\n"
+
+
 def test_scale_several_and_report_the_missing(daemon: Daemon, ctl: Run) -> None:
     serve(daemon, [])
     result = ctl("service", "scale", "-d", "web=5", "ghost=1")
