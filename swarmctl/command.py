@@ -1,6 +1,7 @@
 """What a command is, and how its line is parsed."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from typing import NamedTuple, NoReturn
@@ -12,16 +13,36 @@ _TRUE = {"1", "t", "true"}
 _FALSE = {"0", "f", "false"}
 
 
+class _Formatter(argparse.HelpFormatter):
+    """argparse's, which asks for one per flag, and imports shutil with it for the width."""
+
+    def __init__(self, prog: str) -> None:
+        try:
+            columns = os.get_terminal_size(1).columns
+        except OSError:
+            columns = 80  # stdout is no terminal
+        super().__init__(prog, width=columns - 2)
+
+
 class Parser(argparse.ArgumentParser):
     """argparse with Docker's manners: no abbreviations, exit code 125 on a wrong line."""
 
     def __init__(self, prog: str, description: str = "") -> None:
         # Docker's -h belongs to --hostname, so that only --help is help.
-        super().__init__(prog=prog, description=description, allow_abbrev=False, add_help=False)
+        super().__init__(
+            prog=prog,
+            description=description,
+            allow_abbrev=False,
+            add_help=False,
+            formatter_class=_Formatter,
+        )
         self.add_argument("--help", action="help", help="show this and leave")
 
     def error(self, message: str) -> NoReturn:  # type: ignore[explicit-override]  # 3.11 has none
-        raise UsageError(f"{self.prog}: {message}\nSee '{self.prog} --help'")
+        code = 125
+        if message.startswith(("the following arguments", "unrecognized arguments")):
+            message, code = f"this command {self._arity()}", 1
+        raise UsageError(f"{self.prog}: {message}\nSee '{self.prog} --help'", code)
 
     def long_flags(self) -> list[str]:
         """Return the flags, for completion."""
@@ -29,35 +50,88 @@ class Parser(argparse.ArgumentParser):
         return [name for name in names if name.startswith("--")]
 
     def parse(self, argv: list[str]) -> argparse.Namespace:
-        """Parse, accepting `--flag=true` and `--flag=false` for switches as Docker does."""
-        switches = {
-            name: action
-            for action in self._actions
-            if action.nargs == 0
-            for name in action.option_strings
-        }
+        """Parse a line as Docker does.
+
+        Switches take `=true` and `=false`; what follows a flag is its value, whatever it begins
+        with; behind the first word that is no flag, all belongs to a command that may follow.
+        """
+        words, off = self._plain(argv)
+        arguments = self.parse_args(words)
+        for action in off:
+            setattr(arguments, action.dest, not action.const)
+        return arguments
+
+    def _plain(self, argv: list[str]) -> tuple[list[str], list[argparse.Action]]:
+        """Return the line with its flags as `--flag` or `--flag=value`, and what is off."""
+        greedy = any(action.nargs == argparse.REMAINDER for action in self._actions)
         words: list[str] = []
-        for position, word in enumerate(argv):
-            name, equals, value = word.partition("=")
-            if name in switches and equals and value.lower() in _TRUE | _FALSE:
-                if value.lower() in _TRUE:
-                    words.append(name)
-                continue
-            words.append(word)
-            if word == "--" or (not word.startswith("-") and not _is_value(self, argv, position)):
-                words += argv[position + 1 :]
-                break
-        return self.parse_args(words)
+        off: list[argparse.Action] = []
+        rest = list(argv)
+        while rest:
+            word = rest.pop(0)
+            if word == "--" or word == "-" or not word.startswith("-"):
+                words.append(word)
+                if greedy or word == "--":
+                    return words + rest, off
+            elif word.startswith("--"):
+                name, equals, value = word.partition("=")
+                self._flag(name, value if equals else None, rest, words, off)
+            else:
+                self._cluster(word, rest, words, off)
+        return words, off
 
+    def _cluster(
+        self, word: str, rest: list[str], words: list[str], off: list[argparse.Action]
+    ) -> None:
+        """Take `-itp80`: switches, and at most one flag with its value."""
+        letters = word[1:]
+        while letters:
+            name, letters = f"-{letters[0]}", letters[1:]
+            action = self._option_string_actions.get(name)
+            if action is None:
+                self.error(f"unknown shorthand flag: {name[1]!r} in {word}")
+            value = None
+            if letters and (action.nargs != 0 or letters[0] == "="):
+                value, letters = letters.removeprefix("="), ""
+            self._flag(name, value, rest, words, off)
 
-def _is_value(parser: Parser, argv: list[str], position: int) -> bool:
-    """Say whether a word belongs to the flag before it."""
-    if position == 0 or not argv[position - 1].startswith("-") or "=" in argv[position - 1]:
-        return False
-    flag = argv[position - 1]
-    names = {name: action for action in parser._actions for name in action.option_strings}
-    action = names.get(flag) or (names.get(f"-{flag[-1]}") if flag[:2] != "--" else None)
-    return action is not None and action.nargs != 0
+    def _flag(
+        self,
+        name: str,
+        value: str | None,
+        rest: list[str],
+        words: list[str],
+        off: list[argparse.Action],
+    ) -> None:
+        action = self._option_string_actions.get(name)
+        if action is None:
+            self.error(f"unknown flag: {name}")
+        if action.nargs == 0 and value is not None:
+            if value.lower() not in _TRUE | _FALSE:
+                self.error(f'invalid argument "{value}" for {name}: want true or false')
+            if value.lower() in _FALSE:
+                off.append(action)
+                return
+            value = None
+        if action.nargs is None and value is None:
+            if not rest:
+                self.error(f"flag needs an argument: {name}")
+            value = rest.pop(0)
+        long = next((one for one in action.option_strings if one.startswith("--")), name)
+        words.append(long if value is None else f"{long}={value}")
+
+    def _arity(self) -> str:
+        """Say how many words a command takes, in Docker's words."""
+        taken = [action for action in self._actions if not action.option_strings]
+        least = sum(action.nargs in (None, "+") for action in taken)
+        open_ended = any(action.nargs in ("+", "*", argparse.REMAINDER) for action in taken)
+        if not taken:
+            return "accepts no arguments"
+        if not open_ended and len(taken) > least:
+            how, count = "at most ", len(taken)
+        else:
+            how, count = "at least " if open_ended else "", least
+        return f"requires {how}{count} argument{'s' * (count != 1)}"
 
 
 class Command(NamedTuple):

@@ -19,6 +19,7 @@ _COLUMNS = {
     "Names": "NAMES",
 }
 _COMMAND_WIDTH = 20
+_MOUNT_WIDTH = 15
 
 
 def _configure_ps(parser: Parser) -> None:
@@ -36,7 +37,7 @@ def _ps(client: Client, args: Namespace) -> int:
     last = 1 if args.latest else args.last
     if last > 0:
         query["limit"] = str(last)
-    if args.size:
+    if args.size or table.shows(args.format, "Size"):
         query["size"] = "1"
     rows = [
         _row(item, whole=args.no_trunc)
@@ -59,22 +60,30 @@ def _row(item: Any, *, whole: bool) -> table.Row:
     image = item.get("Image", "")
     if image.startswith("sha256:"):
         image = table.short(image, whole=whole)
-    size = table.bytes_decimal(item.get("SizeRw") or 0)
-    virtual = table.bytes_decimal(item.get("SizeRootFs") or 0)
+    size = table.bytes_decimal(item.get("SizeRw") or 0, 3)
+    if item.get("SizeRootFs"):
+        size += f" (virtual {table.bytes_decimal(item['SizeRootFs'], 3)})"
+    mounts = item.get("Mounts") or []
     return {
         "ID": table.short(item["Id"], whole=whole),
         "Image": image,
         "Command": command,
-        "CreatedAt": item.get("Created", 0),
+        "CreatedAt": table.stamp(item.get("Created", 0)),
         "RunningFor": f"{table.age(table.since(item.get('Created', 0)))} ago",
         "State": item.get("State", ""),
         "Status": item.get("Status", ""),
         "Ports": ", ".join(_ports(item.get("Ports") or [])),
         "Names": ",".join(name.removeprefix("/") for name in item.get("Names") or []),
-        "Size": f"{size} (virtual {virtual})",
-        "Labels": ",".join(f"{name}={value}" for name, value in labels.items()),
+        "Size": size,
+        "Labels": table.joined(labels),
+        "Label": table.label_of(labels),
         "Networks": ",".join(networks),
-        "Mounts": ",".join(m.get("Name") or m.get("Source", "") for m in item.get("Mounts") or []),
+        "Mounts": ",".join(
+            name if whole else table.ellipsis(name, _MOUNT_WIDTH)
+            for name in (mount.get("Name") or mount.get("Source", "") for mount in mounts)
+        ),
+        "LocalVolumes": str(sum(mount.get("Driver") == "local" for mount in mounts)),
+        "Platform": (item.get("ImageManifestDescriptor") or {}).get("platform"),
     }
 
 

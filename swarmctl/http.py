@@ -10,7 +10,6 @@ import socket
 from collections.abc import Iterable, Iterator, Mapping
 from io import BufferedReader
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
 
 from swarmctl.errors import ClientError, DaemonError
 
@@ -29,6 +28,10 @@ def host_from(environment: Mapping[str, str], flag: str | None = None) -> str:
 
 def segment(name: str) -> str:
     """Return a name as one part of a path; slashes and colons of image names stay."""
+    if name.replace("-", "").replace("_", "").isalnum() and name.isascii():
+        return name  # most are, and the module is one of the slower ones to import
+    from urllib.parse import quote
+
     return quote(name, safe="/:@")
 
 
@@ -196,6 +199,8 @@ class Client:
         try:
             target = path if path.startswith("/swarm/v1/") else self._prefix + path
             if query:
+                from urllib.parse import urlencode
+
                 target += "?" + urlencode(query)
             try:
                 _send(connection, _head(method, target, headers), body, content)
@@ -215,10 +220,12 @@ class Client:
         return response, connection, reader
 
     def _connect(self) -> socket.socket:
-        parts = urlsplit(self.host)
         try:
-            if parts.scheme == "unix":
-                return _unix_connection(parts.netloc + parts.path)
+            if self.host.startswith("unix://"):
+                return _unix_connection(self.host.removeprefix("unix://"))
+            from urllib.parse import urlsplit
+
+            parts = urlsplit(self.host)
             if parts.scheme in ("tcp", "http", "https") and parts.hostname:
                 secure = bool(self._certificates) or parts.scheme == "https"
                 port = parts.port or (2376 if secure else 2375)

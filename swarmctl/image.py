@@ -3,7 +3,7 @@
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 from swarmctl import table
@@ -22,6 +22,7 @@ _COLUMNS = {
 }
 _CHUNK_BYTES = 1 << 18
 _NONE = "<none>"
+_NOT_ASKED = "N/A"
 
 
 def _configure_ls(parser: Parser) -> None:
@@ -66,10 +67,18 @@ def _rows(image: Any, *, whole: bool, digests: bool) -> Iterator[table.Row]:
             "Tag": tag,
             "Digest": known.get(repository, _NONE),
             "ID": table.short(image["Id"], whole=whole),
-            "CreatedAt": image.get("Created", 0),
+            "CreatedAt": table.stamp(image.get("Created", 0)),
             "CreatedSince": f"{table.age(table.since(image.get('Created', 0)))} ago",
-            "Size": table.bytes_decimal(image.get("Size", 0)),
+            "Size": table.bytes_decimal(image.get("Size", 0), 3),
+            "VirtualSize": table.bytes_decimal(image.get("Size", 0)),
+            "SharedSize": _known(image.get("SharedSize", -1), table.bytes_decimal),
+            "UniqueSize": _NOT_ASKED,
+            "Containers": _known(image.get("Containers", -1), str),
         }
+
+
+def _known(number: int, spelled: Callable[[int], str]) -> str:
+    return _NOT_ASKED if number < 0 else spelled(number)
 
 
 def _configure_load(parser: Parser) -> None:

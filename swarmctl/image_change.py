@@ -35,7 +35,8 @@ def _history(client: Client, args: Namespace) -> int:
         for row in rows:
             print(row["ID"])
         return 0
-    table.show(rows, _HISTORY, args.format)
+    columns = _HISTORY if args.human else {**_HISTORY, "CreatedSince": "CREATED AT"}
+    table.show(rows, columns, args.format)
     return 0
 
 
@@ -52,7 +53,7 @@ def _history_row(row: Any, args: Namespace) -> table.Row:
         "CreatedAt": stamp,
         "CreatedSince": f"{table.age(table.since(created))} ago" if args.human else stamp,
         "CreatedBy": text if args.no_trunc else table.ellipsis(text, _CREATED_BY_WIDTH),
-        "Size": table.bytes_decimal(size) if args.human else str(size),
+        "Size": table.bytes_decimal(size, 3) if args.human else str(size),
         "Comment": row.get("Comment", ""),
     }
 

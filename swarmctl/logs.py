@@ -25,7 +25,11 @@ def add_flags(parser: Parser) -> None:
 
 
 def moment(text: str) -> str:
-    """Return unix seconds of a timestamp, unix seconds, or a span before now."""
+    """Return unix seconds of a timestamp, unix seconds, or a span before now.
+
+    Raises:
+        ClientError: for anything else.
+    """
     if re.fullmatch(r"\d+(\.\d+)?", text):
         return text
     if re.match(r"\d{4}-", text):
@@ -34,15 +38,18 @@ def moment(text: str) -> str:
         stamp = text if text[-1] == "Z" or re.search(r"[+-]\d\d:\d\d$", text) else text + "Z"
         found = table.unix(stamp)
         if not found:
-            raise flags.Bad(f"invalid time {text!r}: want 2006-01-02T15:04:05Z")
+            raise ClientError(f"invalid time {text!r}: want 2006-01-02T15:04:05Z")
         return f"{found:.9f}"
-    return f"{time.time() - flags.duration(text) / 1e9:.9f}"
+    try:
+        return f"{time.time() - flags.duration(text) / 1e9:.9f}"
+    except flags.Bad as error:
+        raise ClientError(f"invalid time: {error}") from None
 
 
 def query(args: Namespace) -> dict[str, str]:
     """Return the query of a request for logs."""
     if args.tail != "all" and not args.tail.lstrip("-").isdigit():
-        raise flags.Bad(f"invalid tail {args.tail!r}: want a number or all")
+        raise ClientError(f"invalid tail {args.tail!r}: want a number or all")
     found = {"stdout": "1", "stderr": "1", "tail": args.tail}
     if args.follow:
         found["follow"] = "1"

@@ -55,9 +55,19 @@ MODULES = {
         "swarmctl.stats",
     ),
     "image": ("swarmctl.image", "swarmctl.image_change", "swarmctl.registry", "swarmctl.build"),
-    "system": ("swarmctl.system", "swarmctl.usage", "swarmctl.login", "swarmctl.completion"),
+    "system": (
+        "swarmctl.info",
+        "swarmctl.system",
+        "swarmctl.usage",
+        "swarmctl.login",
+        "swarmctl.completion",
+    ),
 }
 _OWN_MODULES = {
+    **dict.fromkeys(("ps", "start", "stop", "restart", "kill", "rm"), ("swarmctl.container",)),
+    **dict.fromkeys(("wait", "logs"), ("swarmctl.container",)),
+    **dict.fromkeys(("images", "load", "save", "tag", "rmi"), ("swarmctl.image",)),
+    **dict.fromkeys(("info", "version"), ("swarmctl.info",)),
     "run": ("swarmctl.run",),
     "exec": ("swarmctl.run",),
     "create": ("swarmctl.run",),

@@ -85,9 +85,12 @@ def _row(network: Any, *, whole: bool) -> table.Row:
         "Name": network["Name"],
         "Driver": network.get("Driver", ""),
         "Scope": network.get("Scope", ""),
+        "IPv4": network.get("EnableIPv4", True),
+        "IPv6": network.get("EnableIPv6", False),
         "Internal": network.get("Internal", False),
-        "CreatedAt": network.get("Created", ""),
-        "Labels": ",".join(f"{name}={value}" for name, value in labels.items()),
+        "CreatedAt": table.stamp(network.get("Created", "")),
+        "Labels": table.joined(labels),
+        "Label": table.label_of(labels),
     }
 
 

@@ -27,7 +27,7 @@ def _port(client: Client, args: Namespace) -> int:
     wanted = args.port if "/" in args.port else f"{args.port}/tcp"
     bindings = ports.get(wanted)
     if not bindings:
-        raise ClientError(f"Error: No public port '{wanted}' published for {args.container}", 1)
+        raise ClientError(f"Error: No public port '{args.port}' published for {args.container}", 1)
     for binding in bindings:
         print(_address(binding))
     return 0

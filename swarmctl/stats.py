@@ -46,7 +46,7 @@ def _stats(client: Client, args: Namespace) -> int:
 
 def _all(client: Client, *, everything: bool) -> list[str]:
     query = {"all": "1"} if everything else {}
-    return [item["Id"] for item in client.get("/containers/json", **query)]
+    return [table.short(item["Id"]) for item in client.get("/containers/json", **query)]
 
 
 def _row(client: Client, name: str, *, whole: bool) -> table.Row:
@@ -57,7 +57,7 @@ def _row(client: Client, name: str, *, whole: bool) -> table.Row:
     received = sum(one["rx_bytes"] for one in networks)
     sent = sum(one["tx_bytes"] for one in networks)
     read, written = _block(found)
-    decimal, binary = table.bytes_decimal, table.bytes_binary
+    binary = table.bytes_binary
     return {
         "Container": name,
         "ID": table.short(found.get("id", ""), whole=whole),
@@ -65,8 +65,8 @@ def _row(client: Client, name: str, *, whole: bool) -> table.Row:
         "CPUPerc": f"{cpu_percent(found):.2f}%",
         "MemUsage": f"{binary(used)} / {binary(limit)}",
         "MemPerc": f"{used / limit * 100 if limit else 0:.2f}%",
-        "NetIO": f"{decimal(received)} / {decimal(sent)}",
-        "BlockIO": f"{decimal(read)} / {decimal(written)}",
+        "NetIO": f"{table.bytes_decimal(received, 3)} / {table.bytes_decimal(sent, 3)}",
+        "BlockIO": f"{table.bytes_decimal(read, 3)} / {table.bytes_decimal(written, 3)}",
         "PIDs": (found.get("pids_stats") or {}).get("current", 0),
     }
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from swarmctl.command import Parser, warn
@@ -13,6 +13,8 @@ _MIN_WIDTH = 10
 _GAP = 3
 _FIELD = re.compile(r"\.([A-Za-z]\w*)")
 _SHORT_ID = 12
+ENGINE_KINDS = ("container", "image", "network", "volume")
+"""Objects whose every field is known; of the cluster's, empty ones may be left out."""
 
 
 def add_list_flags(parser: Parser, *, filters: bool = True, truncates: bool = True) -> None:
@@ -28,20 +30,52 @@ def add_list_flags(parser: Parser, *, filters: bool = True, truncates: bool = Tr
 def show(rows: Sequence[Row], columns: dict[str, str], style: str | None) -> None:
     """Print rows as the table of `columns` (field to heading), or as `--format` says.
 
-    The rows may hold more fields than the table shows.
+    The rows may hold more fields than the table shows; one that takes an argument, as
+    `{{.Label "x"}}` does, is a function.
     """
-    if style == "json":
+    if style in ("json", "{{json .}}"):
         for row in rows:
-            print(json.dumps(row, separators=(",", ":"), ensure_ascii=False))
-        return
-    if style and style != "table" and not style.startswith("table "):
-        _templated(rows, style)
-        return
-    if style and style.startswith("table "):
+            print(_json_row(row))
+    elif style and style.startswith("table "):
         _template_table(rows, columns, style.removeprefix("table "))
-        return
-    body = [[str(row[field]) for field in columns] for row in rows]
-    align([list(columns.values()), *body])
+    elif style and style != "table":
+        from swarmctl.template import Template
+
+        template = Template(style, strict=True, code=1)
+        for row in rows:
+            print(template.render(row))
+    else:
+        align([list(columns.values()), *([str(row[field]) for field in columns] for row in rows)])
+
+
+def shows(style: str | None, field: str) -> bool:
+    """Say whether a format needs a field that is costly to have."""
+    return bool(style) and (f".{field}" in str(style) or "{{json" in str(style))
+
+
+def label_of(labels: dict[str, str]) -> Callable[[str], str]:
+    """Return what `{{.Label "name"}}` calls."""
+    return lambda name: labels.get(name, "")
+
+
+def joined(labels: dict[str, str] | None) -> str:
+    """Return labels as a table's cell."""
+    return ",".join(f"{name}={value}" for name, value in sorted((labels or {}).items()))
+
+
+def _json_row(row: Row) -> str:
+    """Return a row as Docker does: names in order, every value a text, safe inside HTML."""
+    from swarmctl.template_functions import text_of
+
+    plain = {
+        name: value if value is None else text_of(value)
+        for name, value in row.items()
+        if not callable(value)
+    }
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    for sign in "<>&":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text
 
 
 def align(lines: Sequence[Sequence[str]]) -> None:
@@ -73,40 +107,33 @@ def inspect(
             found.append(client.get(path.format(segment(name)), **query))
         except DaemonError as error:
             code = 1
-            missing = error.status == 404
-            warn(f"Error: No such {kind}: {name}" if missing else str(error))
-    print_objects(found, style)
+            warn(str(error))
+    print_objects(found, style, strict=kind in ENGINE_KINDS)
     return code
 
 
-def print_objects(found: list[Any], style: str | None) -> None:
+def print_objects(found: list[Any], style: str | None, *, strict: bool) -> None:
     """Print objects as a JSON array, or each through a template."""
     if not style:
         print(json.dumps(found, indent=4, ensure_ascii=False))
         return
     if style == "json":
-        style = "{{json .}}"
+        print(json.dumps(found, separators=(",", ":"), ensure_ascii=False))
+        return
     from swarmctl.template import Template
 
-    template = Template(style, strict=False)
+    template = Template(style, strict=strict)
     for item in found:
         print(template.render(item))
-
-
-def _templated(rows: Sequence[Row], style: str) -> None:
-    from swarmctl.template import Template
-
-    template = Template(style, strict=True)
-    for row in rows:
-        print(template.render(row))
 
 
 def _template_table(rows: Sequence[Row], columns: dict[str, str], text: str) -> None:
     from swarmctl.template import Template
 
-    template = Template(text, strict=True)
-    names = _FIELD.findall(text)
-    headings = {name: columns.get(name, _heading(name)) for name in names}
+    template = Template(text, strict=True, code=1)
+    names = [*_FIELD.findall(text), *columns]
+    headings: Row = {name: columns.get(name, _heading(name)) for name in names}
+    headings["Label"] = str
     lines = [template.render(headings), *(template.render(row) for row in rows)]
     align([line.split("\t") for line in lines])
 
@@ -165,11 +192,22 @@ def unix(moment: str | float) -> float:
     return datetime.fromisoformat(match[1] + zone).timestamp() + float(match[2] or 0)
 
 
-def bytes_decimal(number: float) -> str:
-    """Return a size in Docker's words for images (`4.26MB`)."""
+def stamp(moment: str | float) -> str:
+    """Return RFC 3339 or unix seconds as Go prints them (`2026-01-02 03:04:05 +0000 UTC`)."""
+    import time
+
+    fraction = ""
+    if isinstance(moment, str):
+        fraction = (re.findall(r"\.\d+", moment) or [""])[0].rstrip("0").rstrip(".")
+    when = time.localtime(int(unix(moment)))
+    return time.strftime(f"{when.tm_year:04}-%m-%d %H:%M:%S{fraction} %z %Z", when)
+
+
+def bytes_decimal(number: float, digits: int = 4) -> str:
+    """Return a size in Docker's words (`4.263MB`; lists of images and containers show 3 digits)."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if number < 1000 or unit == "TB":
-            return f"{float(f'{number:.3g}'):g}{unit}"
+            return f"{float(f'{number:.{digits}g}'):g}{unit}"
         number /= 1000
     raise AssertionError("the loop ends at TB")
 

@@ -1,11 +1,12 @@
-"""system df: what images, containers and volumes take on the disk."""
+"""system: df, prune: what images, containers and volumes take on the disk, and having it back."""
 
 from argparse import Namespace
 from typing import Any
 
-from swarmctl import table
+from swarmctl import confirm, table
 from swarmctl.command import Command, Parser
 from swarmctl.errors import ClientError
+from swarmctl.flags import filter_query, filters
 from swarmctl.http import Client
 
 _COLUMNS = {
@@ -79,39 +80,108 @@ def _cache(usage: Any) -> table.Row:
 
 def _verbose(usage: Any) -> None:
     print("Images space usage:\n")
-    rows = [
-        [
-            (one.get("RepoTags") or ["<none>:<none>"])[0].rpartition(":")[0],
-            (one.get("RepoTags") or ["<none>:<none>"])[0].rpartition(":")[2],
-            table.short(one["Id"]),
-            table.bytes_decimal(one.get("Size", 0)),
-            str(max(one.get("Containers", 0), 0)),
-        ]
-        for one in usage.get("Images") or []
-    ]
-    table.align([["REPOSITORY", "TAG", "IMAGE ID", "SIZE", "CONTAINERS"], *rows])
+    titles = ["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE", "SHARED SIZE", "UNIQUE SIZE"]
+    table.align([[*titles, "CONTAINERS"], *map(_image_line, usage.get("Images") or [])])
     print("\nContainers space usage:\n")
-    rows = [
-        [
-            table.short(one["Id"]),
-            one.get("Image", ""),
-            table.bytes_decimal(one.get("SizeRw") or 0),
-            one.get("Status", ""),
-            ",".join(name.removeprefix("/") for name in one.get("Names") or []),
-        ]
-        for one in usage.get("Containers") or []
-    ]
-    table.align([["CONTAINER ID", "IMAGE", "SIZE", "STATUS", "NAMES"], *rows])
+    titles = ["CONTAINER ID", "IMAGE", "COMMAND", "LOCAL VOLUMES", "SIZE", "CREATED", "STATUS"]
+    table.align([[*titles, "NAMES"], *map(_container_line, usage.get("Containers") or [])])
     print("\nLocal Volumes space usage:\n")
-    rows = [
-        [
-            one["Name"],
-            str((one.get("UsageData") or {}).get("RefCount", 0)),
-            table.bytes_decimal(max((one.get("UsageData") or {}).get("Size", 0), 0)),
-        ]
-        for one in usage.get("Volumes") or []
+    volumes = sorted(usage.get("Volumes") or [], key=lambda one: one["Name"])
+    table.align([["VOLUME NAME", "LINKS", "SIZE"], *map(_volume_line, volumes)])
+    size = sum(one.get("Size", 0) for one in usage.get("BuildCache") or [])
+    print(f"\nBuild cache usage: {table.bytes_decimal(size)}\n")
+    titles = ["CACHE ID", "CACHE TYPE", "SIZE", "CREATED", "LAST USED", "USAGE"]
+    table.align([[*titles, "SHARED"], *map(_cache_line, usage.get("BuildCache") or [])])
+
+
+def _age(moment: str | float | None) -> str:
+    return f"{table.age(table.since(moment))} ago" if moment else ""
+
+
+def _image_line(image: Any) -> list[str]:
+    name, _, tag = (image.get("RepoTags") or ["<none>:<none>"])[0].rpartition(":")
+    size, shared = image.get("Size", 0), max(image.get("SharedSize", 0), 0)
+    return [
+        *(name, tag, table.short(image["Id"]), _age(image.get("Created"))),
+        *(table.bytes_decimal(size, 3), table.bytes_decimal(shared)),
+        *(table.bytes_decimal(size - shared), str(max(image.get("Containers", 0), 0))),
     ]
-    table.align([["VOLUME NAME", "LINKS", "SIZE"], *rows])
 
 
-COMMANDS = {"df": Command("show what takes space on the disk", _configure, _df)}
+def _container_line(container: Any) -> list[str]:
+    local = sum(mount.get("Driver") == "local" for mount in container.get("Mounts") or [])
+    names = ",".join(name.removeprefix("/") for name in container.get("Names") or [])
+    command = f'"{table.ellipsis(container.get("Command", ""), 20)}"'
+    return [
+        *(table.short(container["Id"]), container.get("Image", ""), command, str(local)),
+        *(table.bytes_decimal(container.get("SizeRw") or 0, 3), _age(container.get("Created"))),
+        *(container.get("Status", ""), names),
+    ]
+
+
+def _volume_line(volume: Any) -> list[str]:
+    usage = volume.get("UsageData") or {}
+    size = table.bytes_decimal(max(usage.get("Size", 0), 0))
+    return [volume["Name"], str(usage.get("RefCount", 0)), size]
+
+
+def _cache_line(entry: Any) -> list[str]:
+    return [
+        *(table.short(entry["ID"]), entry.get("Type", ""), table.bytes_decimal(entry["Size"])),
+        *(_age(entry.get("CreatedAt")), _age(entry.get("LastUsedAt"))),
+        *(str(entry.get("UsageCount", 0)), str(bool(entry.get("Shared"))).lower()),
+    ]
+
+
+def _configure_prune(parser: Parser) -> None:
+    parser.add_argument("-a", "--all", action="store_true", help="all unused images")
+    parser.add_argument("--volumes", action="store_true", help="anonymous volumes too")
+    confirm.add_flags(parser)
+
+
+def _prune(client: Client, args: Namespace) -> int:
+    wanted = filters(args.filter)
+    if args.volumes and "until" in wanted:
+        raise ClientError('ERROR: The "until" filter is not supported with "--volumes"')
+    images = "images without at least one container associated to them"
+    goes = [
+        "all stopped containers",
+        "all networks not used by at least one container",
+        *(["all anonymous volumes not used by at least one container"] if args.volumes else []),
+        f"all {images if args.all else 'dangling images'}",
+        "unused build cache",
+    ]
+    listed = "".join(f"  - {what}\n" for what in goes)
+    if not confirm.confirmed(f"This will remove:\n{listed}", force=args.force):
+        raise ClientError("system prune has been cancelled")
+    dangling = {"dangling": {"false" if args.all else "true": True}}
+    steps: list[tuple[str, str, dict[str, dict[str, bool]]]] = [
+        ("containers", "Containers", wanted),
+        ("networks", "Networks", wanted),
+        *([("volumes", "Volumes", wanted)] if args.volumes else []),
+        ("images", "Images", wanted | dangling),
+    ]
+    freed = 0
+    for path, title, criteria in steps:
+        answer = client.call("POST", f"/{path}/prune", query=filter_query(criteria))
+        freed += answer.get("SpaceReclaimed", 0)
+        deleted = answer.get(f"{title}Deleted") or []
+        if deleted:
+            print(f"Deleted {title}:")
+            print("\n".join([*(_deleted(one) for one in deleted), ""]))
+    answer = client.call("POST", "/build/prune", query={"all": "1"} if args.all else {})
+    freed += answer.get("SpaceReclaimed", 0)
+    print(f"Total reclaimed space: {table.bytes_decimal(freed)}")
+    return 0
+
+
+def _deleted(one: Any) -> str:
+    if isinstance(one, str):
+        return one
+    return "\n".join(f"{kind.lower()}: {name}" for kind, name in one.items())
+
+
+COMMANDS = {
+    "df": Command("show what takes space on the disk", _configure, _df),
+    "prune": Command("remove all that is not in use", _configure_prune, _prune),
+}

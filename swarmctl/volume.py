@@ -56,7 +56,10 @@ def _row(volume: Any) -> table.Row:
         "Name": volume["Name"],
         "Scope": volume.get("Scope", ""),
         "Mountpoint": volume.get("Mountpoint", ""),
-        "Labels": ",".join(f"{name}={value}" for name, value in labels.items()),
+        "Labels": table.joined(labels),
+        "Label": table.label_of(labels),
+        # Only `system df` counts; the last three are of clusters that keep volumes.
+        **dict.fromkeys(("Links", "Size", "Availability", "Group", "Status"), "N/A"),
     }
 
 

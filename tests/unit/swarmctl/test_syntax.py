@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from swarmctl import flags, table
+from swarmctl import create, flags, table
+from swarmctl.command import Parser
 from swarmctl.completion import command_words
 from swarmctl.context import Ignored
 from swarmctl.errors import ClientError
@@ -124,6 +125,21 @@ def test_a_bare_variable_takes_the_clients_value(monkeypatch: pytest.MonkeyPatch
         ("{{if .Empty}}yes{{else}}no{{end}}", "no"),
         ("{{.Args}} {{.Labels}}", "[x y] map[a:b]"),
         (r"a\tb", "a\tb"),
+        ("{{range $k, $v := .Nets}}{{$k}}={{$v.IP}} {{end}}", "one=1 two=2 "),
+        ('{{(index .Nets "two").IP}}{{index .Args 1}}', "2y"),
+        ('{{if eq .Name "api" "web"}}a{{else if .Empty}}b{{else}}c{{end}}', "a"),
+        ("{{if .Empty}}a{{else if and .Name (gt .State.Pid 6)}}b{{end}}", "b"),
+        ('{{with .State}}{{.Pid | printf "%03d"}}{{end}}{{with .Empty}}x{{else}}y{{end}}', "007y"),
+        ('{{printf "%s-%v %q" .Name .State.Up .Name}}', 'web-true "web"'),
+        ("{{/* aside */}}{{$x := .Name}}{{$x}}{{$x = 3}}{{$x}}", "web3"),
+        ("a {{- .Name -}} b", "awebb"),
+        ("{{range .Args}}{{.}}{{break}}{{end}}{{range .Missing}}{{else}}none{{end}}", "xnone"),
+        (
+            '{{not .Empty}} {{or .Empty "z"}} {{slice .Name 1}}',
+            "true z eb",
+        ),
+        ('{{.Labels.none}}|{{index .Labels "none"}}|{{.State.Health}}', "<no value>||<nil>"),
+        ('{{print 1 2 "a"}}{{truncate .Name 2}}{{pad .Name 1 1}}', "1 2awe web "),
     ],
 )
 def test_templates(text: str, printed: str) -> None:
@@ -138,7 +154,20 @@ def test_templates(text: str, printed: str) -> None:
     assert Template(text, strict=False).render(value) == printed
 
 
-@pytest.mark.parametrize("text", ["{{printf .A}}", "{{.A", "{{end}}", "{{range .A}}", "{{}}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{call .A}}",
+        "{{.A",
+        "{{end}}",
+        "{{range .A}}",
+        "{{}}",
+        "{{$x}}",
+        "{{(.A}}",
+        "{{.A )}}",
+        "{{if}}",
+    ],
+)
 def test_wrong_templates_are_refused(text: str) -> None:
     with pytest.raises(ClientError, match="template parsing error"):
         Template(text, strict=False)
@@ -147,6 +176,23 @@ def test_wrong_templates_are_refused(text: str) -> None:
 def test_a_strict_template_refuses_an_unknown_field() -> None:
     with pytest.raises(ClientError, match="can't evaluate field Nmae"):
         Template("{{.Nmae}}", strict=True).render({"Name": "x"})
+    assert Template("{{.Labels.a}}", strict=True).render({"Labels": {}}) == "<no value>"
+
+
+@pytest.mark.parametrize("text", ["{{index .A 5}}", "{{len 3}}", "{{eq 1}}", '{{.A "x"}}'])
+def test_a_function_that_cannot_be_applied_ends_the_command(text: str) -> None:
+    with pytest.raises(ClientError, match="template: "):
+        Template(text, strict=False).render({"A": [1]})
+
+
+def test_rows_as_json_are_dockers(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"Ports": "80->8080", "N": 2, "Off": False, "None": None, "Label": table.label_of({})}
+    table.show([row], {}, "{{json .}}")
+    assert capsys.readouterr().out == (
+        '{"N":"2","None":null,"Off":"false","Ports":"80-\\u003e8080"}\n'
+    )
+    table.show([{"Names": "a", "Label": table.label_of({"x": "y"})}], {}, 'table {{.Label "x"}}')
+    assert capsys.readouterr().out == "x\ny\n"
 
 
 def test_table_with_a_template(capsys: pytest.CaptureFixture[str]) -> None:
@@ -229,6 +275,13 @@ def test_without_a_daemon_the_error_says_where_and_what_to_do(
         (["secret", "create", "s", "/nonexistent"], 1, "cannot read /nonexistent"),
         (["service", "create", "--publish", "99999", "x"], 125, "invalid port"),
         (["-H"], 125, "flag needs an argument"),
+        (["run", "-m"], 125, "flag needs an argument: -m"),
+        (["run", "-iz", "x"], 125, "unknown shorthand flag: 'z' in -iz"),
+        (["run", "--rm=perhaps", "x"], 125, "want true or false"),
+        (["run"], 1, "requires at least 1 argument"),
+        (["rename", "a"], 1, "requires 2 arguments"),
+        (["volume", "create", "a", "b"], 1, "requires at most 1 argument"),
+        (["ps", "x"], 1, "accepts no arguments"),
     ],
 )
 def test_wrong_lines(
@@ -283,3 +336,18 @@ def test_start_up_imports_nothing_heavy(line: list[str], tmp_path: Path) -> None
         env=environment,
     )
     assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_flags_are_read_as_docker_reads_them() -> None:
+    parser = Parser("x")
+    create.configure(parser)
+    line = ["-itp80", "--read-only=false", "--entrypoint", "--x", "-e=-A=1", "-m", "1g", "i", "-t"]
+    args = parser.parse([*line, "--rm"])
+    assert (args.interactive, args.tty, args.read_only, args.rm) == (True, True, False, False)
+    assert (args.publish, args.entrypoint, args.env, args.memory) == (
+        ["80"],
+        "--x",
+        ["-A=1"],
+        1 << 30,
+    )
+    assert (args.image, args.command) == ("i", ["-t", "--rm"])
