@@ -86,10 +86,10 @@ class Parser(argparse.ArgumentParser):
         """Take `-itp80`: switches, and at most one flag with its value."""
         letters = word[1:]
         while letters:
-            name, letters = f"-{letters[0]}", letters[1:]
+            name, unread, letters = f"-{letters[0]}", letters, letters[1:]
             action = self._option_string_actions.get(name)
             if action is None:
-                self.error(f"unknown shorthand flag: {name[1]!r} in {word}")
+                self.error(f"unknown shorthand flag: {name[1]!r} in -{unread}")
             value = None
             if letters and (action.nargs != 0 or letters[0] == "="):
                 value, letters = letters.removeprefix("="), ""

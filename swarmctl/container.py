@@ -4,7 +4,7 @@ from argparse import Namespace
 from typing import Any
 
 from swarmctl import table
-from swarmctl.command import Command, Parser, each
+from swarmctl.command import Command, Parser, each, warn
 from swarmctl.errors import ClientError, DaemonError
 from swarmctl.flags import filter_query, filters
 from swarmctl.http import Client, segment
@@ -124,7 +124,9 @@ def _start(client: Client, args: Namespace) -> int:
         client.call("POST", f"/containers/{segment(name)}/start")
         print(name)
 
-    return each(args.containers, start)
+    if code := each(args.containers, start):
+        warn("Error: failed to start containers")
+    return code
 
 
 def _configure_stop(parser: Parser) -> None:
@@ -176,7 +178,13 @@ def _rm(client: Client, args: Namespace) -> int:
     query = {name: "1" for name, wanted in (("force", args.force), ("v", args.volumes)) if wanted}
 
     def remove(name: str) -> None:
-        client.call("DELETE", f"/containers/{segment(name)}", query=query)
+        try:
+            client.call("DELETE", f"/containers/{segment(name)}", query=query)
+        except DaemonError as error:
+            if not args.force or error.status != 404:
+                raise
+            warn(str(error))  # gone is what was wanted
+            return
         print(name)
 
     return each(args.containers, remove)

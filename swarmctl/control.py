@@ -123,7 +123,7 @@ def _top(client: Client, args: Namespace) -> int:
 def _prune(client: Client, args: Namespace) -> int:
     query = filter_query(filters(args.filter))
     if not confirm.confirmed("This will remove all stopped containers.", force=args.force):
-        raise ClientError("container prune has been cancelled")
+        return 0
     found = client.call("POST", "/containers/prune", query=query)
     if deleted := found.get("ContainersDeleted"):
         print("\n".join(["Deleted Containers:", *deleted, ""]))

@@ -53,7 +53,7 @@ def _process_flags(parser: Parser) -> None:
     add("--init", action="store_true")
     add("--restart", default="", metavar="POLICY[:MAX]")
     add("--stop-signal", default="")
-    add("--stop-timeout", type=flags.count)
+    add("--stop-timeout", type=int, metavar="SECONDS")
     add("--log-driver", default="")
     add("--log-opt", action="append", metavar="NAME=VALUE")
 
@@ -132,8 +132,7 @@ def _health_flags(parser: Parser) -> None:
 def container_body(args: Namespace, *, detach: bool) -> dict[str, Any]:
     """Return the body of `POST /containers/create`: Config with HostConfig inside."""
     exposed, bindings = flags.container_ports(args.publish)
-    for item in args.expose or []:
-        exposed[item if "/" in item else f"{item}/tcp"] = {}
+    exposed |= flags.exposed_ports(args.expose)
     binds, volumes = _volumes(args.volume)
     streams = attached_streams(args, detach=detach)
     body: dict[str, Any] = {

@@ -184,6 +184,8 @@ def container_ports(items: list[str] | None) -> tuple[dict[str, Any], dict[str, 
         address, _, published = rest.rpartition(":")
         targets = _ports(target)
         hosts: list[str] = [str(port) for port in _ports(published)] if published else []
+        if len(targets) == 1 and len(hosts) > 1:
+            hosts = [published]  # one of them, whichever is free
         if hosts and len(hosts) != len(targets):
             raise Bad(f"invalid port {item!r}: the ranges differ in length")
         for position, port in enumerate(targets):
@@ -195,6 +197,15 @@ def container_ports(items: list[str] | None) -> tuple[dict[str, Any], dict[str, 
             }
             bindings.setdefault(key, []).append(binding)
     return exposed, bindings
+
+
+def exposed_ports(items: list[str] | None) -> dict[str, Any]:
+    """Return ExposedPorts of `--expose port[-port][/protocol]`."""
+    found: dict[str, Any] = {}
+    for item in items or []:
+        text, _, protocol = item.partition("/")
+        found |= {f"{port}/{protocol or 'tcp'}": {} for port in _ports(text)}
+    return found
 
 
 def mount(text: str) -> dict[str, Any]:

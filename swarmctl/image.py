@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 from swarmctl import table
-from swarmctl.command import Command, Parser, each
-from swarmctl.errors import ClientError
+from swarmctl.command import Command, Parser, each, warn
+from swarmctl.errors import ClientError, DaemonError
 from swarmctl.flags import filter_query, filters, with_tag
 from swarmctl.http import Client, segment
 from swarmctl.progress import follow
@@ -167,7 +167,14 @@ def _rm(client: Client, args: Namespace) -> int:
     }
 
     def remove(name: str) -> None:
-        for item in client.call("DELETE", f"/images/{segment(name)}", query=query):
+        try:
+            gone = client.call("DELETE", f"/images/{segment(name)}", query=query)
+        except DaemonError as error:
+            if not args.force or error.status != 404:
+                raise
+            warn(str(error))  # gone is what was wanted
+            return
+        for item in gone:
             for kind in ("Untagged", "Deleted"):
                 if kind in item:
                     print(f"{kind}: {item[kind]}")

@@ -61,6 +61,7 @@ def _history_row(row: Any, args: Namespace) -> table.Row:
 def _configure_import(parser: Parser) -> None:
     parser.add_argument("-c", "--change", action="append", metavar="INSTRUCTION")
     parser.add_argument("-m", "--message", default="")
+    parser.add_argument("--platform", default="", help="os/arch[/variant] of the image")
     parser.add_argument("source", metavar="FILE|URL|-")
     parser.add_argument("repository", nargs="?", default="", metavar="REPOSITORY[:TAG]")
 
@@ -71,6 +72,7 @@ def _import(client: Client, args: Namespace) -> int:
     remote = args.source.startswith(("http://", "https://"))
     query = [("fromSrc", args.source if remote else "-"), ("repo", args.repository)]
     query += [("message", args.message)] if args.message else []
+    query += [("platform", args.platform)] if args.platform else []
     query += [("changes", change) for change in args.change or []]
     url = "/images/create?" + urlencode(query)
     if remote:

@@ -56,7 +56,7 @@ def _pools(args: Namespace) -> list[dict[str, Any]]:
         ("--ip-range", "IPRange", args.ip_range or []),
     ):
         if len(values) > len(subnets):
-            raise UsageError(f"swarmctl network create: every {flag} needs a --subnet")
+            raise UsageError(f"swarmctl network create: every {flag} needs a --subnet", 1)
         for pool, value in zip(pools, values, strict=False):
             pool[key] = value
     if args.aux_address:
@@ -160,6 +160,7 @@ def _rm(client: Client, args: Namespace) -> int:
         except DaemonError as error:
             if not (args.force and error.status == 404):
                 raise
+            return
         print(name)
 
     return each(args.networks, remove)

@@ -13,10 +13,11 @@ _GO_VERBS = {"v": "s", "t": "s", "d": "d", "s": "s", "f": "f", "g": "g", "e": "e
 OMITTED: dict[str, Any] = {
     **dict.fromkeys(("Health", "Healthcheck", "StopTimeout", "Init", "SizeRw", "SizeRootFs")),
     **dict.fromkeys(("UsageData", "Status", "ClusterVolume", "BuildIdentity", "Manifests")),
-    **dict.fromkeys(("StopSignal", "MacAddress", "Isolation", "ScopeType", "Comment"), ""),
+    **dict.fromkeys(("StopSignal", "MacAddress", "User", "WorkingDir", "Comment"), ""),
     **dict.fromkeys(("ArgsEscaped", "NetworkDisabled", "ConfigOnly", "Attachable"), False),
-    **{name: {} for name in ("ExposedPorts", "Annotations", "Sysctls", "Tmpfs", "StorageOpt")},
-    **{name: [] for name in ("Shell", "OnBuild", "Mounts", "ExtraHosts")},
+    **{name: {} for name in ("ExposedPorts", "Labels", "Volumes", "Annotations", "Sysctls")},
+    **{name: {} for name in ("Tmpfs", "StorageOpt")},
+    **{name: [] for name in ("Cmd", "Entrypoint", "Env", "Shell", "OnBuild", "Mounts")},
 }
 """Fields the API leaves out where they are empty, with Go's value of them."""
 

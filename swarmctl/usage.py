@@ -153,7 +153,7 @@ def _prune(client: Client, args: Namespace) -> int:
     ]
     listed = "".join(f"  - {what}\n" for what in goes)
     if not confirm.confirmed(f"This will remove:\n{listed}", force=args.force):
-        raise ClientError("system prune has been cancelled")
+        return 0
     dangling = {"dangling": {"false" if args.all else "true": True}}
     steps: list[tuple[str, str, dict[str, dict[str, bool]]]] = [
         ("containers", "Containers", wanted),

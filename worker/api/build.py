@@ -20,6 +20,7 @@ from worker.api.bodies import Spool
 from worker.api.keys import engine_of
 from worker.api.responses import JsonLines, answer
 from worker.engine.bundle import check_supported
+from worker.engine.imagefilters import ImageFilter
 from worker.engine.spec import decode_host
 from worker.engine.stepper import Stepper
 
@@ -197,10 +198,13 @@ def _without_nulls(found: dict[str, str | None] | None) -> dict[str, str]:
 async def prune_cache(request: web.Request) -> web.StreamResponse:
     """Remove build steps no named image rests on."""
     engine = engine_of(request)
+    wanted = ImageFilter(query.filters(request), engine.images.resolve, engine.parts.clock.now_ns())
     before = (await asyncio.to_thread(engine.images.usage)).unpacked_bytes
     deleted = []
     for image in await asyncio.to_thread(engine.images.list):
         if image.repo_tags or not image.cache_key or engine.users_of_image(image.id):
+            continue
+        if not wanted.matches(image):
             continue
         try:
             await asyncio.to_thread(engine.images.remove, image.id, in_use=engine.users_of_image)
@@ -250,9 +254,8 @@ ROUTES = (
         prune_cache,
         (
             rest.flag("all"),
-            *rest.refused(
-                "filters", "keep-storage", "reserved-space", "max-used-space", "min-free-space"
-            ),
+            rest.filters("label", "label!", "until"),
+            *rest.refused("keep-storage", "reserved-space", "max-used-space", "min-free-space"),
         ),
         answer=answers.CachePruned,
     ),

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -319,19 +320,22 @@ def published_ports(record: Record) -> tuple[PortWish, ...]:
     """Return the ports to publish; none on a network mode that has none.
 
     Raises:
-        InvalidArgument: for a malformed port.
+        InvalidArgument: for a malformed port, exposed ones included, or address.
     """
+    for port in record.config.exposed_ports:
+        parse_port(port, exposed=True)
     wanted = []
     bindings = {port: list(found or []) for port, found in record.host.port_bindings.items()}
     if record.host.publish_all_ports:
         exposed = [*record.config.exposed_ports, *(record.image_config.get("ExposedPorts") or {})]
         for port in exposed:
-            if not bindings.get(port):
+            if not bindings.get(port) and not port.endswith("/sctp"):
                 bindings[port] = [PortBinding()]
     for port, targets in bindings.items():
         number, protocol = parse_port(port)
         for target in targets:
             first, last = _host_ports(target.host_port)
+            _check_address(target.host_ip)
             wanted.append(PortWish(number, protocol, target.host_ip, first, last))
     return tuple(wanted)
 
@@ -345,11 +349,19 @@ def _host_ports(text: str) -> tuple[int, int]:
     return int(first), int(last)
 
 
-def parse_port(port: str) -> tuple[int, str]:
-    """Return (number, protocol) of Docker's `80/tcp`."""
+def _check_address(text: str) -> None:
+    try:
+        ip_address(text or "0.0.0.0")
+    except ValueError:
+        raise InvalidArgument(f"invalid IP address: {text}") from None
+
+
+def parse_port(port: str, *, exposed: bool = False) -> tuple[int, str]:
+    """Return (number, protocol) of Docker's `80/tcp`; SCTP can be exposed but not published."""
     number, _, protocol = port.partition("/")
     protocol = protocol or "tcp"
-    if not number.isdigit() or not 0 < int(number) < 65536 or protocol not in ("tcp", "udp"):
+    known = ("tcp", "udp", "sctp") if exposed else ("tcp", "udp")
+    if not number.isdigit() or not 0 < int(number) < 65536 or protocol not in known:
         raise InvalidArgument(f"invalid port specification: {port!r}")
     return int(number), protocol
 

@@ -276,7 +276,7 @@ def test_without_a_daemon_the_error_says_where_and_what_to_do(
         (["service", "create", "--publish", "99999", "x"], 125, "invalid port"),
         (["-H"], 125, "flag needs an argument"),
         (["run", "-m"], 125, "flag needs an argument: -m"),
-        (["run", "-iz", "x"], 125, "unknown shorthand flag: 'z' in -iz"),
+        (["run", "-iz", "x"], 125, "unknown shorthand flag: 'z' in -z"),
         (["run", "--rm=perhaps", "x"], 125, "want true or false"),
         (["run"], 1, "requires at least 1 argument"),
         (["rename", "a"], 1, "requires 2 arguments"),
