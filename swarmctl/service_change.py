@@ -4,7 +4,7 @@ import argparse
 from argparse import Namespace
 from typing import Any
 
-from swarmctl import flags, service_spec
+from swarmctl import flags, plan, service_spec
 from swarmctl.command import Command, Parser, warn
 from swarmctl.errors import ClientError, DaemonError, UsageError
 from swarmctl.http import Client, segment
@@ -49,6 +49,7 @@ def _login(spec: Any, args: Namespace) -> dict[str, str]:
 def _configure_create(parser: Parser) -> None:
     service_spec.add_flags(parser, update=False)
     _watch_flags(parser)
+    plan.add_flags(parser)
     parser.add_argument("--name", default="")
     parser.add_argument("--mode", choices=("replicated", "global"), default="replicated")
     parser.add_argument("--env-file", action="append", metavar="FILE")
@@ -74,7 +75,10 @@ def _create(client: Client, args: Namespace) -> int:
     login = _login(spec, args)
     if not args.no_resolve_image:
         _pin(client, spec, login)
-    answer = client.call("POST", "/services/create", body=spec, headers=login)
+    if args.plan:
+        return plan.show(client, {"Action": "create", "Spec": spec})
+    query = plan.query(args)
+    answer = client.call("POST", "/services/create", query=query, body=spec, headers=login)
     for warning in answer.get("Warnings") or []:
         warn(warning)
     print(answer["ID"], flush=True)
@@ -114,6 +118,7 @@ def _pin(client: Client, spec: dict[str, Any], login: dict[str, str]) -> None:
 def _configure_update(parser: Parser) -> None:
     service_spec.add_flags(parser, update=True)
     _watch_flags(parser)
+    plan.add_flags(parser)
     parser.add_argument("--image")
     parser.add_argument("--args", type=service_spec.words, help="the command's arguments")
     parser.add_argument("--force", action="store_true", help="replace tasks without a change")
@@ -142,12 +147,18 @@ def _update(client: Client, args: Namespace) -> int:
     login = _login(spec, args)
     if args.image and not args.no_resolve_image:
         _pin(client, spec, login)
-    _store(client, service, spec, login, registryAuthFrom="spec")
+    wish = {"ID": service["ID"], "Version": service["Version"]["Index"]}
+    if args.plan:
+        return plan.show(client, {"Action": "update", "Spec": spec, **wish})
+    _store(client, service, spec, login, registryAuthFrom="spec", **plan.query(args))
     print(args.service, flush=True)
     return _watch(client, service["ID"], args)
 
 
-_NEUTRAL = {"rollback", "service", "detach", "quiet", "timeout", "no_resolve_image"}
+_NEUTRAL = {"rollback", "service", "detach", "quiet", "timeout", "no_resolve_image"} | {
+    "plan",
+    "plan_version",
+}
 
 
 def _store(
@@ -163,16 +174,21 @@ def _store(
 def _configure_rollback(parser: Parser) -> None:
     _watch_flags(parser)
     parser.add_argument("--to", type=flags.count, default=0, help="a version `history` lists")
+    plan.add_flags(parser)
     parser.add_argument("service", metavar="SERVICE")
 
 
 def _rollback(client: Client, args: Namespace) -> int:
     service = client.get(f"/services/{segment(args.service)}", insertDefaults="false")
-    if getattr(args, "to", 0):
-        query = {"to": str(args.to), "version": str(service["Version"]["Index"])}
+    to = getattr(args, "to", 0)
+    if args.plan:
+        wish = {"ID": service["ID"], "Version": service["Version"]["Index"]}
+        return plan.show(client, {"Action": "rollback", "To": to, **wish})
+    if to:
+        query = {"to": str(to), "version": str(service["Version"]["Index"]), **plan.query(args)}
         client.call("POST", f"/swarm/v1/services/{service['ID']}/rollback", query=query)
     else:
-        _store(client, service, service["Spec"], rollback="previous")
+        _store(client, service, service["Spec"], rollback="previous", **plan.query(args))
     print(args.service, flush=True)
     code = _watch(client, service["ID"], args)
     # What was asked for here is a failure elsewhere: code 2 stays for a rollback that paused.

@@ -9,8 +9,10 @@ from aiohttp import web
 
 from manager.api import events, logs, render, secrets
 from manager.api.keys import NODE_ID, STORE
+from manager.api.plans import PLAN_VERSION
+from manager.api.plans import ROUTES as PLAN_ROUTES
 from manager.api.responses import Made, Object, Versioned, answer, request_id, version
-from manager.control import cluster, networks, nodes, registry_auth, services, tasks
+from manager.control import cluster, networks, nodes, plans, registry_auth, services, tasks
 from manager.control.lookup import (
     find_network,
     find_node,
@@ -138,8 +140,10 @@ async def list_services(request: web.Request) -> web.Response:
 async def create_service(request: web.Request) -> web.Response:
     """Create a service."""
     spec = decode_spec(await request.read(), ServiceSpec)
-    auth = _registry_auth(request)
-    service = await services.create_service(request.app[STORE], spec, request_id(request), auth)
+    auth, store = _registry_auth(request), request.app[STORE]
+    wish = plans.Request(action="create", spec=spec)
+    await plans.check_plan(store, wish, query.integer(request, "planVersion"), request_id(request))
+    service = await services.create_service(store, spec, request_id(request), auth)
     return answer({"ID": service.id}, 201)
 
 
@@ -161,11 +165,16 @@ async def update_service(request: web.Request) -> web.Response:
     store, key = request.app[STORE], request.match_info["id"]
     rollback, auth = query.text(request, "rollback"), _registry_auth(request)
     auth_from = query.text(request, "registryAuthFrom") or "spec"
+    planned = query.integer(request, "planVersion")
     if rollback == "previous":
+        wish = plans.Request(action="rollback", id=key, version=version(request))
+        await plans.check_plan(store, wish, planned, request_id(request))
         await services.rollback_service(store, key, version(request), request_id(request), auth)
     else:
         spec = decode_spec(await request.read(), ServiceSpec)
         number = version(request)
+        wish = plans.Request(action="update", id=key, version=number, spec=spec)
+        await plans.check_plan(store, wish, planned, request_id(request))
         await services.update_service(
             store, key, spec, number, request_id(request), auth, auth_from
         )
@@ -178,6 +187,8 @@ async def roll_back_service(request: web.Request) -> web.Response:
     service = find_service(store.view, key)
     number = version(request) if query.given(request, "version") else service.meta.version
     to = query.integer(request, "to")
+    wish = plans.Request(action="rollback", id=key, version=number, to=to)
+    await plans.check_plan(store, wish, query.integer(request, "planVersion"), request_id(request))
     await services.rollback_service(store, key, number, request_id(request), to=to)
     return answer({"Warnings": None})
 
@@ -301,7 +312,15 @@ ROUTES: Final[Sequence[rest.Declared]] = (
         (rest.filters(*services.FILTERS), rest.flag("status", "with ServiceStatus")),
         answer=list[Versioned],
     ),
-    Route("POST", "/services/create", create_service, body=ServiceSpec, answer=Made, status=201),
+    Route(
+        "POST",
+        "/services/create",
+        create_service,
+        (PLAN_VERSION,),
+        body=ServiceSpec,
+        answer=Made,
+        status=201,
+    ),
     Route("GET", "/services/{id}", get_service, (rest.flag("insertDefaults"),), answer=Versioned),
     Route("DELETE", "/services/{id}", remove_service),
     Route(
@@ -312,6 +331,7 @@ ROUTES: Final[Sequence[rest.Declared]] = (
             _VERSION,
             rest.text("rollback", choices=("previous",)),
             rest.text("registryAuthFrom", choices=("spec", "previous-spec")),
+            PLAN_VERSION,
         ),
         body=ServiceSpec,
         answer=Warned,
@@ -321,7 +341,7 @@ ROUTES: Final[Sequence[rest.Declared]] = (
         "POST",
         "/swarm/v1/services/{id}/rollback",
         roll_back_service,
-        (rest.integer("to", "the spec version; 0 is the previous one"), _VERSION),
+        (rest.integer("to", "the spec version; 0 is the previous one"), _VERSION, PLAN_VERSION),
         answer=Warned,
     ),
     Route("POST", "/swarm/v1/services/{id}/resume", resume_service, answer=Warned),
@@ -342,6 +362,7 @@ ROUTES: Final[Sequence[rest.Declared]] = (
         answer=Object,
     ),
     Route("DELETE", "/networks/{id}", remove_network, status=204),
+    *PLAN_ROUTES,
     *logs.ROUTES,
     *events.ROUTES,
     *secrets.ROUTES,

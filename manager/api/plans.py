@@ -1,0 +1,126 @@
+"""The routes of plans: what requests about services would do."""
+
+from collections.abc import Sequence
+from typing import Any, Final, TypedDict
+
+import msgspec
+from aiohttp import web
+
+from manager.api.keys import STORE
+from manager.api.responses import answer
+from manager.control import plans
+from manager.plan.outcome import CREATE, KEEP, REMOVE, REPLACE, Plan, PlannedService, PlannedTask
+from manager.store.view import View
+from swarmapi import rest
+from swarmapi.errors import InvalidArgument
+from swarmapi.model.decode import spec_from
+from swarmapi.model.spec import ServiceSpec
+from swarmapi.rest import Route
+
+PLAN_VERSION: Final = rest.integer(
+    "planVersion", "refuse where the plan of this request has another version by now", default=-1
+)
+Json = dict[str, Any]
+
+
+class PlanItem(TypedDict, total=False):
+    """One thing to do: `Action` is create, update, rollback or remove."""
+
+    Action: str
+    ID: str
+    Version: int
+    To: int
+    Spec: ServiceSpec
+
+
+class PlanRequest(TypedDict):
+    """What to plan, in order."""
+
+    Services: list[PlanItem]
+
+
+class PlanAnswer(TypedDict):
+    """A plan: `Version` is for `planVersion` of the request itself, where it is the only one."""
+
+    Version: int
+    Fits: bool
+    Services: list[Json]
+
+
+async def make_plan(request: web.Request) -> web.Response:
+    """Tell what creating, updating or removing services would do, and where each task would go."""
+    store = request.app[STORE]
+    plan = await plans.make_plan(store, _requests(await request.read()))
+    return answer(plan_json(store.view, plan))
+
+
+def _requests(raw: bytes) -> list[plans.Request]:
+    try:
+        data = msgspec.json.decode(raw, type=dict[str, list[dict[str, Any]]])
+    except msgspec.DecodeError as error:
+        raise InvalidArgument(f"invalid JSON: {error}: give Services, a list") from error
+    if list(data) != ["Services"] or not data["Services"]:
+        raise InvalidArgument("Services: a list of what to do is expected, and nothing else")
+    found = []
+    for number, item in enumerate(data["Services"]):
+        unknown = item.keys() - {"Action", "ID", "Version", "To", "Spec"}
+        if unknown:
+            raise InvalidArgument(f"unsupported field Services[{number}].{min(unknown)}")
+        spec = item.get("Spec") or {}
+        if not isinstance(spec, dict):
+            raise InvalidArgument(f"Services[{number}].Spec: an object is expected")
+        fields = {k.lower(): v for k, v in item.items() if k != "Spec"}
+        try:
+            found.append(
+                msgspec.convert({**fields, "spec": spec_from(spec, ServiceSpec)}, plans.Request)
+            )
+        except msgspec.ValidationError as error:
+            raise InvalidArgument(f"Services[{number}]: {error}") from error
+        except InvalidArgument as error:
+            raise InvalidArgument(f"Services[{number}].Spec.{error.message}") from error
+    return found
+
+
+def plan_json(view: View, plan: Plan) -> Json:
+    """Return a plan with the names of its nodes."""
+    return {
+        "Version": plan.version,
+        "Fits": not any(task.unplaced for s in plan.services for task in s.tasks),
+        "Services": [_service_json(view, service) for service in plan.services],
+    }
+
+
+def _service_json(view: View, service: PlannedService) -> Json:
+    return {
+        "ID": service.id if service.id in view.services else "",
+        "Name": service.name,
+        "Action": service.action,
+        "Changes": list(service.changes),
+        "Create": service.having(CREATE),
+        "Replace": service.having(REPLACE),
+        "Keep": service.having(KEEP),
+        "Remove": service.having(REMOVE),
+        "Unplaced": sum(bool(task.unplaced) for task in service.tasks),
+        "Tasks": [_task_json(view, task) for task in service.tasks],
+    }
+
+
+def _task_json(view: View, task: PlannedTask) -> Json:
+    return {
+        "Slot": task.slot,
+        "Action": task.action,
+        "FromNode": _name(view, task.before_node),
+        "NodeID": task.node,
+        "Node": _name(view, task.node),
+        "Unplaced": task.unplaced,
+    }
+
+
+def _name(view: View, node_id: str) -> str:
+    node = view.nodes.get(node_id)
+    return (node.description.hostname if node is not None else "") or node_id
+
+
+ROUTES: Final[Sequence[Route]] = (
+    Route("POST", "/swarm/v1/plan", make_plan, body=PlanRequest, answer=PlanAnswer),
+)

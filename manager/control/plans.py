@@ -1,0 +1,98 @@
+"""Plans: what a list of requests about services would do, found by doing it to a copy."""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from manager.control import services
+from manager.control.lookup import find_service
+from manager.plan.future import Future
+from manager.plan.outcome import Plan, compare
+from manager.replica import Replica, Store, error_of
+from manager.store.changes import Change
+from manager.store.view import View
+from swarmapi.errors import Conflict, InvalidArgument
+from swarmapi.model.spec import ServiceSpec
+from swarmapi.override import override
+
+ACTIONS: Final = ("create", "update", "remove", "rollback")
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing to do: `id` (or a name) and `version` are not for create, `spec` not for remove."""
+
+    action: str
+    id: str = ""
+    version: int = -1
+    """Of the service as it was read; -1 is any."""
+    to: int = 0
+    """Of a rollback: the spec version to go back to, 0 for the previous one."""
+    spec: ServiceSpec = ServiceSpec()
+
+
+class _Rehearsal(Store):
+    """The store as the use cases know it, of a future: what they propose happens there alone."""
+
+    def __init__(self, store: Store, future: Future) -> None:
+        super().__init__(Replica(), store.log, future.new_id, lambda: future.now_ns)
+        self._future = future
+
+    @property
+    @override
+    def view(self) -> View:
+        return self._future.view
+
+    @override
+    async def propose(self, changes: Iterable[Change], request_id: str = "") -> None:
+        conflict = self._future.commit(changes).conflict
+        if conflict is not None:
+            raise error_of(conflict)
+
+
+async def make_plan(store: Store, requests: Sequence[Request]) -> Plan:
+    """Return what would come of doing all requests, one after the other.
+
+    Raises:
+        SwarmError: what doing them would raise, with the number of the request where there are
+            several; or that it is too much to foretell.
+    """
+    future = Future(store.view, store.now_ns())
+    rehearsal = _Rehearsal(store, future)
+    actions: dict[str, str] = {}
+    for number, request in enumerate(requests):
+        if request.action not in ACTIONS:
+            raise InvalidArgument(f"Services[{number}].Action: one of {', '.join(ACTIONS)}")
+        service_id = await _do(rehearsal, request)
+        actions[service_id] = request.action
+        future.settle([service_id])
+    return compare(store.view, future.view, actions)
+
+
+async def _do(store: Store, request: Request) -> str:
+    if request.action == "create":
+        return (await services.create_service(store, request.spec)).id
+    service = find_service(store.view, request.id)
+    version = service.meta.version if request.version < 0 else request.version
+    if request.action == "update":
+        await services.update_service(store, service.id, request.spec, version)
+    elif request.action == "rollback":
+        await services.rollback_service(store, service.id, version, to=request.to)
+    else:
+        await services.remove_service(store, service.id)
+    return service.id
+
+
+async def check_plan(store: Store, request: Request, version: int, request_id: str) -> None:
+    """Refuse a request whose plan is not any more the one with this version.
+
+    Raises:
+        Conflict: something that matters to it has moved.
+    """
+    if version < 0 or store.knows(request_id):
+        return
+    now = (await make_plan(store, (request,))).version
+    if now != version:
+        raise Conflict(
+            f"the cluster moved since plan {version}: look at the plan again, it is {now} now"
+        )

@@ -1,0 +1,105 @@
+"""A future of the cluster: the control plane's own turns over a View that stays as it is.
+
+Machines are played as if all went well: whatever was assigned does what it is asked for at once,
+and every table is acknowledged. Time passes only where an update waits for it.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+from manager.reconcile import Env, Key, turn
+from manager.store.apply import Applied, apply
+from manager.store.changes import Change, SetTaskStatus, Transaction
+from manager.store.turn import NOT_COMMITTED
+from manager.store.view import Overlay, View, is_live, is_placed
+from swarmapi.errors import FailedPrecondition
+from swarmapi.model.objects import NodeState, Task, TaskState, TaskStatus, UpdateState
+
+MAX_TURNS: Final = 2_000
+MAX_CHANGES: Final = 60_000
+_BUSY: Final = (UpdateState.UPDATING, UpdateState.ROLLBACK_STARTED)
+
+
+class Future:
+    """A View of its own over another one, moved on by the reconcilers and by obedient machines."""
+
+    def __init__(self, view: View, now_ns: int) -> None:
+        self.view: View = Overlay(view)
+        self.now_ns = max(now_ns, view.now_ns)
+        self.created: list[str] = []
+        """Ids given to new objects, in order."""
+        self._dirty: set[Key] = set()
+        self._unsettled: set[str] = set()
+        self._changes = 0
+
+    def new_id(self) -> str:
+        """Return the next id; ids of a future are in order and never of the cluster."""
+        self.created.append(f"~{len(self.created):08}")
+        return self.created[-1]
+
+    def commit(self, changes: Iterable[Change]) -> Applied:
+        """Apply changes as one committed transaction."""
+        transaction = Transaction(request_id="", changes=tuple(changes))
+        self._changes += len(transaction.changes)
+        applied = apply(self.view, self.view.index + 1, self.now_ns, transaction)
+        self._dirty |= applied.dirty
+        self._unsettled |= {i for kind, i in applied.changed if kind == "task"}
+        return applied
+
+    def settle(self, service_ids: Iterable[str] = ()) -> None:
+        """Run turns until nothing moves any more; wait for the updates of these services.
+
+        Raises:
+            FailedPrecondition: it takes too much to foretell.
+        """
+        waiting = list(service_ids)
+        for service_id in waiting:
+            self._unsettled |= self.view.by_service.of(service_id)
+        for _ in range(MAX_TURNS):
+            if self._changes > MAX_CHANGES:
+                break
+            result = turn(
+                self.view, self._dirty, Env(self.now_ns, self.new_id), self._acknowledged()
+            )
+            self._dirty = set(result.still_dirty)
+            if result.changes:
+                self.commit(result.changes)
+            moved = self._obey()
+            if result.changes or moved or self._dirty:
+                continue
+            deadline_ns = result.next_deadline_ns
+            if deadline_ns is None or not any(self._is_updating(i) for i in waiting):
+                return
+            self.now_ns = max(self.now_ns + 1, deadline_ns)
+        raise FailedPrecondition("this moves too much to foretell: do it in smaller steps")
+
+    def _is_updating(self, service_id: str) -> bool:
+        service = self.view.services.get(service_id)
+        status = service.update_status if service is not None else None
+        return status is not None and status.state in _BUSY
+
+    def _acknowledged(self) -> dict[str, dict[str, int]]:
+        everything = dict.fromkeys(self.view.networks, NOT_COMMITTED)
+        return dict.fromkeys(self.view.nodes, everything)
+
+    def _obey(self) -> bool:
+        """Let machines bring the tasks that moved to their desired state; tell if any did."""
+        reports = []
+        for task_id in sorted(self._unsettled):
+            task = self.view.tasks.get(task_id)
+            status = self._next_status(task) if task is not None else None
+            if task is not None and status is not None:
+                reports.append(SetTaskStatus(task_id=task.id, status=status))
+        self._unsettled.clear()
+        if reports:
+            self.commit(reports)
+        return bool(reports)
+
+    def _next_status(self, task: Task) -> TaskStatus | None:
+        node = self.view.nodes.get(task.node_id)
+        if node is None or node.state != NodeState.READY or not is_placed(task):
+            return None
+        if not is_live(task) or task.status.state >= task.desired:
+            return None
+        ended = min(task.desired, TaskState.SHUTDOWN)
+        return TaskStatus(state=ended, timestamp_ns=self.now_ns)

@@ -1,0 +1,59 @@
+"""Plans over REST: asked for, followed, refused when the cluster moved."""
+
+from typing import Any
+
+from tests.unit.manager_shell.cluster import MemoryCluster
+from tests.unit.manager_shell.test_rest import Client, get, play, post, spec
+
+PLAN = "/v1.50/swarm/v1/plan"
+
+
+def create(given: dict[str, Any]) -> dict[str, Any]:
+    return {"Services": [{"Action": "create", "Spec": given}]}
+
+
+def test_a_plan_is_shown_and_followed_once() -> None:
+    async def story(cluster: MemoryCluster, client: Client) -> None:
+        plan = await post(client, PLAN, create(spec()))
+        (service,) = plan["Services"]
+        assert (service["Action"], service["Create"], service["Name"]) == ("create", 2, "web")
+        assert plan["Fits"]
+        assert {t["Node"] for t in service["Tasks"]} == {"host1"}
+        assert await get(client, "/v1.50/services") == []
+        path = f"/v1.50/services/create?planVersion={plan['Version']}"
+        made = await post(client, path, spec(), 201)
+        await cluster.settle()
+        where = {t["Slot"]: t["NodeID"] for t in await get(client, "/v1.50/tasks")}
+        assert where == {t["Slot"]: t["NodeID"] for t in service["Tasks"]}
+        error = await post(client, path, spec("other", Mode={"Global": {}}), 409)
+        assert "the cluster moved since plan" in error["message"]
+        changed = {**(await get(client, f"/v1.50/services/{made['ID']}"))}
+        changed["Spec"]["Labels"] = {"a": "b"}
+        item = {"Action": "update", "ID": "web", "Spec": changed["Spec"]}
+        plan = await post(client, PLAN, {"Services": [item]})
+        assert plan["Services"][0]["Changes"] == ['Labels.a: none → "b"']
+        assert plan["Services"][0]["Keep"] == 2
+        number = changed["Version"]["Index"]
+        path = f"/v1.50/services/{made['ID']}/update?version={number}&planVersion="
+        await post(client, f"{path}{plan['Version'] + 1}", changed["Spec"], 409)
+        await post(client, f"{path}{plan['Version']}", changed["Spec"])
+
+    play(story)
+
+
+def test_what_is_no_plan_is_refused_with_its_place() -> None:
+    async def story(cluster: MemoryCluster, client: Client) -> None:
+        for body, words in (
+            ({}, "Services: a list"),
+            ({"Services": [{"Action": "create", "Spec": {"Nmae": "x"}}]}, "Services[0].Spec."),
+            (
+                {"Services": [{"Action": "create", "Sepc": {}}]},
+                "unsupported field Services[0].Sepc",
+            ),
+            ({"Services": [{"Action": "vanish"}]}, "Services[0].Action"),
+            ({"Services": [{"ID": "x"}]}, "Services[0]"),
+        ):
+            error = await post(client, PLAN, body, 400)
+            assert words in error["message"]
+
+    play(story)
