@@ -182,11 +182,12 @@ def _rollback(client: Client, args: Namespace) -> int:
     service = client.get(f"/services/{segment(args.service)}", insertDefaults="false")
     to = getattr(args, "to", 0)
     if args.plan:
-        wish = {"ID": service["ID"], "Version": service["Version"]["Index"]}
+        wish: dict[str, Any] = {"ID": service["ID"], "Version": service["Version"]["Index"]}
         return plan.show(client, {"Action": "rollback", "To": to, **wish})
     if to:
-        query = {"to": str(to), "version": str(service["Version"]["Index"]), **plan.query(args)}
-        client.call("POST", f"/swarm/v1/services/{service['ID']}/rollback", query=query)
+        query = {"to": str(to), "version": str(service["Version"]["Index"])}
+        path = f"/swarm/v1/services/{service['ID']}/rollback"
+        client.call("POST", path, query=query | plan.query(args))
     else:
         _store(client, service, service["Spec"], rollback="previous", **plan.query(args))
     print(args.service, flush=True)
