@@ -189,7 +189,7 @@ def _rollback(client: Client, args: Namespace) -> int:
         path = f"/swarm/v1/services/{service['ID']}/rollback"
         client.call("POST", path, query=query | plan.query(args))
     else:
-        _store(client, service, service["Spec"], rollback="previous", **plan.query(args))
+        _store(client, service, service["Spec"], None, rollback="previous", **plan.query(args))
     print(args.service, flush=True)
     code = _watch(client, service["ID"], args)
     # What was asked for here is a failure elsewhere: code 2 stays for a rollback that paused.
