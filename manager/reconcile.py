@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from manager.allocator.allocate import allocate
-from manager.orchestrator import drain, jobs, nodes, restart
+from manager.orchestrator import disappearance, drain, jobs, leaving, nodes, restart
 from manager.orchestrator.global_ import reconcile_global
 from manager.orchestrator.replicated import reconcile_replicated, remove_all
 from manager.scheduler.schedule import schedule
@@ -56,8 +56,10 @@ def turn(view: View, dirty: Iterable[Key], env: Env, acks: Acks) -> TurnResult:
     """
     run = Turn(view, env, acks)
     dirty = set(dirty)
+    disappearance.watch(run)
     services = {i for kind, i in dirty if kind == "service"} | restart.due_services(run)
     services |= view.services_in.of("updating") | jobs.due_services(run)
+    services |= leaving.draining_services(run)
     for node_id in sorted(i for kind, i in dirty if kind == "node"):
         if run.is_full():
             run.again.add(("node", node_id))

@@ -56,6 +56,19 @@ def advance(turn: Turn) -> None:
             turn.wake_at(task.endpoint.deadline_ns)
 
 
+def is_known(turn: Turn, task: Task) -> bool:
+    """Tell whether a new endpoint takes connections everywhere, or had time enough."""
+    if not task.addresses:
+        return True
+    limit_ns = task.running_ns + DRAIN_NS
+    if turn.now_ns >= limit_ns:
+        return True
+    if task.endpoint.state is EndpointState.SERVING and turn.is_acknowledged(task):
+        return True
+    turn.wake_at(limit_ns)
+    return False
+
+
 def serve(turn: Turn, tasks: list[Task]) -> None:
     """Let running tasks take connections; withdraw those on nodes that are down."""
     for known in tasks:

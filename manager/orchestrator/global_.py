@@ -1,5 +1,6 @@
 """Global services: one task on every node that is fit and matches."""
 
+from manager.orchestrator.disappearance import is_held
 from manager.orchestrator.drain import serve, stop
 from manager.orchestrator.reaper import reap_history, reap_removed
 from manager.orchestrator.restart import restart_ended
@@ -45,6 +46,8 @@ def follow(turn: Turn, service: Service, slot: Slot) -> None:
     if node is None:
         for task in slot.tasks:
             turn.emit(Delete(object="task", id=task.id, reason="its node was removed"))
+        return
+    if is_held(turn, node):
         return
     if not node.is_fit or not matches(service, node):
         reason = "its node no longer matches" if node.is_fit else "its node is down or drained"

@@ -9,8 +9,9 @@ are kept.
 from manager.orchestrator import runs
 from manager.orchestrator.drain import serve, stop
 from manager.orchestrator.global_ import follow, takes_new
+from manager.orchestrator.leaving import leave_node
 from manager.orchestrator.reaper import reap_history, reap_removed
-from manager.orchestrator.restart import leave_node, restart_ended
+from manager.orchestrator.restart import restart_ended
 from manager.orchestrator.slots import Slot, SlotKey, create_task, is_done, is_filled, slots_of
 from manager.store.turn import Turn
 from manager.store.view import is_live, is_placed

@@ -3,8 +3,9 @@
 from collections import defaultdict
 
 from manager.orchestrator.drain import serve, stop
+from manager.orchestrator.leaving import drain_nodes, leave_node
 from manager.orchestrator.reaper import reap_history, reap_removed
-from manager.orchestrator.restart import leave_node, restart_ended
+from manager.orchestrator.restart import restart_ended
 from manager.orchestrator.slots import Slot, SlotKey, create_task, is_filled, slots_of
 from manager.orchestrator.update import update
 from manager.store.turn import Turn
@@ -18,14 +19,20 @@ def reconcile_replicated(turn: Turn, service: Service) -> None:
     key = ("service", service.id)
     slots = slots_of(turn.view, service.id)
     before = len(turn.changes)
+    restless: list[SlotKey] = []
     for slot in slots.values():
         if turn.is_full():
             turn.again.add(key)
             return
         if _is_quiet(turn, slot):
             continue
+        restless.append(slot.key)
         restarted = restart_ended(turn, service, slot)
-        leave_node(turn, service, slot, has_successor=restarted)
+        leave_node(turn, service, slot, has_successor=restarted, drained=False)
+    if len(turn.changes) > before:
+        slots = slots_of(turn.view, service.id)
+    before = len(turn.changes)
+    drain_nodes(turn, service, [slots[k] for k in restless])
     if len(turn.changes) > before:
         slots = slots_of(turn.view, service.id)
     before = len(turn.changes)
@@ -45,7 +52,7 @@ def reconcile_replicated(turn: Turn, service: Service) -> None:
 def _is_quiet(turn: Turn, slot: Slot) -> bool:
     """Tell at little cost that a slot's only attempt is alive where it may stay."""
     task = slot.tasks[0]
-    if len(slot.tasks) > 1 or not is_live(task):
+    if len(slot.tasks) > 1 or not is_live(task) or task.by_move:
         return False
     node = turn.node_of(task)
     return not task.node_id or (node is not None and node.is_fit)

@@ -1,14 +1,14 @@
-"""Restarts: a new attempt for one that ended, or whose node must be left."""
+"""Restarts: a new attempt for one that ended, and its delay."""
 
 from typing import Final
 
-from manager.orchestrator.drain import stop
+from manager.orchestrator.backoff import FREE, early_ends, restart_delay_ns
 from manager.orchestrator.slots import Slot, create_task, is_done, may_restart
 from manager.store.changes import SetDesired
 from manager.store.turn import Turn
 from manager.store.view import PARKED, is_live
 from swarmapi.model import defaults
-from swarmapi.model.objects import Service, Task, TaskState
+from swarmapi.model.objects import Service, TaskState
 
 OLD_TASK_TIMEOUT_NS: Final = 60_000_000_000
 
@@ -38,38 +38,22 @@ def restart_ended(turn: Turn, service: Service, slot: Slot) -> bool:
         record = turn.view.spec_of(task)
         policy = defaults.restart_policy(record.spec if record is not None else service.spec)
         lost = task.status.state == TaskState.ORPHANED
+        delay_ns = 0 if lost else restart_delay_ns(policy.delay or 0, task)
+        count = 0 if lost else early_ends(task)
+        reason = f"restart of {task.id}, which is {state}"
+        if count > FREE:
+            reason += f" as the {count - 1} attempts before it: waits {delay_ns / 1e9:.0f}s"
         create_task(
             turn,
             service,
             slot.key,
-            f"restart of {task.id}, which is {state}",
+            reason,
             desired=TaskState.READY,
-            not_before_ns=turn.now_ns if lost else turn.now_ns + (policy.delay or 0),
+            not_before_ns=turn.now_ns + delay_ns,
+            early_ends=count,
         )
         restarted = True
     return restarted
-
-
-def leave_node(turn: Turn, service: Service, slot: Slot, *, has_successor: bool) -> None:
-    """Move wanted attempts off nodes that are down, drained or gone, without a delay."""
-    leaving = [t for t in slot.wanted if is_live(t) and not _is_safe(turn, t)]
-    if not leaving:
-        return
-    for task in leaving:
-        reason = "its node is down" if turn.is_lost(task) else "its node is drained"
-        stop(turn, task, TaskState.SHUTDOWN, reason)
-    if has_successor or any(is_live(t) and _is_safe(turn, t) for t in slot.wanted):
-        return
-    last = leaving[-1]
-    lost = turn.is_lost(last)
-    create_task(
-        turn,
-        service,
-        slot.key,
-        f"replaces {last.id}: its node is {'down' if lost else 'drained'}",
-        desired=TaskState.RUNNING if lost else TaskState.READY,
-        waits_for="" if lost else last.id,
-    )
 
 
 def release_parked(turn: Turn) -> None:
@@ -103,8 +87,3 @@ def due_services(turn: Turn) -> set[str]:
         for task in turn.view.tasks_in(PARKED)
         if not is_live(task) and turn.now_ns >= task.not_before_ns
     }
-
-
-def _is_safe(turn: Turn, task: Task) -> bool:
-    node = turn.node_of(task)
-    return not task.node_id or (node is not None and node.is_fit)

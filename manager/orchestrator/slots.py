@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from manager.orchestrator.backoff import is_stable
+from manager.orchestrator.disappearance import is_held
 from manager.store.changes import PutTask
 from manager.store.turn import Turn
 from manager.store.view import View, is_live, is_wanted
@@ -54,6 +56,14 @@ def slots_of(view: View, service_id: str, iteration: int | None = None) -> dict[
     return dict(sorted(slots.items()))
 
 
+def must_leave(turn: Turn, task: Task) -> bool:
+    """Tell whether a live task's node is down, drained or gone, and the task not held there."""
+    if not is_live(task) or not task.node_id:
+        return False
+    node = turn.node_of(task)
+    return node is None or (not node.is_fit and not is_held(turn, node))
+
+
 def create_task(
     turn: Turn,
     service: Service,
@@ -64,6 +74,8 @@ def create_task(
     not_before_ns: int = 0,
     waits_for: str = "",
     by_update: bool = False,
+    by_move: bool = False,
+    early_ends: int = 0,
 ) -> Task:
     """Emit a new attempt at a slot, of the current spec version and, of a job, iteration."""
     job = service.job_status
@@ -80,6 +92,8 @@ def create_task(
         not_before_ns=not_before_ns,
         waits_for=waits_for,
         by_update=by_update,
+        by_move=by_move,
+        early_ends=early_ends,
         job_iteration=job.iteration if job is not None else None,
     )
     turn.emit(PutTask(task=task, reason=reason))
@@ -121,7 +135,8 @@ def may_restart(view: View, service: Service, slot: Slot, ended: Task) -> bool:
     """Tell whether the restart policy allows another attempt after `ended`.
 
     The attempts are the slot's stored records of the same spec version, so that a new leader
-    counts the same. Attempts moved off a node do not count.
+    counts the same. Attempts moved off a node do not count, nor, without a window, those before
+    one that ran for long: three crashes in a year are no reason to give up.
     """
     record = view.spec_of(ended)
     policy = defaults.restart_policy(record.spec if record is not None else service.spec)
@@ -131,12 +146,15 @@ def may_restart(view: View, service: Service, slot: Slot, ended: Task) -> bool:
         return False
     if not policy.max_attempts or ended.spec_version != service.spec_version:
         return True
+    if not policy.window and is_stable(ended):
+        return True
     since_ns = ended.status.applied_ns - policy.window if policy.window else -1
-    used = sum(
-        1
-        for t in slot.tasks
-        if t.id != ended.id
-        and counts_as_attempt(t, ended.spec_version)
-        and t.status.applied_ns > since_ns
-    )
+    used = 0
+    for task in slot.tasks:
+        if task.id == ended.id or not counts_as_attempt(task, ended.spec_version):
+            continue
+        if not policy.window and is_stable(task):
+            used = 0
+        elif task.status.applied_ns > since_ns:
+            used += 1
     return used < policy.max_attempts

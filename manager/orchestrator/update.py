@@ -11,8 +11,8 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from manager.orchestrator.drain import DRAIN_NS, stop
-from manager.orchestrator.slots import Slot, SlotKey, create_task, ended_by_itself
+from manager.orchestrator.drain import is_known, stop
+from manager.orchestrator.slots import Slot, SlotKey, create_task, ended_by_itself, must_leave
 from manager.scheduler.constraints import matches_all
 from manager.scheduler.schedule import hindrances
 from manager.store.changes import PutService, SetUpdateStatus
@@ -21,7 +21,6 @@ from manager.store.view import View, is_live, is_wanted
 from swarmapi.model import defaults
 from swarmapi.model.objects import Service, Task, TaskState, UpdateState, UpdateStatus
 from swarmapi.model.spec import Placement, ServiceSpec, UpdateConfig
-from swarmapi.model.tables import EndpointState
 
 Slots = dict[SlotKey, Slot]
 _PAUSED: Final = (UpdateState.PAUSED, UpdateState.ROLLBACK_PAUSED)
@@ -74,7 +73,7 @@ def update(turn: Turn, service: Service, slots: Slots) -> None:
     if status is not None and status.state in _PAUSED:
         return
     outdated = Outdated(turn.view, service)
-    dirty = [s for s in slots.values() if _is_dirty(s, outdated)]
+    dirty = [s for s in slots.values() if _is_dirty(turn, s, outdated)]
     if status is None or status.state not in _BUSY:
         if not any(outdated(t) for s in dirty for t in s.tasks):
             _drop_extras(turn, dirty)
@@ -100,18 +99,24 @@ def update(turn: Turn, service: Service, slots: Slots) -> None:
     _Step(turn, service, outdated, config, judged).run(slots, dirty)
 
 
-def _is_dirty(slot: Slot, outdated: Outdated) -> bool:
+def _staying(turn: Turn, slot: Slot) -> list[Task]:
+    """Return the wanted tasks that are not on their way off a drained node."""
+    return [t for t in slot.wanted if not must_leave(turn, t)]
+
+
+def _is_dirty(turn: Turn, slot: Slot, outdated: Outdated) -> bool:
     wanted = slot.wanted
     if not wanted:
         return not is_live(slot.newest) and outdated(slot.newest)
-    return len(wanted) > 1 or any(outdated(t) for t in wanted)
+    return len(_staying(turn, slot)) > 1 or any(outdated(t) for t in wanted)
 
 
 def _drop_extras(turn: Turn, dirty: list[Slot]) -> None:
     """Keep one task of slots that hold several: the one that is furthest."""
     for slot in dirty:
-        kept = max(slot.wanted, key=lambda t: (is_live(t), t.status.state, t.id), default=None)
-        for task in slot.wanted:
+        staying = _staying(turn, slot)
+        kept = max(staying, key=lambda t: (is_live(t), t.status.state, t.id), default=None)
+        for task in staying:
             if kept is not None and task.id != kept.id:
                 stop(turn, task, TaskState.SHUTDOWN, f"slot is held by {kept.id}")
 
@@ -244,7 +249,7 @@ class _Step:
         busy = sum(self._is_busy(slot) for slot in slots.values())
         todo: list[Slot] = []
         for slot in dirty:
-            clean = [t for t in slot.wanted if not self.outdated(t)]
+            clean = [t for t in _staying(self.turn, slot) if not self.outdated(t)]
             if clean:
                 self._finish(slot, clean)
             elif not any(_made_now(t, self.service, self.status) for t in slot.tasks):
@@ -310,13 +315,14 @@ class _Step:
         """Stop outdated and surplus tasks of a slot that has a task of the new spec."""
         kept = max(clean, key=lambda t: (is_live(t), t.status.state, t.id))
         others = [t for t in slot.wanted if t.id != kept.id]
-        surplus = [t for t in others if not self.outdated(t)]
+        staying = _staying(self.turn, slot)
+        surplus = [t for t in others if t in staying and not self.outdated(t)]
         self._stop(surplus)
         old = [t for t in others if self.outdated(t)]
         running = kept.status.state == TaskState.RUNNING
         if (
             self.config.order != "start-first"
-            or (running and self._is_known(kept))
+            or (running and is_known(self.turn, kept))
             or any(self._is_barred(kept, task) for task in old)
         ):
             self._stop(old)
@@ -331,18 +337,6 @@ class _Step:
             return False
         why = hindrances(self.turn.view, new, old.node_id)
         return bool(why) and why <= {"host-port", "max-replicas"}
-
-    def _is_known(self, task: Task) -> bool:
-        """Tell whether the new endpoint takes connections everywhere, or had time enough."""
-        if not task.addresses:
-            return True
-        limit_ns = task.running_ns + DRAIN_NS
-        if self.turn.now_ns >= limit_ns:
-            return True
-        if task.endpoint.state is EndpointState.SERVING and self.turn.is_acknowledged(task):
-            return True
-        self.turn.wake_at(limit_ns)
-        return False
 
     def _stop(self, tasks: list[Task]) -> None:
         for task in tasks:

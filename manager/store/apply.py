@@ -256,6 +256,20 @@ def _set_node_status(fx: Effects, change: c.SetNodeStatus) -> None:
     store_node(fx, node, new)
 
 
+def _set_disappearance(fx: Effects, change: c.SetDisappearance) -> None:
+    cluster = fx.view.cluster
+    if cluster is None:
+        return
+    new = replace(
+        cluster,
+        disappeared_ns=change.disappeared_ns,
+        counted_from_ns=change.counted_from_ns,
+    )
+    fx.view.cluster = new
+    fx.touch("cluster", cluster, new)
+    fx.dirty.update(("node", node_id) for node_id in fx.view.down.of("node"))
+
+
 def _set_node_description(fx: Effects, change: c.SetNodeDescription) -> None:
     node = fx.view.nodes.get(change.node_id)
     if node is None:
@@ -343,6 +357,7 @@ _HANDLERS: Final[dict[type, Callable[[Effects, Any], None]]] = {
     c.SetEndpoint: _set_endpoint,
     c.SetExplanation: _set_explanation,
     c.SetNodeStatus: _set_node_status,
+    c.SetDisappearance: _set_disappearance,
     c.SetNodeDescription: _set_node_description,
     c.SetNodeMesh: _set_node_mesh,
     c.SetNetworkAllocation: _set_network_allocation,

@@ -166,6 +166,13 @@ class SetNodeStatus(ChangeBase, frozen=True, tag="set_node_status"):
     message: str = ""
 
 
+class SetDisappearance(ChangeBase, frozen=True, tag="set_disappearance"):
+    """Begin (`disappeared_ns`) or end (0) the pause of rescheduling."""
+
+    disappeared_ns: int = 0
+    counted_from_ns: int = 0
+
+
 class SetNodeDescription(ChangeBase, frozen=True, tag="set_node_description"):
     """Store what a node says of itself in a new session; empty addresses leave the old ones."""
 
@@ -257,6 +264,7 @@ Change: TypeAlias = (
     | SetEndpoint
     | SetExplanation
     | SetNodeStatus
+    | SetDisappearance
     | SetNodeDescription
     | SetNodeMesh
     | SetNetworkAllocation

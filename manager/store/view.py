@@ -24,7 +24,7 @@ from swarmapi.model.objects import (
     TaskState,
     UpdateState,
 )
-from swarmapi.model.spec import PortConfig, ServiceSpec
+from swarmapi.model.spec import Availability, PortConfig, ServiceSpec
 from swarmapi.model.tables import EndpointState
 
 K = TypeVar("K")
@@ -167,6 +167,7 @@ class View:
         self.services_in = over("services_in")
         """`updating` (or rolling back), `global` and `timed` (cron, deadlines) to service ids."""
         self.down = over("down")
+        self.drained = over("drained")
         self.versions_of = over("versions_of")
         self.tasks_of_spec: Index[SpecKey] = Index(base.tasks_of_spec if base else None)
         self.port_claims: Index[tuple[str, str, int]] = Index(base.port_claims if base else None)
@@ -233,6 +234,8 @@ class View:
         if node.description.hostname:
             self.names[("node", node.description.hostname)] = node.id
         _flag(self.down, "node", node.id, node.state == NodeState.DOWN)
+        drained = node.spec.availability == Availability.DRAIN
+        _flag(self.drained, "node", node.id, drained)
         ingress = self.ingress_network()
         owed = node.mesh_slot < 0 or bool(ingress and ingress.subnet and not node.ingress_address)
         _flag(self.unallocated, "node", node.id, owed)
@@ -248,6 +251,7 @@ class View:
         self.node_memo = {}
         self._drop_name("node", node.description.hostname, node_id)
         _flag(self.down, "node", node_id, on=False)
+        _flag(self.drained, "node", node_id, on=False)
         _flag(self.unallocated, "node", node_id, on=False)
         ingress = self.ingress_network()
         if ingress is not None and node.ingress_address:

@@ -134,6 +134,10 @@ class Task(Stored, frozen=True):
     """The iteration of a job it belongs to; None for tasks of services."""
     by_update: bool = False
     """Made by a rolling update; its early end counts as a failure of that update."""
+    early_ends: int = 0
+    """Attempts in a row before it that ended early: their delay is due to it."""
+    by_move: bool = False
+    """Made to take a drained node's task; until it runs it is a share of the parallelism."""
     running_ns: int = 0
     """Cluster time when it was first observed RUNNING; kept by apply."""
     explanation: bytes = b""
@@ -409,6 +413,10 @@ class Cluster(Stored, frozen=True):
     removed_nodes: tuple[str, ...] = ()
     """Ids whose certificates are refused for ever."""
     last_vni: int = 4096
+    disappeared_ns: int = 0
+    """Since when rescheduling is paused because many nodes went at once; 0 = it is not."""
+    counted_from_ns: int = 0
+    """Nodes lost before are no part of a disappearance: it was called off."""
 
 
 class Quarantined(Stored, frozen=True):

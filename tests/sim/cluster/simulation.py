@@ -449,7 +449,9 @@ class Simulation:
             self.check()
             self.world.now_ns += SECOND // 2
             idle = idle + 1 if self.view.index == before else 0
-            if idle > 140:  # longer than the minute an old task is waited for
+            if idle > 2 and self.world.deadline_ns is not None:
+                self.world.now_ns = max(self.world.now_ns, self.world.deadline_ns)
+            elif idle > 6:
                 break
 
     def check_converged(self) -> None:

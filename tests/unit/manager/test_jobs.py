@@ -141,6 +141,8 @@ def test_history_of_failed_attempts_is_trimmed() -> None:
     world.converge()
     for _ in range(6):
         finish(world, world.running("s")[0], TaskState.FAILED)
+        world.advance(60)
+        world.converge()
     finish(world, world.running("s")[0])
     assert len(world.view.tasks_of_service("s")) == 2
     assert completed(world) == [1]

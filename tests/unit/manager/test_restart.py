@@ -156,6 +156,8 @@ def test_b43_history_limit(history: int, kept: int) -> None:
     for _ in range(7):
         end(made, TaskState.FAILED)
         made.converge()
+        made.advance(400)  # longer than any back-off
+        made.converge()
     tasks = made.view.tasks_of_service("s")
     assert len(tasks) == kept
     assert tasks[-1].status.state == TaskState.RUNNING
