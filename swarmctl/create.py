@@ -96,7 +96,7 @@ def _security_flags(parser: Parser) -> None:
     add("--userns", default="", metavar="host")
     add("--uts", default="", metavar="host")
     add("--pid", default="", metavar="host|container:NAME")
-    add("--ipc", default="", metavar="private|shareable|host|none")
+    add("--ipc", default="", metavar="private|shareable|host|none|container:NAME")
     add("--cgroupns", default="", choices=("", "host", "private"))
     add("--cgroup-parent", default="")
     add("--runtime", default="")

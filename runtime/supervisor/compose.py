@@ -321,11 +321,14 @@ def _bind(
             raise Unsupported(f"bind option {option} at {destination} is not supported")
     source = mount.get("source") or ""
     recursive = "bind" not in options or "rbind" in options
-    if not os.path.lexists(source):
-        raise StartFailed(f"bind source {source}: no such file or directory")
-    if mount.get("subpath"):
-        source = _below(source, mount["subpath"], site)
-    fd = kernel.open_tree(source, recursive)
+    if mount.get("namespace"):
+        fd, is_file = kernel.open_tree_in(mount["namespace"], source), False
+    else:
+        if not os.path.lexists(source):
+            raise StartFailed(f"bind source {source}: no such file or directory")
+        if mount.get("subpath"):
+            source = _below(source, mount["subpath"], site)
+        fd, is_file = kernel.open_tree(source, recursive), not os.path.isdir(source)
     site.fds.append(fd)
     attributes = sum(_ATTRIBUTES[o] for o in set(options) if o in _ATTRIBUTES)
     below = sum(_RECURSIVE[o] for o in set(options) if o in _RECURSIVE)
@@ -335,7 +338,6 @@ def _bind(
         kernel.mount_setattr(fd, attributes, False)
     if below:
         kernel.mount_setattr(fd, below, True)
-    is_file = not os.path.isdir(source)
     process.make_directories(plan, destination, ROOT, leaf_is_file=is_file)
     process.resolve_any(plan, destination, ROOT, _MOUNT_SLOT)
     plan.labels[-1] = f"mount point {destination}"

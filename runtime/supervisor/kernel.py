@@ -115,6 +115,36 @@ def open_tree(path: str, recursive: bool) -> int:
     return syscall("open_tree", AT_FDCWD, os.fsencode(path), flags, path=path)
 
 
+def open_tree_in(mount_ns: str, path: str) -> int:
+    """Return a detached copy of the mount at `path` in another mount namespace.
+
+    Only the namespace a mount belongs to can copy it, so we go there and back; nothing of it that
+    is a link is followed. The caller must have no other thread.
+    """
+    own, root, cwd, there = (
+        os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+        for place in ("/proc/self/ns/mnt", "/", ".", mount_ns)
+    )
+    try:
+        syscall("setns", there, CLONE_NEWNS, path=mount_ns)
+        try:
+            rules = RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
+            place = openat2(AT_FDCWD, path, os.O_PATH | os.O_DIRECTORY, rules)
+            try:
+                flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH
+                return syscall("open_tree", place, b"", flags, path=path)
+            finally:
+                os.close(place)
+        finally:
+            syscall("setns", own, CLONE_NEWNS)
+            os.fchdir(root)
+            os.chroot(".")
+            os.fchdir(cwd)
+    finally:
+        for fd in (own, root, cwd, there):
+            os.close(fd)
+
+
 def mount_setattr(fd: int, attr_set: int, recursive: bool, propagation: int = 0) -> None:
     """Set attributes (and propagation) of the detached mount `fd`."""
     attr = struct.pack("<QQQQ", attr_set, 0, propagation, 0)

@@ -53,13 +53,14 @@ def build_config(
     home: str,
     files: Mapping[str, str],
     rootfs: str,
-    pid_namespace: str = "",
+    pid_owner: int = 0,
+    ipc_owner: int = 0,
     link_env: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the config.json of a start; `files` maps a target like /etc/hosts to a host file.
 
-    `pid_namespace` is the path of another container's that is to be shared; `link_env` are the
-    variables of its links.
+    The owners are first processes of containers whose namespaces are shared, 0 for none; `link_env`
+    are the variables of its links.
     """
     host = record.host
     security = security_options(host)
@@ -67,6 +68,8 @@ def build_config(
     binds = [_bind(source, target) for target, source in files.items() if target not in own]
     if host.ipc_mode == "host":
         binds.append(_bind("/dev/shm", "/dev/shm"))
+    if ipc_owner:
+        binds.append(_bind("/dev/shm", "/dev/shm") | {"namespace": f"/proc/{ipc_owner}/ns/mnt"})
     config = default_config(
         [record.path, *record.args],
         _environment(record, home, link_env),
@@ -93,7 +96,7 @@ def build_config(
         no_new_privileges=security.no_new_privileges,
         seccomp=security.seccomp,
         oom_score_adj=host.oom_score_adj,
-        shared_namespaces=_shared_namespaces(host, pid_namespace),
+        shared_namespaces=_shared_namespaces(host, pid_owner, ipc_owner),
         domainname=record.config.domainname,
     )
     linux = config["linux"]
@@ -177,7 +180,7 @@ def _environment(record: Record, home: str, link_env: Sequence[str]) -> list[str
     return env
 
 
-def _shared_namespaces(host: HostConfig, pid_namespace: str) -> dict[str, str]:
+def _shared_namespaces(host: HostConfig, pid_owner: int, ipc_owner: int) -> dict[str, str]:
     modes = {
         "ipc": host.ipc_mode,
         "uts": host.uts_mode,
@@ -185,7 +188,8 @@ def _shared_namespaces(host: HostConfig, pid_namespace: str) -> dict[str, str]:
         "cgroup": host.cgroupns_mode,
     }
     shared = {kind: "host" for kind, mode in modes.items() if mode == "host"}
-    return shared | ({"pid": pid_namespace} if pid_namespace else {})
+    owners = {"pid": pid_owner, "ipc": ipc_owner}
+    return shared | {kind: f"/proc/{pid}/ns/{kind}" for kind, pid in owners.items() if pid}
 
 
 def _rlimits(host: HostConfig) -> list[dict[str, Any]]:

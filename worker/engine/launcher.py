@@ -172,7 +172,8 @@ class Launcher:
             home=rootfs.home_of(user["uid"], passwd),
             files=files,
             rootfs=overlay.upper if overlay.copied else overlay.merged,
-            pid_namespace=self._pid_namespace(record),
+            pid_owner=self._owner(record.host.pid_mode),
+            ipc_owner=self._ipc_owner(record.host.ipc_mode),
             link_env=self._link_env(record),
         )
 
@@ -234,11 +235,21 @@ class Launcher:
         record.config.domainname = owner.config.domainname
         return f"container:{owner.pid}"
 
-    def _pid_namespace(self, record: Record) -> str:
-        mode = record.host.pid_mode
-        if not mode.startswith("container:"):
-            return ""
-        return f"/proc/{self._running(mode.removeprefix('container:')).pid}/ns/pid"
+    def _owner(self, mode: str) -> int:
+        """Return the first process of the container whose namespace a mode shares, 0 for none."""
+        kind, _, reference = mode.partition(":")
+        return self._running(reference).pid if kind == "container" else 0
+
+    def _ipc_owner(self, mode: str) -> int:
+        owner = self._owner(mode)
+        if owner:
+            other = self._running(mode.partition(":")[2])
+            if other.host.ipc_mode in ("", "private", "none"):
+                raise InvalidArgument(
+                    f"cannot join the IPC namespace of container {other.name}: non-shareable IPC"
+                    " (hint: use IpcMode:shareable for the donor container)"
+                )
+        return owner
 
     async def _join(self, record: Record) -> Joined | None:
         record.joined, record.ports = {}, []

@@ -282,17 +282,14 @@ def _check_restart(policy: RestartPolicy) -> None:
 
 
 def _check_namespaces(host: HostConfig) -> None:
-    for name, value, known in (
-        ("IpcMode", host.ipc_mode, ("", "private", "shareable", "host", "none")),
-        ("UTSMode", host.uts_mode, ("", "host")),
-        ("PidMode", host.pid_mode, ("", "host", "container:")),
-        ("CgroupnsMode", host.cgroupns_mode, ("", "private", "host")),
+    for name, value, known, shared in (
+        ("IpcMode", host.ipc_mode, ("", "private", "shareable", "host", "none"), True),
+        ("UTSMode", host.uts_mode, ("", "host"), False),
+        ("PidMode", host.pid_mode, ("", "host"), True),
+        ("CgroupnsMode", host.cgroupns_mode, ("", "private", "host"), False),
     ):
-        if value.startswith("container:") and "container:" in known and value != "container:":
-            continue
-        if value.startswith("container:"):
-            raise Unsupported(f"{name} {value!r} is not supported")
-        if value not in known:
+        kind, _, container = value.partition(":")
+        if value not in known and not (shared and kind == "container" and container):
             raise InvalidArgument(f"invalid {name}: {value}")
 
 

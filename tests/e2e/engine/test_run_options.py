@@ -105,7 +105,7 @@ REFUSED = [
     ("--runtime bogus", "unknown or invalid runtime name: bogus"),
     ("--blkio-weight 5", "Range of blkio weight is from 10 to 1000"),
     ("--device-read-bps /dev/null:1mb", "not a block device"),
-    ("--ipc container:x", "IpcMode"),
+    ("--ipc container:nosuch", "No such container: nosuch"),
     ("--pid container:nosuch", "No such container: nosuch"),
     ("--uts host -h x", "conflicting options: hostname"),
     ("--storage-opt size=1x", "(?i)storage|size"),
@@ -166,3 +166,20 @@ def test_a_cidfile_is_written_once(client: Client, tmp_path: Path) -> None:
     again = client.run("run", "--rm", "--cidfile", str(file), "users:1", "true")
     assert again.code == 125
     assert "ID file found" in again.err
+
+
+def test_ipc_of_another_container_is_shared_where_that_one_lets_it(shared: Machine) -> None:
+    script = "echo shared > /dev/shm/file; sleep 1000"
+    words = ("run", "-d", "--ipc", "shareable", "--name", "donor", "box:1", "sh", "-c", script)
+    shared.docker(*words)
+    ask = "busybox readlink /proc/self/ns/ipc"
+    whole = shared.out("exec", "donor", "sh", "-c", ask)
+    read = f"until cat /dev/shm/file; do sleep 0.05; done && {ask} && touch /dev/shm/back"
+    told = shared.out("run", "--rm", "--ipc", "container:donor", "box:1", "sh", "-c", read)
+    assert told.splitlines()[-2:] == ["shared", whole]
+    shared.docker("exec", "donor", "ls", "/dev/shm/back")
+    shared.docker("run", "-d", "--name", "closed", "box:1", "sleep", "1000")
+    words = ("run", "--rm", "--ipc", "container:closed", "box:1", "true")
+    assert "non-shareable IPC" in shared.refused(*words, code=125)
+    for name in ("donor", "closed"):
+        shared.docker("rm", "-f", name)

@@ -45,6 +45,8 @@ MIB = 1 << 20
         ({"Devices": [{"PathOnHost": "/etc/hosts"}]}, "not a device node"),
         ({"CapAdd": ["BOGUS"]}, "unknown capability"),
         ({"PidMode": "bogus"}, "invalid PidMode"),
+        ({"IpcMode": "container:"}, "invalid IpcMode"),
+        ({"UTSMode": "container:x"}, "invalid UTSMode"),
         ({"CgroupnsMode": "bogus"}, "invalid CgroupnsMode"),
         ({"SecurityOpt": ["seccomp={"]}, "Decoding seccomp profile failed"),
         ({"SecurityOpt": ['seccomp={"defaultAction": 1}']}, "malformed|not supported"),
@@ -60,7 +62,6 @@ def test_what_contradicts_itself_or_the_machine_is_refused(
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ({"IpcMode": "container:x"}, "IpcMode"),
         ({"SecurityOpt": ["apparmor=mine"]}, "apparmor=mine.*say apparmor=unconfined"),
         ({"SecurityOpt": ["label=type:x"]}, "label=type:x"),
         ({"CgroupParent": "/x"}, "CgroupParent"),
