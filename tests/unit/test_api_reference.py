@@ -16,7 +16,6 @@ pytestmark = pytest.mark.skipif(
     not REFERENCE, reason="SWARM_REFERENCE_OPENAPI names no copy of the Engine API's document"
 )
 NOT_OFFERED = {
-    "/containers/{id}/attach/ws": "no client asks for it",
     "/session": "BuildKit",
     "/plugins": "no plugins",
     "/volumes/{name} put": "cluster volumes",

@@ -7,7 +7,7 @@ from aiohttp import web
 from swarmapi import query, rest
 from swarmapi.errors import InvalidArgument
 from swarmapi.rest import Route
-from worker.api import hijack
+from worker.api import hijack, websocket
 from worker.api.keys import engine_of
 from worker.api.presence import while_connected
 from worker.api.version import minor_of
@@ -51,6 +51,41 @@ async def attach(request: web.Request) -> web.StreamResponse:
             engine.forget_session(record.id, session)
             await session.close()
     raise hijack.taken(request)
+
+
+async def attach_socket(request: web.Request) -> web.StreamResponse:
+    """Connect the client to the container's streams over a WebSocket, unframed."""
+    engine = engine_of(request)
+    record = engine.inspect(request.match_info["id"]).record
+    keys = hijack.parse_detach_keys(query.text(request, "detachKeys"))
+    socket = web.WebSocketResponse()
+    if not socket.can_prepare(request):
+        raise InvalidArgument("attach/ws needs a WebSocket handshake: ask with Upgrade: websocket")
+    session = await engine.attach(record.id) if query.flag(request, "stream") else None
+    engine.emit(record.id, "attach")
+    try:
+        await socket.prepare(request)
+        shown = (1,) * query.flag(request, "stdout") + (2,) * query.flag(request, "stderr")
+        if query.flag(request, "logs"):
+            wanted = LogQuery(stdout=1 in shown, stderr=2 in shown)
+            async for line in engine.logs(record.id, wanted):
+                await socket.send_bytes(line.data)
+        if session is not None:
+            takes_input = query.flag(request, "stdin") and record.config.open_stdin
+            await websocket.serve(
+                socket,
+                session,
+                shown=(1, 2) if record.config.tty else shown,
+                stdin=takes_input,
+                detach_keys=keys if record.config.tty else b"",
+                keep_stdin=not record.config.stdin_once,
+            )
+        await socket.close()
+    finally:
+        if session is not None:
+            engine.forget_session(record.id, session)
+            await session.close()
+    return socket
 
 
 async def logs(request: web.Request) -> web.StreamResponse:
@@ -122,6 +157,13 @@ def log_query(request: web.Request) -> LogQuery:
 
 
 _STREAMS = (rest.flag("stdout"), rest.flag("stderr"))
+_ATTACHED = (
+    *_STREAMS,
+    rest.flag("stream", "what comes from now on"),
+    rest.flag("logs", "what came before"),
+    rest.flag("stdin"),
+    rest.text("detachKeys"),
+)
 LOG_QUERY = (
     *_STREAMS,
     rest.flag("follow"),
@@ -136,13 +178,15 @@ ROUTES = (
         "POST",
         "/containers/{id}/attach",
         attach,
-        (
-            *_STREAMS,
-            rest.flag("stream", "what comes from now on"),
-            rest.flag("logs", "what came before"),
-            rest.flag("stdin"),
-            rest.text("detachKeys"),
-        ),
+        _ATTACHED,
+        answer=bytes,
+        content="upgrade",
+    ),
+    Route(
+        "GET",
+        "/containers/{id}/attach/ws",
+        attach_socket,
+        _ATTACHED,
         answer=bytes,
         content="upgrade",
     ),

@@ -1,9 +1,11 @@
 """Answers compared with a dockerd's: what once differed, through the docker CLI."""
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Iterator
 
+import aiohttp
 import docker
 import pytest
 
@@ -135,3 +137,27 @@ def test_compose_v1_is_spoken_to_as_it_knows(shared: Machine) -> None:
     with contextlib.closing(client):
         assert client.api_version == "1.41"
         assert client.inspect_image("box:1")["ContainerConfig"].get("Volumes") is None
+
+
+def test_a_container_is_attached_to_over_a_websocket(shared: Machine) -> None:
+    shared.docker("create", "-i", "-a", "stdin", "-a", "stdout", "--name", "ws", "box:1", "cat")
+    asyncio.run(_talk(shared))
+    assert shared.out("wait", "ws") == "0"
+
+
+async def _talk(machine: Machine) -> None:
+    connector = aiohttp.UnixConnector(f"{machine.run_dir}/swarmd.sock")
+    async with aiohttp.ClientSession(connector=connector) as client, asyncio.timeout(20):
+        path = "http://engine/v1.50/containers/{}/attach/ws?stream=1&stdin=1&stdout=1"
+        async with client.ws_connect(path.format("ws")) as socket:
+            async with client.post("http://engine/containers/ws/start") as started:
+                assert started.status == 204
+            for text in ("one\n", "two\n"):
+                await socket.send_str(text)
+                assert await socket.receive_bytes() == text.encode()
+        async with client.get(path.format("ws")) as plain:
+            assert plain.status == 400
+            assert "WebSocket handshake" in (await plain.json())["message"]
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await client.ws_connect(path.format("nobody"))
+        assert refused.value.status == 404
