@@ -170,8 +170,8 @@ def test_a_cidfile_is_written_once(client: Client, tmp_path: Path) -> None:
 
 def test_ipc_of_another_container_is_shared_where_that_one_lets_it(shared: Machine) -> None:
     script = "echo shared > /dev/shm/file; sleep 1000"
-    words = ("run", "-d", "--ipc", "shareable", "--name", "donor", "box:1", "sh", "-c", script)
-    shared.docker(*words)
+    donor = ("run", "-d", "--ipc", "shareable", "--name", "donor", "box:1")
+    shared.docker(*donor, "sh", "-c", script)
     ask = "busybox readlink /proc/self/ns/ipc"
     whole = shared.out("exec", "donor", "sh", "-c", ask)
     read = f"until cat /dev/shm/file; do sleep 0.05; done && {ask} && touch /dev/shm/back"
@@ -179,7 +179,7 @@ def test_ipc_of_another_container_is_shared_where_that_one_lets_it(shared: Machi
     assert told.splitlines()[-2:] == ["shared", whole]
     shared.docker("exec", "donor", "ls", "/dev/shm/back")
     shared.docker("run", "-d", "--name", "closed", "box:1", "sleep", "1000")
-    words = ("run", "--rm", "--ipc", "container:closed", "box:1", "true")
+    words = ["run", "--rm", "--ipc", "container:closed", "box:1", "true"]
     assert "non-shareable IPC" in shared.refused(*words, code=125)
     for name in ("donor", "closed"):
         shared.docker("rm", "-f", name)
