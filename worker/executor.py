@@ -1,16 +1,19 @@
 """The executor: tasks become containers of this machine's engine."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
+
+from msgspec.structs import replace
 
 from runtime.errors import RuntimeFailure
 from runtime.image.errors import ImageNotFound
 from runtime.image.registry.errors import RegistryError
 from swarmapi.errors import Conflict, NotFound, SwarmError
 from swarmapi.model import defaults
-from swarmapi.model.objects import RegistryAuth, SpecVersion, Task
+from swarmapi.model.expand import TaskPlace, contents, expanded
+from swarmapi.model.objects import NodeDescription, RegistryAuth, SpecVersion, Task
 from swarmapi.model.spec import ContainerSpec, LogDriver, Mount, TaskTemplate, to_json
 from worker.agent.secrets import NodeSecrets
 from worker.engine.endpoints import EndpointSpec
@@ -185,10 +188,17 @@ async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
 class EngineExecutor:
     """Runs tasks on the engine; containers are found by their label, so a restart loses none."""
 
-    def __init__(self, engine: Engine, secrets: NodeSecrets, files: SecretFiles) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        secrets: NodeSecrets,
+        files: SecretFiles,
+        machine: Callable[[], NodeDescription],
+    ) -> None:
         self._engine = engine
         self._secrets = secrets
         self._files = files
+        self._machine = machine
         self._pulls = TaskPulls(engine.registries, engine.parts.clock.now_ns)
 
     async def prepare(self, task: Task, spec: SpecVersion, say: Say) -> Outcome:
@@ -201,6 +211,7 @@ class EngineExecutor:
             return Outcome(container_id=found)
         image = defaults.container(spec.spec).image
         try:
+            spec = replace(spec, spec=expanded(spec.spec, self._place(task)))
             wanted = to_container(task, spec)
             wanted.host.mounts += self._files.mounts(task.id, spec)
             await self._fetch(image, spec.registry_auth, say)
@@ -225,10 +236,19 @@ class EngineExecutor:
 
         Raises:
             NotFound: one was removed from the cluster.
+            InvalidArgument: one is a template that cannot be rendered.
         """
-        if not await asyncio.to_thread(self._files.are_there, task.id, spec):
-            values = await self._secrets.values(spec, say)
-            await asyncio.to_thread(self._files.write, task.id, spec, values)
+        if await asyncio.to_thread(self._files.are_there, task.id, spec):
+            return
+        values, place = await self._secrets.values(spec, say), self._place(task)
+        rendered = contents(expanded(spec.spec, place), place, values)
+        await asyncio.to_thread(self._files.write, task.id, spec, rendered)
+
+    def _place(self, task: Task) -> TaskPlace:
+        machine, slot = self._machine(), str(task.slot or task.node_id)
+        return TaskPlace(
+            task.service_id, task.id, slot, task.node_id, machine.hostname, machine.platform
+        )
 
     async def start(self, task: Task, spec: SpecVersion) -> Outcome:
         """Start the container; the pid is the host's."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from swarmapi.errors import InvalidArgument
 from swarmapi.model import defaults
-from swarmapi.model.objects import Secret, SpecVersion
+from swarmapi.model.objects import SpecVersion
 from worker.engine import volume_mount
 from worker.engine.spec import Mount
 
@@ -54,13 +54,13 @@ class SecretFiles:
         """Tell whether a task has all its files."""
         return all(os.path.exists(mount.source) for mount in self.mounts(task_id, spec))
 
-    def write(self, task_id: str, spec: SpecVersion, values: Sequence[Secret]) -> None:
+    def write(self, task_id: str, spec: SpecVersion, contents: Sequence[bytes]) -> None:
         """Write a task's files, each appearing whole; blocking."""
         self._mount(self._directory)
         directory = self._directory / task_id
         directory.mkdir(mode=0o700, exist_ok=True)
         references = (reference for _, reference in defaults.references(spec.spec))
-        for number, (reference, value) in enumerate(zip(references, values, strict=True)):
+        for number, (reference, content) in enumerate(zip(references, contents, strict=True)):
             if (file := reference.file) is None:
                 continue
             mode = DEFAULT_MODE if file.mode is None else file.mode
@@ -68,7 +68,7 @@ class SecretFiles:
             begun.unlink(missing_ok=True)
             descriptor = os.open(begun, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0)
             with open(descriptor, "wb") as out:
-                out.write(value.spec.data)
+                out.write(content)
                 os.fchown(descriptor, int(file.uid or 0), int(file.gid or 0))
                 os.fchmod(descriptor, mode)
             begun.replace(directory / str(number))

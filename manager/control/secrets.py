@@ -5,27 +5,28 @@ from typing import Final, TypeVar
 from msgspec.structs import replace
 
 from manager.control.lookup import Filters, find, matches_labels, matches_one, matches_prefix
+from manager.control.services import kept_specs, update_service
 from manager.replica import OUT_OF_SEQUENCE, Store
-from manager.store.changes import (
-    Change,
-    Delete,
-    PutConfig,
-    PutSecret,
-    PutService,
-    PutSpecVersion,
-    SetLabels,
-)
+from manager.store.changes import Change, Delete, PutConfig, PutSecret, SetLabels
 from manager.store.view import View
-from swarmapi.errors import AlreadyExists, Internal, InvalidArgument, NotFound, Unsupported
+from swarmapi.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    Unsupported,
+)
 from swarmapi.ids import check_secret_name
-from swarmapi.model import defaults
-from swarmapi.model.objects import Config, Secret, Service
-from swarmapi.model.spec import Reference, SecretSpec, ServiceSpec
+from swarmapi.model import defaults, expand, template
+from swarmapi.model.objects import Config, Secret
+from swarmapi.model.spec import Reference, SecretSpec
 
 FILTERS: Final = ("id", "name", "names", "label")
 MAX_BYTES: Final = {Secret.kind: 500 << 10, Config.kind: 1000 << 10}
 """SwarmKit's limits; the data must be smaller."""
-MODE_MAX: Final = 0o7777
+ATTEMPTS: Final = 5
+"""At an update of a service that others update too."""
 R = TypeVar("R", bound=Reference)
 
 
@@ -69,9 +70,8 @@ def _unused(view: View, kind: str, name: str) -> list[Change]:
     """Return the removal of earlier revisions that no service has now or would go back to."""
     used = {
         reference.id
-        for (service_id, version), record in view.specs.items()
-        if (service := view.services.get(service_id)) is not None
-        and version in (service.spec_version, service.previous_spec_version)
+        for service in view.services.values()
+        for record in kept_specs(view, service)
         for _, reference in defaults.references(record.spec)
     }
     return [
@@ -84,42 +84,44 @@ def _unused(view: View, kind: str, name: str) -> list[Change]:
 
 
 async def _move_followers(store: Store, kind: str, name: str) -> None:
-    """Update the services that follow a name to what has it now.
+    """Update the services that follow a name to what has it now, each by itself.
 
-    Each moves alone: a transaction has room for many specs or for one config. Cut short, the
-    same request does the rest.
+    Cut short, the same request does the rest.
+
+    Raises:
+        FailedPrecondition: some could not be updated; names them and why.
     """
+    failed = []
+    for service_id in sorted(store.view.services):
+        try:
+            await _follow(store, kind, name, service_id)
+        except (InvalidArgument, FailedPrecondition, NotFound, Internal) as error:
+            service = store.view.services.get(service_id)
+            failed.append(f"{service.spec.name if service else service_id}: {error.message}")
+    if failed:
+        raise FailedPrecondition(
+            f"{kind} {name} is replaced, but not every service follows: " + "; ".join(failed)
+        )
 
+
+async def _follow(store: Store, kind: str, name: str, service_id: str) -> None:
     def moved(its_kind: str, reference: R) -> R:
         newest = store.view.by_name(kind, name)
         follows = reference.follow and (its_kind, reference.name) == (kind, name)
         return replace(reference, id=newest) if follows and newest else reference
 
-    for service_id in sorted(store.view.services):
+    for attempt in reversed(range(ATTEMPTS)):
         service = store.view.services.get(service_id)
-        spec = service and defaults.with_references(service.spec, moved)
-        if service and spec and spec != service.spec:
-            await store.propose(_respecified(store.view, service, spec, f"{kind} {name} replaced"))
-
-
-def _respecified(view: View, service: Service, spec: ServiceSpec, reason: str) -> list[Change]:
-    record = replace(
-        view.specs[(service.id, service.spec_version)],
-        version=view.next_spec_version(service.id),
-        spec=spec,
-        failures={},
-    )
-    new = replace(
-        service,
-        spec=spec,
-        spec_version=record.version,
-        previous_spec_version=service.spec_version,
-        update_status=None,
-    )
-    return [
-        PutSpecVersion(record=record, reason=reason),
-        PutService(service=new, expect_version=service.meta.version, reason=reason),
-    ]
+        if service is None:
+            return
+        spec = defaults.with_references(service.spec, moved)
+        if spec == service.spec:
+            return
+        try:
+            await update_service(store, service_id, spec, service.meta.version)
+        except Internal:  # somebody else's update came first
+            if not attempt:
+                raise
 
 
 async def update_secret(
@@ -206,64 +208,12 @@ def check_spec(spec: SecretSpec, kind: str) -> None:
         raise InvalidArgument(
             f"Data: {kind} data must be larger than 0 and less than {limit} bytes"
         )
-    if spec.templating is not None:
-        raise Unsupported("Templating: not supported: leave it out")
-
-
-def resolve_references(
-    view: View, spec: ServiceSpec, before: ServiceSpec | None = None
-) -> ServiceSpec:
-    """Return the spec with the id and name of every secret and config it uses.
-
-    Where it does not say whether it follows, it does what the spec `before` did.
-
-    Raises:
-        SwarmError: one does not exist, or two have the same target.
-    """
-    targets: dict[str, str] = {}
-    followed = {
-        (kind, r.name, r.file)
-        for kind, r in (defaults.references(before) if before is not None else ())
-        if r.follow
-    }
-
-    def resolved(kind: str, reference: R) -> R:
-        file, name = reference.file, reference.name or reference.id
-        where = f"TaskTemplate.ContainerSpec.{kind.title()}s"
-        if file is None or not file.name:
-            raise InvalidArgument(
-                f"{where}: {kind} {name} has no File.Name (a Runtime target is not supported)"
-            )
-        if reference.follow is None and (kind, reference.name, file) in followed:
-            reference = replace(reference, follow=True)
-        secret = _referred(view, kind, reference)
-        for what, text in (("UID", file.uid), ("GID", file.gid)):
-            if text and not (text.isdigit() and int(text) < 1 << 32):
-                raise InvalidArgument(f"{where}: {what} {text!r} of {kind} {name} is not a number")
-        if file.mode is not None and not 0 <= file.mode <= MODE_MAX:
-            raise InvalidArgument(f"{where}: Mode {file.mode:o} of {kind} {name} is not a mode")
-        target = defaults.reference_target(kind, file.name)
-        if target == "/" or ".." in file.name.split("/"):
-            raise InvalidArgument(f"{where}: target {file.name!r} of {kind} {name} is no file")
-        if target in targets:
-            raise InvalidArgument(
-                f"{where}: {kind} {name} and {targets[target]} have the same target {target}"
-            )
-        targets[target] = f"{kind} {name}"
-        return replace(reference, id=secret.id, name=secret.spec.name)
-
-    return defaults.with_references(spec, resolved)
-
-
-def _referred(view: View, kind: str, reference: Reference) -> Secret:
-    if reference.follow or not reference.id:
-        found = view.table_of(kind).get(view.by_name(kind, reference.name) or "")
-    else:
-        found = view.table_of(kind).get(reference.id)
-    if found is None:
-        raise NotFound(f"{kind} {reference.name or reference.id} not found")
-    if reference.name and reference.name != found.spec.name:
-        raise InvalidArgument(
-            f"{kind} {reference.id} has the name {found.spec.name}, not {reference.name}"
-        )
-    return found
+    driver = spec.templating
+    if driver is None:
+        return
+    if driver.name != "golang" or driver.options:
+        raise Unsupported(f"Templating: {driver.name!r} is not supported: use golang, no options")
+    try:
+        template.parse(expand.text_of(spec.data), lookups=True)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"Data: {error.message}") from None

@@ -12,8 +12,8 @@ from manager.control.lookup import (
     matches_one,
     matches_prefix,
 )
+from manager.control.references import resolve_references
 from manager.control.registry_auth import kept_auth
-from manager.control.secrets import resolve_references
 from manager.control.validate import check_service
 from manager.orchestrator.jobs import is_complete
 from manager.orchestrator.runs import first_status, updated_status

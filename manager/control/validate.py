@@ -12,6 +12,7 @@ from manager.scheduler.constraints import STRATEGIES, parse
 from swarmapi.errors import InvalidArgument, Unsupported
 from swarmapi.ids import check_service_name
 from swarmapi.model import defaults
+from swarmapi.model.expand import ANYWHERE, expanded
 from swarmapi.model.generic import is_kind
 from swarmapi.model.mounts import OPTIONS, check_mount, mount_target
 from swarmapi.model.spec import (
@@ -42,7 +43,6 @@ MTU_OPTION: Final = "com.docker.network.driver.mtu"
 _MTU_RANGE: Final = (68, 65_535)
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:\-]*(@sha256:[0-9a-f]{64})?\Z")
 _SHARE = re.compile(r"(0(\.\d{1,9})?|1(\.0{1,9})?)\Z", re.ASCII)
-_TEMPLATE = re.compile(r"\{\{.*\}\}", re.DOTALL)
 _SPREAD = re.compile(r"(node|engine)\.labels\..+\Z", re.IGNORECASE)
 
 
@@ -57,7 +57,8 @@ def check_service(spec: ServiceSpec) -> None:
     except InvalidArgument as error:
         raise InvalidArgument(f"Name: {error.message}") from error
     check_mode(spec)
-    _check_container("TaskTemplate.ContainerSpec", spec.task_template.container_spec)
+    template = expanded(spec, ANYWHERE).task_template
+    _check_container("TaskTemplate.ContainerSpec", template.container_spec)
     _check_resources("TaskTemplate.Resources", spec.task_template.resources)
     _check_restart("TaskTemplate.RestartPolicy", spec.task_template.restart_policy)
     _check_placement("TaskTemplate.Placement", spec.task_template.placement)
@@ -205,8 +206,6 @@ def _check_container(path: str, spec: ContainerSpec | None) -> None:
         raise InvalidArgument(f"{path}.Image: {spec.image!r} is not a valid repository/tag")
     _not_negative(f"{path}.StopGracePeriod", spec.stop_grace_period or 0)
     _check_names(path, spec)
-    _check_templates(f"{path}.Hostname", (spec.hostname,))
-    _check_templates(f"{path}.Env", spec.env or ())
     _check_mounts(path, spec.mounts or ())
     _check_health(f"{path}.Healthcheck", spec.health_check)
 
@@ -232,17 +231,10 @@ def _is_address(text: str) -> bool:
     return True
 
 
-def _check_templates(path: str, values: Iterable[str]) -> None:
-    for value in values:
-        if _TEMPLATE.search(value):
-            raise InvalidArgument(f"{path}: templates ({value!r}) are not supported")
-
-
 def _check_mounts(path: str, mounts: Iterable[Mount]) -> None:
     targets: set[str] = set()
     for number, mount in enumerate(mounts):
         where = f"{path}.Mounts[{number}]"
-        _check_templates(f"{where}.Source", (mount.source,))
         if mount.type not in OPTIONS:
             raise InvalidArgument(f"{where}.Type: {mount.type!r} is not bind, volume or tmpfs")
         if not mount.target.startswith("/"):

@@ -30,7 +30,7 @@ SecretKey = tuple[str, str]
 
 
 def _used(task: Task, record: SpecVersion | None) -> frozenset[SecretKey]:
-    if record is None or not is_live(task) or task.desired > TaskState.RUNNING:
+    if record is None or not is_live(task) or task.desired > TaskState.COMPLETE:
         return frozenset()
     return frozenset((kind, r.id) for kind, r in defaults.references(record.spec))
 

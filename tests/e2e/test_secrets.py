@@ -48,17 +48,25 @@ def test_a_secret_is_read_by_its_task_and_found_nowhere_else(
 
     docker("secret", "create", "-l", "a=b", "pw", "-", given=VALUE)
     docker("config", "create", "conf", "-", given="port = 80")
+    text = '{{.Service.Name}}.{{.Task.Slot}} on {{.Node.Hostname}}: {{secret "key"}} {{env "N"}}'
+    docker("config", "create", "--template-driver", "golang", "made", "-", given=text)
     assert docker("secret", "ls", "--format", "{{.Name}}").split() == ["pw"]
     shown = docker("secret", "inspect", "pw")
     assert json.loads(shown)[0]["Spec"] == {"Name": "pw", "Labels": {"a": "b"}}
     on_worker = ["--constraint", "node.role==worker"]
     secret = "source=pw,target=key,uid=65534,gid=65534,mode=0400"
     config = "source=conf,target=/etc/app/conf"
-    words = ["--name", "reader", *on_worker, "--secret", secret, "--config", config, *SLEEP]
+    words = ["--name", "reader", *on_worker, "--secret", secret, "--config", config]
+    words += ["--config", "made", "--env", "N=<{{.Task.Name}}>", "--hostname", "h{{.Task.Slot}}"]
+    words += SLEEP
     docker("service", "create", "-d", *words)
     lab.await_running("m1", "reader", 1)
     node, container = container_of(lab, "reader")
     assert inside(lab, "reader", "cat /run/secrets/key /etc/app/conf") == VALUE + "port = 80"
+    (task,) = lab.running("m1", "reader")
+    told = f"reader.1 on {node}: {VALUE} <reader.1.{task['ID']}>"
+    assert inside(lab, "reader", "cat /made") == told
+    assert inside(lab, "reader", "hostname").strip() == "h1"
     listed = inside(lab, "reader", "stat -c '%a %u %g' /run/secrets/key /etc/app/conf")
     assert listed.splitlines() == ["400 65534 65534", "444 0 0"]
     for target in ("/run/secrets/key", "/etc/app/conf"):
@@ -69,7 +77,7 @@ def test_a_secret_is_read_by_its_task_and_found_nowhere_else(
     root = lab.api(node, "GET", "/info").body["DockerRootDir"]
     assert files_with(lab, node, container, root) != []
     assert files_with(lab, node, VALUE, root) == []
-    assert len(files_with(lab, node, VALUE, "/run")) == 1
+    assert len(files_with(lab, node, VALUE, "/run")) == 2
     other = next(n for n in lab.nodes if n.startswith("w") and n != node)
     assert files_with(lab, other, VALUE, "/run") == []
     for body in (described, lab.api("m1", "GET", "/tasks").body, lab.api("m1", "GET", "/services")):
@@ -84,7 +92,7 @@ def test_a_secret_is_read_by_its_task_and_found_nowhere_else(
     docker("service", "rm", "reader")
     wait_until(lambda: not files_with(lab, node, VALUE, "/run"), 30, "its file is gone")
     docker("secret", "rm", "pw")
-    docker("config", "rm", "conf")
+    docker("config", "rm", "conf", "made")
     assert lab.api("m1", "GET", "/secrets").body == []
 
 

@@ -29,8 +29,8 @@ class NodeSecrets:
 
     async def values(
         self, spec: SpecVersion, say: Callable[[str], None] | None = None
-    ) -> list[Secret]:
-        """Return what a spec refers to, in its order; after a restart, wait for a leader's word.
+    ) -> dict[str, Secret]:
+        """Return what a spec refers to, by id; after a restart, wait for a leader's word.
 
         Raises:
             NotFound: the cluster has it no more.
@@ -43,4 +43,4 @@ class NodeSecrets:
         for kind, reference in wanted:
             if reference.id not in self._known:
                 raise NotFound(f"{kind} {reference.name} is not in the cluster any more")
-        return [self._known[reference.id] for _, reference in wanted]
+        return {reference.id: self._known[reference.id] for _, reference in wanted}

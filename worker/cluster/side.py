@@ -6,6 +6,7 @@ from swarmapi.openapi import Json
 from worker.agent.secrets import NodeSecrets
 from worker.api.document import CLUSTER_DOCUMENT
 from worker.api.events import CLUSTER_EVENTS
+from worker.cluster.description import describe
 from worker.cluster.events import ManagersEvents
 from worker.cluster.info import SwarmInfo
 from worker.cluster.manager_process import ManagerProcess, manager_document
@@ -37,7 +38,12 @@ class ClusterSide:
                 files=ClusterFiles(config.data_root / "cluster"),
                 manager=manager,
                 network=network,
-                executor=EngineExecutor(engine, secrets, SecretFiles(config.run_dir / "secrets")),
+                executor=EngineExecutor(
+                    engine,
+                    secrets,
+                    SecretFiles(config.run_dir / "secrets"),
+                    lambda: describe(config.labels),
+                ),
                 secrets=secrets,
                 clock=engine.parts.clock,
                 labels=config.labels,

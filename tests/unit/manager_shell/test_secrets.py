@@ -167,19 +167,25 @@ def test_a_replacement_moves_who_follows_and_spares_who_pins(kind: str) -> None:
         assert [r[word + "ID"] for r in await references_of(client, kind, "pins")] == [first]
         assert [r[word + "ID"] for r in await references_of(client, kind, "follows")] == [second]
         assert (await get(client, f"/{kind}s/pw"))["ID"] == second
-        # Docker's clients write back a spec without what they do not know.
-        service = await get(client, "/services/follows")
-        echoed = service["Spec"]
-        del echoed["TaskTemplate"]["ContainerSpec"][word + "s"][0]["Follow"]
-        index = service["Version"]["Index"]
-        await post(client, f"/services/follows/update?version={index}", echoed)
-        assert [r["Follow"] for r in await references_of(client, kind, "follows")] == [True]
         listed = await get(client, f"/{kind}s", filters={"name": ["pw"]})
         assert [(one["ID"], one["Revision"]) for one in listed] == [(first, 1), (second, 2)]
         assert (await client.delete(f"/{kind}s/pw")).status == 400
-        # What neither a service nor its previous spec names goes with the next replacement.
-        await client.delete("/services/pins")
+        # A rollback goes to what that spec had; no update but a replacement undoes that.
+        index = (await get(client, "/services/follows"))["Version"]["Index"]
+        path = "/services/follows/update?version="
+        await post(client, f"{path}{index}&rollback=previous", {})
+        service = await get(client, "/services/follows")
+        echoed = service["Spec"]  # of Docker's clients, who know nothing of following
+        del echoed["TaskTemplate"]["ContainerSpec"][word + "s"][0]["Follow"]
+        await post(client, f"{path}{service['Version']['Index']}", echoed)
+        (reference,) = await references_of(client, kind, "follows")
+        assert (reference[word + "ID"], reference["Follow"]) == (first, True)
         third = (await post(client, create + "?replace=1", made("pw", b"3"), 201))["ID"]
+        assert [r[word + "ID"] for r in await references_of(client, kind, "follows")] == [third]
+        # What no spec names that a rollback can return to goes with the next replacement.
+        await client.delete("/services/follows")
+        await client.delete("/services/pins")
+        await post(client, "/services/create", using(kind, {"name": "pw"}, name="follows"), 201)
         fourth = (await post(client, create + "?replace=1", made("pw", b"4"), 201))["ID"]
         listed = await get(client, f"/{kind}s")
         assert [one["ID"] for one in listed] == [third, fourth]
@@ -263,5 +269,102 @@ def test_nodes_get_what_their_live_tasks_use_and_nothing_else(kind: str) -> None
             message = assigner.incremental(view, {task_id})
             gone = list(message.removed_secrets) if message else []
             assert gone == ([view.by_name(kind, "used")] if last else [])
+
+    play(story)
+
+
+def templated(name: str, text: str) -> dict[str, Any]:
+    return {**made(name, text.encode()), "Templating": {"Name": "golang"}}
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        (templated("t", "a\n{{.Task.Nope}}"), 400, "Data: template: 2:3: field .Task.Nope"),
+        (templated("t", "{{shout}}"), 400, "Data: template: 1:3: function 'shout'"),
+        (made("t") | {"Templating": {"Name": "jinja"}}, 501, "'jinja' is not supported"),
+        (made("t", b"\xff\xfe") | {"Templating": {"Name": "golang"}}, 400, "text in UTF-8"),
+    ],
+)
+def test_a_template_that_cannot_be_read_is_no_config(
+    body: dict[str, Any], status: int, words: str
+) -> None:
+    async def story(cluster: MemoryCluster, client: Client) -> None:
+        assert words in (await post(client, "/configs/create", body, status))["message"]
+
+    play(story)
+
+
+def test_a_service_is_checked_with_its_templates() -> None:
+    async def story(cluster: MemoryCluster, client: Client) -> None:
+        await post(client, "/configs/create", templated("t", 'x {{secret "pw"}} {{env "A"}}'), 201)
+        await post(client, "/secrets/create", made("pw"), 201)
+        body = using("config", {"name": "t"})
+        missing = (await post(client, "/services/create", body, 400))["message"]
+        assert missing == "config t: template: 1:5: the service has no secret pw"
+        container = body["TaskTemplate"]["ContainerSpec"]
+        secret = using("secret", {"name": "pw", "target": "pw"})
+        container["Secrets"] = secret["TaskTemplate"]["ContainerSpec"]["Secrets"]
+        container["Env"] = ["A={{.Task.Slot}}"]
+        container["Mounts"] = [{"Type": "tmpfs", "Target": "/run/secrets/pw"}]
+        double = (await post(client, "/services/create", body, 400))["message"]
+        assert "secret pw and a mount have the same target /run/secrets/pw" in double
+        del container["Mounts"]
+        await post(client, "/services/create", body, 201)
+        shown = (await get(client, "/configs/t"))["Spec"]
+        assert shown["Templating"] == {"Name": "golang"}
+
+    play(story)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("Env", ["A=1", "B={{.Nope}}"], "TaskTemplate.ContainerSpec.Env[1]: template: 1:3: field"),
+        ("Env", ['A={{secret "s"}}'], "Env[0]: template: 1:3: function 'secret' is for templated"),
+        ("Hostname", "{{.Service.Labels.no}}", "Hostname: template: 1:3: .Service.Labels.no is"),
+        (
+            "Mounts",
+            [{"Type": "volume", "Source": "v{{nope}}", "Target": "/v"}],
+            "Mounts[0].Source: template: 1:4: function 'nope'",
+        ),
+    ],
+)
+def test_a_wrong_template_is_refused_with_its_field_and_place(
+    field: str, value: Any, words: str
+) -> None:
+    async def story(cluster: MemoryCluster, client: Client) -> None:
+        body = spec()
+        body["TaskTemplate"]["ContainerSpec"][field] = value
+        assert words in (await post(client, "/services/create", body, 400))["message"]
+
+    play(story)
+
+
+def test_a_service_that_cannot_follow_is_named() -> None:
+    async def story(cluster: MemoryCluster, client: Client) -> None:
+        await post(client, "/configs/create", made("c"), 201)
+        body = using("config", {"name": "c", "follow": True})
+        await post(client, "/services/create", body, 201)
+        text = base64.b64encode(b'{{env "A"}}').decode()
+        new = {"Name": "c", "Data": text, "Templating": {"Name": "golang"}}
+        refused = (await post(client, "/configs/create?replace=1", new, 400))["message"]
+        assert refused == (
+            "config c is replaced, but not every service follows: "
+            "web: config c: template: 1:3: the service has no variable A"
+        )
+
+    play(story)
+
+
+def test_a_job_gets_its_secrets_too() -> None:
+    async def story(cluster: MemoryCluster, client: Client) -> None:
+        await post(client, "/secrets/create", made("s"), 201)
+        body = using("secret", {"name": "s"})
+        body["Mode"] = {"ReplicatedJob": {"TotalCompletions": 1, "MaxConcurrent": 1}}
+        await post(client, "/services/create", body, 201)
+        await cluster.settle()
+        message = Assigner("m1", TableCache(), {}).complete(cluster.store.view)
+        assert len(message.secrets) == len(message.tasks) == 1
 
     play(story)

@@ -74,13 +74,6 @@ def service(path: str, value: Any) -> ServiceSpec:
         ),
         (f"{C}.Hosts", ["192.0.2.1 a", "garbage"], f"{C}.Hosts[1]: "),
         (f"{C}.DNSConfig", {"Nameservers": ["dns.example"]}, f"{C}.DNSConfig.Nameservers[0]: "),
-        (f"{C}.Hostname", "{{.Node.Hostname}}", f"{C}.Hostname: templates"),
-        (f"{C}.Env", ["A=b", "SLOT={{.Task.Slot}}"], f"{C}.Env: templates"),
-        (
-            f"{C}.Mounts",
-            [{"Type": "bind", "Source": "/d/{{.Task.Slot}}", "Target": "/a"}],
-            f"{C}.Mounts[0].Source: templates",
-        ),
         (
             "TaskTemplate.Placement.Constraints",
             ["node.labels.a==b", "node.labels.a==b#c"],

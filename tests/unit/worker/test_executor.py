@@ -11,12 +11,13 @@ import pytest
 from msgspec.structs import replace
 
 from swarmapi.errors import NotFound, Unsupported
-from swarmapi.model.objects import GenericShare, RegistryAuth, SpecVersion, Task
+from swarmapi.model.objects import GenericShare, NodeDescription, RegistryAuth, SpecVersion, Task
 from swarmapi.model.spec import (
     ContainerSpec,
     EndpointSpec,
     HealthConfig,
     LogDriver,
+    Platform,
     PortConfig,
     ServiceSpec,
     TaskTemplate,
@@ -59,13 +60,16 @@ def wanting(image: str, auth: str = "") -> SpecVersion:
     return SpecVersion(service_id="s", version=1, spec=spec, registry_auth=given)
 
 
+MACHINE = NodeDescription(hostname="host1", platform=Platform(architecture="x86_64", os="linux"))
+
+
 def _plain_directory(path: Path) -> None:
     path.mkdir(exist_ok=True)
 
 
 def executor_of(world: World, secrets: NodeSecrets | None = None) -> EngineExecutor:
     files = SecretFiles(world.engine.places.containers / "secrets", mount=_plain_directory)
-    return EngineExecutor(world.engine, secrets or NodeSecrets(), files)
+    return EngineExecutor(world.engine, secrets or NodeSecrets(), files, lambda: MACHINE)
 
 
 def quiet(message: str) -> None:

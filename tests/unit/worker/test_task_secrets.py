@@ -9,10 +9,13 @@ import pytest
 from msgspec.structs import replace
 
 from swarmapi.errors import NotFound
+from swarmapi.model import defaults
 from swarmapi.model.objects import Config, Secret, SpecVersion, Task
 from swarmapi.model.spec import (
     ConfigReference,
     ContainerSpec,
+    DriverConfig,
+    Mount,
     ReferenceFile,
     SecretReference,
     SecretSpec,
@@ -101,7 +104,7 @@ def test_what_no_task_uses_is_forgotten() -> None:
         secrets = NodeSecrets()
         secrets.take([SECRET, CONFIG], complete=True)
         secrets.take([], complete=False)
-        assert [s.spec.data for s in await secrets.values(SPEC)] == [VALUE, b"a=1"]
+        assert list((await secrets.values(SPEC)).values()) == [SECRET, CONFIG]
         secrets.forget(["id1"])
         with pytest.raises(NotFound, match="secret pw"):
             await secrets.values(SPEC)
@@ -110,3 +113,34 @@ def test_what_no_task_uses_is_forgotten() -> None:
             await secrets.values(SPEC)
 
     asyncio.run(story())
+
+
+def test_templates_become_what_the_task_is(tmp_path: Path) -> None:
+    text = b'{{.Task.Slot}} {{.Node.Hostname}} {{env "WHO"}} {{secret "pw"}} {{config "/etc/conf"}}'
+    golang = DriverConfig(name="golang")
+    written = Config(id="id2", spec=SecretSpec(name="conf", data=text, templating=golang))
+    container = defaults.container(SPEC.spec)
+    container = replace(
+        container,
+        hostname="{{.Service.Name}}-{{.Task.Slot}}",
+        env=("WHO={{.Task.Name}}", "OS={{.Node.Platform.OS}}"),
+        mounts=(Mount(type="volume", source="data-{{.Task.Slot}}", target="/data"),),
+    )
+    template = TaskTemplate(container_spec=container)
+    spec = replace(SPEC, spec=replace(SPEC.spec, task_template=template))
+
+    async def story(world: World) -> None:
+        secrets = NodeSecrets()
+        secrets.take([SECRET, written], complete=True)
+        executor = executor_of(world, secrets)
+        assert (await executor.prepare(TASK, spec, quiet)).error == ""
+        record = world.engine.inspect(container_name(TASK)).record
+        assert record.config.hostname == "web-1"
+        assert record.config.env == ["WHO=web.1.t1", "OS=linux"]
+        bound = {p.target: p for p in record.mounts}
+        assert bound["/data"].name == "data-1"
+        # What it reads of another is as it was stored: a template does not run twice.
+        told = f"1 host1 web.1.t1 {VALUE.decode()} {text.decode()}"
+        assert Path(bound["/etc/conf"].source).read_text() == told
+
+    play(tmp_path, story)
