@@ -2,6 +2,7 @@
 
 import argparse
 import ipaddress
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +86,8 @@ class RunConfig:
     listen: str
     advertise: str
     join: str
+    unlock_key: str = ""
+    """What opens this node's keys where they are locked."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,14 @@ def load(argv: Sequence[str]) -> InitConfig | RunConfig | DescribeConfig:
         return InitConfig(paths, flags.advertise_addr, pools, flags.subnet_size)
     if flags.join:
         split(flags.join)
-    return RunConfig(paths, flags.node_id, flags.listen_addr, flags.advertise_addr, flags.join)
+    return RunConfig(
+        paths,
+        flags.node_id,
+        flags.listen_addr,
+        flags.advertise_addr,
+        flags.join,
+        sys.stdin.readline().strip() if flags.unlock_key_stdin else "",
+    )
 
 
 def split(address: str) -> tuple[str, int]:
@@ -156,4 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument("--subnet-size", type=int, default=24, help="prefix length of a subnet")
     run.add_argument("--node-id", default="", help="refuse any other node's certificate")
     run.add_argument("--join", default="", help="host:port of a manager to enter Raft through")
+    run.add_argument(
+        "--unlock-key-stdin", action="store_true", help="read the unlock key of locked keys"
+    )
     return parser

@@ -1,8 +1,25 @@
 """The node's keys on its disk: made at the first start, locked while the cluster says so."""
 
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
 from manager.bootstrap import write_durably
 from manager.config import Paths
-from swarmapi.keyring import Keyring, is_locked, pack_keyring, unpack_keyring
+from manager.replica import Store
+from manager.store.apply import Applied
+from swarmapi.identity import TLSMaterial
+from swarmapi.keyring import (
+    Keyring,
+    locked_at,
+    open_key,
+    pack_keyring,
+    seal_key,
+    unpack_keyring,
+)
+
+log = logging.getLogger(__name__)
 
 
 def load_keyring(paths: Paths, unlock_key: str = "") -> Keyring:
@@ -16,16 +33,98 @@ def load_keyring(paths: Paths, unlock_key: str = "") -> Keyring:
         return unpack_keyring(paths.keys.read_bytes(), unlock_key)
     except FileNotFoundError:
         keyring = Keyring.fresh()
-        save_keyring(paths, keyring, unlock_key)
+        paths.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_durably(paths.keys, pack_keyring(keyring))
         return keyring
 
 
-def save_keyring(paths: Paths, keyring: Keyring, unlock_key: str) -> None:
-    """Make the keys durable, locked where there is an unlock key."""
-    paths.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write_durably(paths.keys, pack_keyring(keyring, unlock_key))
+def load_tls(paths: Paths, keyring: Keyring) -> TLSMaterial:
+    """Return this node's certificate and key; a key in clear is sealed on its disk.
+
+    Raises OSError, Internal.
+    """
+    found = TLSMaterial.read(paths.ca, paths.cert, paths.key)
+    tls = TLSMaterial(found.ca_pem, found.cert_pem, open_key(found.key_pem, keyring))
+    if tls.key_pem == found.key_pem:
+        seal_tls(paths.key, tls.key_pem, keyring)
+    return tls
 
 
-def are_locked(paths: Paths) -> bool:
-    """Tell whether the keys on the disk need an unlock key."""
-    return paths.keys.exists() and is_locked(paths.keys.read_bytes())
+def seal_tls(path: Path, key_pem: bytes, keyring: Keyring) -> None:
+    """Replace a private key's file by a sealed one, durably."""
+    write_durably(path, seal_key(key_pem, keyring))
+
+
+class Locker:
+    """Keeps this node's keys locked, or not, as the cluster says.
+
+    `unlock_key` is the one that opened them. `reseal` returns when journal and snapshot are
+    sealed with the newest key.
+    """
+
+    def __init__(
+        self,
+        paths: Paths,
+        keyring: Keyring,
+        unlock_key: str,
+        store: Store,
+        reseal: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._paths = paths
+        self._keyring = keyring
+        self._store = store
+        self._reseal = reseal
+        self.unlock_key = unlock_key
+        """What opens the file on the disk; empty while it is in clear."""
+        self._wake = asyncio.Event()
+        store.replica.subscribe(self._on_applied)
+        store.replica.on_restore(self._wake.set)
+
+    def _on_applied(self, applied: Applied) -> None:
+        if any(kind == "cluster" for kind, _ in applied.changed):
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Follow the cluster until cancelled."""
+        await self.finish()
+        while True:
+            self._wake.clear()
+            await self.step()
+            await self._wake.wait()
+
+    async def finish(self) -> None:
+        """Bring a new key into use where the power failed meanwhile."""
+        if len(self._keyring.keys) > 1:
+            await self._take_newest()
+            self._save(self.unlock_key, locked_at(self._paths.keys.read_bytes()))
+
+    async def step(self) -> None:
+        """Make the disk as the cluster is now.
+
+        What a log that is still being replayed says of older times is not heard: the keys would
+        lie in clear for a moment.
+        """
+        cluster = self._store.view.cluster
+        if cluster is None or cluster.unlock_key == self.unlock_key:
+            return
+        wanted, version = cluster.unlock_key, cluster.meta.version
+        if version <= locked_at(self._paths.keys.read_bytes()):
+            return
+        if wanted and not self.unlock_key:
+            # The present key lay in clear on this disk: it may seal nothing that is locked.
+            self._keyring.add(Keyring.fresh().keys[0])
+            self._save(wanted, version)
+            await self._take_newest()
+        self._save(wanted, version)
+        self.unlock_key = wanted
+        log.info("the keys of this node are %s", "locked" if wanted else "not locked any more")
+
+    def _save(self, unlock_key: str, version: int) -> None:
+        write_durably(self._paths.keys, pack_keyring(self._keyring, unlock_key, version))
+
+    async def _take_newest(self) -> None:
+        """Seal everything with the newest key and forget the others."""
+        await self._reseal()
+        key_pem = open_key(self._paths.key.read_bytes(), self._keyring)
+        seal_tls(self._paths.key, key_pem, self._keyring)
+        self._keyring.forget_old()

@@ -10,12 +10,11 @@ import sys
 from manager.api.routes import document as api_document
 from manager.bootstrap import load_founding, prepare_first
 from manager.config import DescribeConfig, InitConfig, RunConfig, load
-from manager.keys import load_keyring
+from manager.keys import load_keyring, load_tls
 from manager.lock import lock
 from manager.raftlog import open_log
 from manager.server import Manager
 from swarmapi.errors import FailedPrecondition, SwarmError
-from swarmapi.identity import TLSMaterial
 from swarmapi.ids import new_id
 
 log = logging.getLogger(__name__)
@@ -48,7 +47,8 @@ def main() -> int:
 async def serve(config: RunConfig) -> None:
     """Serve until SIGTERM or SIGINT."""
     paths = config.paths
-    tls = TLSMaterial.read(paths.ca, paths.cert, paths.key)
+    keyring = load_keyring(paths, config.unlock_key)
+    tls = load_tls(paths, keyring)
     identity = tls.identity
     if not identity.is_manager or config.node_id not in ("", identity.node_id):
         raise FailedPrecondition(
@@ -56,7 +56,6 @@ async def serve(config: RunConfig) -> None:
             "a manager's own is needed"
         )
     founding = load_founding(paths)
-    keyring = load_keyring(paths)
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -67,6 +66,7 @@ async def serve(config: RunConfig) -> None:
         lambda replica: open_log(config, tls, replica, keyring, first=founding is not None),
         lambda: new_id(os.urandom),
         founding,
+        keyring,
     )
     await manager.start()
     log.info("manager %s serves %s", identity.node_id, config.listen)

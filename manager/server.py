@@ -18,6 +18,7 @@ from manager.dispatcher.dispatcher import Dispatcher
 from manager.dispatcher.service import DispatcherService
 from manager.events import EventLog
 from manager.front import Front
+from manager.keys import Locker
 from manager.logbroker.broker import LogBroker
 from manager.logbroker.service import LogsService
 from manager.loop import ControlLoop
@@ -26,6 +27,7 @@ from manager.roster import Roster
 from swarmapi.conversation import LEADER_METADATA, MESSAGE_OPTIONS
 from swarmapi.errors import BY_GRPC_CODE, SwarmError, Unavailable
 from swarmapi.identity import JOIN_SERVER_NAME, MANAGER, TLSMaterial, expect
+from swarmapi.keyring import Keyring
 from swarmapi.query import runner_of
 from swarmapi.v1 import ca_pb2, ca_pb2_grpc, dispatcher_pb2_grpc, forward_pb2_grpc, logs_pb2_grpc
 
@@ -49,13 +51,16 @@ class RunningLog(Log, Protocol):
     async def stop(self) -> None:
         """Stop taking part; what is acknowledged is durable."""
 
+    async def reseal(self) -> None:
+        """Return once what is on the disk is sealed with the newest key of the node."""
+
     @property
     def backends(self) -> dict[str, str]:
         """TLS server names of its own, and where they are served (`host:port`, `unix:PATH`)."""
 
 
 class Manager:
-    """Everything of one process; `new_log` makes the log over the replica."""
+    """Everything of one process; `new_log` makes the log over the replica, `keyring` seals it."""
 
     def __init__(
         self,
@@ -64,12 +69,18 @@ class Manager:
         new_log: Callable[[Replica], RunningLog],
         new_id: Callable[[], str],
         founding: Founding | None = None,
+        keyring: Keyring | None = None,
     ) -> None:
         self._config = config
         self._tls = tls
         self._founding = founding
         self._log = new_log(replica := Replica())
         self.store = Store(replica, self._log, new_id)
+        self._locker = (
+            Locker(config.paths, keyring, config.unlock_key, self.store, self._log.reseal)
+            if keyring is not None
+            else None
+        )
         self._jobs: list[asyncio.Task[None]] = []
         self._servers: list[grpc.aio.Server] = []
         self._forwarder = GrpcForwarder(tls.identity.node_id, lambda: tls)
@@ -98,6 +109,8 @@ class Manager:
         self._begin("control loop", control.run)
         self._begin("liveness", dispatcher.watch)
         self._begin("roster", roster.run)
+        if self._locker is not None:
+            self._begin("keys", self._locker.run)
         if self._founding is not None:
             self._begin("founding", self._found)
         elif self._config.join:
@@ -144,7 +157,15 @@ class Manager:
 
     async def _serve_rest(self, broker: LogBroker, events: EventLog) -> None:
         node_id = self._tls.identity.node_id
-        app = build_app(self.store, node_id, self._forwarder, broker, events)
+        locker = self._locker
+        app = build_app(
+            self.store,
+            node_id,
+            self._forwarder,
+            broker,
+            events,
+            lambda: locker.unlock_key if locker is not None else "",
+        )
         self._runner = runner_of(app, 1.0, handler_cancellation=True)
         await self._runner.setup()
         path = self._config.paths.socket

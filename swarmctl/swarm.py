@@ -1,11 +1,12 @@
-"""swarm: init, join, leave, join-token."""
+"""swarm: init, join, leave, update, join-token, unlock, unlock-key."""
 
+import sys
 from argparse import Namespace
 from typing import Any
 
 from swarmctl.command import Command, Parser
 from swarmctl.errors import ClientError
-from swarmctl.flags import Bad, count
+from swarmctl.flags import Bad, count, duration
 from swarmctl.http import Client
 
 _LISTEN = "0.0.0.0:2377"
@@ -32,6 +33,7 @@ def _configure_init(parser: Parser) -> None:
     parser.add_argument("--default-addr-pool-mask-length", type=_mask, default=24)
     parser.add_argument("--task-history-limit", type=count)
     parser.add_argument("--force-new-cluster", action="store_true")
+    parser.add_argument("--autolock", action="store_true", help="managers need a key to start")
 
 
 def _init(client: Client, args: Namespace) -> int:
@@ -44,6 +46,7 @@ def _init(client: Client, args: Namespace) -> int:
         "DataPathAddr": args.data_path_addr,
         "ForceNewCluster": args.force_new_cluster,
         "Availability": args.availability,
+        "AutoLockManagers": args.autolock,
         "DefaultAddrPool": args.default_addr_pool or [],
         "SubnetSize": args.default_addr_pool_mask_length,
         "Spec": spec,
@@ -56,6 +59,88 @@ def _init(client: Client, args: Namespace) -> int:
         "\nTo add a manager to this swarm, run 'swarmctl swarm join-token manager' and follow "
         "the instructions."
     )
+    if args.autolock:
+        print()
+        _print_unlock(client.get("/swarm/unlockkey")["UnlockKey"])
+    return 0
+
+
+def _print_unlock(key: str) -> None:
+    print(
+        "To unlock a swarm manager after it restarts, run the `swarmctl swarm unlock` command "
+        f"and provide the following key:\n\n    {key}\n\n"
+        "Remember to store this key in a password manager: without it the manager cannot be "
+        "started again."
+    )
+
+
+def _configure_unlock_key(parser: Parser) -> None:
+    parser.add_argument("-q", "--quiet", action="store_true", help="only print the key")
+    parser.add_argument("--rotate", action="store_true", help="make a new key; the old one is void")
+
+
+def _unlock_key(client: Client, args: Namespace) -> int:
+    if args.rotate:
+        swarm = client.get("/swarm")
+        if not swarm["Spec"]["EncryptionConfig"]["AutoLockManagers"]:
+            raise ClientError("cannot rotate because autolock is not turned on")
+        query = {"version": str(swarm["Version"]["Index"]), "rotateManagerUnlockKey": "true"}
+        client.call("POST", "/swarm/update", query=query, body=swarm["Spec"])
+        if not args.quiet:
+            print("Successfully rotated manager unlock key.\n")
+    key = client.get("/swarm/unlockkey")["UnlockKey"]
+    if not key:
+        raise ClientError("no unlock key is set: see swarmctl swarm update --autolock")
+    if args.quiet:
+        print(key)
+    else:
+        _print_unlock(key)
+    return 0
+
+
+def _configure_unlock(parser: Parser) -> None:
+    parser.description = "the key is read from standard input"
+
+
+def _unlock(client: Client, args: Namespace) -> int:
+    state = client.get("/info")["Swarm"]["LocalNodeState"]
+    if state != "locked":
+        raise ClientError(
+            "this node is not part of a swarm" if state == "inactive" else "swarm is not locked"
+        )
+    if sys.stdin.isatty():
+        import getpass
+
+        key = getpass.getpass("Enter unlock key: ")
+    else:
+        key = sys.stdin.readline()
+    client.call("POST", "/swarm/unlock", body={"UnlockKey": key.strip()})
+    return 0
+
+
+def _configure_update(parser: Parser) -> None:
+    parser.add_argument("--autolock", choices=("true", "false"), nargs="?", const="true")
+    parser.add_argument("--task-history-limit", type=count)
+    parser.add_argument("--dispatcher-heartbeat", type=duration, metavar="DURATION")
+
+
+def _update(client: Client, args: Namespace) -> int:
+    changes: dict[str, Any] = {}
+    if args.autolock is not None:
+        changes["EncryptionConfig"] = {"AutoLockManagers": args.autolock == "true"}
+    if args.task_history_limit is not None:
+        changes["Orchestration"] = {"TaskHistoryRetentionLimit": args.task_history_limit}
+    if args.dispatcher_heartbeat is not None:
+        changes["Dispatcher"] = {"HeartbeatPeriod": args.dispatcher_heartbeat}
+    if not changes:
+        raise ClientError("nothing to change: see swarmctl swarm update --help")
+    swarm = client.get("/swarm")
+    was_locked = swarm["Spec"]["EncryptionConfig"]["AutoLockManagers"]
+    query = {"version": str(swarm["Version"]["Index"])}
+    client.call("POST", "/swarm/update", query=query, body={**swarm["Spec"], **changes})
+    print("Swarm updated.")
+    if args.autolock == "true" and not was_locked:
+        _print_unlock(client.get("/swarm/unlockkey")["UnlockKey"])
     return 0
 
 
@@ -129,5 +214,8 @@ COMMANDS = {
     "init": Command("make this machine the first manager of a cluster", _configure_init, _init),
     "join": Command("join this machine to a cluster", _configure_join, _join),
     "leave": Command("leave the cluster", _configure_leave, _leave),
+    "update": Command("change the cluster's settings", _configure_update, _update),
+    "unlock": Command("unlock this manager after a restart", _configure_unlock, _unlock),
+    "unlock-key": Command("show or rotate the unlock key", _configure_unlock_key, _unlock_key),
     "join-token": Command("show or rotate a join token", _configure_token, _join_token),
 }

@@ -16,6 +16,7 @@ from manager.events import EventLog
 from manager.logbroker.broker import LogBroker
 from manager.replica import LogStatus, Store
 from swarmapi.errors import NotLeader, OutcomeUnknown, SwarmError, Unavailable
+from swarmapi.keyring import UNLOCK_KEY_PATH
 from swarmapi.query import add_routes, refuse
 
 log = logging.getLogger(__name__)
@@ -94,9 +95,21 @@ GATE: Final = web.AppKey("gate", Gate)
 
 
 def build_app(
-    store: Store, node_id: str, forwarder: Forwarder, broker: LogBroker, events: EventLog
+    store: Store,
+    node_id: str,
+    forwarder: Forwarder,
+    broker: LogBroker,
+    events: EventLog,
+    unlock_key: Callable[[], str] = str,
 ) -> web.Application:
-    """Return the application; must be called in the running loop."""
+    """Return the application; must be called in the running loop.
+
+    `unlock_key` tells what opens this node's keys; swarmd alone asks for it.
+    """
+
+    async def tell_unlock_key(request: web.Request) -> web.StreamResponse:
+        return web.json_response({"UnlockKey": unlock_key()})
+
     app = web.Application(middlewares=[_errors, _gate], client_max_size=_BODY_LIMIT_BYTES)
     app[STORE] = store
     app[NODE_ID] = node_id
@@ -104,6 +117,7 @@ def build_app(
     app[BROKER] = broker
     app[EVENTS] = events
     add_routes(app, ROUTES)
+    app.router.add_get(UNLOCK_KEY_PATH, tell_unlock_key)
     app.router.add_route("*", "/{tail:.*}", _not_found)
     return app
 
@@ -156,6 +170,8 @@ def is_kept(request: web.Request) -> bool:
 
 async def _serve(request: web.Request, handler: Handler) -> web.StreamResponse:
     gate = request.app[GATE]
+    if request.path == UNLOCK_KEY_PATH:
+        return await handler(request)  # needs no leader, nor a cluster
     if request.match_info.handler in SERVED_HERE:
         await gate.leader_address()  # before one is known, old entries are still applied
         return await handler(request)

@@ -430,7 +430,7 @@ def cluster_spec_json(cluster: Cluster) -> Json:
         "Dispatcher": {"HeartbeatPeriod": period or defaults.HEARTBEAT_PERIOD_NS},
         "CAConfig": {"NodeCertExpiry": CERT_EXPIRY_NS},
         "TaskDefaults": {},
-        "EncryptionConfig": {"AutoLockManagers": False},
+        "EncryptionConfig": {"AutoLockManagers": bool(cluster.unlock_key)},
     }
 
 

@@ -21,7 +21,7 @@ from manager.control.lookup import (
 )
 from manager.replica import Store
 from swarmapi import openapi, query, rest
-from swarmapi.errors import InvalidArgument, Unsupported
+from swarmapi.errors import InvalidArgument
 from swarmapi.model.decode import decode_spec, spec_from
 from swarmapi.model.objects import NodeState, RegistryAuth
 from swarmapi.model.spec import ClusterSpec, NetworkSpec, NodeSpec, ServiceSpec
@@ -49,7 +49,7 @@ async def update_cluster(request: web.Request) -> web.Response:
         raise InvalidArgument("invalid JSON: an object is expected")
     # Clients send back what they read: fixed settings pass only with the value shown.
     shown = render.cluster_spec_json(cluster.the_cluster(store))
-    for name in ("CAConfig", "TaskDefaults", "EncryptionConfig"):
+    for name in ("CAConfig", "TaskDefaults"):
         if data.get(name) == shown[name]:
             del data[name]
     await cluster.update_cluster(
@@ -59,6 +59,7 @@ async def update_cluster(request: web.Request) -> web.Response:
         os.urandom,
         rotate_worker_token=query.flag(request, "rotateWorkerToken"),
         rotate_manager_token=query.flag(request, "rotateManagerToken"),
+        rotate_unlock_key=query.flag(request, "rotateManagerUnlockKey"),
         request_id=request_id(request),
     )
     return web.Response()
@@ -264,9 +265,9 @@ async def remove_network(request: web.Request) -> web.Response:
     return web.Response(status=204)
 
 
-async def refuse_autolock(request: web.Request) -> web.Response:
-    """Refuse by name: managers are not locked."""
-    raise Unsupported("autolock is not supported")
+async def get_unlock_key(request: web.Request) -> web.Response:
+    """Show the key that unlocks managers; empty without autolock."""
+    return answer({"UnlockKey": cluster.the_cluster(request.app[STORE]).unlock_key})
 
 
 class NetworkMade(TypedDict):
@@ -282,6 +283,12 @@ class Warned(TypedDict):
     Warnings: list[str] | None
 
 
+class UnlockKey(TypedDict):
+    """What unlocks managers."""
+
+    UnlockKey: str
+
+
 _VERSION = rest.integer("version", "of the object as it was read", default=-1)
 _FORCE = rest.flag("force")
 ROUTES: Final[Sequence[rest.Declared]] = (
@@ -294,13 +301,12 @@ ROUTES: Final[Sequence[rest.Declared]] = (
             _VERSION,
             rest.flag("rotateWorkerToken"),
             rest.flag("rotateManagerToken"),
-            *rest.refused("rotateManagerUnlockKey"),
+            rest.flag("rotateManagerUnlockKey"),
         ),
         body=ClusterSpec,
     ),
     ("POST", "/swarm/leave", leave),
-    Route("GET", "/swarm/unlockkey", refuse_autolock, status=501),
-    Route("POST", "/swarm/unlock", refuse_autolock, status=501),
+    Route("GET", "/swarm/unlockkey", get_unlock_key, answer=UnlockKey),
     Route("GET", "/nodes", list_nodes, (rest.filters(*nodes.FILTERS),), answer=list[Versioned]),
     Route("GET", "/nodes/{id}", get_node, answer=Versioned),
     Route("DELETE", "/nodes/{id}", remove_node, (_FORCE,)),

@@ -9,7 +9,8 @@ from manager.control.nodes import check_demotion
 from manager.control.validate import check_cluster
 from manager.replica import OUT_OF_SEQUENCE, Store
 from manager.store.changes import Change, PutCluster, PutNetwork, PutNode, SetNodeSpec
-from swarmapi.errors import Internal, NotFound, Unavailable
+from swarmapi.errors import FailedPrecondition, Internal, NotFound, Unavailable
+from swarmapi.keyring import new_unlock_key
 from swarmapi.model.objects import Cluster, Network, Node
 from swarmapi.model.spec import ClusterSpec, NetworkSpec, NodeRole
 
@@ -44,12 +45,14 @@ async def update_cluster(
     *,
     rotate_worker_token: bool = False,
     rotate_manager_token: bool = False,
+    rotate_unlock_key: bool = False,
     request_id: str = "",
 ) -> None:
-    """Change the cluster's settings, and rotate join tokens; nodes that joined stay.
+    """Change the cluster's settings, and rotate join tokens or the unlock key; nodes stay.
 
     Raises:
         SwarmError: a stale version or an invalid setting.
+        FailedPrecondition: an unlock key is to be rotated that there is not.
     """
     cluster = the_cluster(store)
     if store.knows(request_id):
@@ -64,7 +67,16 @@ async def update_cluster(
         root = replace(root, join_token_worker=new_token(root.cert_pem, random_bytes))
     if rotate_manager_token:
         root = replace(root, join_token_manager=new_token(root.cert_pem, random_bytes))
-    new = replace(cluster, spec=spec, root_ca=root)
+    unlock_key = cluster.unlock_key
+    if not (spec.encryption_config and spec.encryption_config.auto_lock_managers):
+        if rotate_unlock_key:
+            raise FailedPrecondition(
+                "cannot rotate because autolock is not turned on: see swarm update --autolock"
+            )
+        unlock_key = ""
+    elif rotate_unlock_key or not unlock_key:
+        unlock_key = new_unlock_key(random_bytes)
+    new = replace(cluster, spec=spec, root_ca=root, unlock_key=unlock_key)
     change = PutCluster(cluster=new, expect_version=version, reason="cluster updated")
     await store.propose((change,), request_id)
 

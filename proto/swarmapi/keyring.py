@@ -31,7 +31,10 @@ LOCKED: Final = (
 )
 """What Docker's clients are told on a locked node."""
 INVALID_KEY: Final = "swarm could not be unlocked: invalid key provided"
+UNLOCK_KEY_PATH: Final = "/local/unlock-key"
+"""On the manager's own socket, for swarmd alone: what opens the keys of this node."""
 _UNLOCK_PREFIX: Final = "SWMKEY-1-"
+_SEALED_KEY: Final = b"SWKEY01\n"
 _RING_BOUND: Final = b"swarm keyring 1"
 RandomBytes = Callable[[int], bytes]
 
@@ -88,21 +91,31 @@ class Keyring:
 class _Stored(msgspec.Struct, frozen=True, kw_only=True):
     format: int = 1
     locked: bool = False
+    version: int = 0
+    """Of the cluster, when it last said whether and how to lock; older words do not count."""
     ring: bytes = b""
     """msgpack of the keys, sealed under the unlock key where `locked`."""
 
 
-def pack_keyring(keyring: Keyring, unlock_key: str = "") -> bytes:
-    """Return the file of a ring, locked where there is an unlock key."""
+def pack_keyring(keyring: Keyring, unlock_key: str = "", version: int = 0) -> bytes:
+    """Return the file of a ring, locked where there is an unlock key.
+
+    `version` is the cluster's as of which that holds.
+    """
     ring = msgspec.msgpack.encode(keyring.keys)
     if unlock_key:
         ring = Keyring([unlock_secret(unlock_key)]).seal(ring, _RING_BOUND)
-    return msgspec.msgpack.encode(_Stored(locked=bool(unlock_key), ring=ring))
+    return msgspec.msgpack.encode(_Stored(locked=bool(unlock_key), version=version, ring=ring))
 
 
 def is_locked(file: bytes) -> bool:
     """Tell whether a ring's file needs the unlock key. Raises Internal."""
     return _stored(file).locked
+
+
+def locked_at(file: bytes) -> int:
+    """Return the version of the cluster that a ring's file was packed with. Raises Internal."""
+    return _stored(file).version
 
 
 def unpack_keyring(file: bytes, unlock_key: str = "") -> Keyring:
@@ -133,6 +146,26 @@ def _stored(file: bytes) -> _Stored:
         return msgspec.msgpack.decode(file, type=_Stored)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise Internal(f"the node's keys cannot be read ({error}): restore the file") from error
+
+
+def seal_key(key_pem: bytes, keyring: Keyring) -> bytes:
+    """Return the file of a private key, sealed."""
+    return _SEALED_KEY + keyring.seal(key_pem, _SEALED_KEY)
+
+
+def open_key(file: bytes, keyring: Keyring | None) -> bytes:
+    """Return the private key in a file, sealed or not; raises Internal."""
+    if not file.startswith(_SEALED_KEY):
+        return file
+    try:
+        if keyring is None:
+            raise WrongKey
+        return keyring.open(file[len(_SEALED_KEY) :], _SEALED_KEY)[0]
+    except WrongKey:
+        raise Internal(
+            "the node's private key is sealed with a key this node does not have: "
+            "restore its raft.keys"
+        ) from None
 
 
 def new_unlock_key(random_bytes: RandomBytes) -> str:

@@ -27,6 +27,7 @@ class SingleCopyLog:
         self._callbacks: list[Callable[[LogStatus], None]] = []
         self._members = {node_id: "127.0.0.1:2377"}
         self.started = False
+        self.resealed = 0
         self.refusals = 0
         """How many reads are answered by NotLeader before the status tells."""
         self.refused_proposals = 0
@@ -44,6 +45,9 @@ class SingleCopyLog:
         self._status = status
         for callback in self._callbacks:
             callback(status)
+
+    async def reseal(self) -> None:
+        self.resealed += 1
 
     async def propose(self, payload: bytes) -> int:
         if not self._status.is_leader:

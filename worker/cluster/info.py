@@ -20,13 +20,15 @@ class SwarmInfo:
         self._error = ""
 
     def ping_state(self) -> str:
-        """Return the ping's header: inactive, pending, error or active/ROLE."""
+        """Return the ping's header: inactive, pending, locked, error or active/ROLE."""
         state, here = self.local_state(), self._member.membership
         return f"active/{here.role}" if here is not None and state == "active" else state
 
     def local_state(self) -> str:
         """Return Docker's LocalNodeState."""
         node = self._member.node
+        if self._member.locked:
+            return "locked"
         if node is None:
             return "pending" if self._member.pending else "inactive"
         return "error" if node.manager_error else "active"
@@ -35,7 +37,7 @@ class SwarmInfo:
         """Ask the local manager for the cluster; without an answer the block says why."""
         self._nodes, self._cluster, self._error = [], None, ""
         here = self._member.membership
-        if here is None or not here.is_manager:
+        if here is None or not here.is_manager or self._member.locked:
             return
         try:
             status, cluster = await self._proxy.call("GET", "/swarm", timeout_s=_TIMEOUT_S)
@@ -53,7 +55,7 @@ class SwarmInfo:
     def block(self) -> dict[str, Any]:
         """Return the Swarm block."""
         node = self._member.node
-        if node is None:
+        if node is None or self._member.locked:
             return {
                 "NodeID": "",
                 "NodeAddr": "",

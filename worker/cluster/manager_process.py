@@ -22,8 +22,8 @@ from typing import Any
 from swarmapi.errors import Internal, Unavailable
 from swarmapi.identity import TLSMaterial
 from worker.cluster import cgroup
+from worker.cluster.keys import NodeKeys
 from worker.cluster.requests import InitRequest
-from worker.cluster.state import ClusterFiles
 
 log = logging.getLogger(__name__)
 SOCKET_NAME = "manager.sock"
@@ -77,6 +77,7 @@ class ManagerProcess:
         self._run_dir = run_dir
         self._cgroup = cgroup_name
         self._program = tuple(program)
+        self.keys = NodeKeys(state_dir, self.socket_path)
 
     def pid(self) -> int:
         """Return the pid of the process that serves the socket; 0 when none does."""
@@ -89,10 +90,6 @@ class ManagerProcess:
                 return 0
         pid: int = _UCRED.unpack(raw)[0]
         return pid
-
-    def save_tls(self, tls: TLSMaterial) -> None:
-        """Give the manager its certificate: `ca.pem`, `node.pem`, `node.key`; blocking."""
-        ClusterFiles(self.state_dir).save_tls(tls)
 
     async def found(self, listen: str, advertise: str, request: InitRequest) -> TLSMaterial:
         """Run `swarm-manager init` and return the first manager's certificate.
@@ -107,20 +104,22 @@ class ManagerProcess:
         if request.subnet_size:
             arguments += ["--subnet-size", str(request.subnet_size)]
         await _run(self._program, "init", *arguments)
-        return await asyncio.to_thread(ClusterFiles(self.state_dir).load_tls)
+        return await self.keys.load_tls()
 
     async def ensure(self, arguments: Sequence[str]) -> int:
         """Adopt the running manager or launch `swarm-manager run`; return its pid.
 
         Raises:
             Unavailable: when it ends at once or does not serve its socket in time.
+            Locked: its keys need the unlock key, and nobody has told it.
         """
         pid = self.pid()
         if pid:
             log.info("manager %d adopted", pid)
             return pid
+        unlock_key = await self.keys.unlock_key()
         command = [*self._program, "run", *self._directories(), *arguments]
-        child = await asyncio.to_thread(self._launch, command)
+        child = await asyncio.to_thread(self._launch, command, unlock_key)
         try:
             async with asyncio.timeout(_START_TIMEOUT_S):
                 while not (pid := self.pid()):
@@ -179,12 +178,15 @@ class ManagerProcess:
     def _directories(self) -> list[str]:
         return ["--state-dir", str(self.state_dir), "--run-dir", str(self._run_dir)]
 
-    def _launch(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
+    def _launch(self, command: list[str], unlock_key: str) -> subprocess.Popen[bytes]:
+        """Start the program; the unlock key goes through a pipe, not where `ps` shows it."""
+        if unlock_key:
+            command = [*command, "--unlock-key-stdin"]
         self.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         with open(self.state_dir / "manager.log", "ab") as output:
             child = subprocess.Popen(
                 command,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE if unlock_key else subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
@@ -192,6 +194,9 @@ class ManagerProcess:
                 env=_environment(),
             )
         cgroup.enter(child.pid, self._cgroup)
+        if child.stdin is not None:
+            with suppress(BrokenPipeError), child.stdin as pipe:
+                pipe.write(unlock_key.encode() + b"\n")
         return child
 
     def _complaint(self) -> str:

@@ -10,8 +10,9 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from swarmapi.errors import Internal, NotSwarmManager, SwarmError, Unavailable
+from swarmapi.errors import Conflict, Internal, NotSwarmManager, SwarmError, Unavailable
 from swarmapi.identity import TLSMaterial
+from swarmapi.keyring import Locked
 from worker.cluster import addresses, ca_client
 from worker.cluster.ca_client import Applicant
 from worker.cluster.proxy import ManagerProxy
@@ -76,6 +77,8 @@ class Member:
         self._settings = settings
         self._lock = asyncio.Lock()
         self.node: RunningNode | None = None
+        self._locked: Membership | None = None
+        """What is stored of a manager whose keys nobody has unlocked since the start."""
         self.pending = False
         """True while init or join is on its way."""
 
@@ -87,8 +90,47 @@ class Member:
     async def start(self) -> None:
         """Take up the membership that is stored, if there is one."""
         stored = await asyncio.to_thread(self._parts.files.load)
-        if stored is not None:
-            await self._run(stored, await asyncio.to_thread(self._parts.files.load_tls))
+        if stored is None:
+            return
+        try:
+            await self._run(stored, await self._stored_tls(stored))
+        except Locked:
+            log.warning("this node is locked: it waits for swarm unlock")
+            self._locked = stored
+
+    async def _stored_tls(self, stored: Membership) -> TLSMaterial:
+        if not stored.is_manager:
+            return await asyncio.to_thread(self._parts.files.load_tls)
+        try:
+            return await self._parts.manager.keys.load_tls()
+        finally:
+            await asyncio.to_thread(self._parts.files.forget_key)
+
+    @property
+    def locked(self) -> bool:
+        """Whether this manager waits for its unlock key."""
+        return self._locked is not None or (self.node is not None and self.node.locked)
+
+    async def unlock(self, unlock_key: str) -> None:
+        """Go on as a manager whose keys were locked.
+
+        Raises:
+            Conflict: it is not locked, as Docker says it.
+            Unauthenticated: it is another key.
+        """
+        async with self._lock:
+            if not self.locked:
+                if self.node is None:
+                    raise Unavailable(NOT_IN)
+                raise Conflict("swarm is not locked")
+            await self._parts.manager.keys.unlock(unlock_key)
+            stored, self._locked = self._locked, None
+            if stored is not None:
+                await self._run(stored, await self._stored_tls(stored))
+            elif self.node is not None:
+                self.node.try_unlocked()
+            if self.membership is not None:
+                await self._await_manager(self.membership.node_id)
 
     async def stop(self) -> None:
         """Let go; containers and the manager go on."""
@@ -98,6 +140,8 @@ class Member:
 
     def require_manager(self) -> None:
         """Raise NotSwarmManager, in Docker's words, unless this node is a manager."""
+        if self.locked:
+            raise Locked
         here = self.membership
         if here is None:
             raise NotSwarmManager(NOT_A_MANAGER)
@@ -160,7 +204,7 @@ class Member:
             )
             try:
                 if membership.is_manager:
-                    await asyncio.to_thread(self._parts.manager.save_tls, issued.tls)
+                    await self._parts.manager.keys.save_tls(issued.tls)
                     await self._parts.manager.ensure(run_arguments(membership))
                 await self._enter(membership, issued.tls)
             except BaseException:
@@ -176,6 +220,12 @@ class Member:
             Unavailable: outside a cluster; on a manager without `force`.
         """
         async with self._lock:
+            if self._locked is not None:
+                if not force:
+                    raise Locked
+                self._locked = None
+                await self._undo()
+                return
             here = self.membership
             if here is None or self.node is None:
                 raise Unavailable(NOT_IN)
@@ -209,7 +259,8 @@ class Member:
         await asyncio.to_thread(_remove_tree, self._parts.manager.state_dir)
 
     async def _enter(self, membership: Membership, tls: TLSMaterial) -> None:
-        await asyncio.to_thread(self._parts.files.save_tls, tls)
+        if not membership.is_manager:
+            await asyncio.to_thread(self._parts.files.save_tls, tls)
         await asyncio.to_thread(self._parts.files.save, membership)
         await self._run(membership, tls)
 
@@ -239,10 +290,13 @@ class Member:
 
     async def _apply_settings(self, request: InitRequest, node_id: str) -> None:
         """Give the fresh cluster the request's spec and availability."""
-        if request.spec and any(request.spec.values()):
+        spec = dict(request.spec or {})
+        if request.auto_lock_managers:
+            spec["EncryptionConfig"] = {"AutoLockManagers": True}
+        if any(spec.values()):
             cluster = await self._ask("GET", "/swarm")
             version = cluster["Version"]["Index"]
-            await self._ask("POST", f"/swarm/update?version={version}", request.spec)
+            await self._ask("POST", f"/swarm/update?version={version}", spec)
         if request.availability not in ("", "active"):
             node = await self._ask("GET", f"/nodes/{node_id}")
             version = node["Version"]["Index"]
@@ -268,7 +322,7 @@ class _Entering:
 
     async def __aenter__(self) -> None:
         await self._lock.acquire()
-        if self._member.node is not None:
+        if self._member.node is not None or self._member.locked:
             self._lock.release()
             raise NotSwarmManager(ALREADY_IN)
         self._member.pending = True

@@ -21,6 +21,7 @@ class InitRequest(msgspec.Struct, rename="pascal", frozen=True, kw_only=True):
     default_addr_pool: list[str] | None = None
     subnet_size: int = 0
     availability: str = ""
+    auto_lock_managers: bool = False
     spec: dict[str, Any] | None = None
 
 
@@ -33,6 +34,17 @@ class JoinRequest(msgspec.Struct, rename="pascal", frozen=True, kw_only=True):
     remote_addrs: list[str] = []
     join_token: str = ""
     availability: str = ""
+
+
+class UnlockRequest(msgspec.Struct, rename="pascal", frozen=True, kw_only=True):
+    """Unlock a manager."""
+
+    unlock_key: str = ""
+
+
+def decode_unlock(body: Mapping[str, Any]) -> UnlockRequest:
+    """Decode; raises InvalidArgument, or Unsupported naming the option."""
+    return _decode(body, UnlockRequest)
 
 
 def decode_init(body: Mapping[str, Any]) -> InitRequest:

@@ -18,7 +18,14 @@ from worker.api.responses import answer
 from worker.cluster.info import SwarmInfo
 from worker.cluster.membership import Member
 from worker.cluster.proxy import ManagerProxy
-from worker.cluster.requests import InitRequest, JoinRequest, decode_init, decode_join
+from worker.cluster.requests import (
+    InitRequest,
+    JoinRequest,
+    UnlockRequest,
+    decode_init,
+    decode_join,
+    decode_unlock,
+)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 MEMBER: web.AppKey[Member] = web.AppKey("cluster_member")
@@ -42,6 +49,12 @@ async def init(request: web.Request) -> web.StreamResponse:
 async def join(request: web.Request) -> web.StreamResponse:
     """Join a cluster."""
     await request.app[MEMBER].join(decode_join(await query.body(request)))
+    return web.Response()
+
+
+async def unlock(request: web.Request) -> web.StreamResponse:
+    """Give a locked manager its key."""
+    await request.app[MEMBER].unlock(decode_unlock(await query.body(request)).unlock_key)
     return web.Response()
 
 
@@ -124,6 +137,7 @@ _PASSED_ON = ("/nodes", "/services", "/tasks", "/secrets", "/configs")
 ROUTES: Sequence[rest.Declared] = (
     Route("POST", "/swarm/init", init, body=InitRequest, answer=str),
     Route("POST", "/swarm/join", join, body=JoinRequest),
+    Route("POST", "/swarm/unlock", unlock, body=UnlockRequest),
     Route("POST", "/swarm/leave", leave, (rest.flag("force"),)),
     ("*", "/swarm", pass_on),
     ("*", "/swarm/{tail:.*}", pass_on),

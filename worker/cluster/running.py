@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from swarmapi.conversation import MESSAGE_OPTIONS
 from swarmapi.errors import SwarmError, Unavailable
 from swarmapi.identity import MANAGER, TLSMaterial, expect
+from swarmapi.keyring import Locked
 from swarmapi.model.objects import GenericShare
 from swarmapi.model.tables import NetworkTable
 from worker.agent.ports import Clock, Executor
@@ -76,6 +77,9 @@ class RunningNode:
         self._agent = self._new_agent()
         self._jobs: dict[str, asyncio.Task[None]] = {}
         self._store_role = membership.role
+        self.locked = False
+        """Whether the manager waits for its unlock key."""
+        self._unlocked = asyncio.Event()
         self._renew = asyncio.Event()
 
     @property
@@ -156,19 +160,29 @@ class RunningNode:
         while True:
             try:
                 pid = await self._parts.manager.ensure(run_arguments(self.membership))
+            except Locked as error:
+                self.locked, self.manager_error = True, error.message
+                log.warning("the manager does not run: its keys are locked")
+                self._unlocked.clear()
+                await self._unlocked.wait()
+                continue
             except (Unavailable, OSError) as error:
                 self.manager_error = str(error)
                 log.warning("the manager does not run: %s", error)
                 await self._parts.clock.sleep(retry_s)
                 retry_s = min(_RETRY_MAX_S, 2 * retry_s)
                 continue
-            self.manager_error = ""
+            self.locked, self.manager_error = False, ""
             started_ns = self._parts.clock.now_ns()
             await self._parts.manager.ended(pid)
             log.warning("manager %d ended", pid)
             ran_s = (self._parts.clock.now_ns() - started_ns) / 1e9
             retry_s = _RETRY_FIRST_S if ran_s > _RETRY_MAX_S else min(_RETRY_MAX_S, 2 * retry_s)
             await self._parts.clock.sleep(retry_s)
+
+    def try_unlocked(self) -> None:
+        """Launch the manager now: its unlock key has been told."""
+        self._unlocked.set()
 
     # The certificate
 
@@ -208,7 +222,10 @@ class RunningNode:
         before = self.membership
         log.info("certificate renewed as %s", issued.role)
         await self._end("manager")
-        await asyncio.to_thread(self._parts.files.save_tls, issued.tls)
+        if issued.role == "manager":
+            await self._parts.manager.keys.save_tls(issued.tls)
+        else:
+            await asyncio.to_thread(self._parts.files.save_tls, issued.tls)
         self._tls = issued.tls
         self._store_role = issued.role
         joins = issued.role == "manager" and not before.is_manager
@@ -218,7 +235,7 @@ class RunningNode:
         if before.is_manager:
             await self._parts.manager.stop()
         if issued.role == "manager":
-            await asyncio.to_thread(self._parts.manager.save_tls, issued.tls)
+            await asyncio.to_thread(self._parts.files.forget_key)
             self._begin("manager", self._keep_manager)
         elif before.is_manager:
             await asyncio.to_thread(shutil.rmtree, self._parts.manager.state_dir, True)

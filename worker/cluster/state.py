@@ -86,6 +86,10 @@ class ClusterFiles:
         self._write(_KEY, material.key_pem)
         self._write(_CERT, material.cert_pem)
 
+    def forget_key(self) -> None:
+        """Remove the private key: a manager's lies sealed with its other state."""
+        (self.directory / _KEY).unlink(missing_ok=True)
+
     def erase(self) -> None:
         """Forget the membership, then everything else of the directory."""
         with suppress(FileNotFoundError):

@@ -417,6 +417,8 @@ class Cluster(Stored, frozen=True):
     """Since when rescheduling is paused because many nodes went at once; 0 = it is not."""
     counted_from_ns: int = 0
     """Nodes lost before are no part of a disappearance: it was called off."""
+    unlock_key: str = ""
+    """What managers lock their keys with; empty without autolock. Never shown with the object."""
 
 
 class Quarantined(Stored, frozen=True):

@@ -350,6 +350,10 @@ class DispatcherConfig(Spec, frozen=True):
     heartbeat_period: int = 0
 
 
+class EncryptionConfig(Spec, frozen=True):
+    auto_lock_managers: bool = False
+
+
 class ClusterSpec(Spec, frozen=True):
     """What `POST /swarm/update` takes."""
 
@@ -357,6 +361,7 @@ class ClusterSpec(Spec, frozen=True):
     labels: dict[str, str] | None = None
     orchestration: OrchestrationConfig | None = None
     dispatcher: DispatcherConfig | None = None
+    encryption_config: EncryptionConfig | None = None
 
 
 class IPAMPool(Spec, frozen=True):

@@ -29,6 +29,8 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(503, {"message": "You are attempting to leave the swarm"})
         elif self.path.endswith("/services/missing"):
             self.reply(404, {"message": "service missing not found"})
+        elif self.path == "/local/unlock-key":
+            self.reply(200, {"UnlockKey": os.environ.get("FAKE_UNLOCK_KEY", "")})
         elif self.path == "/nodes":
             self.reply(200, [{"ID": "n1", "ManagerStatus": {"Addr": "127.0.0.1:2377"}}, {"ID": 2}])
         elif self.path.endswith("/tasks/t1/logs"):
@@ -86,9 +88,12 @@ class Server(socketserver.ThreadingUnixStreamServer):
 
 
 def main(argv: list[str]) -> int:
-    command, flags = argv[0], dict(zip(argv[1::2], argv[2::2], strict=True))
+    given = [word for word in argv if word != "--unlock-key-stdin"]
+    command, flags = given[0], dict(zip(given[1::2], given[2::2], strict=True))
     state_dir, certs = Path(flags["--state-dir"]), Path(os.environ["FAKE_CERTS"])
     state_dir.mkdir(parents=True, exist_ok=True)
+    if given != argv:
+        flags["unlocked with"] = sys.stdin.readline().strip()
     (state_dir / f"{command}.json").write_text(json.dumps(flags))
     if command == "init":
         if flags.get("--default-addr-pool") == "nonsense":

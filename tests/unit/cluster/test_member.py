@@ -32,8 +32,9 @@ def test_init_makes_a_manager_and_remembers_it(machine: Machine) -> None:
         assert (stored.node_id, stored.role, stored.managers) == ("n1", "manager", ["127.0.0.1:1"])
         assert machine.command("run")["--advertise-addr"] == "127.0.0.1:1"
         assert machine.network.identities == [("n1", "127.0.0.1")]
-        mode = (machine.files.directory / "node.key").stat().st_mode
+        mode = (machine.state_dir / "node.key").stat().st_mode
         assert stat.S_IMODE(mode) == 0o600
+        assert not (machine.files.directory / "node.key").exists(), "the manager has it, sealed"
 
     asyncio.run(run())
 

@@ -107,10 +107,10 @@ def test_an_option_not_served_is_refused_by_name(machine: Machine) -> None:
     async def run() -> None:
         async with served(machine) as session:
             status, body = await ask(
-                session, "POST", "/swarm/init", json={**INIT, "AutoLockManagers": True}
+                session, "POST", "/swarm/init", json={**INIT, "DataPathPort": 4790}
             )
             assert status == 501
-            assert "AutoLockManagers" in body["message"]
+            assert "DataPathPort" in body["message"]
             harmless = {**INIT, "AutoLockManagers": False, "DataPathPort": 4789}
             assert (await ask(session, "POST", "/swarm/init", json=harmless))[0] == 200
 

@@ -1,6 +1,9 @@
 """swarm, node, network and task commands: their calls and what they print."""
 
+import io
 import json
+
+import pytest
 
 from tests.unit.swarmctl.conftest import Run
 from tests.unit.swarmctl.daemon import Daemon, Reply, refusal
@@ -242,3 +245,32 @@ def test_cluster_update_keeps_the_other_settings(daemon: Daemon, ctl: Run) -> No
         **spec,
         "Labels": {"a": "b", "placement.strategy": "binpack"},
     }
+
+
+def test_autolock_is_told_with_its_key(ctl: Run, daemon: Daemon) -> None:
+    spec = {"EncryptionConfig": {"AutoLockManagers": False}, "Labels": {"a": "b"}}
+    daemon.on("GET", "/swarm", {"Version": {"Index": 7}, "Spec": spec})
+    daemon.on("POST", "/swarm/update", {})
+    daemon.on("GET", "/swarm/unlockkey", {"UnlockKey": "SWMKEY-1-k"})
+    updated = ctl("swarm", "update", "--autolock")
+    assert "    SWMKEY-1-k\n" in updated.out
+    assert daemon.body("/swarm/update") == {
+        "EncryptionConfig": {"AutoLockManagers": True},
+        "Labels": {"a": "b"},
+    }
+    assert "autolock is not turned on" in ctl("swarm", "unlock-key", "--rotate").err
+    assert ctl("swarm", "unlock-key", "-q").out == "SWMKEY-1-k\n"
+    assert "nothing to change" in ctl("swarm", "update").err
+
+
+def test_unlock_reads_the_key_and_refuses_where_nothing_is_locked(
+    ctl: Run, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon.on("POST", "/swarm/unlock", None)
+    for state, said in (("inactive", "not part of a swarm"), ("active", "swarm is not locked")):
+        daemon.on("GET", "/info", {"Swarm": {"LocalNodeState": state}})
+        assert said in ctl("swarm", "unlock").err
+    daemon.on("GET", "/info", {"Swarm": {"LocalNodeState": "locked"}})
+    monkeypatch.setattr("sys.stdin", io.StringIO("SWMKEY-1-k\n"))
+    assert ctl("swarm", "unlock").code == 0
+    assert daemon.body("/swarm/unlock") == {"UnlockKey": "SWMKEY-1-k"}

@@ -1,0 +1,161 @@
+"""A node's keys follow the cluster's autolock, at any order of log, disk and power."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from manager.bootstrap import prepare_first
+from manager.config import InitConfig, Paths
+from manager.control.cluster import update_cluster
+from manager.keys import Locker, load_keyring, load_tls
+from swarmapi.errors import FailedPrecondition, Internal, Unauthenticated
+from swarmapi.keyring import (
+    Keyring,
+    Locked,
+    is_locked,
+    new_unlock_key,
+    open_key,
+    pack_keyring,
+    unlock_secret,
+    unpack_keyring,
+)
+from swarmapi.model.spec import ClusterSpec, EncryptionConfig
+from tests.unit.manager_shell.cluster import MemoryCluster
+
+LOCKED = ClusterSpec(encryption_config=EncryptionConfig(auto_lock_managers=True))
+
+
+async def founded() -> MemoryCluster:
+    cluster = MemoryCluster()
+    await cluster.found()
+    return cluster
+
+
+class Node:
+    """A manager's directory, and a locker of one life of its process."""
+
+    def __init__(self, path: Path, cluster: MemoryCluster) -> None:
+        self.paths = Paths(path / "s", path / "r")
+        prepare_first(InitConfig(self.paths, "127.0.0.1:2377", ("10.0.0.0/8",), 24), os.urandom)
+        self.cluster = cluster
+        self.resealed: list[tuple[bytes, ...]] = []
+        self.start("")
+
+    def start(self, unlock_key: str) -> None:
+        self.keyring = load_keyring(self.paths, unlock_key)
+        self.key_pem = load_tls(self.paths, self.keyring).key_pem
+        self.locker = Locker(self.paths, self.keyring, unlock_key, self.cluster.store, self._reseal)
+
+    async def _reseal(self) -> None:
+        self.resealed.append(self.keyring.keys)
+
+    @property
+    def file(self) -> bytes:
+        return self.paths.keys.read_bytes()
+
+    async def set(self, spec: ClusterSpec, *, rotate: bool = False) -> str:
+        """Change the cluster; return its unlock key."""
+        store = self.cluster.store
+        cluster = store.view.cluster
+        assert cluster is not None
+        await update_cluster(
+            store, spec, cluster.meta.version, os.urandom, rotate_unlock_key=rotate
+        )
+        assert store.view.cluster is not None
+        return store.view.cluster.unlock_key
+
+
+def test_locking_takes_a_new_key_and_unlocking_needs_the_clusters(tmp_path: Path) -> None:
+    async def story() -> None:
+        node = Node(tmp_path, await founded())
+        in_clear = unpack_keyring(node.file)
+        unlock_key = await node.set(LOCKED)
+        await node.locker.step()
+        assert node.resealed[0][1:] == in_clear.keys, "what lay in clear still opens meanwhile"
+        with pytest.raises(Locked):
+            load_keyring(node.paths)
+        with pytest.raises(Unauthenticated):
+            load_keyring(node.paths, new_unlock_key(os.urandom))
+        opened = load_keyring(node.paths, unlock_key)
+        assert len(opened.keys) == 1
+        assert opened.keys != in_clear.keys, "a key that lay in clear seals what is locked"
+        with pytest.raises(Internal):
+            open_key(node.paths.key.read_bytes(), in_clear)
+        assert open_key(node.paths.key.read_bytes(), opened) == node.key_pem
+
+        second = await node.set(LOCKED, rotate=True)
+        await node.locker.step()
+        assert second != unlock_key
+        assert load_keyring(node.paths, second).keys == opened.keys
+        assert len(node.resealed) == 1, "a new unlock key locks the same ring"
+        assert await node.set(LOCKED) == second
+
+        assert await node.set(ClusterSpec()) == ""
+        await node.locker.step()
+        assert load_keyring(node.paths).keys == opened.keys
+        with pytest.raises(FailedPrecondition, match="autolock is not turned on"):
+            await node.set(ClusterSpec(), rotate=True)
+
+    asyncio.run(story())
+
+
+def test_a_replayed_log_never_unlocks_the_disk(tmp_path: Path) -> None:
+    async def story() -> None:
+        node = Node(tmp_path, await founded())
+        before = node.cluster.store.view.cluster
+        unlock_key = await node.set(LOCKED)
+        await node.locker.step()
+        now = node.cluster.store.view.cluster
+        node.start(unlock_key)
+        node.cluster.store.view.cluster = before
+        await node.locker.step()
+        assert is_locked(node.file)
+        assert now is not None
+        node.cluster.store.view.cluster = replace(
+            now, unlock_key="", meta=replace(now.meta, version=now.meta.version + 1)
+        )
+        await node.locker.step()
+        assert not is_locked(node.file)
+
+    asyncio.run(story())
+
+
+def test_the_power_may_fail_before_the_new_key_seals_everything(tmp_path: Path) -> None:
+    async def story() -> None:
+        node = Node(tmp_path, await founded())
+
+        async def power_cut() -> None:
+            raise OSError
+
+        unlock_key = await node.set(LOCKED)
+        node.locker = Locker(node.paths, node.keyring, "", node.cluster.store, power_cut)
+        with pytest.raises(OSError):
+            await node.locker.step()
+        assert is_locked(node.file)
+        node.start(unlock_key)
+        assert len(node.keyring.keys) == 2
+        await node.locker.finish()
+        assert len(load_keyring(node.paths, unlock_key).keys) == 1
+        assert node.resealed
+        assert open_key(node.paths.key.read_bytes(), load_keyring(node.paths, unlock_key))
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("text", ["", "SWMKEY-1-", "SWMKEY-1-short", "SWMKEY-2-" + "A" * 43])
+def test_odd_unlock_keys_open_nothing(text: str) -> None:
+    key = new_unlock_key(os.urandom)
+    assert (len(key), len(unlock_secret(key))) == (52, 32)
+    file = pack_keyring(Keyring.fresh(), key)
+    with pytest.raises((Unauthenticated, Locked)):
+        unpack_keyring(file, text)
+    assert unpack_keyring(file, f" {key}\n").keys
+
+
+def test_a_damaged_file_says_so() -> None:
+    for file in (b"", b"\x81", pack_keyring(Keyring.fresh())[:-4]):
+        with pytest.raises(Internal, match="restore the file"):
+            unpack_keyring(file)
