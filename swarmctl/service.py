@@ -175,11 +175,24 @@ def _version(record: Any, *, first: bool) -> table.Row:
     }
 
 
+def _configure_story(parser: Parser) -> None:
+    from swarmctl.story import configure_service
+
+    configure_service(parser)
+
+
+def _story(client: Client, args: Namespace) -> int:
+    from swarmctl.story import tell_service
+
+    return tell_service(client, args)
+
+
 COMMANDS = {
     "history": Command("list the specs a rollback may return to", _configure_history, _history),
     "ls": Command("list services", _configure_ls, _ls),
     "ps": Command("list a service's tasks", _configure_ps, _ps),
     "inspect": Command("show services in full", _configure_inspect, _inspect),
     "rm": Command("remove services", _configure_rm, _rm),
+    "story": Command("tell what happened to a service and why", _configure_story, _story),
     "logs": Command("show what a service's containers print", _configure_logs, _logs),
 }

@@ -130,35 +130,65 @@ def _configure_explain(parser: Parser) -> None:
 
 
 def _explain(client: Client, args: Namespace) -> int:
-    identity = _find_task(client, args.task)
-    answer = _folded(client.get(f"/swarm/v1/tasks/{segment(identity)}/explain"))
-    rows = [_refusal_row(_folded(refusal)) for refusal in answer.get("refusals") or []]
-    if not args.format:
-        state = answer.get("state") or client.get(f"/tasks/{identity}")["Status"]["State"]
-        print(f"task {identity}: {state}, {answer.get('nodes', 0)} nodes considered")
-        if not rows:
-            print("no filter refuses a node")
-            return 0
+    identity = find_task(client, args.task)
+    answer = client.get(f"/swarm/v1/tasks/{segment(identity)}/explain")
+    rows = [_refusal_row(refusal) for refusal in answer.get("Refusals") or []]
     columns = {"Count": "NODES", "Filter": "FILTER", "Reason": "REASON", "Examples": "EXAMPLES"}
-    table.show(rows, columns, args.format)
+    if args.format:
+        table.show(rows, columns, args.format)
+        return 0
+    found = answer.get("Table") or []
+    print(f"task {identity}: {answer['State']}, {len(found)} nodes considered")
+    if answer.get("Message"):
+        print(answer["Message"])
+    if rows:
+        table.show(rows, columns, "")
+    _show_nodes(found)
     return 0
 
 
-def _folded(record: Any) -> dict[str, Any]:
-    """Return a record with lower-case keys: our own routes promise names, not their case."""
-    return {name.lower(): value for name, value in record.items()}
+def _show_nodes(nodes: list[Any]) -> None:
+    """Print the node × filter table, and below it what would make each node fit."""
+    if not nodes:
+        return
+    filters_seen = list(dict.fromkeys(c["Filter"] for node in nodes for c in node["Filters"]))
+    columns = {
+        "Node": "NODE",
+        "Fits": "FITS",
+        "ServiceTasks": "SERVICE TASKS",
+        "Tasks": "TASKS",
+        "Failures": "FAILURES",
+        "Preference": "PREFERENCE",
+        **{name: name.upper() for name in filters_seen},
+    }
+    rows = []
+    for node in nodes:
+        cells = {
+            c["Filter"]: ("ok: " if c["Pass"] else "NO: ") + c["Detail"] for c in node["Filters"]
+        }
+        row = {name: node[name] for name in ("ServiceTasks", "Tasks", "Failures", "Preference")}
+        row["Node"] = node["Node"] + (" *" if node["Here"] else "")
+        row["Fits"] = "yes" if node["Fits"] else "no"
+        rows.append({**row, **{name: cells.get(name, "-") for name in filters_seen}})
+    print()
+    table.show(rows, columns, "")
+    wishes = [
+        (node["Node"], [c["Remedy"] for c in node["Filters"] if c["Remedy"]])
+        for node in nodes
+        if not node["Fits"]
+    ]
+    if any(remedies for _, remedies in wishes):
+        print("\nwhat would make it fit:")
+    for name, remedies in wishes:
+        if remedies:
+            print(f"  {name}: {'; '.join(remedies)}")
 
 
 def _refusal_row(refusal: dict[str, Any]) -> table.Row:
-    return {
-        "Filter": refusal["filter"],
-        "Count": refusal["count"],
-        "Reason": refusal["reason"],
-        "Examples": ", ".join(refusal.get("examples") or []),
-    }
+    return {**refusal, "Examples": ", ".join(refusal.get("Examples") or [])}
 
 
-def _find_task(client: Client, name: str) -> str:
+def find_task(client: Client, name: str) -> str:
     service, dot, slot = name.rpartition(".")
     if not dot:
         return name
@@ -170,8 +200,21 @@ def _find_task(client: Client, name: str) -> str:
     return str(max(tasks, key=lambda task: task["CreatedAt"])["ID"])
 
 
+def _configure_story(parser: Parser) -> None:
+    from swarmctl.story import configure_task
+
+    configure_task(parser)
+
+
+def _story(client: Client, args: Namespace) -> int:
+    from swarmctl.story import tell_task
+
+    return tell_task(client, find_task(client, args.name), args)
+
+
 COMMANDS = {
     "ls": Command("list tasks of all services", add_ps_flags, _ls),
     "inspect": Command("show tasks in full", _configure_inspect, _inspect),
-    "explain": Command("say why a task has no node", _configure_explain, _explain),
+    "story": Command("tell what happened to a task and why", _configure_story, _story),
+    "explain": Command("say why a task is where it is, or nowhere", _configure_explain, _explain),
 }

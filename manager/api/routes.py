@@ -7,7 +7,7 @@ from typing import Final, TypedDict
 import msgspec
 from aiohttp import web
 
-from manager.api import events, logs, render, secrets
+from manager.api import events, logs, render, secrets, stories
 from manager.api.keys import NODE_ID, STORE
 from manager.api.plans import PLAN_VERSION
 from manager.api.plans import ROUTES as PLAN_ROUTES
@@ -369,6 +369,7 @@ ROUTES: Final[Sequence[rest.Declared]] = (
     ),
     Route("DELETE", "/networks/{id}", remove_network, status=204),
     *PLAN_ROUTES,
+    *stories.ROUTES,
     *logs.ROUTES,
     *events.ROUTES,
     *secrets.ROUTES,

@@ -6,6 +6,7 @@ import msgspec
 
 from manager.control.lookup import Filters, matches_labels, matches_one, matches_prefix
 from manager.orchestrator.update import Outdated
+from manager.scheduler.table import table_of
 from manager.store.view import View
 from swarmapi.errors import InvalidArgument
 from swarmapi.model import defaults
@@ -89,7 +90,7 @@ def _is_up_to_date(view: View, task: Task, outdated: dict[str, Outdated]) -> boo
 
 
 def explain(view: View, task: Task) -> dict[str, Any]:
-    """Return why a task is where it is: every scheduler filter's refusals, or its node."""
+    """Return why a task is where it is or nowhere: every filter's refusals, and all nodes."""
     body: dict[str, Any] = {
         "ID": task.id,
         "ServiceID": task.service_id,
@@ -115,4 +116,21 @@ def explain(view: View, task: Task) -> dict[str, Any]:
             }
             for r in found.refusals
         ]
+    body["Table"] = [
+        {
+            "NodeID": row.node_id,
+            "Node": row.name,
+            "Here": row.node_id == task.node_id,
+            "Fits": row.fits,
+            "ServiceTasks": row.service_tasks,
+            "Tasks": row.tasks,
+            "Failures": row.failures,
+            "Preference": row.preference,
+            "Filters": [
+                {"Filter": c.filter, "Pass": c.passes, "Detail": c.detail, "Remedy": c.remedy}
+                for c in row.cells
+            ],
+        }
+        for row in table_of(view, task)
+    ]
     return body

@@ -123,7 +123,7 @@ def _resources_text(view: View, needs: Needs, nodes: list[Candidate]) -> str:
     parts = []
     if demand.memory_bytes and any(c.memory_bytes < demand.memory_bytes for c in nodes):
         free = max(max(c.memory_bytes for c in nodes), 0)
-        parts.append(f"needs {_mib(demand.memory_bytes)}, at most {_mib(free)} free")
+        parts.append(f"needs {mib(demand.memory_bytes)}, at most {mib(free)} free")
     if demand.cpu_nanos and any(c.cpu_nanos < demand.cpu_nanos for c in nodes):
         free = max(max(c.cpu_nanos for c in nodes), 0)
         parts.append(f"needs {demand.cpu_nanos / 1e9:g} CPUs, at most {free / 1e9:g} free")
@@ -139,5 +139,6 @@ def _clipped(text: str) -> str:
     return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
 
 
-def _mib(size_bytes: int) -> str:
+def mib(size_bytes: int) -> str:
+    """Return a size as people read it."""
     return f"{size_bytes / _MIB:.4g} MiB"

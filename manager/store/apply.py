@@ -70,7 +70,7 @@ def apply(view: View, index: int, now_ns: int, transaction: c.Transaction) -> Ap
             view.requests.popitem(last=False)
     if conflict is not None:
         return Applied(index=index, conflict=conflict)
-    effects = Effects(view, index, now_ns)
+    effects = Effects(view, index, now_ns, tells=True)
     for change in transaction.changes:
         apply_change(effects, change)
     for network_id in effects.tables:
@@ -85,6 +85,7 @@ def apply_change(effects: Effects, change: c.Change) -> None:
     """Apply one change; what no longer makes sense does nothing."""
     handler = _HANDLERS.get(type(change))
     if handler is not None:
+        effects.reason = change.reason
         handler(effects, change)
 
 

@@ -17,6 +17,7 @@ from manager.store.effects import (
     touch_node_tables,
     touch_service_tables,
 )
+from manager.store.story import SERVICE_LINES, last_word
 from manager.store.view import bare
 from swarmapi.model.objects import Config, Secret
 
@@ -88,6 +89,8 @@ def _delete_task(fx: Effects, task_id: str) -> None:
     task = fx.view.tasks.get(task_id)
     if task is None:
         return
+    if task.service_id in fx.view.services:
+        fx.tell(task.service_id, (last_word(task, fx.reason, fx.now_ns),), SERVICE_LINES)
     fx.view.drop_task(task_id)
     fx.touch("task", task, None)
     task_moved(fx, task, None)

@@ -1,11 +1,19 @@
 """What writing an object brings with it: dirty keys, changed tables, addresses in quarantine."""
 
+from collections.abc import Iterable
 from typing import NamedTuple, TypeAlias
 
 from msgspec.structs import replace
 
 from manager.store import changes as c
 from manager.store.expect import Key
+from manager.store.story import (
+    SERVICE_LINES,
+    TASK_LINES,
+    extended,
+    service_lines,
+    task_lines,
+)
 from manager.store.view import View, bare, is_live, is_placed
 from swarmapi.model.objects import (
     FAILURES_KEPT,
@@ -16,6 +24,7 @@ from swarmapi.model.objects import (
     Quarantined,
     Secret,
     Service,
+    StoryLine,
     Task,
     TaskState,
     TaskStatus,
@@ -34,8 +43,12 @@ class Moved(NamedTuple):
 class Effects:
     """What the changes of one transaction (or one turn) touch on their way."""
 
-    def __init__(self, view: View, index: int, now_ns: int) -> None:
+    def __init__(self, view: View, index: int, now_ns: int, *, tells: bool = False) -> None:
         self.view = view
+        self.tells = tells
+        """Whether stories are written: what a turn only intends is none."""
+        self.reason = ""
+        """Of the change being applied."""
         self.index = index
         self.now_ns = now_ns
         self.changed: dict[Key, Moved] = {}
@@ -46,6 +59,12 @@ class Effects:
         """Return the meta of an object written now."""
         created_ns = old.created_ns if old is not None else self.now_ns
         return Meta(version=self.index, created_ns=created_ns, updated_ns=self.now_ns)
+
+    def tell(self, object_id: str, lines: Iterable[StoryLine], limit: int) -> None:
+        """Add to a story."""
+        for line in lines if self.tells else ():
+            known = self.view.stories.get(object_id, ())
+            self.view.stories[object_id] = extended(known, line, limit)
 
     def touch(self, kind: str, before: Object | None, after: Object | None) -> None:
         """Note an object as changed; of several changes the first knows what it was before."""
@@ -79,6 +98,7 @@ def store_service(fx: Effects, old: Service | None, service: Service) -> None:
     new = replace(service, meta=fx.meta(old.meta if old else None))
     fx.view.put_service(new)
     fx.touch("service", old, new)
+    fx.tell(new.id, service_lines(old, new, fx.reason, fx.now_ns), SERVICE_LINES)
     fx.dirty.add(("service", service.id))
     renamed = old is None or old.spec.name != service.spec.name
     respecified = old is None or old.spec_version != service.spec_version
@@ -112,6 +132,7 @@ def store_task(fx: Effects, old: Task | None, task: Task) -> None:
     new = replace(task, meta=fx.meta(old.meta if old else None))
     fx.view.put_task(new)
     fx.touch("task", old, new)
+    fx.tell(new.id, task_lines(old, new, fx.reason, fx.now_ns), TASK_LINES)
     task_moved(fx, old, task)
 
 

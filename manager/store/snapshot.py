@@ -15,6 +15,7 @@ from swarmapi.model.objects import (
     Secret,
     Service,
     SpecVersion,
+    Story,
     Task,
 )
 
@@ -44,6 +45,7 @@ _TYPES: Final[dict[str, type[msgspec.Struct]]] = {
     "service": Service,
     "task": Task,
     "quarantined": Quarantined,
+    "story": Story,
 }
 
 
@@ -61,6 +63,7 @@ def dump(view: View) -> Iterator[bytes]:
         ("spec", _by_key(view.specs)),
         ("service", _by_key(view.services)),
         ("task", _by_key(view.tasks)),
+        ("story", [Story(id=i, lines=lines) for i, lines in sorted(view.stories.items())]),
         ("quarantined", sorted(view.quarantined.values(), key=lambda q: (q.index, q.id))),
     )
     for kind, objects in tables:
@@ -116,5 +119,7 @@ def _put(view: View, record: Any) -> None:
             view.put_service(record)
         case Task():
             view.put_task(record)
+        case Story():
+            view.stories[record.id] = record.lines
         case Quarantined():
             view.put_quarantined(record)

@@ -20,6 +20,7 @@ from swarmapi.model.objects import (
     Secret,
     Service,
     SpecVersion,
+    StoryLine,
     Task,
     TaskState,
     UpdateState,
@@ -127,6 +128,8 @@ class View:
         self.specs: MutableMapping[SpecKey, SpecVersion] = {}
         self.tasks: MutableMapping[str, Task] = {}
         self.quarantined: MutableMapping[str, Quarantined] = {}
+        self.stories: MutableMapping[str, tuple[StoryLine, ...]] = {}
+        """Task or service id to what happened to it."""
         self.requests: OrderedDict[str, tuple[int, bytes]] = OrderedDict()
         """Recent request ids: index and msgpack of the conflict, empty when applied."""
         self.names: MutableMapping[tuple[str, str], str] = {}
@@ -306,6 +309,7 @@ class View:
     def drop_service(self, service_id: str) -> None:
         """Forget a service; its tasks and specs are the caller's."""
         self._unindex_service(self.services.pop(service_id))
+        self.stories.pop(service_id, None)
         for index, key in (
             (self.unallocated, "service"),
             (self.services_in, "updating"),
@@ -380,6 +384,7 @@ class View:
     def drop_task(self, task_id: str) -> None:
         """Forget a task."""
         task = self.tasks.pop(task_id)
+        self.stories.pop(task_id, None)
         self.by_service.discard(task.service_id, task_id)
         self.tasks_of_spec.discard((task.service_id, task.spec_version), task_id)
         if task.node_id:
@@ -478,6 +483,7 @@ class Overlay(View):
         self.configs = Layer(base.configs)
         self.specs = Layer(base.specs)
         self.tasks = Layer(base.tasks)
+        self.stories = Layer(base.stories)
         self.quarantined = Layer(base.quarantined)
         self.names = Layer(base.names)
         self.demands = Layer(base.demands)

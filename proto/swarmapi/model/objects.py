@@ -172,6 +172,21 @@ class Explanation(Stored, frozen=True):
         return "no suitable node" + (": " + "; ".join(parts) if parts else " (no nodes)")
 
 
+class StoryLine(Stored, frozen=True):
+    """One thing that happened, at a cluster time, and why."""
+
+    time_ns: int
+    what: str
+    reason: str = ""
+
+
+class Story(Stored, frozen=True):
+    """What happened to one task or service, the oldest first."""
+
+    id: str
+    lines: tuple[StoryLine, ...] = ()
+
+
 FAILURES_KEPT: Final = 5
 """More failures of a spec version on one node say nothing new."""
 

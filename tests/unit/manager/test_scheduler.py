@@ -6,6 +6,7 @@ from msgspec.structs import replace
 
 from manager.scheduler.constraints import matches_all, parse
 from manager.scheduler.schedule import explain
+from manager.scheduler.table import table_of
 from manager.store import changes as c
 from swarmapi.errors import InvalidArgument
 from swarmapi.model.objects import Explanation, Node, NodeState, TaskState
@@ -302,3 +303,51 @@ def test_constraint_refusals(expression: str) -> None:
     with pytest.raises(InvalidArgument, match="constraint"):
         parse(expression)
     assert not matches_all((expression,), node("n1"))
+
+
+def test_the_table_has_every_filters_numbers_and_remedies() -> None:
+    """USERS T6: the exact missing amount of memory, port, label, platform, and of ready nodes."""
+    made = World()
+    made.add_nodes(
+        node("small", memory_bytes=300 * MIB, labels={"disk": "ssd"}),
+        node("plain"),
+        node("paused", labels={"disk": "ssd"}, availability=Availability.PAUSE),
+    )
+    made.put_service(
+        "old", spec("old", ports=(port(80, 8080, "host"),), constraints=("node.id==plain",))
+    )
+    made.converge()
+    wish = spec(
+        "web",
+        memory_bytes=512 * MIB,
+        constraints=("node.labels.disk==ssd",),
+        ports=(port(80, 8080, "host"),),
+        platforms=(Platform(os="linux", architecture="amd64"),),
+        max_replicas=1,
+    )
+    made.put_service("web", wish)
+    made.settle()
+    rows = {row.node_id: row for row in table_of(made.view, made.tasks("web")[0])}
+    cells = {n: {c.filter: c for c in row.cells if not c.passes} for n, row in rows.items()}
+    assert cells["small"]["resources"].detail == "needs 512 MiB, 300 MiB free"
+    assert cells["small"]["resources"].remedy == "212 MiB more free memory"
+    assert cells["plain"]["constraints"].remedy == (
+        "swarmctl node update --label-add disk=ssd plain"
+    )
+    assert cells["plain"]["host-port"].detail == "8080/tcp already in use by old"
+    assert list(cells["paused"]) == ["ready"]
+    assert cells["paused"]["ready"].remedy == ("swarmctl node update --availability active paused")
+
+
+def test_the_table_of_a_running_task_says_why_it_is_there() -> None:
+    """It is made as if the task were not there: its own port and memory are free."""
+    made = World()
+    made.add_nodes(node("n1"), node("n2", memory_bytes=100 * MIB))
+    made.put_service(
+        "web", spec("web", memory_bytes=900 * MIB, ports=(port(80, 8080, "host"),), max_replicas=1)
+    )
+    made.converge()
+    first, second = table_of(made.view, made.running("web")[0])
+    assert (first.node_id, first.fits, first.tasks) == ("n1", True, 0)
+    assert (second.node_id, second.fits) == ("n2", False)
+    assert made.running("web")[0].node_id == "n1"

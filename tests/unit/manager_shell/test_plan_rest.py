@@ -57,3 +57,24 @@ def test_what_is_no_plan_is_refused_with_its_place() -> None:
             assert words in error["message"]
 
     play(story)
+
+
+def test_stories_and_the_table_over_rest() -> None:
+    async def story(cluster: MemoryCluster, client: Client) -> None:
+        await post(
+            client, "/v1.50/services/create", spec(Mode={"Replicated": {"Replicas": 1}}), 201
+        )
+        await cluster.settle()
+        await cluster.run_tasks()
+        lines = await get(client, "/v1.50/swarm/v1/services/web/story")
+        assert (lines[0]["What"], lines[0]["Reason"]) == ("created", "service created")
+        (task,) = await get(client, "/v1.50/tasks")
+        own = await get(client, f"/v1.50/swarm/v1/tasks/{task['ID']}/story")
+        assert own[-1]["What"] == "running"
+        assert [line for line in lines if line["TaskID"] == task["ID"]] == own
+        explained = await get(client, f"/v1.50/swarm/v1/tasks/{task['ID']}/explain")
+        (row,) = explained["Table"]
+        assert (row["Node"], row["Here"], row["Fits"]) == ("host1", True, True)
+        await get(client, "/v1.50/swarm/v1/tasks/none/story", 404)
+
+    play(story)

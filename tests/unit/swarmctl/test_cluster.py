@@ -217,19 +217,48 @@ def test_container_port(daemon: Daemon, ctl: Run) -> None:
     )
 
 
-def test_task_explain_prints_the_refusals(daemon: Daemon, ctl: Run) -> None:
+def test_task_explain_prints_refusals_nodes_and_remedies(daemon: Daemon, ctl: Run) -> None:
     daemon.on("GET", "/tasks", [{"ID": "t1", "Slot": 2, "CreatedAt": "2026-01-01T00:00:00Z"}])
     refusals = [
-        {"filter": "resources", "count": 3, "reason": "needs 512 MiB", "examples": ["alpha", "b"]},
-        {"filter": "constraint", "count": 1, "reason": "label disk==ssd missing"},
+        {"Filter": "resources", "Count": 3, "Reason": "needs 512 MiB", "Examples": ["alpha", "b"]},
     ]
-    answer = {"state": "pending", "nodes": 4, "refusals": refusals}
+    ready = {"Filter": "ready", "Pass": True, "Detail": "ready and active", "Remedy": ""}
+    short = {"Filter": "resources", "Pass": False, "Detail": "300 MiB free", "Remedy": "212 MiB"}
+    counts = {"ServiceTasks": 1, "Tasks": 5, "Failures": 0, "Preference": 0}
+    row = {"Node": "alpha", "Here": False, "Fits": False, "Filters": [ready, short], **counts}
+    answer = {
+        "State": "pending",
+        "Message": "no suitable node",
+        "Refusals": refusals,
+        "Table": [row],
+    }
     daemon.on("GET", "/swarm/v1/tasks/t1/explain", answer)
-    first, head, *rows = ctl("task", "explain", "web.2").out.splitlines()
-    assert first == "task t1: pending, 4 nodes considered"
-    assert head.split() == ["NODES", "FILTER", "REASON", "EXAMPLES"]
-    assert rows[0].split(maxsplit=2) == ["3", "resources", "needs 512 MiB             alpha, b"]
+    lines = ctl("task", "explain", "web.2").out.splitlines()
+    assert lines[:2] == ["task t1: pending, 1 nodes considered", "no suitable node"]
+    assert lines[2].split() == ["NODES", "FILTER", "REASON", "EXAMPLES"]
+    assert lines[3].split(maxsplit=2) == ["3", "resources", "needs 512 MiB   alpha, b"]
+    assert lines[6].split(maxsplit=6)[:2] == ["alpha", "no"]
+    assert "ok: ready and active" in lines[6]
+    assert "NO: 300 MiB free" in lines[6]
+    assert lines[-2:] == ["what would make it fit:", "  alpha: 212 MiB"]
     assert ctl("task", "explain", "web.7").err == "service web has no task in slot 7\n"
+
+
+def test_stories_are_printed_by_line(daemon: Daemon, ctl: Run) -> None:
+    line = {
+        "Time": "2026-01-01T00:00:00.5Z",
+        "What": "failed",
+        "Reason": "exit code 3",
+        "Task": "web.1",
+        "TaskID": "t1",
+    }
+    daemon.on("GET", "/swarm/v1/tasks/t1/story", [line])
+    daemon.on("GET", "/swarm/v1/services/web/story", [line])
+    head, row = ctl("task", "story", "t1").out.splitlines()
+    assert head.split() == ["TIME", "WHAT", "REASON"]
+    assert row.split(maxsplit=3) == ["2026-01-01", "00:00:00", "failed", "exit code 3"]
+    assert "web.1" in ctl("service", "story", "web").out
+    assert ctl("task", "story", "--format", "{{.What}}", "t1").out == "failed\n"
 
 
 def test_cluster_update_keeps_the_other_settings(daemon: Daemon, ctl: Run) -> None:
