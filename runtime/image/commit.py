@@ -40,14 +40,18 @@ def commit(
     refs: tuple[str, ...] = (),
     now: Callable[[], int] = time.time_ns,
 ) -> Image:
-    """Make an image of a base and an upper directory; `config` replaces keys of the base's."""
+    """Make an image of a base and an upper directory.
+
+    `config` replaces keys of the base's; None takes one away.
+    """
     created = format_time_ns(now())
     layer = put_upper(store, upper)
+    merged = {**base.config.get("config", {}), **(config or {})}
     entry = {"created": created, "created_by": created_by, "author": author, "comment": comment}
     new = {
         **base.config,
         "created": created,
-        "config": {**base.config.get("config", {}), **(config or {})},
+        "config": {key: value for key, value in merged.items() if value is not None},
         "history": [
             *base.config.get("history", []),
             {key: value for key, value in entry.items() if value},

@@ -26,9 +26,11 @@ from worker.api.keys import engine_of
 from worker.api.render import image_details, image_summary
 from worker.api.responses import JsonLines, answer
 from worker.api.version import minor_of
+from worker.engine.committed import committed_config
 from worker.engine.engine import Engine
 from worker.engine.imagefilters import ImageFilter, switch
 from worker.engine.record import Record
+from worker.engine.spec import ContainerConfig, decode_config
 
 _CHUNK_BYTES = 256 * 1024
 
@@ -218,8 +220,12 @@ async def commit(request: web.Request) -> web.StreamResponse:
     """Make an image of a container's changes; the container is paused meanwhile."""
     engine = engine_of(request)
     record = engine.inspect(query.text(request, "container")).record
-    config = _committed_config(record.config, record.env)
-    config = _changed(config, query.texts(request, "changes"))
+    body = await query.body(request)
+    try:
+        given = decode_config(body) if any(body.values()) else None
+        config = committed_config(record, given, query.texts(request, "changes"))
+    except BuildError as error:
+        raise InvalidArgument(str(error)) from error
     repo = query.text(request, "repo")
     refs = (_name(repo, query.text(request, "tag")),) if repo else ()
     freeze = record.status == "running" and query.flag(request, "pause")
@@ -252,19 +258,6 @@ def _tell_of_commit(
     about = {"image": record.config.image, "name": record.name, **record.config.labels}
     made = {"comment": comment, "imageID": image_id, **({"imageRef": refs[0]} if refs else {})}
     engine.events.emit("container", "commit", record.id, about | made)
-
-
-def _committed_config(config: Any, env: list[str]) -> dict[str, Any]:
-    given = {
-        "Cmd": config.cmd,
-        "Entrypoint": config.entrypoint,
-        "User": config.user,
-        "WorkingDir": config.working_dir,
-        "Labels": config.labels,
-        "ExposedPorts": config.exposed_ports,
-        "StopSignal": config.stop_signal,
-    }
-    return {"Env": env, **{key: value for key, value in given.items() if value}}
 
 
 def _name(repo: str, tag: str) -> str:
@@ -348,7 +341,7 @@ ROUTES = (
             rest.flag("pause", default=True),
             _CHANGES,
         ),
-        body=answers.Object,
+        body=ContainerConfig,
         answer=answers.Id,
         status=201,
     ),

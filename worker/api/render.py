@@ -233,7 +233,8 @@ def _config(record: Record) -> dict[str, Any]:
         "User": record.config.user or image.get("User") or "",
         "WorkingDir": record.config.working_dir or image.get("WorkingDir") or "",
         "ExposedPorts": {**(image.get("ExposedPorts") or {}), **record.config.exposed_ports},
-        "Volumes": record.config.volumes or image.get("Volumes"),
+        "Volumes": {**(image.get("Volumes") or {}), **record.config.volumes} or None,
+        "StopSignal": record.config.stop_signal or image.get("StopSignal"),
         "OnBuild": None,
     }
     if rendered["Cmd"] is None:

@@ -238,19 +238,26 @@ def decode_create(body: Mapping[str, Any], name: str = "") -> ContainerCreate:
     body = {key: value for key, value in body.items() if value is not None}
     host_raw = body.pop("HostConfig", {})
     networking = body.pop("NetworkingConfig", {})
+    config = decode_config(body)
+    host = decode_host(host_raw)
+    if not config.image:
+        raise InvalidArgument("no image specified")
+    return ContainerCreate(
+        name=name, config=config, host=host, endpoints=decode_endpoints(networking)
+    )
+
+
+def decode_config(raw: Mapping[str, Any]) -> ContainerConfig:
+    """Decode a Config; raises as `decode_create`."""
+    body = {key: value for key, value in raw.items() if value is not None}
     for key in ("Cmd", "Entrypoint"):
         if isinstance(body.get(key), str):
             body[key] = [body[key]]
     if body.get("Entrypoint") == [""]:
         body["Entrypoint"] = []
     config = _convert(body, ContainerConfig, "config")
-    host = decode_host(host_raw)
     check_mac(config.mac_address)
-    if not config.image:
-        raise InvalidArgument("no image specified")
-    return ContainerCreate(
-        name=name, config=config, host=host, endpoints=decode_endpoints(networking)
-    )
+    return config
 
 
 def decode_host(raw: object) -> HostConfig:

@@ -134,10 +134,15 @@ def test_archives_diff_and_commit(sdk: DockerClient) -> None:
         assert b"noted" in b"".join(box.export())
         image = box.commit("sdk-made", "1", changes=["ENV Z=1"])
         assert sdk.containers.run(image, remove=True) == b"noted"
+        told = {"Env": ["PATH=/none"], "Labels": {"by": "sdk"}}
+        config = box.commit("sdk-made", "2", conf=told).attrs["Config"]
+        assert (config["Env"], config["Labels"]) == (["PATH=/none"], {"by": "sdk"})
+        assert config["Cmd"] == ["cat", "/tmp/note"]
         with pytest.raises(NotFound):
             box.get_archive("/none")
     finally:
         box.remove()
+    sdk.images.remove("sdk-made:2")
     sdk.images.remove("sdk-made:1")
     with pytest.raises(ImageNotFound):
         sdk.images.get("sdk-made:1")
