@@ -16,12 +16,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from runtime.errors import StartFailed, SysError, Unsupported
+from runtime.supervisor import demands
 
-_REFUSED = (
-    ("", "", ("hugepageLimits", "network", "rdma")),
-    ("memory.", "memory", ("kernel", "kernelTCP")),
-    ("cpu.", "cpu", ("realtimeRuntime", "realtimePeriod")),
-)
 _V1_USED = ("cpu", "cpuacct", "memory", "pids", "blkio")
 
 
@@ -224,10 +220,7 @@ class Group:
         """Apply OCI `linux.resources`; raises Unsupported for what cannot be limited here."""
         memory, cpu = resources.get("memory") or {}, resources.get("cpu") or {}
         pids, block = resources.get("pids") or {}, resources.get("blockIO") or {}
-        for place, group, names in _REFUSED:
-            for name in names:
-                if (resources.get(group) or {} if group else resources).get(name):
-                    raise Unsupported(f"linux.resources.{place}{name} is not supported")
+        demands.check_resources(resources)
         if memory:
             self._memory(memory)
         if cpu:

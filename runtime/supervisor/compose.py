@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.errors import StartFailed, SysError, Unsupported
-from runtime.supervisor import kernel, process
+from runtime.supervisor import demands, kernel, process
 from runtime.supervisor.kernel import AT_FDCWD
 from runtime.supervisor.plan import EXISTS_OK, MISSING_OK, Plan, Slot
 from runtime.supervisor.process import _FILE_SLOT
@@ -95,7 +95,8 @@ class Composed:
 def compose(config: dict[str, Any], site: Site) -> Composed:
     """Build the plan; raises StartFailed, Unsupported or SysError."""
     linux, root = config.get("linux") or {}, config.get("root") or {}
-    _refuse(config, linux)
+    demands.check_bundle(config)
+    _refuse(linux)
     plan = Plan()
     plan.call("close", site.gate[1])  # so that it sees the end of who would give it leave
     plan.call("setsid")
@@ -131,17 +132,7 @@ def compose(config: dict[str, Any], site: Site) -> Composed:
     return Composed(plan, flags, pid_ns_fd)
 
 
-def _refuse(config: dict[str, Any], linux: dict[str, Any]) -> None:
-    for name in ("hooks", "vm", "solaris", "windows", "zos"):
-        if config.get(name):
-            raise Unsupported(f"{name} is not supported")
-    for name in ("uidMappings", "gidMappings", "mountLabel", "intelRdt", "personality"):
-        if linux.get(name):
-            raise Unsupported(f"linux.{name} is not supported")
-    if linux.get("cgroupsPath"):
-        raise Unsupported(
-            "linux.cgroupsPath is not supported: a container's cgroup is named by its id"
-        )
+def _refuse(linux: dict[str, Any]) -> None:
     for namespace in linux.get("namespaces") or []:
         if namespace["type"] in ("user", "time"):
             raise Unsupported(f"a {namespace['type']} namespace is not supported")

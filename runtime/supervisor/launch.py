@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from runtime.errors import StartFailed, Unsupported
-from runtime.supervisor import compose, kernel, pidone, process, wire
+from runtime.supervisor import compose, kernel, pidone, process, sealed, seccomp, usher, wire
 from runtime.supervisor.cgroups import Group
+from runtime.supervisor.entering import Entrant
 from runtime.supervisor.plan import Plan, Slot
 
 _CHILD_NAMESPACES = (
@@ -45,7 +46,7 @@ class Launcher:
         self.own_pid_ns = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self.own_netns = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self.pool: list[int] = []
-        self.init_fd = -1
+        self.init_fd = self.usher_fd = -1
         self.null = kernel.open_null()
         while self.null < 3:
             self.null = os.dup(self.null)
@@ -58,10 +59,11 @@ class Launcher:
         """Make one network namespace ahead of its container: 0.5 ms a start then saves."""
         self.pool.append(kernel.new_netns(self.own_netns))
 
-    def clone(self, plan: Plan, flags: int, cgroup: str, pid_ns: int) -> tuple[int, int, int]:
-        """Run the plan in a child; returns (pid, pidfd, descriptor of its report)."""
+    def clone(
+        self, plan: Plan, report_fd: int, flags: int, cgroup: str, pid_ns: int
+    ) -> tuple[int, int]:
+        """Run the plan in a child, which reports to `report_fd`; returns (pid, pidfd)."""
         block = plan.link()
-        reader, writer = os.pipe2(os.O_CLOEXEC)
         cgroup_fd = os.open(cgroup, os.O_RDONLY | os.O_CLOEXEC) if cgroup else -1
         joined = False
         try:
@@ -70,18 +72,14 @@ class Launcher:
                 joined = True
             pid, pidfd = kernel.clone3(flags, cgroup_fd)
             if pid == 0:
-                plan.run(writer)
-        except BaseException:
-            os.close(reader)
-            raise
+                plan.run(report_fd)
         finally:
             if joined:
                 kernel.syscall("setns", self.own_pid_ns, kernel.CLONE_NEWPID)
-            os.close(writer)
             if cgroup_fd >= 0:
                 os.close(cgroup_fd)
             del block
-        return pid, pidfd, reader
+        return pid, pidfd
 
     def start(
         self, request: dict[str, Any], group: Group, bpf: bytes, netns_fd: int, warnings: list[str]
@@ -111,15 +109,18 @@ class Launcher:
             if request["init"]:
                 site.init_fd = self._init()
             composed = compose.compose(config, site)
-            pid, pidfd, report = self.clone(
-                composed.plan, composed.flags, group.v2, composed.pid_ns_fd
+            report, report_fd = os.pipe2(os.O_CLOEXEC)
+            ours.append(report)
+            theirs.append(report_fd)
+            pid, pidfd = self.clone(
+                composed.plan, report_fd, composed.flags, group.v2, composed.pid_ns_fd
             )
         except BaseException:
             wire.close_all(ours)
             raise
         finally:
             wire.close_all(theirs + site.fds)
-        ours.remove(site.gate[1])
+        ours = [fd for fd in ours if fd not in (report, site.gate[1])]
         child = Child(pid, pidfd, report, composed.plan.labels, streams, ours)
         child.gate_fd = site.gate[1]
         if terminal:
@@ -128,7 +129,7 @@ class Launcher:
 
     def _init(self) -> int:
         if self.init_fd < 0:
-            self.init_fd = pidone.open_sealed()
+            self.init_fd = sealed.open_sealed("docker-init", pidone.LISTINGS)
         return self.init_fd
 
     def _pipes(
@@ -171,41 +172,61 @@ class Launcher:
         tasks: list[str],
         bpf: bytes,
         stdio: list[int],
-    ) -> tuple[Child, list[str]]:
+    ) -> Entrant:
         """Start another process in the container whose (pid, pidfd) is `target`."""
         pid, pidfd = target
-        warnings: list[str] = []
-        fds: list[int] = []
-        master = -1
+        entrant = Entrant(settings["args"])
+        theirs = [entrant.report_fd]
         try:
             if settings.get("terminal"):
-                master, slave = _terminal_of(pid)
-                fds.append(slave)
-                set_size(master, settings.get("consoleSize") or {})
+                entrant.master, slave = _terminal_of(pid)
+                theirs.append(slave)
+                set_size(entrant.master, settings.get("consoleSize") or {})
                 stdio = [slave, slave, slave]
             elif len(stdio) != 3:
                 stdio = [self.null, self.null, self.null]
-            plan = Plan()
-            plan.call("setsid")
+            door = self._door(settings, bpf, entrant.report_fd)
+            plan, joined, pid_ns = Plan(), _CHILD_NAMESPACES, -1
+            if door is None:
+                plan.call("setsid")
+                pid_ns = os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+                theirs.append(pid_ns)
+            else:
+                joined |= kernel.CLONE_NEWPID
             for path in tasks:
                 plan.call("openat", kernel.AT_FDCWD, path, os.O_WRONLY | os.O_CLOEXEC, 0, slot=6)
                 plan.call("write", Slot(6), "0", 1, label=f"enter cgroup {path}")
                 plan.call("close", Slot(6))
             process.adjust_oom_score(plan, settings)
-            plan.call("setns", pidfd, _CHILD_NAMESPACES, label="join namespaces")
+            plan.call("setns", pidfd, joined, label="join namespaces")
             plan.call("umask", 0)
             process.open_root(plan)
             given = (stdio[0], stdio[1], stdio[2])
-            process.finish(plan, settings, given, bpf, warnings, make_cwd=False)
-            pid_ns = os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-            fds.append(pid_ns)
-            child_pid, child_pidfd, report = self.clone(plan, 0, group.v2, pid_ns)
+            process.finish(plan, settings, given, bpf, entrant.warnings, make_cwd=False, door=door)
+            entrant.labels = plan.labels
+            cloned = self.clone(plan, entrant.report_fd, 0, group.v2, pid_ns)
+            entrant.cloned(*cloned, inside=door is None)
         except BaseException:
-            wire.close_all([master])
+            entrant.close()
             raise
         finally:
-            wire.close_all(fds)
-        return Child(child_pid, child_pidfd, report, plan.labels, [], [], master), warnings
+            wire.close_all(theirs)
+        return entrant
+
+    def _door(self, settings: dict[str, Any], bpf: bytes, report_fd: int) -> process.Door | None:
+        """Return the usher; None where the seccomp profile would not let it do its work."""
+        needs = [*usher.NEEDS, *([usher.TERMINAL_NEED] if settings.get("terminal") else [])]
+        refused = next((need[0] for need in needs if bpf and not seccomp.allows(bpf, *need)), "")
+        if not refused:
+            if self.usher_fd < 0:
+                self.usher_fd = sealed.open_sealed("exec", usher.LISTINGS)
+            return process.Door(self.usher_fd, report_fd)
+        if "CAP_SYS_PTRACE" in ((settings.get("capabilities") or {}).get("bounding") or []):
+            raise Unsupported(
+                f"exec with CAP_SYS_PTRACE needs the call {refused}, which the container's seccomp "
+                "profile refuses: its processes could trace the fork server's"
+            )
+        return None
 
 
 def set_size(master: int, size: dict[str, int]) -> None:

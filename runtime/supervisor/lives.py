@@ -11,13 +11,13 @@ from functools import partial
 from typing import Any
 
 from runtime import errors
-from runtime.supervisor import launch, process, wire
+from runtime.supervisor import demands, launch, process, wire
 from runtime.supervisor.cgroups import Group, Layout
 from runtime.supervisor.container import Container
+from runtime.supervisor.entering import Entrant
 from runtime.supervisor.health import Health, HealthCheck
 from runtime.supervisor.journal import Journal
 from runtime.supervisor.loop import Loop
-from runtime.supervisor.plan import unpack_report
 from runtime.supervisor.probing import Prober
 from runtime.supervisor.profiles import Profiles
 from runtime.supervisor.requests import Requests
@@ -51,11 +51,12 @@ class Lives:
         self.journal = Journal(f"{state_dir}/supervisor.journal")
         self.requests = Requests(f"{state_dir}/launches")
         self.profiles = Profiles(f"{state_dir}/seccomp")
-        self.prober = Prober(loop, lambda *arguments: self.execute(*arguments)[0], self.changed)
+        self.prober = Prober(loop, self.execute, self.changed)
         self.containers: dict[str, Container] = {}
         self.by_pid: dict[int, str] = {}
         self.starting: dict[str, Callable[[], None]] = {}
         self.failures: dict[str, Callable[[], None]] = {}
+        self.entering: dict[Entrant, Callable[[Entrant], None]] = {}
         self.ending: set[str] = set()
         self.unremoved: set[str] = set()
 
@@ -150,6 +151,7 @@ class Lives:
 
         Raises RuntimeFailure or OSError when it fails at once.
         """
+        demands.check_start(request)
         name = request["container"]
         if name in self.containers:
             raise errors.ContainerExists(name)
@@ -190,9 +192,9 @@ class Lives:
         self.unremoved.discard(name)
         try:
             child, tasks = self.launcher.start(request, group, bpf, container.netns_fd, warnings)
-        except (errors.RuntimeFailure, OSError):
+        except BaseException:  # also what a malformed bundle leads to
             self._remove_group(group)
-            wire.send(self.pump, {"op": "finish", "id": name})
+            wire.send(self.pump, {"op": "forsake", "id": name})
             raise
         settings = request["config"]["process"]
         container.status, container.pid, container.started_ns = "created", child.pid, time.time_ns()
@@ -217,8 +219,7 @@ class Lives:
             report = self.take_report(child.report_fd)
             del self.starting[name]
             if report:
-                index, code = unpack_report(report)
-                container.error = process.failure_words(child.labels[index], code, container.args)
+                container.error = process.report_words(report, child.labels, container.args)
                 self.failures[name] = failed  # told once its exit has left nothing behind
                 return
             container.status = "running"
@@ -261,6 +262,10 @@ class Lives:
         code = os.waitstatus_to_exitcode(status)
         code = 128 - code if code < 0 else code
         if name is None:
+            for entrant in list(self.entering):  # it may have told of itself only just now
+                self._heard(entrant)
+                if entrant.pid == pid and entrant in self.entering:
+                    self._entered(entrant)
             if not self.prober.exited(pid, code):
                 self.stranger_exited(pid, code)
             wire.send(self.holder, {"op": "ack", "pid": pid})
@@ -386,13 +391,28 @@ class Lives:
         self._forget(container)
 
     def execute(
-        self, container: Container, settings: dict[str, Any], fds: list[int]
-    ) -> tuple[launch.Child, list[str]]:
-        """Start a further process; returns it and the warnings."""
-        return self.launcher.execute(
+        self, container: Container, settings: dict[str, Any], fds: list[int],
+        known: Callable[[Entrant], None],
+    ) -> None:  # fmt: skip
+        """Start a further process; `known` is called once it runs or has failed to.
+
+        Raises RuntimeFailure or OSError when it fails at once.
+        """
+        entrant = self.launcher.execute(
             settings, (container.pid, container.pidfd), self.group(container), container.tasks,
             self.profiles.get(container.bpf_key), fds,
         )  # fmt: skip
+        self.entering[entrant] = known
+        self.loop.watch(entrant.report.fileno(), partial(self._heard, entrant))
+
+    def _heard(self, entrant: Entrant) -> None:
+        if entrant.hear():
+            self._entered(entrant)
+
+    def _entered(self, entrant: Entrant) -> None:
+        self.loop.forget(entrant.report.fileno())
+        self.entering.pop(entrant)(entrant)
+        entrant.close()
 
 
 def _netns_of(mode: str, fds: list[int]) -> int:

@@ -1,24 +1,12 @@
 """The first process of a container started with `--init`: reaps orphans and passes signals on.
 
 It must be a program of its own (a forked interpreter would show the container's processes the
-memory of the fork server) and must need nothing of the image: a static ELF of a few instructions,
-in a sealed memory file, so that no container can change what the next one runs. The plan forks the
-user's program first: it is pid 2, and every signal is blocked.
+memory of the fork server) and must need nothing of the image, nor let a container change what the
+next one runs: hence `sealed`. The plan forks the user's program first: it is pid 2, and every
+signal is blocked.
 """
 
-from __future__ import annotations
-
-import fcntl
-import os
-import struct
-
-from runtime.errors import Unsupported
-from runtime.supervisor.kernel import MACHINE
-
 MAIN_PID = 2
-_BASE = 0x400000
-_HEADERS_SIZE = 64 + 56
-
 _X86_64 = """
 6a ff                 push   -1                   # the set of all signals
 48 83 ec 08           sub    rsp, 8               # room for a status
@@ -66,30 +54,50 @@ bf ff 00 00 00        mov    edi, 255
 b8 e7 00 00 00        mov    eax, 231             # exit_group(code)
 0f 05                 syscall
 """
-_CODE = {"x86_64": _X86_64}
-_ELF_MACHINE = {"x86_64": 62}
-
-
-def image() -> bytes:
-    """Return the program as an ELF file; raises Unsupported where there is none."""
-    if MACHINE not in _CODE:
-        raise Unsupported(f"--init is not supported on {MACHINE}")
-    code = b"".join(bytes.fromhex(line[:18]) for line in _CODE[MACHINE].splitlines())
-    size = _HEADERS_SIZE + len(code)
-    # a static executable of one readable and executable segment: the file itself (elf(5))
-    header = b"\x7fELF\2\1\1" + bytes(9) + struct.pack(
-        "<HHIQQQIHHHHHH", 2, _ELF_MACHINE[MACHINE], 1, _BASE + _HEADERS_SIZE, 64, 0, 0, 64, 56, 1,
-        0, 0, 0,
-    )  # fmt: skip
-    segment = struct.pack("<IIQQQQQQ", 1, 5, 0, _BASE, _BASE, size, size, 0x1000)
-    return header + segment + code
-
-
-def open_sealed() -> int:
-    """Return a descriptor of the program that nobody can write to."""
-    program = image()
-    fd = os.memfd_create("docker-init", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.write(fd, program)
-    seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
-    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
-    return fd
+_AARCH64 = """
+13 00 80 92           mov    x19, -1              # the set of all signals
+f3 4f bf a9           stp    x19, x19, [sp, -16]!
+                  next:
+e0 03 00 91           mov    x0, sp
+01 00 80 d2           mov    x1, 0
+02 00 80 d2           mov    x2, 0
+03 01 80 d2           mov    x3, 8
+28 11 80 d2           mov    x8, 137              # rt_sigtimedwait(set, NULL, NULL, 8)
+01 00 00 d4           svc    0
+1f 44 00 71           cmp    w0, 17               # SIGCHLD
+40 01 00 54           b.eq   reap
+1f 10 00 31           cmn    w0, 4                # EINTR
+e0 fe ff 54           b.eq   next
+1f 00 00 71           cmp    w0, 0
+eb 02 00 54           b.lt   fail
+e1 03 00 2a           mov    w1, w0
+40 00 80 d2           mov    x0, 2
+28 10 80 d2           mov    x8, 129              # kill(MAIN_PID, signal)
+01 00 00 d4           svc    0
+f0 ff ff 17           b      next
+                  reap:
+00 00 80 92           mov    x0, -1
+e1 23 00 91           add    x1, sp, 8
+22 00 80 d2           mov    x2, 1                # WNOHANG
+03 00 80 d2           mov    x3, 0
+88 20 80 d2           mov    x8, 260              # wait4(-1, &status, WNOHANG, NULL)
+01 00 00 d4           svc    0
+1f 00 00 71           cmp    w0, 0
+0d fd ff 54           b.le   next
+1f 08 00 71           cmp    w0, 2
+e1 fe ff 54           b.ne   reap
+e1 0b 40 b9           ldr    w1, [sp, 8]
+20 18 00 72           ands   w0, w1, 0x7f
+60 00 00 54           b.eq   exited
+00 00 02 11           add    w0, w0, 128          # killed: 128 + signal
+04 00 00 14           b      out
+                  exited:
+20 7c 08 53           lsr    w0, w1, 8
+02 00 00 14           b      out
+                  fail:
+e0 1f 80 52           mov    w0, 255
+                  out:
+c8 0b 80 d2           mov    x8, 94               # exit_group(code)
+01 00 00 d4           svc    0
+"""
+LISTINGS = {"x86_64": _X86_64, "aarch64": _AARCH64}

@@ -21,6 +21,7 @@ EXISTS_OK = frozenset({errno.EEXIST})
 # execve over the directories of PATH: go on, but remember a refusal for the last word
 SEARCH = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES})
 _REPORT = struct.Struct("<ii")
+REPORT_SIZE = _REPORT.size
 
 
 class Slot(int):
@@ -148,6 +149,6 @@ class Plan:
 
 
 def unpack_report(report: bytes) -> tuple[int, int]:
-    """Return (index of the call, errno) of a failure report."""
+    """Return (index of the call, errno) of a failure report; -1 is the last call."""
     index, code = _REPORT.unpack(report)
     return index, code

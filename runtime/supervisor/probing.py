@@ -12,15 +12,15 @@ from functools import partial
 from typing import Any
 
 from runtime.errors import RuntimeFailure
-from runtime.supervisor import kernel, process
+from runtime.supervisor import kernel
 from runtime.supervisor.container import Container
+from runtime.supervisor.entering import Entrant
 from runtime.supervisor.health import OUTPUT_BYTES, TIMED_OUT, Health, HealthCheck, output_of
-from runtime.supervisor.launch import Child
 from runtime.supervisor.loop import Loop
-from runtime.supervisor.plan import unpack_report
 
-Execute = Callable[[Container, dict[str, Any], list[int]], Child]
+Execute = Callable[[Container, dict[str, Any], list[int], Callable[[Entrant], None]], None]
 _READ_BYTES = 65536
+_NOT_RUN = 127
 
 
 @dataclass
@@ -32,9 +32,8 @@ class _Probe:
     series: int
     began_ns: int
     reader: int
-    child: Child
     output: bytearray = field(default_factory=bytearray)
-    reported: bool = False
+    pidfd: int = -1
     timed_out: bool = False
 
 
@@ -62,18 +61,19 @@ class Prober:
         probe = self._running.pop(pid, None)
         if probe is None:
             return False
-        if not probe.reported:
-            self._reported(probe)
+        os.close(probe.pidfd)
+        self._finished(probe, code)
+        return True
+
+    def _finished(self, probe: _Probe, code: int) -> None:
         while self._read(probe):
             continue
         if probe.reader >= 0:
             self._hang_up(probe)
-        os.close(probe.child.pidfd)
         timeout_s = probe.check.timeout_s if probe.timed_out else None
         text = output_of(bytes(probe.output), timeout_s)
         code = TIMED_OUT if probe.timed_out else code
         self._result(probe.container, probe.check, probe.series, probe.began_ns, code, text)
-        return True
 
     def _later(self, container: Container, check: HealthCheck, health: Health) -> None:
         pause_s = health.pause_s(check, _ran_s(container, time.time_ns()))
@@ -85,19 +85,17 @@ class Prober:
         began_ns = time.time_ns()
         reader, writer = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(reader, False)
+        probe = _Probe(container, check, series, began_ns, reader)
         try:
-            child = self._execute(container, check.process, [self._null, writer, writer])
-        except (RuntimeFailure, OSError) as error:
+            given = [self._null, writer, writer]
+            self._execute(container, check.process, given, partial(self._entered, probe))
+        except (RuntimeFailure, OSError, ValueError, KeyError, TypeError) as error:
             os.close(reader)
             self._result(container, check, series, began_ns, TIMED_OUT, str(error))
             return
         finally:
             os.close(writer)
-        probe = _Probe(container, check, series, began_ns, reader, child)
-        self._running[child.pid] = probe
         self._loop.watch(reader, partial(self._readable, probe))
-        self._loop.watch(child.report_fd, partial(self._reported, probe))
-        self._loop.after(check.timeout_s, partial(self._kill, child.pid, began_ns))
 
     def _readable(self, probe: _Probe) -> None:
         self._read(probe)
@@ -121,17 +119,15 @@ class Prober:
         os.close(probe.reader)
         probe.reader = -1
 
-    def _reported(self, probe: _Probe) -> None:
-        fd, probe.reported = probe.child.report_fd, True
-        self._loop.forget(fd)
-        report = os.read(fd, 8)
-        os.close(fd)
-        if report:
-            index, code = unpack_report(report)
-            words = process.failure_words(
-                probe.child.labels[index], code, probe.check.process["args"]
-            )
-            probe.output += words.encode()
+    def _entered(self, probe: _Probe, entrant: Entrant) -> None:
+        if entrant.failure:
+            probe.output += entrant.failure.encode()
+            self._finished(probe, _NOT_RUN)
+            return
+        probe.pidfd = os.dup(entrant.pidfd)
+        self._running[entrant.pid] = probe
+        due = partial(self._kill, entrant.pid, probe.began_ns)
+        self._loop.after(probe.check.timeout_s, due)
 
     def _kill(self, pid: int, began_ns: int) -> None:
         probe = self._running.get(pid)
@@ -139,7 +135,7 @@ class Prober:
             return
         probe.timed_out = True
         with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(probe.child.pidfd, signal.SIGKILL)
+            signal.pidfd_send_signal(probe.pidfd, signal.SIGKILL)
             os.killpg(pid, signal.SIGKILL)  # its children: every exec leads a session
 
     def _result(

@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import struct
+from dataclasses import dataclass
 from typing import Any
 
 from runtime.errors import StartFailed, Unsupported
-from runtime.supervisor import kernel, pidone
+from runtime.supervisor import demands, kernel, pidone, usher
 from runtime.supervisor.capabilities import CAPABILITIES
-from runtime.supervisor.plan import EXISTS_OK, IGNORE, SEARCH, Plan, Slot
+from runtime.supervisor.plan import (
+    EXISTS_OK,
+    IGNORE,
+    REPORT_SIZE,
+    SEARCH,
+    Plan,
+    Slot,
+    unpack_report,
+)
+
+
+@dataclass(frozen=True)
+class Door:
+    """How a process gets into a pid namespace: `usher` as a file, and its report's descriptor."""
+
+    program_fd: int
+    report_fd: int
+
 
 _BIT = dict(zip(CAPABILITIES, range(len(CAPABILITIES)), strict=True))
 _SYS_RESOURCE = 1 << _BIT["CAP_SYS_RESOURCE"]
@@ -120,13 +139,15 @@ def finish(
     warnings: list[str],
     init_fd: int = -1,
     make_cwd: bool = True,
+    door: Door | None = None,
 ) -> None:
     """Append everything from the working directory to execve.
 
     A container's first process has its working directory made; a later one must find it. With
-    `init_fd` this process becomes that program and the user's program is its child.
+    `init_fd` this process becomes that program and the user's program is its child; with a `door`
+    it becomes the usher, and so is the user's program.
     """
-    _unsupported(process)
+    demands.check_process(process)
     cwd = process.get("cwd") or "/"
     if not cwd.startswith("/"):
         raise StartFailed(f"cwd {cwd} must be an absolute path")
@@ -134,10 +155,7 @@ def finish(
         make_directories(plan, cwd, _ROOT_SLOT)
     resolve_directory(plan, cwd, _ROOT_SLOT, _WORK_SLOT)
     plan.labels[-1] = f"chdir to cwd ({cwd!r})"
-    for target, fd in enumerate(stdio):
-        plan.call("dup3", fd, target, 0)
-    if process.get("terminal"):
-        plan.call("ioctl", 0, kernel.TIOCSCTTY, 0, label="controlling terminal")
+    _streams(plan, process, stdio, door)
     _limits(plan, process, warnings)
     user = process.get("user") or {}
     uid, gid = int(user.get("uid", 0)), int(user.get("gid", 0))
@@ -146,6 +164,8 @@ def finish(
             plan.call("fchown", fd, uid, -1, allow=IGNORE)
     plan.call("fchdir", Slot(_WORK_SLOT), label=f"chdir to cwd ({cwd!r})")
     plan.call("close_range", 3, 0xFFFFFFFF, _CLOSE_RANGE_CLOEXEC)
+    if door is not None:
+        plan.call("dup3", door.report_fd, usher.REPORT, 0)
     no_new_privs = bool(process.get("noNewPrivileges"))
     if bpf and not no_new_privs:
         _seccomp(plan, bpf)  # needs CAP_SYS_ADMIN, which the next lines give away
@@ -163,7 +183,27 @@ def finish(
             _seccomp(plan, bpf)
     if init_fd >= 0:
         _become_init(plan, process, init_fd)
-    _execve(plan, process)
+    if door is None:
+        _execve(plan, process)
+    else:
+        _become_usher(plan, process, door)
+
+
+def _streams(
+    plan: Plan, process: dict[str, Any], stdio: tuple[int, int, int], door: Door | None
+) -> None:
+    for target, fd in enumerate(stdio):
+        plan.call("dup3", fd, target, 0)
+    if process.get("terminal") and door is None:
+        plan.call("ioctl", 0, kernel.TIOCSCTTY, 0, label="controlling terminal")
+
+
+def _become_usher(plan: Plan, process: dict[str, Any], door: Door) -> None:
+    letter = "t" if process.get("terminal") else "-"
+    arguments = plan.strings([letter, *_candidates(process), "", *process["args"]])
+    environment = plan.strings(process.get("env") or [])
+    flags = kernel.AT_EMPTY_PATH
+    plan.call("execveat", door.program_fd, "", arguments, environment, flags, label="execve")
 
 
 def _become_init(plan: Plan, process: dict[str, Any], init_fd: int) -> None:
@@ -177,14 +217,6 @@ def _become_init(plan: Plan, process: dict[str, Any], init_fd: int) -> None:
         group = plan.buffer(struct.pack("<i", pidone.MAIN_PID))
         plan.call("ioctl", 0, kernel.TIOCSPGRP, group, label="foreground of the terminal")
     plan.call("rt_sigprocmask", 2, plan.buffer(b"\0" * 8), 0, 8)
-
-
-def _unsupported(process: dict[str, Any]) -> None:
-    for name in ("apparmorProfile", "selinuxLabel", "scheduler", "ioPriority"):
-        if process.get(name):
-            raise Unsupported(f"process.{name} is not supported")
-    if not process.get("args"):
-        raise StartFailed("process.args is empty: nothing to run")
 
 
 def _limits(plan: Plan, process: dict[str, Any], warnings: list[str]) -> None:
@@ -237,21 +269,36 @@ def _seccomp(plan: Plan, bpf: bytes) -> None:
 
 
 def _execve(plan: Plan, process: dict[str, Any]) -> None:
-    args, env = process["args"], process.get("env") or []
-    vector, environment = plan.strings(args), plan.strings(env)
-    if "/" in args[0]:
-        plan.call("execve", args[0], vector, environment, label="execve")
-        return
+    vector = plan.strings(process["args"])
+    environment = plan.strings(process.get("env") or [])
+    candidates = _candidates(process)
+    for candidate in candidates:
+        allow = SEARCH if len(candidates) > 1 else None
+        plan.call("execve", candidate, vector, environment, allow=allow, label="execve")
+
+
+def _candidates(process: dict[str, Any]) -> list[str]:
+    """Return the paths at which the program may be."""
+    name = process["args"][0]
+    if "/" in name:
+        return [name]
+    env = process.get("env") or []
     path = next((item[5:] for item in env if item.startswith("PATH=")), "")
-    for directory in path.split(":") if path else ["/usr/local/bin", "/usr/bin", "/bin"]:
-        candidate = f"{directory or '.'}/{args[0]}"
-        plan.call("execve", candidate, vector, environment, allow=SEARCH, label="execve")
+    directories = path.split(":") if path else ["/usr/local/bin", "/usr/bin", "/bin"]
+    return [f"{directory or '.'}/{name}" for directory in directories]
+
+
+def report_words(report: bytes, labels: list[str], args: list[str]) -> str:
+    """Say what a failed plan reported; who can trace its process may have forged that."""
+    if len(report) == REPORT_SIZE:
+        index, code = unpack_report(report)
+        if -1 <= index < len(labels):
+            return failure_words(labels[index], code, args)
+    return "the process did not say why it failed"
 
 
 def failure_words(label: str, code: int, args: list[str]) -> str:
     """Say a failed plan in runc's words, which Docker clients map to 126 and 127."""
-    import os
-
     reason = os.strerror(code).lower()
     if label != "execve":
         return f"{label}: {reason}"

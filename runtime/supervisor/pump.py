@@ -189,6 +189,8 @@ class Pump:
             client = Attached(container_id, fds[0])
             self.attached[fds[0]] = client
             self.poll.register(fds[0], select.EPOLLIN)
+        elif message["op"] == "forsake":  # it never ran: nobody waits for an answer
+            self._end_clients(container_id)
         elif message["op"] == "finish":
             self._finish(container_id)
         else:

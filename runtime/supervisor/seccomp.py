@@ -253,6 +253,34 @@ def _verdicts(profile: dict[str, Any], machine: str, default: int) -> dict[int, 
     return {number: verdict for number, verdict in out.items() if verdict != default}
 
 
+def verdict(program: bytes, number: int, *arguments: int, machine: str = _MACHINE) -> int:
+    """Return what a compiled program answers to a system call (seccomp(2), SECCOMP_RET_*)."""
+    audit = next(audit for audit, name in _ARCHES.values() if name == machine)
+    data = struct.pack("<IIQ6Q", number, audit, 0, *(arguments + (0,) * 6)[:6])
+    code = list(struct.iter_unpack("<HBBI", program))
+    at = accumulator = 0
+    while True:
+        op, then, otherwise, k = code[at]
+        at += 1
+        if op == _LD:
+            accumulator = struct.unpack_from("<I", data, k)[0]
+        elif op == _AND:
+            accumulator &= k
+        elif op == _JA:
+            at += k
+        elif op == _RET:
+            return int(k)
+        else:
+            holds = {_JEQ: accumulator == k, _JGT: accumulator > k, _JGE: accumulator >= k}[op]
+            at += then if holds else otherwise
+
+
+def allows(program: bytes, name: str, *arguments: int) -> bool:
+    """Tell whether a compiled program lets this machine's call through."""
+    passed = (_ACTIONS["SCMP_ACT_ALLOW"], _ACTIONS["SCMP_ACT_LOG"])
+    return verdict(program, BY_MACHINE[_MACHINE][name], *arguments) in passed
+
+
 def compile_profile(profile: dict[str, Any]) -> bytes:
     """Compile an OCI `linux.seccomp` object to a `struct sock_filter` array.
 

@@ -15,12 +15,12 @@ from functools import partial
 from typing import Any
 
 from runtime import errors
-from runtime.supervisor import counters, kernel, launch, process, wire
+from runtime.supervisor import counters, demands, kernel, launch, wire
 from runtime.supervisor.cgroups import Group, Layout
 from runtime.supervisor.container import Container
+from runtime.supervisor.entering import Entrant
 from runtime.supervisor.lives import Lives
 from runtime.supervisor.loop import Loop
-from runtime.supervisor.plan import unpack_report
 from runtime.supervisor.restart import RestartPolicy
 
 _REMOVE_RETRY_S = 0.05
@@ -111,19 +111,22 @@ class Server:
             message, fds = wire.receive(client)
         except OSError:
             return False
+        except ValueError as error:
+            self._tell(client, {"id": None, "err": _describe(error)})
+            return True
         if message is None:
             return False
-        number = message["id"]
+        number = message.get("id")
 
         def answer(value: Any = None, *out: int) -> None:
             self._tell(client, {"id": number, "ok": value}, *out)
 
-        handler = getattr(self, "_do_" + message["op"], None)
+        handler = getattr(self, f"_do_{message.get('op')}", None)
         try:
             if handler is None:
-                raise errors.Unsupported(f"the supervisor does not know {message['op']}")
+                raise errors.Unsupported(f"the supervisor does not know {message.get('op')}")
             handler(message, fds, answer, client)
-        except (errors.RuntimeFailure, OSError, ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # noqa: BLE001 - no client's words may end the fork server
             self._tell(client, {"id": number, "err": _describe(error)})
         finally:
             wire.close_all(fds)
@@ -161,6 +164,7 @@ class Server:
 
     def _do_policy(self, message: dict[str, Any], _: Any, answer: Answer, __: Any) -> None:
         container = self._get(message, "running", "paused", "restarting")
+        demands.check_restart(message["restart"])
         self.lives.set_policy(container, RestartPolicy(**message["restart"]))
         answer()
 
@@ -244,23 +248,16 @@ class Server:
     def _do_exec(
         self, message: dict[str, Any], fds: list[int], answer: Answer, client: socket.socket
     ) -> None:
-        settings = message["process"]
-        child, warnings = self.lives.execute(self._get(message, "running"), settings, fds)
-        self.execs[child.pid] = client
-
-        def started() -> None:
-            report = self.lives.take_report(child.report_fd)
-            if report:
-                self.execs[child.pid] = None
-                index, code = unpack_report(report)
-                words = process.failure_words(child.labels[index], code, settings["args"])
-                failure = errors.StartFailed(words)
+        def known(entrant: Entrant) -> None:
+            if entrant.failure:
+                failure = errors.StartFailed(entrant.failure)
                 self._tell(client, {"id": message["id"], "err": _describe(failure)})
-            else:
-                answer({"pid": child.pid, "warnings": warnings}, child.pidfd, child.master)
-            wire.close_all([child.pidfd, child.master])
+                return
+            self.execs[entrant.pid] = client
+            value = {"pid": entrant.pid, "warnings": entrant.warnings}
+            answer(value, entrant.pidfd, entrant.master)
 
-        self.loop.watch(child.report_fd, started)
+        self.lives.execute(self._get(message, "running"), message["process"], fds, known)
 
     def _do_program(self, message: dict[str, Any], _: Any, answer: Answer, __: Any) -> None:
         """Continue as another version: the holder restarts us from its file."""

@@ -39,7 +39,10 @@ def send(sock: socket.socket, message: dict[str, Any], fds: list[int] | None = N
 
 
 def receive(sock: socket.socket, flags: int = 0) -> tuple[dict[str, Any] | None, list[int]]:
-    """Receive one record; None at the end of the connection."""
+    """Receive one record; None at the end of the connection.
+
+    Raises ValueError for what is no JSON object.
+    """
     space = socket.CMSG_SPACE(4 * _MAX_FDS)
     raw, ancillary, _, _ = sock.recvmsg(MAX_MESSAGE, space, socket.MSG_CMSG_CLOEXEC | flags)
     fds = array.array("i")
@@ -49,7 +52,13 @@ def receive(sock: socket.socket, flags: int = 0) -> tuple[dict[str, Any] | None,
     if not raw:
         close_all(list(fds))
         return None, []
-    message: dict[str, Any] = json.loads(raw)
+    try:
+        message = json.loads(raw)
+    except (ValueError, RecursionError):
+        message = None
+    if not isinstance(message, dict):
+        close_all(list(fds))
+        raise ValueError("a message is one JSON object")
     return message, list(fds)
 
 

@@ -55,7 +55,7 @@ class Bench:
         """Return the log's entries: none before the pump has made its file."""
         path = self.base / f"{name}.log"
         text = path.read_text() if path.exists() else ""
-        return [json.loads(line) for line in text.splitlines()]
+        return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
 
     def output(self, name: str) -> str:
         return "".join(entry["log"] for entry in self.log(name))

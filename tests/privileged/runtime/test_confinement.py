@@ -24,7 +24,7 @@ def test_the_hosts_null_device_stays_as_it_is(how: str, uid: int) -> None:
     async def story(bench: Bench) -> None:
         before = _owner_and_mode("/dev/null")
         (bench.rootfs / "bin" / "chmod").symlink_to("busybox")
-        words = ["sh", "-c", "chmod 600 /proc/self/fd/0; cat; echo read"]
+        words = ["sh", "-c", "exec 2>&1; chmod 600 /proc/self/fd/0; cat; echo read"]
         try:
             if how == "start":
                 await bench.run("c", *words, uid=uid)
@@ -65,7 +65,7 @@ def test_what_is_to_be_masked_or_read_only_need_not_be_on_the_host() -> None:
             (bench.rootfs / name).mkdir()
             (bench.rootfs / name / "file").write_text("secret")
         (bench.rootfs / "single").write_text("secret")
-        script = "ls /hidden; cat /single; echo x > /kept/new; echo done"
+        script = "exec 2>&1; ls /hidden; cat /single; echo x > /kept/new; echo done"
         launch = bench.launch("c", "sh", "-c", script)
         launch.config["linux"]["maskedPaths"] += ["/hidden", "/single", "/absent"]
         launch.config["linux"]["readonlyPaths"] += ["/kept", "/absent"]

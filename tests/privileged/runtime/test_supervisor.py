@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import signal
+import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -388,5 +391,41 @@ def test_adoption_of_a_container_that_ended_while_nobody_served() -> None:
         os.kill(hello["pid"], signal.SIGKILL)
         ended = await bench.supervisor.wait("d")
         assert ended.exit_code == 137
+
+    run(story)
+
+
+def test_no_words_of_a_client_end_the_fork_server() -> None:
+    async def story(bench: Bench) -> None:
+        hello = await bench.supervisor._ask("hello")
+        launch = bench.launch("c", "true")
+        sound: dict[str, Any] = {
+            "id": 1, "op": "start", "container": "c", "config": launch.config, "seccomp": "",
+            "overlay": None, "log": dataclasses.asdict(launch.log), "stdin_open": False,
+            "netns": "new", "init": False, "health": None,
+            "restart": {"name": "no", "max_retries": 0},
+        }  # fmt: skip
+        broken = [
+            b"{", b"\xff", b"7", b"[]", b"[" * 100_000, b"null", b'{"id": 1}', b'{"op": "start"}',
+            b'{"id": [], "op": "__class__"}', b'{"id": 1, "op": {}}', b'{"id": 1, "op": "kill"}',
+            b'{"id": 1, "op": "seccomp", "key": 5, "profile": 0}',
+        ]  # fmt: skip
+        wrong: list[dict[str, Any]] = [
+            {"container": "../c"}, {"container": None}, {"config": {"process": {"args": 7}}},
+            {"config": {**launch.config, "linux": {"cgroupsPath": "/x"}}}, {"log": {"driver": 1}},
+            {"restart": {"name": 1}}, {"health": {"process": {}}}, {"netns": "fd"},
+            {"config": {**launch.config, "linux": {"namespaces": [{"type": 5}]}}},
+        ]  # fmt: skip
+        broken += [json.dumps(sound | change).encode() for change in wrong]
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+            sock.connect(str(bench.base / "run" / "supervisor.sock"))
+            sock.settimeout(5)
+            for message in broken:
+                sock.send(message)
+                assert "err" in json.loads(sock.recv(1 << 20)), message
+        assert await bench.supervisor._ask("hello") == hello
+        assert await bench.supervisor.list() == []
+        assert await bench.supervisor.strangers(end=False) == []
+        assert (await bench.run("c", "true")).exit_code == 0
 
     run(story)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 from runtime.errors import Unsupported
 from runtime.oci import DEFAULT_CAPABILITIES, capability_set, default_config
+from runtime.supervisor import pidone, sealed, usher
 from runtime.supervisor.devices import rules_of, v1_lines
 from runtime.supervisor.journal import Journal
-from runtime.supervisor.process import failure_words
+from runtime.supervisor.process import failure_words, report_words
 from runtime.supervisor.pump import STDERR, STDOUT, LogFile
 from tests.fakes.full_disk import no_room_above
 
@@ -139,3 +142,27 @@ def test_device_rules_in_v1_words() -> None:
 )
 def test_failure_words(label: str, code: int, args: list[str], words: str) -> None:
     assert failure_words(label, code, args) == words
+
+
+@pytest.mark.parametrize(("machine", "number"), [("x86_64", 62), ("aarch64", 183)])
+@pytest.mark.parametrize("program", [pidone, usher])
+def test_a_sealed_program_is_an_executable_of_its_machine(
+    program: ModuleType, machine: str, number: int
+) -> None:
+    image = sealed.image(program.LISTINGS, machine)
+    assert image[:4] == b"\x7fELF"
+    assert struct.unpack_from("<HH", image, 16) == (2, number)
+    (size,) = struct.unpack_from("<Q", image, 64 + 32)
+    assert size == len(image) > 64 + 56
+    if machine == "aarch64":
+        assert len(image) % 4 == 0
+    with pytest.raises(Unsupported):
+        sealed.image(program.LISTINGS, "riscv64")
+
+
+def test_the_report_of_an_exec_may_be_anything() -> None:
+    labels, unknown = ["setsid", "execve"], "the process did not say why it failed"
+    assert report_words(struct.pack("<ii", -1, 13), labels, ["x"]) == 'exec: "x": permission denied'
+    assert report_words(struct.pack("<ii", 0, 1), labels, ["x"]).startswith("setsid: ")
+    for forged in (b"", b"x" * 7, struct.pack("<ii", 2, 1), struct.pack("<ii", -2, 1)):
+        assert report_words(forged, labels, ["x"]) == unknown

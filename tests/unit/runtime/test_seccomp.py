@@ -3,39 +3,19 @@
 from __future__ import annotations
 
 import os
-import struct
 from typing import Any
 
 import pytest
 
 from runtime.errors import Unsupported
-from runtime.supervisor.seccomp import compile_profile, default_profile
+from runtime.supervisor.seccomp import compile_profile, default_profile, verdict
 from runtime.supervisor.sysnum import AARCH64, I386, X86_64
 
 ALLOW, EPERM, ENOSYS = 0x7FFF0000, 0x50001, 0x50026
-AUDIT = {"x86_64": 0xC000003E, "i386": 0x40000003, "aarch64": 0xC00000B7}
 
 
 def interpret(program: bytes, number: int, machine: str = "x86_64", *arguments: int) -> int:
-    """Run a classic BPF program as the kernel does."""
-    padded = (arguments + (0,) * 6)[:6]
-    data = struct.pack("<IIQ6Q", number, AUDIT[machine], 0, *padded)
-    code = list(struct.iter_unpack("<HBBI", program))
-    at = accumulator = 0
-    while True:
-        op, then, otherwise, k = code[at]
-        at += 1
-        if op == 0x20:
-            accumulator = struct.unpack_from("<I", data, k)[0]
-        elif op == 0x54:
-            accumulator &= k
-        elif op == 0x05:
-            at += k
-        elif op == 0x06:
-            return int(k)
-        else:
-            holds = {0x15: accumulator == k, 0x25: accumulator > k, 0x35: accumulator >= k}[op]
-            at += then if holds else otherwise
+    return verdict(program, number, *arguments, machine=machine)
 
 
 def direct(profile: dict[str, Any], name: str, arguments: tuple[int, ...]) -> int:
