@@ -28,7 +28,8 @@ async def create(request: web.Request) -> web.StreamResponse:
     platform = query.text(request, "platform")
     if platform and platform.partition("/")[0] != "linux":
         raise InvalidArgument(f"platform {platform!r} cannot run here")
-    spec = decode_create(await query.body(request), query.text(request, "name"))
+    body = older.creation(await query.body(request), minor_of(request))
+    spec = decode_create(body, query.text(request, "name"))
     engine = engine_of(request)
     wanted = platform.split("/")[1] if "/" in platform else ""
     if wanted:
@@ -82,7 +83,7 @@ async def start(request: web.Request) -> web.StreamResponse:
 async def stop(request: web.Request) -> web.StreamResponse:
     """Stop a container; 304 when it does not run."""
     stopped = await engine_of(request).stop(
-        request.match_info["id"], _timeout(request), query.text(request, "signal")
+        request.match_info["id"], _timeout(request), _stop_signal(request)
     )
     return nothing(204 if stopped else 304)
 
@@ -90,7 +91,7 @@ async def stop(request: web.Request) -> web.StreamResponse:
 async def restart(request: web.Request) -> web.StreamResponse:
     """Stop and start a container."""
     await engine_of(request).restart(
-        request.match_info["id"], _timeout(request), query.text(request, "signal")
+        request.match_info["id"], _timeout(request), _stop_signal(request)
     )
     return nothing()
 
@@ -245,6 +246,11 @@ async def stats(request: web.Request) -> web.StreamResponse:
         await asyncio.sleep(1)
     await response.write_eof()
     return response
+
+
+def _stop_signal(request: web.Request) -> str:
+    """Return the signal asked for, which a stop can do since 1.42."""
+    return query.text(request, "signal") if minor_of(request) >= 42 else ""
 
 
 def _timeout(request: web.Request) -> float | None:

@@ -8,6 +8,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer, make_mocked_request
 
 from runtime.image.store import ImageStore
+from swarmapi.errors import InvalidArgument
 from tests.fakes.engine import FakeClock, FakeNetworking, FakeSupervisor
 from worker.api import older
 from worker.api.app import build_app
@@ -107,3 +108,46 @@ def test_versions_are_negotiated(tmp_path: Path, prefix: str, status: int, words
 def test_compose_v1_takes_the_version_it_is_told(agent: str, named: str) -> None:
     request = make_mocked_request("GET", "/version", {"User-Agent": agent})
     assert spoken_with(request) == named
+
+
+@pytest.mark.parametrize(
+    ("key", "since", "value", "before"),
+    [
+        ("IpcMode", 40, "", "shareable"),
+        ("CgroupnsMode", 41, "", "host"),
+        ("ConsoleSize", 42, [1, 2], None),
+        ("Annotations", 43, {"a": "b"}, None),
+    ],
+)
+def test_a_create_means_what_its_version_knew(
+    key: str, since: int, value: object, before: object
+) -> None:
+    body = {"Image": "x", "HostConfig": {key: value}}
+    assert older.creation(body, since)["HostConfig"].get(key) == value
+    assert older.creation(body, since - 1)["HostConfig"].get(key) == before
+    assert body["HostConfig"] == {key: value}
+
+
+def test_options_of_a_mount_by_the_version_that_brought_them() -> None:
+    def at(minor: int, **mount: object) -> dict[str, Any]:
+        body = {"HostConfig": {"Mounts": [mount]}}
+        found: dict[str, Any] = older.creation(body, minor)["HostConfig"]["Mounts"][0]
+        return found
+
+    bind = {"Type": "bind", "Source": "/a", "Target": "/b", "ReadOnly": True}
+    assert at(44, **bind) == bind
+    assert at(43, **bind)["BindOptions"] == {"ReadOnlyNonRecursive": True}
+    memory = {"Type": "tmpfs", "Target": "/t", "TmpfsOptions": {"Mode": 7, "Options": [["exec"]]}}
+    assert at(46, **memory) == memory
+    assert at(45, **memory)["TmpfsOptions"] == {"Mode": 7}
+    part = {"Type": "volume", "Source": "v", "Target": "/v", "VolumeOptions": {"Subpath": "d"}}
+    assert at(45, **part) == part
+    with pytest.raises(InvalidArgument, match=r"Subpath needs API v1\.45 or newer"):
+        at(44, **part)
+
+
+def test_a_health_check_starts_slowly_before_44() -> None:
+    body = {"HostConfig": {}, "Healthcheck": {"Test": ["NONE"], "StartInterval": 5}}
+    assert older.creation(body, 44) == body
+    assert older.creation(body, 43)["Healthcheck"] == {"Test": ["NONE"]}
+    assert older.creation({"HostConfig": None}, 24) == {"HostConfig": None}
