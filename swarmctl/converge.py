@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+from swarmctl import job
 from swarmctl.command import warn
 from swarmctl.errors import DaemonError
 from swarmctl.flags import filter_query
 from swarmctl.http import Client
+from swarmctl.job import JobProgress, Slot, end_of, iteration_of
 
 CONVERGED, FAILED, ROLLED_BACK, TIMED_OUT = 0, 1, 2, 3
 _POLL_S = 0.2
@@ -30,6 +32,7 @@ _STATES = (
     "starting",
     "running",
 )
+_WELL = ("running", "complete")
 _ENDED_BADLY = ("failed", "rejected", "orphaned")
 
 
@@ -43,14 +46,6 @@ class Clock(NamedTuple):
 REAL_CLOCK = Clock(time.monotonic, time.sleep)
 
 
-class Slot(NamedTuple):
-    """One replica's place: the state of its best task, and the last error seen in it."""
-
-    name: str
-    state: str
-    error: str
-
-
 class Progress(NamedTuple):
     slots: tuple[Slot, ...]
     wanted: int
@@ -58,6 +53,10 @@ class Progress(NamedTuple):
     @property
     def running(self) -> int:
         return sum(slot.state == "running" for slot in self.slots)
+
+    @property
+    def text(self) -> str:
+        return f"overall progress: {self.running} out of {self.wanted} tasks"
 
     @property
     def hopeless(self) -> bool:
@@ -125,40 +124,10 @@ def watch(
 ) -> int:
     """Show progress until the service has converged; returns the exit code."""
     view = _view(quiet=quiet)
-    start = clock.now()
-    since: float | None = None
-    hopeless = 0
-    rolling_back = False
     try:
-        while True:
-            service, progress = _poll(client, service_id)
-            update = service.get("UpdateStatus") or {}
-            state = update.get("State", "")
-            rolling_back = rolling_back or state.startswith("rollback")
-            steady = "" if since is None else _steady(since - start, _monitor_s(service, state))
-            view.show(progress, state, steady)
-            if state in ("paused", "rollback_paused"):
-                return _ended(f"service update {state.replace('_', ' ')}", update)
-            done = progress.running >= progress.wanted and progress.wanted == len(progress.slots)
-            if not done or state in ("updating", "rollback_started"):
-                since = None
-                hopeless = hopeless + 1 if progress.hopeless and not state else 0
-            elif since is None:
-                since = clock.now()
-            if since is not None and clock.now() - since >= _monitor_s(service, state):
-                if rolling_back:
-                    return _ended("service rolled back", update)
-                view.finish(f"verify: Service {service_id} converged")
-                return CONVERGED
-            if hopeless >= _HOPELESS_POLLS:
-                return _failed(service_id, progress)
-            if timeout_s is not None and clock.now() - start >= timeout_s:
-                warn(
-                    f"service {service_id} has not converged after {timeout_s:g} s: "
-                    f"{progress.running} of {progress.wanted} tasks running"
-                )
-                return TIMED_OUT
-            clock.sleep(_POLL_S)
+        service = client.get(f"/services/{service_id}", insertDefaults="false")
+        follow = _watch_job if service.get("JobStatus") is not None else _watch_tasks
+        return follow(client, service, view, timeout_s, clock)
     except DaemonError as error:
         if error.status != 404:
             raise
@@ -172,6 +141,66 @@ def watch(
         return CONVERGED
 
 
+def _watch_tasks(
+    client: Client, service: Any, view: "_View", timeout_s: float | None, clock: Clock
+) -> int:
+    service_id = service["ID"]
+    start = clock.now()
+    since: float | None = None
+    hopeless = 0
+    rolling_back = False
+    while True:
+        service, progress = _poll(client, service_id)
+        update = service.get("UpdateStatus") or {}
+        state = update.get("State", "")
+        rolling_back = rolling_back or state.startswith("rollback")
+        steady = "" if since is None else _steady(since - start, _monitor_s(service, state))
+        view.show(progress, state, steady)
+        if state in ("paused", "rollback_paused"):
+            return _ended(f"service update {state.replace('_', ' ')}", update)
+        done = progress.running >= progress.wanted and progress.wanted == len(progress.slots)
+        if not done or state in ("updating", "rollback_started"):
+            since = None
+            hopeless = hopeless + 1 if progress.hopeless and not state else 0
+        elif since is None:
+            since = clock.now()
+        if since is not None and clock.now() - since >= _monitor_s(service, state):
+            if rolling_back:
+                return _ended("service rolled back", update)
+            view.finish(f"verify: Service {service_id} converged")
+            return CONVERGED
+        if hopeless >= _HOPELESS_POLLS:
+            return _failed(service_id, progress)
+        if timeout_s is not None and clock.now() - start >= timeout_s:
+            warn(
+                f"service {service_id} has not converged after {timeout_s:g} s: "
+                f"{progress.running} of {progress.wanted} tasks running"
+            )
+            return TIMED_OUT
+        clock.sleep(_POLL_S)
+
+
+def _watch_job(
+    client: Client, service: Any, view: "_View", timeout_s: float | None, clock: Clock
+) -> int:
+    """Show an iteration until it has ended; a cron job is left to its schedule."""
+    service_id, start = service["ID"], clock.now()
+    begun = iteration_of(service)
+    while True:
+        service, tasks, nodes = _read(client, service_id)
+        hosts = {node["ID"]: _slot_name(node["ID"], {node["ID"]: node}) for node in nodes}
+        progress = job.measure(service, tasks, hosts)
+        view.show(progress, "", "")
+        ended = end_of(service, progress, begun)
+        if ended is not None:
+            view.finish(ended[1])
+            return ended[0]
+        if timeout_s is not None and clock.now() - start >= timeout_s:
+            warn(f"job {service_id} has not ended after {timeout_s:g} s: {progress.text}")
+            return TIMED_OUT
+        clock.sleep(_POLL_S)
+
+
 def _view(*, quiet: bool) -> "_View":
     if quiet:
         return _Silence()
@@ -179,10 +208,15 @@ def _view(*, quiet: bool) -> "_View":
 
 
 def _poll(client: Client, service_id: str) -> tuple[Any, Progress]:
+    service, tasks, nodes = _read(client, service_id)
+    return service, measure(service, tasks, nodes)
+
+
+def _read(client: Client, service_id: str) -> tuple[Any, Any, Any]:
     service = client.get(f"/services/{service_id}", insertDefaults="false")
     wanted = {"service": {service_id: True}, "_up-to-date": {"true": True}}
     tasks = client.call("GET", "/tasks", query=filter_query(wanted))
-    return service, measure(service, tasks, client.get("/nodes"))
+    return service, tasks, client.get("/nodes")
 
 
 def _monitor_s(service: Any, state: str) -> float:
@@ -216,7 +250,7 @@ def _failed(service_id: str, progress: Progress) -> int:
 class _View(Protocol):
     """Where progress is shown."""
 
-    def show(self, progress: Progress, state: str, steady: str) -> None: ...
+    def show(self, progress: Progress | JobProgress, state: str, steady: str) -> None: ...
 
     def finish(self, text: str) -> None: ...
 
@@ -224,7 +258,7 @@ class _View(Protocol):
 class _Silence:
     """Shows nothing."""
 
-    def show(self, progress: Progress, state: str, steady: str) -> None:
+    def show(self, progress: Progress | JobProgress, state: str, steady: str) -> None:
         """Take note of nothing."""
 
     def finish(self, text: str) -> None:
@@ -237,11 +271,10 @@ class _Lines:
     def __init__(self) -> None:
         self._last: dict[str, str] = {}
 
-    def show(self, progress: Progress, state: str, steady: str) -> None:
+    def show(self, progress: Progress | JobProgress, state: str, steady: str) -> None:
         if state in ("updating", "rollback_started"):
             self._say("update", f"update: {state.replace('_', ' ')}")
-        text = f"overall progress: {progress.running} out of {progress.wanted} tasks"
-        self._say("overall", text)
+        self._say("overall", progress.text)
         if progress.wanted <= _BARS_MAX:
             for slot in progress.slots:
                 self._say(slot.name, _slot_text(slot, progress.wanted))
@@ -249,7 +282,8 @@ class _Lines:
             self._say("verify", steady)
 
     def finish(self, text: str) -> None:
-        print(text, flush=True)
+        if text:
+            print(text, flush=True)
 
     def _say(self, key: str, text: str) -> None:
         if self._last.get(key) != text:
@@ -259,7 +293,7 @@ class _Lines:
 
 def _slot_text(slot: Slot, wanted: int) -> str:
     name = f"{slot.name}/{wanted}" if slot.name.isdigit() else slot.name
-    error = f": {slot.error}" if slot.error and slot.state != "running" else ""
+    error = f": {slot.error}" if slot.error and slot.state not in _WELL else ""
     return f"{name}: {slot.state}{error}"
 
 
@@ -269,8 +303,8 @@ class _Bars:
     def __init__(self) -> None:
         self._drawn = 0
 
-    def show(self, progress: Progress, state: str, steady: str) -> None:
-        head = f"overall progress: {progress.running} out of {progress.wanted} tasks"
+    def show(self, progress: Progress | JobProgress, state: str, steady: str) -> None:
+        head = progress.text
         if state in ("updating", "rollback_started"):
             head += f" ({state.replace('_', ' ')})"
         lines = [head]
@@ -284,11 +318,13 @@ class _Bars:
         self._drawn = len(lines)
 
     def finish(self, text: str) -> None:
-        print(text)
+        if text:
+            print(text)
 
 
 def _bar(slot: Slot, wanted: int) -> str:
     step = _STATES.index(slot.state) + 1 if slot.state in _STATES else 0
+    step = len(_STATES) if slot.state == "complete" else step
     filled = step * _BAR_CELLS // len(_STATES)
     arrow = ">" if 0 < filled < _BAR_CELLS else ""
     bar = ("=" * filled + arrow).ljust(_BAR_CELLS)[:_BAR_CELLS]

@@ -3,7 +3,7 @@
 from argparse import Namespace
 from typing import Any
 
-from swarmctl import table
+from swarmctl import job, table
 from swarmctl.command import Command, Parser, each, warn
 from swarmctl.errors import ClientError, DaemonError
 from swarmctl.flags import filter_query, filters
@@ -37,17 +37,12 @@ def _ls(client: Client, args: Namespace) -> int:
 
 def _row(service: Any) -> table.Row:
     spec = service["Spec"]
-    status = service.get("ServiceStatus") or {}
     container = spec["TaskTemplate"].get("ContainerSpec") or {}
-    per_node = (spec["TaskTemplate"].get("Placement") or {}).get("MaxReplicas", 0)
-    replicas = f"{status.get('RunningTasks', 0)}/{status.get('DesiredTasks', 0)}"
-    if per_node:
-        replicas += f" (max {per_node} per node)"
     return {
         "ID": table.short(service["ID"]),
         "Name": spec["Name"],
-        "Mode": "global" if "Global" in spec.get("Mode", {}) else "replicated",
-        "Replicas": replicas,
+        "Mode": job.mode_words(spec),
+        "Replicas": job.count_words(service),
         "Image": container.get("Image", "").partition("@")[0],
         "Ports": ", ".join(_ports(service)),
     }

@@ -4,7 +4,7 @@ import argparse
 from argparse import Namespace
 from typing import Any
 
-from swarmctl import flags, plan, service_spec
+from swarmctl import flags, job, plan, service_spec
 from swarmctl.command import Command, Parser, warn
 from swarmctl.errors import ClientError, DaemonError, UsageError
 from swarmctl.http import Client, segment
@@ -51,7 +51,6 @@ def _configure_create(parser: Parser) -> None:
     _watch_flags(parser)
     plan.add_flags(parser)
     parser.add_argument("--name", default="")
-    parser.add_argument("--mode", choices=("replicated", "global"), default="replicated")
     parser.add_argument("--env-file", action="append", metavar="FILE")
     _image_flags(parser)
     parser.add_argument("image", metavar="IMAGE")
@@ -59,9 +58,6 @@ def _configure_create(parser: Parser) -> None:
 
 
 def _create(client: Client, args: Namespace) -> int:
-    mode: dict[str, Any] = {"Global": {}} if args.mode == "global" else {"Replicated": {}}
-    if args.mode == "replicated" and args.replicas is None:
-        args.replicas = 1
     args.env = flags.environment(args.env, args.env_file)
     container: dict[str, Any] = {"Image": flags.with_tag(args.image)}
     if args.args:
@@ -69,7 +65,6 @@ def _create(client: Client, args: Namespace) -> int:
     spec: dict[str, Any] = {
         "Name": args.name,
         "TaskTemplate": {"ContainerSpec": container},
-        "Mode": mode,
     }
     service_spec.apply(spec, args, _network_ids(client), update=False)
     login = _login(spec, args)
@@ -236,9 +231,7 @@ def _scale(client: Client, args: Namespace) -> int:
 def _scale_one(client: Client, name: str, replicas: int) -> str:
     service = client.get(f"/services/{segment(name)}", insertDefaults="false")
     spec = service["Spec"]
-    if "Replicated" not in (spec.get("Mode") or {}):
-        raise ClientError("scale can only be used with replicated mode")
-    spec["Mode"] = {"Replicated": {"Replicas": replicas}}
+    job.scale(spec, replicas)
     _store(client, service, spec)
     print(f"{name} scaled to {replicas}", flush=True)
     return str(service["ID"])

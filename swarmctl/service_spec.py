@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from swarmctl import flags, reference
+from swarmctl import flags, job, reference
 from swarmctl.command import Parser
 from swarmctl.errors import UsageError
 
@@ -195,7 +195,7 @@ def add_flags(parser: Parser, *, update: bool) -> None:
         if update:
             parser.add_argument(f"--no-{flag[2:]}", action="store_true")
     parser.add_argument("--no-healthcheck", action="store_true")
-    parser.add_argument("--replicas", type=flags.count)
+    job.add_flags(parser, update=update)
     parser.add_argument("--log-opt", action="append", help="option of the log driver, key=value")
     plurals = [(many.flag, many.short, many.changes) for many in _LISTS]
     plurals += [(flag, short, True) for flag, short, _ in _MAPS]
@@ -222,7 +222,7 @@ def apply(spec: Spec, args: Namespace, resolve: Callable[[str], str], *, update:
     if args.log_opt:
         _put(spec, (*_LOG, "Options"), flags.pairs(args.log_opt))
     _apply_health(spec, args)
-    _apply_replicas(spec, args)
+    job.apply(spec, args, update=update)
     for many in _LISTS:
         added, removed = _wanted(args, many.flag, update=update)
         if added or removed:
@@ -263,14 +263,6 @@ def _apply_health(spec: Spec, args: Namespace) -> None:
     if any(value is not None for name, value in vars(args).items() if name.startswith("health_")):
         raise UsageError("--no-healthcheck conflicts with --health-* options")
     _put(spec, _HEALTH, {"Test": ["NONE"]})
-
-
-def _apply_replicas(spec: Spec, args: Namespace) -> None:
-    if args.replicas is None:
-        return
-    if "Replicated" not in spec.get("Mode", {}):
-        raise UsageError("replicas can only be used with replicated mode", 1)
-    spec["Mode"] = {"Replicated": {"Replicas": args.replicas}}
 
 
 def _apply_networks(

@@ -8,6 +8,7 @@ from swarmctl.command import Command, Parser
 from swarmctl.errors import ClientError, DaemonError
 from swarmctl.flags import filter_query, filters
 from swarmctl.http import Client, segment
+from swarmctl.job import slot_name
 
 _COLUMNS = {
     "ID": "ID",
@@ -33,7 +34,7 @@ def show_tasks(client: Client, wanted: dict[str, dict[str, bool]], args: Namespa
     tasks = client.call("GET", "/tasks", query=filter_query(wanted))
     names = _Names(client, resolve=not args.no_resolve)
     tasks.sort(key=lambda task: task["CreatedAt"], reverse=True)
-    tasks.sort(key=lambda task: (names.service(task), task.get("Slot", 0), task.get("NodeID", "")))
+    tasks.sort(key=lambda task: (names.service(task), task.get("Slot", 0), slot_name(task)))
     if args.quiet and not args.format:
         for task in tasks:
             print(task["ID"])
@@ -84,7 +85,7 @@ class _Names:
 
 def _row(task: Any, names: _Names, *, whole: bool) -> table.Row:
     status = task.get("Status") or {}
-    slot = task.get("Slot") or task.get("NodeID", "")
+    slot = slot_name(task)
     image = (task["Spec"].get("ContainerSpec") or {}).get("Image", "")
     error = status.get("Err", "")
     error = f'"{error}"' if error else ""
@@ -194,7 +195,7 @@ def find_task(client: Client, name: str) -> str:
         return name
     wanted = filters([f"service={service}"])
     tasks = client.call("GET", "/tasks", query=filter_query(wanted))
-    tasks = [task for task in tasks if str(task.get("Slot") or task.get("NodeID")) == slot]
+    tasks = [task for task in tasks if slot_name(task) == slot]
     if not tasks:
         raise ClientError(f"service {service} has no task in slot {slot}")
     return str(max(tasks, key=lambda task: task["CreatedAt"])["ID"])

@@ -248,7 +248,8 @@ def test_create_global_and_its_conflicts(daemon: Daemon, ctl: Run) -> None:
     assert ctl(*line, "x").code == 0
     assert daemon.body("/services/create")["Mode"] == {"Global": {}}
     refused = ctl(*line, "--replicas", "2", "x")
-    assert (refused.code, refused.err) == (1, "replicas can only be used with replicated mode\n")
+    words = "replicas can only be used with replicated or replicated-job mode\n"
+    assert (refused.code, refused.err) == (1, words)
     assert ctl(*line, "--no-healthcheck", "--health-cmd", "x", "y").code == 125
 
 
