@@ -203,7 +203,7 @@ def end_of(service: Any, progress: JobProgress, begun: int) -> tuple[int, str] |
         start = status.get("NextStart", "not known")
         return 0, f"job {name} waits for its schedule: next start {start}"
     if state == "complete" or (not state and progress.completed >= progress.wanted > 0):
-        return 0, f"job {name} completed: {progress.text.partition(': ')[2]}"
+        return 0, f"job {name} completed: {progress.completed} out of {progress.wanted}"
     if state in ("", "running"):
         return None
     warn(

@@ -9,6 +9,7 @@ from swarmctl import flags, table
 from swarmctl.command import Parser
 from swarmctl.errors import ClientError, DaemonError
 from swarmctl.http import Client, segment
+from swarmctl.job import slot_name
 from swarmctl.streams import STDERR, SYSTEM_ERROR, copy_out, frames
 
 _CONTEXT = re.compile(rb"((?:\S+Z )?)com\.docker\.swarm\.(\S+) ")
@@ -137,7 +138,7 @@ class _LineNames:
             if error.status != 404:
                 raise
             return f"{short}@{node_id}"
-        name = f"{service['Spec']['Name']}.{task.get('Slot') or node_id}"
+        name = f"{service['Spec']['Name']}.{slot_name(task) or node_id}"
         if self._task_ids:
             name += f".{short}"
         return f"{name}@{node.get('Description', {}).get('Hostname', node_id)}"

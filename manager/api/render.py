@@ -106,8 +106,9 @@ def _service_spec(spec: ServiceSpec, *, insert_defaults: bool) -> Json:
             "MaxAttempts": policy.max_attempts,
             **({"Window": policy.window} if policy.window else {}),
         }
-        body["UpdateConfig"] = _update_json(defaults.update_config(spec.update_config))
-        body["RollbackConfig"] = _update_json(defaults.update_config(spec.rollback_config))
+        if not defaults.is_job(spec):
+            body["UpdateConfig"] = _update_json(defaults.update_config(spec.update_config))
+            body["RollbackConfig"] = _update_json(defaults.update_config(spec.rollback_config))
     return body
 
 

@@ -70,8 +70,10 @@ def _run(turn: Turn, service: Service, status: JobStatus) -> None:
     deadline_ns = _deadline_ns(service)
     if deadline_ns and turn.now_ns >= deadline_ns:
         _stop_rest(turn, slots)
-        done = sum(is_complete(s) for s in slots.values())
-        message = f"deadline exceeded: {done} slots completed, the rest was stopped"
+        done, total = sum(is_complete(s) for s in slots.values()), len(slots)
+        if not defaults.is_per_node(service.spec):
+            total = defaults.total_completions(service.spec)
+        message = f"deadline exceeded: {done} of {total} completed, the rest was stopped"
         runs.end_run(turn, service, JobOutcome.DEADLINE, message)
         return
     if deadline_ns:

@@ -189,7 +189,7 @@ def test_deadline_stops_the_rest() -> None:
     world.converge()
     assert world.running("s") == []
     assert status(world).outcome is JobOutcome.DEADLINE
-    assert status(world).message == "deadline exceeded: 1 slots completed, the rest was stopped"
+    assert status(world).message == "deadline exceeded: 1 of 4 completed, the rest was stopped"
     assert completed(world) == [1]
     world.advance(1000)
     assert world.tasks("s") == []
