@@ -1,13 +1,16 @@
-"""node: ls, inspect, update, rm, ps, promote, demote."""
+"""node: ls, inspect, update, drain, reschedule, rm, ps, promote, demote."""
 
 from argparse import Namespace
 from typing import Any
 
 from swarmctl import table
 from swarmctl.command import Command, Parser, each, warn
-from swarmctl.flags import filter_query, filters, pairs
+from swarmctl.errors import UsageError
+from swarmctl.flags import duration, filter_query, filters, pairs
 from swarmctl.http import Client, segment
 
+_POLL_S = 0.3
+_ENDED = ("complete", "shutdown", "failed", "rejected", "orphaned", "remove")
 _COLUMNS = {
     "IDMark": "ID",
     "Hostname": "HOSTNAME",
@@ -30,6 +33,10 @@ def _ls(client: Client, args: Namespace) -> int:
         return 0
     own = client.get("/info").get("Swarm", {}).get("NodeID", "")
     table.show([_row(node, own) for node in nodes], _COLUMNS, args.format)
+    if any(node.get("Status", {}).get("State") == "down" for node in nodes):
+        message = client.get("/swarm/v1/rescheduling").get("Message")
+        if message:
+            warn(message)
     return 0
 
 
@@ -69,6 +76,7 @@ def _configure_update(parser: Parser) -> None:
     parser.add_argument("--role", choices=("worker", "manager"))
     parser.add_argument("--label-add", action="append", metavar="NAME=VALUE")
     parser.add_argument("--label-rm", action="append", metavar="NAME")
+    _wait_flags(parser)
     parser.add_argument("node", metavar="NODE")
 
 
@@ -84,8 +92,70 @@ def _update(client: Client, args: Namespace) -> int:
         if labels.pop(name, None) is None:
             warn(f"node {args.node} has no label {name}")
     spec["Labels"] = labels
+    if args.wait and spec.get("Availability") != "drain":
+        raise UsageError("--wait goes with --availability drain", 1)
     _store(client, node, spec)
-    print(args.node)
+    print(args.node, flush=True)
+    return _wait(client, node["ID"], args)
+
+
+def _wait_flags(parser: Parser) -> None:
+    parser.add_argument("--wait", action="store_true", help="until the node runs no task any more")
+    parser.add_argument("--timeout", type=duration, help="give up waiting; exit code 3")
+
+
+def _wait(client: Client, node_id: str, args: Namespace) -> int:
+    """Wait for a drained node to be empty; tell on stderr how many tasks it still has."""
+    if not args.wait:
+        return 0
+    import time
+
+    began_s, told = time.monotonic(), -1
+    while left := _left(client, node_id):
+        if len(left) != told:
+            told = len(left)
+            warn(f"{told} task{'s' if told != 1 else ''} left")
+        if args.timeout is not None and time.monotonic() - began_s >= args.timeout / 1e9:
+            warn(f"node {node_id} still runs {', '.join(left)}")
+            return 3
+        time.sleep(_POLL_S)
+    return 0
+
+
+def _left(client: Client, node_id: str) -> list[str]:
+    query = filter_query({"node": {node_id: True}})
+    tasks = client.call("GET", "/tasks", query=query)
+    live = [t for t in tasks if t["Status"]["State"] not in _ENDED]
+    if live and client.get(f"/nodes/{node_id}")["Status"]["State"] == "down":
+        live = [t for t in live if t["DesiredState"] not in _ENDED]  # nobody tells of their end
+    return sorted(t["ID"] for t in live)
+
+
+def _configure_drain(parser: Parser) -> None:
+    _wait_flags(parser)
+    parser.add_argument("nodes", nargs="+", metavar="NODE")
+
+
+def _drain(client: Client, args: Namespace) -> int:
+    """Drain one node after the other; with --wait the next begins when the last is empty."""
+    codes = [0]
+
+    def drain(name: str) -> None:
+        node = client.get(f"/nodes/{segment(name)}")
+        _store(client, node, {**node["Spec"], "Availability": "drain"})
+        print(name, flush=True)
+        codes.append(_wait(client, node["ID"], args))
+
+    return max(each(args.nodes, drain), *codes)
+
+
+def _configure_reschedule(parser: Parser) -> None:
+    parser.description = "move the tasks of nodes that disappeared together"
+
+
+def _reschedule(client: Client, args: Namespace) -> int:
+    client.call("POST", "/swarm/v1/rescheduling/resume")
+    print("Rescheduling goes on.")
     return 0
 
 
@@ -156,6 +226,10 @@ COMMANDS = {
     "ls": Command("list nodes", _configure_ls, _ls),
     "inspect": Command("show nodes in full", _configure_inspect, _inspect),
     "update": Command("change a node", _configure_update, _update),
+    "drain": Command("let nodes' tasks move elsewhere", _configure_drain, _drain),
+    "reschedule": Command(
+        "move the tasks of nodes lost together", _configure_reschedule, _reschedule
+    ),
     "rm": Command("remove nodes", _configure_rm, _rm),
     "ps": Command("list a node's tasks", _configure_ps, _ps),
     "promote": Command("make managers of nodes", _configure_role, _promote),

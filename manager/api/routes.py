@@ -114,6 +114,17 @@ async def update_node(request: web.Request) -> web.Response:
     return web.Response()
 
 
+async def get_rescheduling(request: web.Request) -> web.Response:
+    """Tell whether tasks of lost nodes are moved."""
+    return answer(nodes.rescheduling(request.app[STORE].view))
+
+
+async def resume_rescheduling(request: web.Request) -> web.Response:
+    """Move the tasks of nodes that disappeared together."""
+    await nodes.resume_rescheduling(request.app[STORE], request_id(request))
+    return web.Response()
+
+
 async def remove_node(request: web.Request) -> web.Response:
     """Remove a node from the cluster."""
     key, force = request.match_info["id"], query.flag(request, "force")
@@ -309,6 +320,8 @@ ROUTES: Final[Sequence[rest.Declared]] = (
     Route("GET", "/swarm/unlockkey", get_unlock_key, answer=UnlockKey),
     Route("GET", "/nodes", list_nodes, (rest.filters(*nodes.FILTERS),), answer=list[Versioned]),
     Route("GET", "/nodes/{id}", get_node, answer=Versioned),
+    Route("GET", "/swarm/v1/rescheduling", get_rescheduling, answer=Object),
+    ("POST", "/swarm/v1/rescheduling/resume", resume_rescheduling),
     Route("DELETE", "/nodes/{id}", remove_node, (_FORCE,)),
     Route("POST", "/nodes/{id}/update", update_node, (_VERSION,), body=NodeSpec),
     Route(

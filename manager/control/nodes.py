@@ -1,6 +1,6 @@
 """Nodes: list, update (availability, labels, promotion), remove."""
 
-from typing import Final
+from typing import Any, Final
 
 from manager.control.lookup import (
     Filters,
@@ -9,12 +9,14 @@ from manager.control.lookup import (
     matches_one,
     matches_prefix,
 )
+from manager.orchestrator.disappearance import Lost, held_nodes
 from manager.replica import OUT_OF_SEQUENCE, Store
-from manager.store.changes import Delete, SetNodeSpec
+from manager.store.changes import Delete, SetDisappearance, SetNodeSpec
 from manager.store.expect import is_spec_as_read
 from manager.store.view import View
 from swarmapi.errors import FailedPrecondition, Internal, InvalidArgument
 from swarmapi.ids import check_service_name
+from swarmapi.model import defaults
 from swarmapi.model.objects import Node, NodeState
 from swarmapi.model.spec import NodeRole, NodeSpec
 
@@ -80,6 +82,46 @@ async def remove_node(store: Store, key: str, force: bool, request_id: str = "")
     if node.state == NodeState.READY and not force:
         raise FailedPrecondition(f"node {node.id} is not down and can't be removed")
     change = Delete(object="node", id=node.id, reason="node removed")
+    await store.propose((change,), request_id)
+
+
+def rescheduling(view: View) -> dict[str, Any]:
+    """Return whether tasks of lost nodes are moved, and if not, which nodes went together."""
+    held = held_nodes(view)
+    share = defaults.disappearance_share(view.cluster.spec) if view.cluster is not None else 0.0
+    body: dict[str, Any] = {"Paused": held is not None, "Share": share}
+    if held is not None:
+        names = sorted(n.description.hostname or n.id for n in held.nodes)
+        body |= {"Lost": names, "Nodes": held.of, "Message": _pause_text(held)}
+    return body
+
+
+def _pause_text(held: Lost) -> str:
+    return (
+        f"rescheduling is paused: {len(held.nodes)} of {held.of} nodes disappeared within a "
+        "minute; it goes on when enough are back, or by swarmctl node reschedule"
+    )
+
+
+def pause_of(view: View, node_id: str) -> str:
+    """Return why the tasks of a lost node stay where they are; empty when they do not."""
+    held = held_nodes(view)
+    if held is None or all(n.id != node_id for n in held.nodes):
+        return ""
+    return _pause_text(held)
+
+
+async def resume_rescheduling(store: Store, request_id: str = "") -> None:
+    """Move the tasks of lost nodes after all.
+
+    Raises:
+        FailedPrecondition: nothing is paused.
+    """
+    if store.knows(request_id):
+        return
+    if held_nodes(store.view) is None:
+        raise FailedPrecondition("rescheduling is not paused")
+    change = SetDisappearance(counted_from_ns=store.now_ns(), reason="rescheduling was asked for")
     await store.propose((change,), request_id)
 
 

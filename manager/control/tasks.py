@@ -5,9 +5,10 @@ from typing import Any, Final
 import msgspec
 
 from manager.control.lookup import Filters, matches_labels, matches_one, matches_prefix
+from manager.control.nodes import pause_of
 from manager.orchestrator.update import Outdated
 from manager.scheduler.table import table_of
-from manager.store.view import View
+from manager.store.view import View, is_live
 from swarmapi.errors import InvalidArgument
 from swarmapi.model import defaults
 from swarmapi.model.objects import Explanation, Task, TaskState
@@ -103,6 +104,8 @@ def explain(view: View, task: Task) -> dict[str, Any]:
     service = view.services.get(task.service_id)
     if service is not None and service.endpoint.error:
         body["Message"] = service.endpoint.error
+    if task.node_id and is_live(task):
+        body["Message"] = pause_of(view, task.node_id) or body["Message"]
     if task.explanation and task.status.state < TaskState.ASSIGNED:
         found = msgspec.msgpack.decode(task.explanation, type=Explanation)
         body["Message"] = found.text()

@@ -151,7 +151,7 @@ def describe(engine: Engine) -> dict[str, Any]:
         "RuncCommit": {"ID": "", "Expected": ""},
         "InitCommit": {"ID": "", "Expected": ""},
         "SecurityOptions": ["name=seccomp,profile=builtin"],
-        "Warnings": None,
+        "Warnings": list(engine.swarm_warnings()) or None,
     }
 
 

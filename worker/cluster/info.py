@@ -18,6 +18,7 @@ class SwarmInfo:
         self._nodes: list[dict[str, Any]] = []
         self._cluster: dict[str, Any] | None = None
         self._error = ""
+        self._warnings: list[str] = []
 
     def ping_state(self) -> str:
         """Return the ping's header: inactive, pending, locked, error or active/ROLE."""
@@ -35,7 +36,7 @@ class SwarmInfo:
 
     async def refresh(self) -> None:
         """Ask the local manager for the cluster; without an answer the block says why."""
-        self._nodes, self._cluster, self._error = [], None, ""
+        self._nodes, self._cluster, self._error, self._warnings = [], None, "", []
         here = self._member.membership
         if here is None or not here.is_manager or self._member.locked:
             return
@@ -51,6 +52,22 @@ class SwarmInfo:
             self._error = str(cluster.get("message", ""))
         if listed == 200 and isinstance(nodes, list):
             self._nodes = nodes
+        if any(one.get("Status", {}).get("State") == "down" for one in self._nodes):
+            await self._ask_for_pause()
+
+    async def _ask_for_pause(self) -> None:
+        try:
+            _, paused = await self._proxy.call(
+                "GET", "/swarm/v1/rescheduling", timeout_s=_TIMEOUT_S
+            )
+        except Unavailable:
+            return
+        if isinstance(paused, dict) and paused.get("Message"):
+            self._warnings = [f"WARNING: {paused['Message']}"]
+
+    def warnings(self) -> list[str]:
+        """Return what an operator should know of the cluster, as of the last `refresh`."""
+        return self._warnings
 
     def block(self) -> dict[str, Any]:
         """Return the Swarm block."""

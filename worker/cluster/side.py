@@ -59,6 +59,7 @@ class ClusterSide:
         )
         self._info = SwarmInfo(self.member, self._proxy)
         engine.swarm_info = self._info.block
+        engine.swarm_warnings = self._info.warnings
 
     def routes(self, app: web.Application) -> None:
         """Add the cluster's routes to an application (`cluster_routes` of `build_app`)."""

@@ -84,6 +84,7 @@ class Engine:
         copies = parts.storage_driver == "vfs"
         self.places = Places(parts.data_root / "containers", copies)
         self.swarm_info = parts.swarm_info
+        self.swarm_warnings: Callable[[], Sequence[str]] = tuple
         self._table = ContainerTable(Journal(parts.data_root / "containers.journal"))
         self.networks = Networks(
             Journal(parts.data_root / "networks.journal"),

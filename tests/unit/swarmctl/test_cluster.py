@@ -303,3 +303,39 @@ def test_unlock_reads_the_key_and_refuses_where_nothing_is_locked(
     monkeypatch.setattr("sys.stdin", io.StringIO("SWMKEY-1-k\n"))
     assert ctl("swarm", "unlock").code == 0
     assert daemon.body("/swarm/unlock") == {"UnlockKey": "SWMKEY-1-k"}
+
+
+def test_drain_waits_until_the_node_is_empty(daemon: Daemon, ctl: Run) -> None:
+    serve_cluster(daemon)
+    running = {"ID": "t1", "Status": {"State": "running"}, "DesiredState": "running"}
+    ended = {"ID": "t1", "Status": {"State": "shutdown"}, "DesiredState": "shutdown"}
+    answers = iter([[running], [running], [ended]])
+    daemon.on("POST", f"/nodes/{NODE['ID']}/update", None)
+    daemon.on("GET", "/tasks", lambda seen: next(answers))
+    result = ctl("node", "drain", "--wait", NODE["ID"])
+    assert (result.code, result.out, result.err) == (0, f"{NODE['ID']}\n", "1 task left\n")
+    assert daemon.body(f"/nodes/{NODE['ID']}/update")["Availability"] == "drain"
+    assert list(answers) == []
+
+
+def test_drain_gives_up_with_code_3(daemon: Daemon, ctl: Run) -> None:
+    serve_cluster(daemon)
+    running = {"ID": "t1", "Status": {"State": "running"}, "DesiredState": "running"}
+    daemon.on("POST", f"/nodes/{NODE['ID']}/update", None)
+    daemon.on("GET", "/tasks", [running])
+    result = ctl("node", "drain", "--wait", "--timeout", "1ms", NODE["ID"])
+    assert result.code == 3
+    assert result.err.endswith("still runs t1\n")
+    update = ctl("node", "update", "--wait", "--availability", "pause", NODE["ID"])
+    assert (update.code, update.err) == (1, "--wait goes with --availability drain\n")
+
+
+def test_ls_tells_of_a_pause_and_reschedule_ends_it(daemon: Daemon, ctl: Run) -> None:
+    serve_cluster(daemon)
+    daemon.on("GET", "/nodes", [NODE, {**WORKER, "Status": {"State": "down"}}])
+    message = "rescheduling is paused: 4 of 6 nodes disappeared within a minute"
+    daemon.on("GET", "/swarm/v1/rescheduling", {"Paused": True, "Message": message})
+    daemon.on("POST", "/swarm/v1/rescheduling/resume", None)
+    assert message in ctl("node", "ls").err
+    assert ctl("node", "reschedule").out == "Rescheduling goes on.\n"
+    assert daemon.seen[-1].method == "POST"
