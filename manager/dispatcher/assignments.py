@@ -1,6 +1,7 @@
 """What one session has told its node, and the next message that brings it up to date."""
 
 from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 from msgspec.structs import replace
@@ -25,6 +26,8 @@ _encode = msgspec.msgpack.encode
 _NO_STATUS = TaskStatus(state=TaskState.ASSIGNED)
 
 
+SECRETS_BYTES: Final = 8 << 20
+"""With more secrets and configs than that, a message is cut: gRPC bounds each."""
 SecretKey = tuple[str, str]
 """`secret` or `config`, and its id."""
 
@@ -50,7 +53,13 @@ def stable_part(task: Task) -> Task:
 class Assigner:
     """Makes the messages of one session, numbered 1, 2, 3 …"""
 
-    def __init__(self, node_id: str, cache: TableCache, held: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        node_id: str,
+        cache: TableCache,
+        held: Mapping[str, int],
+        secrets_bytes: int = SECRETS_BYTES,
+    ) -> None:
         self._node_id = node_id
         self._cache = cache
         self._held = held
@@ -61,6 +70,8 @@ class Assigner:
         """Task id to what its container reads."""
         self._secrets: set[SecretKey] = set()
         """What the node has."""
+        self._secrets_bytes = secrets_bytes
+        self._ahead: list[pb.Assignments] = []
         self._managers: list[str] = []
         self._chain = 0
 
@@ -106,6 +117,11 @@ class Assigner:
             return None
         return self._numbered(message)
 
+    def take_ahead(self) -> list[pb.Assignments]:
+        """Return what goes before the message last made: secrets that have no room in it."""
+        ahead, self._ahead = self._ahead, []
+        return ahead
+
     def _add_task(self, view: View, task: Task, message: pb.Assignments) -> None:
         if task.status.state < TaskState.ASSIGNED:
             return
@@ -121,12 +137,20 @@ class Assigner:
     def _add_secrets(self, view: View, message: pb.Assignments) -> None:
         """Add what its tasks began to use; one that is gone is missing, and the task tells so."""
         used = set().union(*self._uses.values())
+        size_bytes = 0
         for kind, secret_id in sorted(used - self._secrets):
             secret = view.table_of(kind).get(secret_id)
-            if secret is not None:
-                part = message.configs if kind == Config.kind else message.secrets
-                part.append(_encode(secret))
-                self._secrets.add((kind, secret_id))
+            if secret is None:
+                continue
+            encoded = _encode(secret)
+            (message.configs if kind == Config.kind else message.secrets).append(encoded)
+            self._secrets.add((kind, secret_id))
+            size_bytes += len(encoded)
+            if size_bytes > self._secrets_bytes:
+                ahead = pb.Assignments(secrets=message.secrets, configs=message.configs)
+                self._ahead.append(self._numbered(ahead))
+                del message.secrets[:], message.configs[:]
+                size_bytes = 0
         for key in sorted(self._secrets - used):
             self._secrets.remove(key)
             message.removed_secrets.append(key[1])

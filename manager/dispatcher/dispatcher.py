@@ -259,7 +259,7 @@ class Dispatcher:
         reader = asyncio.create_task(self._read(session, messages))
         reader.add_done_callback(lambda _: session.changed.set())
         try:
-            await context.write(pb.DispatcherMessage(assignments=complete))
+            await _assign(session, complete, context)
             while not reader.done():
                 await session.changed.wait()
                 session.changed.clear()
@@ -287,8 +287,7 @@ class Dispatcher:
             await context.write(pb.DispatcherMessage(log=request))
         dirty, session.dirty_tasks = session.dirty_tasks, set()
         message = session.assigner.incremental(self._store.view, dirty)
-        if message is not None:
-            await context.write(pb.DispatcherMessage(assignments=message))
+        if await _assign(session, message, context):
             await asyncio.sleep(MERGE_S)
 
     async def _read(self, session: Session, messages: AsyncIterator[pb.AgentMessage]) -> None:
@@ -371,6 +370,15 @@ class Dispatcher:
                 session.end(Unavailable("heartbeat failure: begin a new session"))
         if changes:
             await self._store.propose(changes)
+
+
+async def _assign(session: Session, message: pb.Assignments | None, context: Any) -> bool:
+    """Send what the assigner has made, in order; False when that is nothing."""
+    parts = session.assigner.take_ahead()
+    parts += [message] if message is not None else []
+    for part in parts:
+        await context.write(pb.DispatcherMessage(assignments=part))
+    return bool(parts)
 
 
 def _decoded(raw: bytes, kind: type[Any]) -> Any:

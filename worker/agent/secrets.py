@@ -13,19 +13,28 @@ class NodeSecrets:
 
     def __init__(self) -> None:
         self._known: dict[str, Secret] = {}
+        self._fresh: dict[str, Secret] = {}
+        """What the present session has sent."""
         self._told = asyncio.Event()
 
+    def begin(self) -> None:
+        """Begin a session: all is sent anew, perhaps in parts before the complete set."""
+        self._fresh = {}
+
     def take(self, secrets: Iterable[Secret], *, complete: bool) -> None:
-        """Keep what was sent; a complete set replaces the one before."""
-        fresh = {secret.id: secret for secret in secrets}
-        self._known = fresh if complete else {**self._known, **fresh}
+        """Keep what was sent; with the complete set, what the session has not sent goes."""
+        sent = {secret.id: secret for secret in secrets}
+        self._fresh.update(sent)
+        self._known.update(sent)
         if complete:
+            self._known = dict(self._fresh)
             self._told.set()
 
     def forget(self, ids: Iterable[str]) -> None:
         """Drop what no task uses any more."""
         for secret_id in ids:
             self._known.pop(secret_id, None)
+            self._fresh.pop(secret_id, None)
 
     async def values(
         self, spec: SpecVersion, say: Callable[[str], None] | None = None

@@ -157,6 +157,7 @@ class Agent:
             welcome = first.welcome
             self.session_id = welcome.session_id
             self._chain = 0
+            self._parts.secrets.begin()
             self._parts.on_role(welcome.role)
             await self._learn_managers(list(welcome.managers))
             self._parts.reporter.again(self._parts.tasks.statuses())

@@ -13,6 +13,7 @@ from manager.dispatcher.assignments import Assigner
 from manager.dispatcher.tables import TableCache
 from manager.store import snapshot
 from manager.store.changes import PutSecret, SetTaskStatus, Transaction, decode, encode
+from manager.store.events import events_of
 from manager.store.view import View
 from swarmapi.errors import InvalidArgument
 from swarmapi.model.decode import decode_spec
@@ -366,5 +367,51 @@ def test_a_job_gets_its_secrets_too() -> None:
         await cluster.settle()
         message = Assigner("m1", TableCache(), {}).complete(cluster.store.view)
         assert len(message.secrets) == len(message.tasks) == 1
+
+    play(story)
+
+
+def test_more_secrets_than_a_message_holds_go_ahead_of_it() -> None:
+    async def story(cluster: MemoryCluster, client: Client) -> None:
+        names = [f"s{number}" for number in range(5)]
+        for name in names:
+            await post(client, "/secrets/create", made(name, b"x" * 100), 201)
+        body = using("secret", *({"name": name, "target": name} for name in names))
+        await post(client, "/services/create", body, 201)
+        await cluster.settle()
+        assigner = Assigner("m1", TableCache(), {}, secrets_bytes=250)
+        last = assigner.complete(cluster.store.view)
+        parts = [*assigner.take_ahead(), last]
+        assert [part.chain for part in parts] == [1, 2, 3]
+        kinds = [pb.Assignments.INCREMENTAL] * 2 + [pb.Assignments.COMPLETE]
+        assert [part.kind for part in parts] == kinds
+        sent = [len(part.secrets) for part in parts]
+        assert sum(sent) == 5
+        assert max(sent) <= 2
+        assert assigner.take_ahead() == []
+
+    play(story)
+
+
+def test_their_events_are_told() -> None:
+    async def story(cluster: MemoryCluster, client: Client) -> None:
+        told: list[tuple[str, str, str]] = []
+        cluster.replica.subscribe(
+            lambda applied: told.extend(
+                (event.kind, event.action, event.attributes["name"])
+                for event in events_of(applied.changed, 0)
+            )
+        )
+        await post(client, "/secrets/create", made("s"), 201)
+        index = (await get(client, "/secrets/s"))["Version"]["Index"]
+        await post(client, f"/secrets/s/update?version={index}", made("s", a="b"))
+        await client.delete("/secrets/s")
+        await post(client, "/configs/create", made("c"), 201)
+        assert told == [
+            ("secret", "create", "s"),
+            ("secret", "update", "s"),
+            ("secret", "remove", "s"),
+            ("config", "create", "c"),
+        ]
 
     play(story)

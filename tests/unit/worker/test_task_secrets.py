@@ -108,6 +108,11 @@ def test_what_no_task_uses_is_forgotten() -> None:
         secrets.forget(["id1"])
         with pytest.raises(NotFound, match="secret pw"):
             await secrets.values(SPEC)
+        secrets.begin()
+        secrets.take([SECRET], complete=False)
+        secrets.take([CONFIG], complete=True)
+        assert list(await secrets.values(SPEC)) == ["id1", "id2"]
+        secrets.begin()
         secrets.take([CONFIG], complete=True)
         with pytest.raises(NotFound, match="secret pw"):
             await secrets.values(SPEC)
