@@ -12,7 +12,7 @@ from runtime.errors import StartFailed, Unsupported
 _KNOWN = {
     "": "ociVersion process root hostname domainname mounts linux annotations",
     "root": "path readonly",
-    "mounts": "destination type source options subpath",
+    "mounts": "destination type source options subpath namespace",
     "linux": "namespaces resources devices sysctl maskedPaths readonlyPaths seccomp",
     "linux.namespaces": "type path",
     "linux.devices": "type path major minor fileMode uid gid",
@@ -22,7 +22,7 @@ _KNOWN = {
     "linux.resources.cpu": "shares quota period cpus mems",
     "linux.resources.pids": "limit",
     "linux.resources.blockIO": (
-        "weight throttleReadBpsDevice throttleWriteBpsDevice throttleReadIOPSDevice "
+        "weight weightDevice throttleReadBpsDevice throttleWriteBpsDevice throttleReadIOPSDevice "
         "throttleWriteIOPSDevice"
     ),
     "process": (

@@ -5,12 +5,15 @@ from typing import Any
 import pytest
 
 from runtime.oci import DEFAULT_CAPABILITIES
+from runtime.supervisor.demands import check_bundle
 from swarmapi.errors import Conflict, InvalidArgument, Unsupported
-from worker.engine.bundle import check_supported
+from worker.engine import limits
+from worker.engine.bundle import build_config, check_supported
 from worker.engine.devices import devices_of, rules_of
 from worker.engine.limits import resources_of
+from worker.engine.record import Record
 from worker.engine.security import oci_profile, security_options
-from worker.engine.spec import decode_host
+from worker.engine.spec import ContainerConfig, decode_host
 from worker.engine.updating import merge
 
 MIB = 1 << 20
@@ -167,3 +170,35 @@ def test_an_update_that_cannot_be_is_refused(
 ) -> None:
     with pytest.raises(error):
         merge(decode_host(before), change)
+
+
+def test_the_fork_server_obeys_every_field_of_the_fullest_bundle(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "_numbers_of", lambda _: {"major": 8, "minor": 0})
+    rate = [{"Path": "/dev/x", "Rate": 5}]
+    host = decode_host(
+        {
+            "Memory": 64 * MIB, "MemorySwap": 65 * MIB, "MemoryReservation": 32 * MIB,
+            "MemorySwappiness": 5, "OomKillDisable": True, "OomScoreAdj": 5, "PidsLimit": 7,
+            "CpuShares": 5, "CpuQuota": 5000, "CpuPeriod": 10000, "CpusetCpus": "0",
+            "CpusetMems": "0", "BlkioWeight": 10, "BlkioDeviceReadBps": rate,
+            "BlkioDeviceWriteBps": rate, "BlkioDeviceReadIOps": rate, "BlkioDeviceWriteIOps": rate,
+            "BlkioWeightDevice": [{"Path": "/dev/x", "Weight": 20}], "Annotations": {"a": "b"},
+            "Devices": [{"PathOnHost": "/dev/null", "PathInContainer": "/dev/n",
+                         "CgroupPermissions": "rw"}],
+            "Ulimits": [{"Name": "nofile", "Soft": 5, "Hard": 6}], "Tmpfs": {"/t": "size=1m"},
+            "Sysctls": {"net.ipv4.ip_forward": "1"}, "ReadonlyRootfs": True,
+        }
+    )  # fmt: skip
+    record = Record(
+        id="a" * 64, name="x", created_ns=0, image_id="", image_config={}, host=host, path="true",
+        config=ContainerConfig(image="x", domainname="d", tty=True), endpoints={}, args=[], env=[],
+    )  # fmt: skip
+    user = {"uid": 5, "gid": 5, "additionalGids": [6]}
+    config = build_config(
+        record, user=user, home="/", files={"/etc/hosts": "/h"}, rootfs="/r", pid_owner=5,
+        ipc_owner=5,
+    )  # fmt: skip
+    config["linux"].pop("seccomp")
+    check_bundle(config)
