@@ -86,10 +86,17 @@ def _ps(client: Client, args: Namespace) -> int:
 
 def _configure_inspect(parser: Parser) -> None:
     parser.add_argument("-f", "--format")
+    parser.add_argument("--pretty", action="store_true", help="for people")
     parser.add_argument("services", nargs="+", metavar="SERVICE")
 
 
 def _inspect(client: Client, args: Namespace) -> int:
+    if args.pretty:
+        from swarmctl.service_pretty import show
+
+        if args.format:
+            raise ClientError("--format is incompatible with human friendly format")
+        return each(args.services, lambda name: show(client, name))
     query = {"insertDefaults": "true"}
     return table.inspect("/services/{}", client, args.services, args.format, "service", **query)
 

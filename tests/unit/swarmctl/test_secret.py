@@ -88,3 +88,72 @@ def test_a_service_refers_to_them_by_name(daemon: Daemon, ctl: Run) -> None:
     changed = daemon.body("/services/web1/update")["TaskTemplate"]["ContainerSpec"]
     assert changed["Secrets"] == []
     assert [c["ConfigName"] for c in changed["Configs"]] == ["conf", "two"]
+
+
+def test_a_service_is_shown_for_people_as_docker_does(daemon: Daemon, ctl: Run) -> None:
+    config = {
+        "Parallelism": 1,
+        "FailureAction": "pause",
+        "Monitor": 5 * 10**9,
+        "MaxFailureRatio": 0,
+        "Order": "stop-first",
+    }
+    file = {"UID": "0", "GID": "0", "Mode": 0o444}
+    container = {
+        "Image": "busybox:latest",
+        "Args": ["sleep", "9"],
+        "Env": ["A=1"],
+        "Init": False,
+        "Configs": [{"File": {"Name": "/etc/cfg", **file}, "ConfigName": "cfg1"}],
+        "Secrets": [{"File": {"Name": "s", **file}, "SecretName": "sec1", "Follow": True}],
+    }
+    template = {"ContainerSpec": container, "Networks": [{"Target": "net1"}]}
+    spec = {
+        "Name": "web",
+        "TaskTemplate": template,
+        "Mode": {"Replicated": {"Replicas": 2}},
+        "UpdateConfig": {**config, "Delay": 90 * 10**9},
+        "RollbackConfig": config,
+        "EndpointSpec": {"Mode": "vip"},
+    }
+    daemon.on("GET", "/networks/net1", {"Id": "net1", "Name": "ov1"})
+    daemon.on("GET", "/services/web", {"ID": "web1", "Spec": spec})
+    assert ctl("service", "inspect", "--pretty", "web").out == PRETTY
+    assert ctl("service", "inspect", "--pretty", "--format", "x", "web").code == 1
+
+
+PRETTY = """
+ID:\t\tweb1
+Name:\t\tweb
+Service Mode:\tReplicated
+ Replicas:\t2
+Placement:
+UpdateConfig:
+ Parallelism:\t1
+ Delay:\t\t1m30s
+ On failure:\tpause
+ Monitoring Period: 5s
+ Max failure ratio: 0
+ Update order:      stop-first
+RollbackConfig:
+ Parallelism:\t1
+ On failure:\tpause
+ Monitoring Period: 5s
+ Max failure ratio: 0
+ Rollback order:    stop-first
+ContainerSpec:
+ Image:\t\tbusybox:latest
+ Args:\t\tsleep 9\x20
+ Env:\t\tA=1\x20
+ Init:\t\tfalse
+Configs:
+ Target:\t/etc/cfg
+  Source:\tcfg1
+Secrets:
+ Target:\ts
+  Source:\tsec1 (followed)
+Resources:
+Networks: ov1\x20
+Endpoint Mode:\tvip
+
+"""
