@@ -10,6 +10,7 @@ from typing import NamedTuple
 from manager.allocator.allocate import allocate
 from manager.orchestrator import disappearance, drain, jobs, leaving, nodes, restart
 from manager.orchestrator.global_ import reconcile_global
+from manager.orchestrator.rebalance import rebalance
 from manager.orchestrator.replicated import reconcile_replicated, remove_all
 from manager.scheduler.schedule import schedule
 from manager.store.apply import Key
@@ -73,6 +74,7 @@ def turn(view: View, dirty: Iterable[Key], env: Env, acks: Acks) -> TurnResult:
             run.again.add(("service", service_id))
         else:
             _reconcile_service(run, service_id)
+    rebalance(run)
     allocate(run)
     schedule(run)
     return TurnResult(tuple(run.changes), run.next_deadline_ns, frozenset(run.again))

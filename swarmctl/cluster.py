@@ -1,11 +1,16 @@
-"""cluster: update."""
+"""cluster: update, rebalance."""
 
+import time
 from argparse import Namespace
+from typing import Any
 
-from swarmctl.command import Command, Parser
+from swarmctl import plan
+from swarmctl.command import Command, Parser, warn
 from swarmctl.errors import UsageError
 from swarmctl.http import Client
 
+_REBALANCE = "/swarm/v1/rebalance"
+_POLL_S = 0.5
 _LABELS = {
     "placement_strategy": "placement.strategy",
     "specs_kept": "specs.kept",
@@ -39,6 +44,48 @@ def _update(client: Client, args: Namespace) -> int:
     return 0
 
 
+def _configure_rebalance(parser: Parser) -> None:
+    plan.add_flags(parser)
+    parser.add_argument("--stop", action="store_true", help="begin no more moves")
+    parser.add_argument("-d", "--detach", action="store_true", help="do not wait")
+    parser.add_argument("-q", "--quiet", action="store_true", help="show no progress")
+
+
+def _rebalance(client: Client, args: Namespace) -> int:
+    if args.plan:
+        found = client.get(f"{_REBALANCE}/plan")
+        if not found["Services"]:
+            print("Everything is balanced.")
+        return plan.print_plan(found)
+    if args.stop:
+        state = client.call("DELETE", _REBALANCE)
+    else:
+        state = client.call("POST", _REBALANCE, query=plan.query(args))
+    if args.detach:
+        return 0
+    return _follow(client, state, quiet=args.quiet)
+
+
+def _follow(client: Client, state: dict[str, Any], *, quiet: bool) -> int:
+    """Wait for the end of the rebalancing, telling each move; 1 where a service was skipped."""
+    shown = 0
+    while True:
+        if state["Moved"] != shown and not quiet:
+            shown = state["Moved"]
+            print(f"{shown} moved", flush=True)
+        if state["State"] == "done":
+            break
+        time.sleep(_POLL_S)
+        state = client.get(_REBALANCE)
+    if state["Skipped"]:
+        warn(f"a move failed, left as they are: {', '.join(state['Skipped'])}")
+        return 1
+    if not quiet:
+        print("Everything is balanced.")
+    return 0
+
+
 COMMANDS = {
+    "rebalance": Command("even out services over the nodes", _configure_rebalance, _rebalance),
     "update": Command("change how the cluster works", _configure_update, _update),
 }

@@ -31,7 +31,11 @@ def query(args: Namespace) -> dict[str, str]:
 
 def show(client: Client, wish: dict[str, Any]) -> int:
     """Print the plan of one request; return the exit code, 4 where a task fits nowhere."""
-    plan = client.call("POST", "/swarm/v1/plan", body={"Services": [wish]})
+    return print_plan(client.call("POST", "/swarm/v1/plan", body={"Services": [wish]}))
+
+
+def print_plan(plan: dict[str, Any]) -> int:
+    """Print a plan; return its exit code."""
     for service in plan["Services"]:
         _show_service(service)
     print(f"Plan version: {plan['Version']}")

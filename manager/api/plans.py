@@ -1,4 +1,4 @@
-"""The routes of plans: what requests about services would do."""
+"""The routes of plans, of requests about services, and of rebalancing."""
 
 from collections.abc import Sequence
 from typing import Any, Final, TypedDict
@@ -7,11 +7,11 @@ import msgspec
 from aiohttp import web
 
 from manager.api.keys import STORE
-from manager.api.responses import answer
-from manager.control import plans
+from manager.api.responses import answer, request_id
+from manager.control import plans, rebalancing
 from manager.plan.outcome import CREATE, KEEP, REMOVE, REPLACE, Plan, PlannedService, PlannedTask
 from manager.store.view import View
-from swarmapi import rest
+from swarmapi import query, rest
 from swarmapi.errors import InvalidArgument
 from swarmapi.model.decode import spec_from
 from swarmapi.model.spec import ServiceSpec
@@ -121,6 +121,53 @@ def _name(view: View, node_id: str) -> str:
     return (node.description.hostname if node is not None else "") or node_id
 
 
+class RebalanceShown(TypedDict):
+    """A rebalancing: `State` is none, running, stopping or done; `Skipped` are services by name."""
+
+    State: str
+    Moved: int
+    Skipped: list[str]
+
+
+async def plan_rebalance(request: web.Request) -> web.Response:
+    """Tell what a rebalancing would move."""
+    store = request.app[STORE]
+    return answer(plan_json(store.view, rebalancing.plan_rebalance(store)))
+
+
+async def begin_rebalance(request: web.Request) -> web.Response:
+    """Even out replicated services over the nodes there are by now, starting first."""
+    store, planned = request.app[STORE], query.integer(request, "planVersion")
+    await rebalancing.begin_rebalance(store, planned, request_id(request))
+    return answer(_rebalance_json(store.view), 202)
+
+
+async def show_rebalance(request: web.Request) -> web.Response:
+    """Show the rebalancing that is under way, or the last one."""
+    return answer(_rebalance_json(request.app[STORE].view))
+
+
+async def stop_rebalance(request: web.Request) -> web.Response:
+    """Begin no more moves; those under way are finished."""
+    store = request.app[STORE]
+    await rebalancing.stop_rebalance(store, request_id(request))
+    return answer(_rebalance_json(store.view))
+
+
+def _rebalance_json(view: View) -> RebalanceShown:
+    state = view.cluster.rebalance if view.cluster is not None else None
+    if state is None:
+        return {"State": "none", "Moved": 0, "Skipped": []}
+    running = "stopping" if state.stopping else "running"
+    names = [view.services[i].spec.name for i in state.skipped if i in view.services]
+    return {"State": "done" if state.ended_ns else running, "Moved": state.moved, "Skipped": names}
+
+
+_REBALANCE: Final = "/swarm/v1/rebalance"
 ROUTES: Final[Sequence[Route]] = (
     Route("POST", "/swarm/v1/plan", make_plan, body=PlanRequest, answer=PlanAnswer),
+    Route("GET", _REBALANCE, show_rebalance, answer=RebalanceShown),
+    Route("GET", _REBALANCE + "/plan", plan_rebalance, answer=PlanAnswer),
+    Route("POST", _REBALANCE, begin_rebalance, (PLAN_VERSION,), answer=RebalanceShown, status=202),
+    Route("DELETE", _REBALANCE, stop_rebalance, answer=RebalanceShown),
 )

@@ -76,6 +76,7 @@ def create_task(
     by_update: bool = False,
     by_move: bool = False,
     early_ends: int = 0,
+    replaces: str = "",
 ) -> Task:
     """Emit a new attempt at a slot, of the current spec version and, of a job, iteration."""
     job = service.job_status
@@ -94,6 +95,7 @@ def create_task(
         by_update=by_update,
         by_move=by_move,
         early_ends=early_ends,
+        replaces=replaces,
         job_iteration=job.iteration if job is not None else None,
     )
     turn.emit(PutTask(task=task, reason=reason))

@@ -99,9 +99,16 @@ def update(turn: Turn, service: Service, slots: Slots) -> None:
     _Step(turn, service, outdated, config, judged).run(slots, dirty)
 
 
+def is_busy(service: Service) -> bool:
+    """Tell whether a service has an update or a rollback under way, or paused."""
+    status = service.update_status
+    return status is not None and status.state in (*_BUSY, *_PAUSED)
+
+
 def _staying(turn: Turn, slot: Slot) -> list[Task]:
-    """Return the wanted tasks that are not on their way off a drained node."""
-    return [t for t in slot.wanted if not must_leave(turn, t)]
+    """Return the wanted tasks that are not on their way off a drained node or to another one."""
+    moved = {t.replaces for t in slot.wanted if t.replaces and is_live(t)}
+    return [t for t in slot.wanted if t.id not in moved and not must_leave(turn, t)]
 
 
 def _is_dirty(turn: Turn, slot: Slot, outdated: Outdated) -> bool:

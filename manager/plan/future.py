@@ -68,7 +68,8 @@ class Future:
             if result.changes or moved or self._dirty:
                 continue
             deadline_ns = result.next_deadline_ns
-            if deadline_ns is None or not any(self._is_updating(i) for i in waiting):
+            busy = self._is_rebalancing() or any(self._is_updating(i) for i in waiting)
+            if deadline_ns is None or not busy:
                 return
             self.now_ns = max(self.now_ns + 1, deadline_ns)
         raise FailedPrecondition("this moves too much to foretell: do it in smaller steps")
@@ -77,6 +78,10 @@ class Future:
         service = self.view.services.get(service_id)
         status = service.update_status if service is not None else None
         return status is not None and status.state in _BUSY
+
+    def _is_rebalancing(self) -> bool:
+        state = self.view.cluster.rebalance if self.view.cluster is not None else None
+        return state is not None and not state.ended_ns
 
     def _acknowledged(self) -> dict[str, dict[str, int]]:
         everything = dict.fromkeys(self.view.networks, NOT_COMMITTED)

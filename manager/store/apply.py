@@ -245,6 +245,16 @@ def _set_explanation(fx: Effects, change: c.SetExplanation) -> None:
         store_task(fx, task, replace(task, explanation=change.explanation))
 
 
+def _set_rebalance(fx: Effects, change: c.SetRebalance) -> None:
+    old = fx.view.cluster
+    if old is None:
+        return
+    new = replace(old, rebalance=change.state, meta=fx.meta(old.meta))
+    fx.view.cluster = new
+    fx.touch("cluster", old, new)
+    fx.dirty.add(("cluster", old.id))
+
+
 # parts of objects ---------------------------------------------------------------------------
 
 
@@ -367,4 +377,5 @@ _HANDLERS: Final[dict[type, Callable[[Effects, Any], None]]] = {
     c.SetJobStatus: _set_job_status,
     c.Delete: delete,
     c.OrphanTasksOfNode: orphan,
+    c.SetRebalance: _set_rebalance,
 }

@@ -18,6 +18,7 @@ from swarmapi.model.objects import (
     Node,
     NodeDescription,
     NodeState,
+    Rebalance,
     Secret,
     Service,
     ServiceEndpoint,
@@ -240,6 +241,12 @@ class OrphanTasksOfNode(ChangeBase, frozen=True, tag="orphan_tasks_of_node"):
     node_id: str
 
 
+class SetRebalance(ChangeBase, frozen=True, tag="set_rebalance"):
+    """Begin, go on with, or end a rebalancing."""
+
+    state: Rebalance
+
+
 class Unknown(ChangeBase, frozen=True, tag="unknown"):
     """A change of a newer version: kept in place, applied as nothing."""
 
@@ -273,6 +280,7 @@ Change: TypeAlias = (
     | SetJobStatus
     | Delete
     | OrphanTasksOfNode
+    | SetRebalance
     | Unknown
 )
 

@@ -140,6 +140,8 @@ class Task(Stored, frozen=True):
     """Made to take a drained node's task; until it runs it is a share of the parallelism."""
     running_ns: int = 0
     """Cluster time when it was first observed RUNNING; kept by apply."""
+    replaces: str = ""
+    """Made by rebalancing: it runs before this older task of its slot is stopped."""
     explanation: bytes = b""
     """Why it is not placed: msgpack of `Explanation`, empty when placed."""
     generic: tuple[GenericShare, ...] = ()
@@ -416,6 +418,18 @@ class RootCA(Stored, frozen=True):
     join_token_manager: str
 
 
+class Rebalance(Stored, frozen=True):
+    """A rebalancing of replicated services, under way until `ended_ns`."""
+
+    started_ns: int = 0
+    ended_ns: int = 0
+    stopping: bool = False
+    """No move begins any more."""
+    moved: int = 0
+    skipped: tuple[str, ...] = ()
+    """Ids of services of which a move failed."""
+
+
 class Cluster(Stored, frozen=True):
     """The one cluster object."""
 
@@ -428,6 +442,7 @@ class Cluster(Stored, frozen=True):
     removed_nodes: tuple[str, ...] = ()
     """Ids whose certificates are refused for ever."""
     last_vni: int = 4096
+    rebalance: Rebalance | None = None
     disappeared_ns: int = 0
     """Since when rescheduling is paused because many nodes went at once; 0 = it is not."""
     counted_from_ns: int = 0

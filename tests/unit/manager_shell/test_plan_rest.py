@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from manager.store.changes import PutNode
+from swarmapi.model.objects import Node, NodeDescription, NodeState
 from tests.unit.manager_shell.cluster import MemoryCluster
 from tests.unit.manager_shell.test_rest import Client, get, play, post, spec
 
@@ -76,5 +78,32 @@ def test_stories_and_the_table_over_rest() -> None:
         (row,) = explained["Table"]
         assert (row["Node"], row["Here"], row["Fits"]) == ("host1", True, True)
         await get(client, "/v1.50/swarm/v1/tasks/none/story", 404)
+
+    play(story)
+
+
+def test_rebalancing_is_planned_begun_followed_and_stopped() -> None:
+    async def story(cluster: MemoryCluster, client: Client) -> None:
+        path = "/v1.50/swarm/v1/rebalance"
+        assert (await get(client, path))["State"] == "none"
+        await post(client, "/v1.50/services/create", spec(), 201)
+        await cluster.settle()
+        await cluster.run_tasks()
+        ready = Node(id="w1", description=NodeDescription(hostname="w1"), state=NodeState.READY)
+        await cluster.store.propose((PutNode(node=ready),))
+        await cluster.settle()
+        plan = await get(client, f"{path}/plan")
+        (service,) = plan["Services"]
+        assert (service["Action"], service["Replace"], service["Keep"]) == ("move", 1, 1)
+        await post(client, f"{path}?planVersion={plan['Version'] + 1}", None, 409)
+        begun = await post(client, f"{path}?planVersion={plan['Version']}", None, 202)
+        assert begun["State"] == "running"
+        await post(client, path, None, 400)
+        for _ in range(4):
+            await cluster.settle()
+            await cluster.run_tasks()
+        assert await get(client, path) == {"State": "done", "Moved": 1, "Skipped": []}
+        assert (await client.delete(path)).status == 400
+        assert (await get(client, f"{path}/plan"))["Services"] == []
 
     play(story)

@@ -69,3 +69,24 @@ def test_a_plans_version_goes_along_and_its_refusal_is_shown(daemon: Daemon, ctl
     result = ctl("service", "create", "--no-resolve-image", "--plan-version", "7", "busybox")
     assert result.code == 1
     assert "the cluster moved since plan 7" in result.err
+
+
+def test_rebalance_is_planned_followed_and_stopped(daemon: Daemon, ctl: Run) -> None:
+    path = "/swarm/v1/rebalance"
+    daemon.on("GET", f"{path}/plan", {"Version": 5, "Fits": True, "Services": []})
+    result = ctl("cluster", "rebalance", "--plan")
+    assert (result.code, result.out) == (0, "Everything is balanced.\nPlan version: 5\n")
+    states = [
+        {"State": "running", "Moved": 1, "Skipped": []},
+        {"State": "done", "Moved": 2, "Skipped": []},
+    ]
+    daemon.on("POST", path, {"State": "running", "Moved": 0, "Skipped": []})
+    daemon.on("GET", path, lambda seen: states.pop(0))
+    result = ctl("cluster", "rebalance", "--plan-version", "5")
+    assert (result.code, result.out) == (0, "1 moved\n2 moved\nEverything is balanced.\n")
+    (sent,) = [s for s in daemon.seen if s.method == "POST"]
+    assert sent.query == {"planVersion": "5"}
+    daemon.on("DELETE", path, {"State": "done", "Moved": 2, "Skipped": ["web"]})
+    result = ctl("cluster", "rebalance", "--stop", "-q")
+    assert (result.code, result.out) == (1, "")
+    assert result.err == "a move failed, left as they are: web\n"
