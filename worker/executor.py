@@ -247,7 +247,13 @@ class EngineExecutor:
     def _place(self, task: Task) -> TaskPlace:
         machine, slot = self._machine(), str(task.slot or task.node_id)
         return TaskPlace(
-            task.service_id, task.id, slot, task.node_id, machine.hostname, machine.platform
+            task.service_id,
+            task.id,
+            slot,
+            task.node_id,
+            machine.hostname,
+            machine.platform,
+            number=str(task.number) if task.slot else slot,
         )
 
     async def start(self, task: Task, spec: SpecVersion) -> Outcome:

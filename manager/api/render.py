@@ -271,10 +271,8 @@ def task_json(view: View, task: Task) -> Json:
     if record is not None:
         body["Spec"] = _template_json(record.spec.task_template, with_runtime=False)
     body["ServiceID"] = task.service_id
-    if task.slot and task.job_iteration is None:
-        body["Slot"] = task.slot
-    elif task.slot:
-        body["Slot"] = task.slot - 1  # as Docker's clients count the slots of jobs
+    if task.slot:
+        body["Slot"] = task.number
     if task.job_iteration is not None:
         body["JobIteration"] = {"Index": task.job_iteration}
     if task.node_id:

@@ -103,8 +103,6 @@ async def update_service(
     if not spec.name:
         spec = replace(spec, name=service.spec.name)
     spec = replace(spec, mode=_kept_mode(spec.mode, service.spec.mode))
-    if spec.mode.replicated is None and spec.mode.global_ is None:
-        spec = replace(spec, mode=service.spec.mode)
     spec = _with_deadlines(spec, service.spec)
     if spec.name != service.spec.name:
         raise InvalidArgument(f"Name: service {service.spec.name} cannot be renamed")

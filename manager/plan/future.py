@@ -104,7 +104,8 @@ class Future:
         node = self.view.nodes.get(task.node_id)
         if node is None or node.state != NodeState.READY or not is_placed(task):
             return None
-        if not is_live(task) or task.status.state >= task.desired:
+        # Jobs are not foretold beyond what runs first: when they complete is nobody's to know.
+        goal = TaskState.RUNNING if task.desired == TaskState.COMPLETE else task.desired
+        if not is_live(task) or task.status.state >= goal:
             return None
-        ended = min(task.desired, TaskState.SHUTDOWN)
-        return TaskStatus(state=ended, timestamp_ns=self.now_ns)
+        return TaskStatus(state=min(goal, TaskState.SHUTDOWN), timestamp_ns=self.now_ns)

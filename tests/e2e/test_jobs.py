@@ -45,10 +45,13 @@ def test_b41_b42_the_docker_cli_runs_jobs_and_waits_for_them(lab: LabHandle, doc
         "--name",
         "five",
     ]
-    shown = docker("service", "create", "--no-resolve-image", *line, *RUN, "echo done")
+    line += ["--env", "N={{.Task.Slot}}"]
+    shown = docker("service", "create", "--no-resolve-image", *line, *RUN, "echo slot $N")
     assert "job complete" in shown
     listed = docker("service", "ls", "--format", "{{.Name}}|{{.Mode}}|{{.Replicas}}").strip()
     assert listed == "five|replicated job|0/2 (5/5 completed)"
+    lines = docker("service", "logs", "--raw", "five").splitlines()
+    assert sorted(lines) == [f"slot {number}" for number in range(5)]
     states = docker("service", "ps", "five", "--format", "{{.DesiredState}} {{.CurrentState}}")
     assert [line.split()[:2] for line in states.splitlines()] == [["Complete", "Complete"]] * 5
     assert "Name:\t\tfive" in docker("service", "inspect", "--pretty", "five")

@@ -15,7 +15,10 @@ MAX_BYTES = 1000 << 10
 
 
 class TaskPlace(NamedTuple):
-    """One task and where it runs; `slot` is the node's id in a global service."""
+    """One task and where it runs; `slot` is the node's id in a global service.
+
+    `number` is what `{{.Task.Slot}}` gives where that is not the slot of the task's name: in jobs.
+    """
 
     service_id: str
     task_id: str
@@ -23,6 +26,7 @@ class TaskPlace(NamedTuple):
     node_id: str
     hostname: str
     platform: Platform = Platform()
+    number: str = ""
 
 
 ANYWHERE = TaskPlace("service", "task", "1", "node", "hostname", Platform("architecture", "linux"))
@@ -41,7 +45,7 @@ def values(spec: ServiceSpec, place: TaskPlace) -> dict[str, Any]:
         "Task": {
             "ID": place.task_id,
             "Name": f"{spec.name}.{place.slot}.{place.task_id}",
-            "Slot": place.slot,
+            "Slot": place.number or place.slot,
         },
     }
 

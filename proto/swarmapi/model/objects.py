@@ -148,6 +148,11 @@ class Task(Stored, frozen=True):
     """What it has of its node's generic resources; given with the node."""
 
     @property
+    def number(self) -> int:
+        """The slot as Docker's clients and templates count it: those of jobs begin with 0."""
+        return self.slot - 1 if self.slot and self.job_iteration is not None else self.slot
+
+    @property
     def goal(self) -> TaskState:
         """The desired state of an attempt whose turn has come."""
         return TaskState.RUNNING if self.job_iteration is None else TaskState.COMPLETE

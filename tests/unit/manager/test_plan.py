@@ -12,8 +12,8 @@ from manager.plan.outcome import Plan
 from manager.replica import Replica, Store
 from manager.store.snapshot import dump
 from swarmapi.errors import AlreadyExists, Conflict, InvalidArgument, NotFound
-from swarmapi.model.spec import Availability, ServiceSpec, UpdateConfig
-from tests.builders import MIB, SECOND, World, node, spec
+from swarmapi.model.spec import Availability, Cron, ServiceSpec, UpdateConfig
+from tests.builders import MIB, SECOND, World, job_mode, node, spec
 
 
 def store_of(made: World) -> Store:
@@ -69,6 +69,16 @@ def test_create_says_where_every_task_goes_and_what_does_not_fit() -> None:
     (lost,) = [t for t in plan.services[0].tasks if t.unplaced]
     assert lost.unplaced == "no suitable node: 2 nodes: needs 100 MiB, at most 50 MiB free"
     assert {t.action for t in plan.services[0].tasks} == {"create"}
+
+
+def test_a_job_is_planned_as_far_as_it_runs_at_first() -> None:
+    """When tasks complete is not foretold; a cron job runs nothing before its start."""
+    made = World()
+    nodes(made, 2)
+    plan = planned(made, create(spec("job", job=job_mode(5, 2))))
+    assert [(s, a) for s, a, _, _ in slots(plan, "job")] == [(1, "create"), (2, "create")]
+    plan = planned(made, create(spec("tick", job=job_mode(5, 2, cron=Cron(schedule="@daily")))))
+    assert slots(plan, "tick") == []
 
 
 def test_update_tells_replaced_from_changed_in_place() -> None:
