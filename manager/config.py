@@ -91,11 +91,21 @@ class RunConfig:
 
 
 @dataclass(frozen=True)
+class RecoverConfig:
+    """`swarm-manager recover`, or `restore` of a backup."""
+
+    paths: Paths
+    advertise: str
+    unlock_key: str
+    backup: str = ""
+
+
+@dataclass(frozen=True)
 class DescribeConfig:
     """`swarm-manager openapi`."""
 
 
-def load(argv: Sequence[str]) -> InitConfig | RunConfig | DescribeConfig:
+def load(argv: Sequence[str]) -> InitConfig | RunConfig | RecoverConfig | DescribeConfig:
     """Return what the command line asks for.
 
     Raises:
@@ -117,6 +127,10 @@ def load(argv: Sequence[str]) -> InitConfig | RunConfig | DescribeConfig:
         pools = tuple(flags.default_addr_pool or ("10.0.0.0/8",))
         _check_pools(pools, flags.subnet_size)
         return InitConfig(paths, flags.advertise_addr, pools, flags.subnet_size)
+    unlock_key = sys.stdin.readline().strip() if flags.unlock_key_stdin else ""
+    if flags.command in ("recover", "restore"):
+        backup = flags.backup if flags.command == "restore" else ""
+        return RecoverConfig(paths, flags.advertise_addr, unlock_key, backup)
     if flags.join:
         split(flags.join)
     return RunConfig(
@@ -125,7 +139,7 @@ def load(argv: Sequence[str]) -> InitConfig | RunConfig | DescribeConfig:
         flags.listen_addr,
         flags.advertise_addr,
         flags.join,
-        sys.stdin.readline().strip() if flags.unlock_key_stdin else "",
+        unlock_key,
     )
 
 
@@ -155,7 +169,10 @@ def _parser() -> argparse.ArgumentParser:
     init = commands.add_parser("init", help="prepare the first manager of a new cluster")
     run = commands.add_parser("run", help="serve until SIGTERM")
     commands.add_parser("openapi", help="print the document of the routes a manager answers")
-    for command in (init, run):
+    recover = commands.add_parser("recover", help="go on with this manager alone")
+    restore = commands.add_parser("restore", help="make the first manager from a backup")
+    restore.add_argument("--backup", required=True, help="the file")
+    for command in (init, run, recover, restore):
         command.add_argument("--state-dir", required=True, help="certificate, journal, lock")
         command.add_argument("--run-dir", required=True, help="sockets")
         command.add_argument("--listen-addr", default="0.0.0.0:2377", help="host:port")
@@ -166,7 +183,8 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument("--subnet-size", type=int, default=24, help="prefix length of a subnet")
     run.add_argument("--node-id", default="", help="refuse any other node's certificate")
     run.add_argument("--join", default="", help="host:port of a manager to enter Raft through")
-    run.add_argument(
-        "--unlock-key-stdin", action="store_true", help="read the unlock key of locked keys"
-    )
+    for command in (run, recover, restore):
+        command.add_argument(
+            "--unlock-key-stdin", action="store_true", help="read the unlock key of locked keys"
+        )
     return parser

@@ -7,12 +7,16 @@ import os
 import signal
 import sys
 
+import msgspec
+
 from manager.api.routes import document as api_document
 from manager.bootstrap import load_founding, prepare_first
-from manager.config import DescribeConfig, InitConfig, RunConfig, load
+from manager.config import DescribeConfig, InitConfig, RecoverConfig, RunConfig, load
 from manager.keys import load_keyring, load_tls
 from manager.lock import lock
+from manager.raft.journal import Corrupt
 from manager.raftlog import open_log
+from manager.recovery import recover, restore
 from manager.server import Manager
 from swarmapi.errors import FailedPrecondition, SwarmError
 from swarmapi.ids import new_id
@@ -32,9 +36,16 @@ def main() -> int:
         elif isinstance(config, InitConfig):
             made = prepare_first(config, os.urandom)
             sys.stdout.write(json.dumps(made) + "\n")
+        elif isinstance(config, RecoverConfig):
+            with lock(config.paths):
+                done = restore(config, os.urandom) if config.backup else recover(config)
+            sys.stdout.write(json.dumps(msgspec.to_builtins(done)) + "\n")
         else:
             with lock(config.paths):
                 asyncio.run(serve(config))
+    except Corrupt as error:
+        sys.stderr.write(f"swarm-manager: {error}\n")
+        return 1
     except SwarmError as error:
         sys.stderr.write(f"swarm-manager: {error.message}\n")
         return 1

@@ -1,6 +1,9 @@
 """The log of a running manager: Raft, behind the public port."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from manager.config import RunConfig
 from manager.raft.node import RaftNode
@@ -88,6 +91,31 @@ class RaftLog:
         """Add a member that runs at its address."""
         await self._node.add_member(node_id, address)
 
+    def usage(self) -> dict[str, Any]:
+        """Return what the log takes on this manager's disk, and how far it reaches.
+
+        Bytes and times of files are as the directory has them now.
+        """
+        status = self._node.status
+        snapshot = _stat(self._state_dir / "snapshot")
+        segments = [found for p in (self._state_dir / "log").glob("*.wal") if (found := _stat(p))]
+        return {
+            "NodeID": self._node_id,
+            "LeaderID": status.leader_id,
+            "Term": status.term,
+            "Members": self._node.members(),
+            "Entries": status.last_index - status.first_index + 1 if status.last_index else 0,
+            "FirstIndex": status.first_index,
+            "LastIndex": status.last_index,
+            "CommitIndex": status.commit_index,
+            "AppliedIndex": status.applied_index,
+            "Segments": len(segments),
+            "LogBytes": sum(found.st_size for found in segments),
+            "SnapshotIndex": status.snapshot_index,
+            "SnapshotBytes": snapshot.st_size if snapshot else 0,
+            "LastCompactionNs": snapshot.st_mtime_ns if snapshot else 0,
+        }
+
     async def reseal(self) -> None:
         """Return once everything on the disk is sealed with the newest key of the ring."""
         await self._node.reseal()
@@ -98,6 +126,13 @@ class RaftLog:
             await self._node.transfer_leadership()
         else:
             await self._node.remove_member(node_id)
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
 
 
 def _status(status: RaftStatus) -> LogStatus:

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from manager.api.app import build_app
 from manager.api.forward import ForwardService, GrpcForwarder
+from manager.api.keys import RAFT_USAGE
 from manager.bootstrap import Founding, found
 from manager.ca.service import CertificateService, MembershipService
 from manager.config import RunConfig, split
@@ -53,6 +54,9 @@ class RunningLog(Log, Protocol):
 
     async def reseal(self) -> None:
         """Return once what is on the disk is sealed with the newest key of the node."""
+
+    def usage(self) -> dict[str, Any]:
+        """Return what the log takes on the disk, and how far it reaches."""
 
     @property
     def backends(self) -> dict[str, str]:
@@ -166,6 +170,7 @@ class Manager:
             events,
             lambda: locker.unlock_key if locker is not None else "",
         )
+        app[RAFT_USAGE] = self._log.usage
         self._runner = runner_of(app, 1.0, handler_cancellation=True)
         await self._runner.setup()
         path = self._config.paths.socket

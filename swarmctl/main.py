@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from swarmctl.command import Command
 
 GROUPS = {
-    "swarm": "the cluster: init, join, leave, tokens",
+    "swarm": "the cluster: init, join, leave, keys, tokens, backup",
     "cluster": "how the cluster places tasks",
     "node": "the machines of the cluster",
     "service": "services",
@@ -37,7 +37,7 @@ SHORT = {
     "completion": "system",
 }
 MODULES = {
-    "swarm": ("swarmctl.swarm",),
+    "swarm": ("swarmctl.swarm", "swarmctl.swarm_state"),
     "cluster": ("swarmctl.cluster",),
     "node": ("swarmctl.node",),
     "service": ("swarmctl.service", "swarmctl.service_change"),

@@ -12,6 +12,7 @@ from manager.api.events import SERVED_HERE
 from manager.api.keys import BROKER, EVENTS, NODE_ID, STORE
 from manager.api.responses import HAPPENS_ONCE_AS, REQUEST_ID, failure
 from manager.api.routes import ROUTES
+from manager.api.state import SERVED_ALONE
 from manager.events import EventLog
 from manager.logbroker.broker import LogBroker
 from manager.replica import LogStatus, Store
@@ -170,8 +171,8 @@ def is_kept(request: web.Request) -> bool:
 
 async def _serve(request: web.Request, handler: Handler) -> web.StreamResponse:
     gate = request.app[GATE]
-    if request.path == UNLOCK_KEY_PATH:
-        return await handler(request)  # needs no leader, nor a cluster
+    if request.path == UNLOCK_KEY_PATH or request.match_info.handler in SERVED_ALONE:
+        return await handler(request)
     if request.match_info.handler in SERVED_HERE:
         await gate.leader_address()  # before one is known, old entries are still applied
         return await handler(request)

@@ -1,6 +1,7 @@
 """What the application hands to its handlers."""
 
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -11,4 +12,5 @@ from manager.replica import Store
 STORE: Final = web.AppKey("store", Store)
 NODE_ID: Final = web.AppKey("node_id", str)
 BROKER: Final = web.AppKey("broker", LogBroker)
+RAFT_USAGE: Final[web.AppKey[Callable[[], dict[str, Any]]]] = web.AppKey("raft_usage")
 EVENTS: Final = web.AppKey("events", EventLog)

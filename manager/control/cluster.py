@@ -1,6 +1,6 @@
 """The cluster object: first contents, settings, join tokens, leaving."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
@@ -11,7 +11,7 @@ from manager.replica import OUT_OF_SEQUENCE, Store
 from manager.store.changes import Change, PutCluster, PutNetwork, PutNode, SetNodeSpec
 from swarmapi.errors import FailedPrecondition, Internal, NotFound, Unavailable
 from swarmapi.keyring import new_unlock_key
-from swarmapi.model.objects import Cluster, Network, Node
+from swarmapi.model.objects import Cluster, Network, Node, NodeState
 from swarmapi.model.spec import ClusterSpec, NetworkSpec, NodeRole
 
 LEAVE_REFUSED = (
@@ -93,15 +93,7 @@ async def leave(store: Store, node_id: str, force: bool, request_id: str = "") -
         raise NotFound(f"node {node_id} not found")
     managers = [n for n in store.view.nodes.values() if n.is_manager]
     if not force and node.is_manager:
-        if len(managers) == 1:
-            raise Unavailable(
-                LEAVE_REFUSED + "Removing the last manager erases all current state of the "
-                "swarm. Use `--force` to ignore this message. "
-            )
-        raise Unavailable(
-            LEAVE_REFUSED + "The only way to restore a swarm that has lost consensus is to "
-            "reinitialize it with `--force-new-cluster`. Use `--force` to suppress this message. "
-        )
+        raise Unavailable(LEAVE_REFUSED + leave_warning(node, managers))
     if not node.is_manager or len(managers) == 1:
         return
     check_demotion(store.view, node)
@@ -110,3 +102,24 @@ async def leave(store: Store, node_id: str, force: bool, request_id: str = "") -
         node_id=node_id, spec=worker, read_index=node.meta.version, reason="node left"
     )
     await store.propose((change,), request_id)
+
+
+def leave_warning(node: Node, managers: Sequence[Node]) -> str:
+    """Say what it means that a manager leaves, in Docker's words."""
+    if len(managers) == 1:
+        return (
+            "Removing the last manager erases all current state of the swarm. "
+            "Use `--force` to ignore this message. "
+        )
+    ready = sum(n.state == NodeState.READY for n in managers if n.id != node.id)
+    if ready <= len(managers) // 2:
+        consequence = (
+            f"Removing this node leaves {ready} managers out of {len(managers)}. "
+            "Without a Raft quorum your swarm will be inaccessible. "
+        )
+    else:
+        consequence = "Doing so may lose the consensus of your cluster. "
+    return consequence + (
+        "The only way to restore a swarm that has lost consensus is to reinitialize it with "
+        "`--force-new-cluster`. Use `--force` to suppress this message."
+    )

@@ -163,6 +163,10 @@ class RaftCore(Following):
         self.log.setRaftCommitIndex(max(self.log.getRaftCommitIndex(), header.index))
         return header
 
+    def snapshot_index(self) -> int:
+        """The last entry in the snapshot."""
+        return self._snapshot_index
+
     def _quorum(self) -> int:
         return (len(self.others) + 1) // 2 + 1
 

@@ -289,6 +289,9 @@ class MemberThread:
             core.term,
             core.commit_index,
             core.applied_index,
+            core.log[0][1],
+            core.last_index,
+            core.snapshot_index(),
         )
         standing = Standing(status, members)
         if standing != self._standing:

@@ -16,6 +16,11 @@ class RaftStatus(NamedTuple):
     term: int = 0
     commit_index: int = 0
     applied_index: int = 0
+    first_index: int = 0
+    """Of the log's oldest entry."""
+    last_index: int = 0
+    snapshot_index: int = 0
+    """The last entry in the snapshot; 0 without one."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from manager.raft.replication import RaftConfig
 from manager.replica import LogStatus, Replica
@@ -45,6 +46,9 @@ class SingleCopyLog:
         self._status = status
         for callback in self._callbacks:
             callback(status)
+
+    def usage(self) -> dict[str, Any]:
+        return {"LastIndex": self._index}
 
     async def reseal(self) -> None:
         self.resealed += 1

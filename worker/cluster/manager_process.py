@@ -44,22 +44,22 @@ async def manager_document() -> dict[str, Any]:
     return document
 
 
-async def _run(program: Sequence[str], command: str, *arguments: str) -> bytes:
-    """Run the manager's program to its end and return what it told."""
+async def _run(program: Sequence[str], command: str, *arguments: str, told: bytes = b"") -> bytes:
+    """Run the manager's program to its end, tell it what it reads, return what it says."""
     process = await asyncio.create_subprocess_exec(
         *program,
         command,
         *arguments,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd="/",
         env=_environment(),
     )
-    told, complaint = await process.communicate()
+    said, complaint = await process.communicate(told)
     if process.returncode != 0:
         raise Internal(f"swarm-manager {command}: {_last_line(complaint) or process.returncode}")
-    return told
+    return said
 
 
 class ManagerProcess:
@@ -105,6 +105,29 @@ class ManagerProcess:
             arguments += ["--subnet-size", str(request.subnet_size)]
         await _run(self._program, "init", *arguments)
         return await self.keys.load_tls()
+
+    async def recover(self, advertise: str) -> dict[str, Any]:
+        """Make the stopped manager's state a cluster of it alone; return what is told of it.
+
+        Raises:
+            Locked, Internal: with the last line it complained.
+        """
+        return await self._rebuild("recover", advertise, await self.keys.unlock_key())
+
+    async def restore(self, backup: Path, advertise: str, unlock_key: str) -> dict[str, Any]:
+        """Make a first manager of a backup; return what is told of it. Raises Internal."""
+        return await self._rebuild("restore", advertise, unlock_key, "--backup", str(backup))
+
+    async def _rebuild(
+        self, command: str, advertise: str, unlock_key: str, *more: str
+    ) -> dict[str, Any]:
+        arguments = [*self._directories(), "--advertise-addr", advertise, *more]
+        if unlock_key:
+            arguments.append("--unlock-key-stdin")
+        told: dict[str, Any] = json.loads(
+            await _run(self._program, command, *arguments, told=unlock_key.encode() + b"\n")
+        )
+        return told
 
     async def ensure(self, arguments: Sequence[str]) -> int:
         """Adopt the running manager or launch `swarm-manager run`; return its pid.

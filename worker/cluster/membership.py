@@ -83,6 +83,13 @@ class Member:
         """True while init or join is on its way."""
 
     @property
+    def scratch(self) -> Path:
+        """Return a directory of this daemon's, for root alone, where a backup may lie a while."""
+        directory = self._parts.files.directory.parent / "scratch"
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return directory
+
+    @property
     def membership(self) -> Membership | None:
         """What is known of the membership, None outside a cluster."""
         return self.node.membership if self.node is not None else None
@@ -155,6 +162,8 @@ class Member:
             NotSwarmManager: when it is in one already.
             InvalidArgument, Internal, Unavailable: when it cannot be founded; nothing remains.
         """
+        if request.force_new_cluster and (self.node is not None or self.locked):
+            return await self._go_on_alone(request)
         async with self._entering():
             listen, advertise, data_path = self._settings.choose(request)
             pools = request.default_addr_pool or list(self._settings.pools)
@@ -174,6 +183,60 @@ class Member:
                 await self._parts.manager.ensure(run_arguments(membership))
                 await self._await_manager(membership.node_id)
                 await self._apply_settings(request, membership.node_id)
+                await self._enter(membership, tls)
+            except BaseException:
+                await self._undo()
+                raise
+            return membership.node_id
+
+    async def _go_on_alone(self, request: InitRequest) -> str:
+        """Make this manager a cluster of itself with all services; return the node id.
+
+        Raises:
+            NotSwarmManager: on a worker, and Locked on a locked manager.
+            Internal: the state cannot be recovered; the manager runs as before.
+        """
+        async with self._lock:
+            self.require_manager()
+            before, node = self.membership, self.node
+            assert before is not None
+            assert node is not None
+            if request.advertise_addr or request.listen_addr:
+                listen, advertise, data_path = self._settings.choose(request)
+            else:
+                listen, advertise = before.listen_addr, before.advertise_addr
+                data_path = request.data_path_addr or before.data_path_addr
+            await self._parts.manager.keys.unlock_key()  # while the manager can be asked
+            await node.stop()
+            self.node = None
+            await self._parts.manager.stop()
+            try:
+                told = await self._parts.manager.recover(advertise)
+            except BaseException:
+                await self._run(before, await self._stored_tls(before))
+                raise
+            log.warning("this manager goes on alone: %s", told)
+            after = _first_of(told, listen, advertise, data_path)
+            await asyncio.to_thread(self._parts.files.save, after)
+            await self._run(after, await self._stored_tls(after))
+            await self._await_manager(after.node_id)
+            return after.node_id
+
+    async def restore(self, backup: Path, request: InitRequest, unlock_key: str) -> str:
+        """Go on with a cluster from a backup, this machine its one manager; return the node id.
+
+        Raises:
+            NotSwarmManager: when it is in one already.
+            Internal: the backup cannot be restored; nothing remains.
+        """
+        async with self._entering():
+            listen, advertise, data_path = self._settings.choose(request)
+            try:
+                told = await self._parts.manager.restore(backup, advertise, unlock_key)
+                membership = _first_of(told, listen, advertise, data_path)
+                tls = await self._parts.manager.keys.load_tls()
+                await self._parts.manager.ensure(run_arguments(membership))
+                await self._await_manager(membership.node_id)
                 await self._enter(membership, tls)
             except BaseException:
                 await self._undo()
@@ -330,6 +393,19 @@ class _Entering:
     async def __aexit__(self, *_: object) -> None:
         self._member.pending = False
         self._lock.release()
+
+
+def _first_of(told: dict[str, Any], listen: str, advertise: str, data_path: str) -> Membership:
+    """Return the membership of a cluster's one manager."""
+    return Membership(
+        node_id=str(told["node_id"]),
+        cluster_id=str(told["cluster_id"]),
+        role="manager",
+        managers=[advertise],
+        listen_addr=listen,
+        advertise_addr=advertise,
+        data_path_addr=data_path,
+    )
 
 
 async def _first_answer(

@@ -22,6 +22,7 @@ class InitRequest(msgspec.Struct, rename="pascal", frozen=True, kw_only=True):
     subnet_size: int = 0
     availability: str = ""
     auto_lock_managers: bool = False
+    force_new_cluster: bool = False
     spec: dict[str, Any] | None = None
 
 

@@ -4,9 +4,12 @@ Networks are of two kinds under one path, so a middleware sorts them: what the e
 know and the cluster might is passed on.
 """
 
+import asyncio
 import json
 import re
+import tempfile
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 
 from aiohttp import web
 
@@ -30,6 +33,9 @@ from worker.cluster.requests import (
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 MEMBER: web.AppKey[Member] = web.AppKey("cluster_member")
 PROXY: web.AppKey[ManagerProxy] = web.AppKey("cluster_proxy")
+UNLOCK_KEY_HEADER = "X-Swarm-Unlock-Key"
+"""Opens the backup of a cluster with autolock."""
+_CHUNK_BYTES = 1 << 20
 _VERSION = re.compile(r"^/v1\.\d+(?=/)")
 INFO: web.AppKey[SwarmInfo] = web.AppKey("cluster_info")
 
@@ -50,6 +56,23 @@ async def join(request: web.Request) -> web.StreamResponse:
     """Join a cluster."""
     await request.app[MEMBER].join(decode_join(await query.body(request)))
     return web.Response()
+
+
+async def restore(request: web.Request) -> web.StreamResponse:
+    """Go on with a cluster from a backup, the body; the answer is the node id."""
+    member = request.app[MEMBER]
+    wanted = InitRequest(
+        listen_addr=query.text(request, "listen"),
+        advertise_addr=query.text(request, "advertise"),
+        data_path_addr=query.text(request, "data-path"),
+    )
+    with tempfile.NamedTemporaryFile(dir=member.scratch, prefix="restore-") as file:
+        async for piece in request.content.iter_chunked(_CHUNK_BYTES):
+            await asyncio.to_thread(file.write, piece)
+        await asyncio.to_thread(file.flush)
+        unlock_key = request.headers.get(UNLOCK_KEY_HEADER, "")
+        node_id = await member.restore(Path(file.name), wanted, unlock_key)
+    return answer(node_id)
 
 
 async def unlock(request: web.Request) -> web.StreamResponse:
@@ -138,6 +161,18 @@ ROUTES: Sequence[rest.Declared] = (
     Route("POST", "/swarm/init", init, body=InitRequest, answer=str),
     Route("POST", "/swarm/join", join, body=JoinRequest),
     Route("POST", "/swarm/unlock", unlock, body=UnlockRequest),
+    Route(
+        "POST",
+        "/swarm/v1/restore",
+        restore,
+        (
+            rest.text("advertise", "address[:port] others reach this machine at"),
+            rest.text("listen", "address:port to listen on"),
+            rest.text("data-path", "address for containers' traffic"),
+        ),
+        body=bytes,
+        answer=str,
+    ),
     Route("POST", "/swarm/leave", leave, (rest.flag("force"),)),
     ("*", "/swarm", pass_on),
     ("*", "/swarm/{tail:.*}", pass_on),

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from manager.bootstrap import prepare_first
 from manager.config import InitConfig, Paths
-from manager.control.cluster import update_cluster
+from manager.control.cluster import leave_warning, update_cluster
 from manager.keys import Locker, load_keyring, load_tls
 from swarmapi.errors import FailedPrecondition, Internal, Unauthenticated
 from swarmapi.keyring import (
@@ -22,7 +22,9 @@ from swarmapi.keyring import (
     unlock_secret,
     unpack_keyring,
 )
-from swarmapi.model.spec import ClusterSpec, EncryptionConfig
+from swarmapi.model.objects import Node as NodeObject
+from swarmapi.model.objects import NodeState
+from swarmapi.model.spec import ClusterSpec, EncryptionConfig, NodeRole, NodeSpec
 from tests.unit.manager_shell.cluster import MemoryCluster
 
 LOCKED = ClusterSpec(encryption_config=EncryptionConfig(auto_lock_managers=True))
@@ -159,3 +161,17 @@ def test_a_damaged_file_says_so() -> None:
     for file in (b"", b"\x81", pack_keyring(Keyring.fresh())[:-4]):
         with pytest.raises(Internal, match="restore the file"):
             unpack_keyring(file)
+
+
+def test_a_manager_is_told_what_its_leaving_costs() -> None:
+    def manager(number: int, state: str = NodeState.READY) -> NodeObject:
+        return NodeObject(
+            id=f"m{number}", spec=NodeSpec(role=NodeRole.MANAGER), state=NodeState(state)
+        )
+
+    three = [manager(1), manager(2), manager(3)]
+    assert "may lose the consensus" in leave_warning(three[0], three)
+    assert "leaves 1 managers out of 2. Without a Raft quorum" in leave_warning(three[0], three[:2])
+    two_up = [manager(1), manager(2), manager(3, NodeState.DOWN)]
+    assert "leaves 1 managers out of 3" in leave_warning(two_up[0], two_up)
+    assert "erases all current state" in leave_warning(three[0], three[:1])

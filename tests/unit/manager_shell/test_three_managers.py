@@ -13,7 +13,7 @@ import grpc
 from manager.bootstrap import load_founding, prepare_first
 from manager.ca.certificates import new_request
 from manager.config import InitConfig, Paths, RunConfig
-from manager.keys import load_keyring
+from manager.keys import load_keyring, load_tls
 from manager.raftlog import open_log
 from manager.server import Manager
 from swarmapi.identity import JOIN_SERVER_NAME, TLSMaterial, expect
@@ -45,7 +45,7 @@ class Place:
 
     @property
     def tls(self) -> TLSMaterial:
-        return TLSMaterial.read(self.paths.ca, self.paths.cert, self.paths.key)
+        return load_tls(self.paths, load_keyring(self.paths))
 
     async def start(self) -> None:
         tls, founding = self.tls, load_founding(self.paths)

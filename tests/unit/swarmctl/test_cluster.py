@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 
 import pytest
 
@@ -339,3 +340,46 @@ def test_ls_tells_of_a_pause_and_reschedule_ends_it(daemon: Daemon, ctl: Run) ->
     assert message in ctl("node", "ls").err
     assert ctl("node", "reschedule").out == "Rescheduling goes on.\n"
     assert daemon.seen[-1].method == "POST"
+
+
+USAGE = {
+    "NodeID": "n1", "LeaderID": "", "Term": 4, "Members": {"n1": "a", "n2": "b", "n3": "c"},
+    "Entries": 90, "FirstIndex": 11, "LastIndex": 100, "CommitIndex": 97, "AppliedIndex": 97,
+    "Segments": 1, "LogBytes": 2000, "SnapshotIndex": 10, "SnapshotBytes": 5000,
+    "LastCompactionNs": 0, "LastChangeNs": 0,
+}  # fmt: skip
+
+
+def test_recover_tells_what_may_be_lost_and_asks(
+    ctl: Run, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon.on("GET", "/swarm/v1/raft", USAGE)
+    daemon.on("POST", "/swarm/init", "n1")
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    refused = ctl("swarm", "recover")
+    assert refused.code == 1
+    assert "3 entries are not known to be committed" in refused.out
+    assert "after entry 100: those are lost" in refused.out
+    assert all(seen.path != "/swarm/init" for seen in daemon.seen)
+    assert "is its only manager" in ctl("swarm", "recover", "--force").out
+    assert daemon.body("/swarm/init") == {"ForceNewCluster": True, "AdvertiseAddr": ""}
+    shown = ctl("swarm", "df").out
+    assert "90 (11 to 100)" in shown
+    assert "never" in shown
+
+
+def test_a_backup_is_for_its_owner_and_comes_back_whole(
+    ctl: Run, daemon: Daemon, tmp_path: Path
+) -> None:
+    daemon.on("GET", "/swarm/v1/backup", {"a": "backup"})
+    spec = {"EncryptionConfig": {"AutoLockManagers": False}}
+    daemon.on("GET", "/swarm", {"Version": {"Index": 7}, "Spec": spec})
+    daemon.on("POST", "/swarm/v1/restore", "n9")
+    file, key = tmp_path / "b", tmp_path / "k"
+    assert "not encrypted" in ctl("swarm", "backup", str(file)).out
+    assert json.loads(file.read_bytes()) == {"a": "backup"}
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert not [path for path in tmp_path.iterdir() if ".part" in path.name]
+    key.write_text("SWMKEY-1-k\n")
+    told = ctl("swarm", "restore", str(file), "--unlock-key-file", str(key))
+    assert "(n9) is its only manager" in told.out
