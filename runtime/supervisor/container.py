@@ -29,6 +29,8 @@ class Container:
     restart_count: int = 0
     restart_delay_s: float = 0.0
     next_start_ns: int = 0
+    layout: dict[str, Any] | None = None
+    """Where its cgroups lie when it asked for a parent of its own: `cgroups.Layout`'s fields."""
     # of the present or last run
     pid: int = 0
     started_ns: int = 0

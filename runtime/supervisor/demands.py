@@ -13,7 +13,7 @@ _KNOWN = {
     "": "ociVersion process root hostname domainname mounts linux annotations",
     "root": "path readonly",
     "mounts": "destination type source options subpath namespace",
-    "linux": "namespaces resources devices sysctl maskedPaths readonlyPaths seccomp",
+    "linux": "namespaces resources devices sysctl maskedPaths readonlyPaths seccomp cgroupsPath",
     "linux.namespaces": "type path",
     "linux.devices": "type path major minor fileMode uid gid",
     "linux.resources": "devices memory cpu pids blockIO unified",
@@ -34,7 +34,6 @@ _KNOWN = {
 }
 """OCI runtime-spec 1.2, config.md and config-linux.md: the fields that are obeyed."""
 _FIELDS = {place: frozenset(names.split()) for place, names in _KNOWN.items()}
-_REASONS = {"linux.cgroupsPath": ": a container's cgroup is named by its id"}
 _NUMBER = (int, float)
 _TYPES: dict[str, dict[str, type | tuple[type, ...]]] = {
     "start": {
@@ -81,7 +80,7 @@ def _check(place: str, value: Any) -> None:
         path = f"{place}.{name}" if place else name
         if name not in _FIELDS[place]:
             if inner:
-                raise Unsupported(f"{path} is not supported{_REASONS.get(path, '')}")
+                raise Unsupported(f"{path} is not supported")
         elif path in _FIELDS and inner:
             _check(path, inner)
 

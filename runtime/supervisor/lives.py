@@ -12,7 +12,7 @@ from typing import Any
 
 from runtime import errors
 from runtime.supervisor import demands, launch, process, wire
-from runtime.supervisor.cgroups import Group, Layout
+from runtime.supervisor.cgroups import Group, Layout, detect
 from runtime.supervisor.container import Container
 from runtime.supervisor.entering import Entrant
 from runtime.supervisor.health import Health, HealthCheck
@@ -58,7 +58,7 @@ class Lives:
         self.failures: dict[str, Callable[[], None]] = {}
         self.entering: dict[Entrant, Callable[[Entrant], None]] = {}
         self.ending: set[str] = set()
-        self.unremoved: set[str] = set()
+        self.unremoved: dict[str, Layout] = {}
 
     def adopt(self) -> None:
         """Take over what the holder kept and settle what did not survive."""
@@ -66,6 +66,7 @@ class Lives:
         known: set[str] = set()
         for key, record in self.journal.records.items():
             self.containers[key] = Container.from_record(record)
+        self._end_unrecorded()
         self.requests.keep_only(self.containers)
         while True:
             message, fds = wire.receive(self.holder)
@@ -111,9 +112,9 @@ class Lives:
         self.prober.begin(container)
 
     def _lost(self, container: Container) -> None:
-        group = Group(self.layout, container.id)
+        group = self.group(container)
         group.kill()
-        self.unremoved.add(container.id)
+        self.unremoved[container.id] = group.layout
         container.status, container.exit_code, container.error = "stopped", None, _LOST
         container.finished_ns = time.time_ns()
         self.journal.put(container.id, container.record())
@@ -129,17 +130,28 @@ class Lives:
         """End what a crash left between clone and journal: cgroups nobody answers for."""
         for name in self.strangers():
             Group(self.layout, name).kill()
-            self.unremoved.add(name)
+            self.unremoved[name] = self.layout
+
+    def _end_unrecorded(self) -> None:
+        """End what a crash left there below a parent of its own; only its request tells of it."""
+        for name in self.requests.names() - set(self.containers):
+            with contextlib.suppress(OSError, ValueError, errors.RuntimeFailure):
+                parent = _cgroup_parent(self.requests.get(name))
+                if parent:
+                    group = Group(detect(parent, self.layout.bpf_devices), name)
+                    group.kill()
+                    self.unremoved[name] = group.layout
 
     def sweep(self) -> None:
         """Try again to remove the cgroups whose processes were not gone yet."""
-        for name in list(self.unremoved):
-            if Group(self.layout, name).remove():
-                self.unremoved.discard(name)
+        for name, layout in list(self.unremoved.items()):
+            if Group(layout, name).remove():
+                del self.unremoved[name]
 
     def group(self, container: Container) -> Group:
         """Return the container's cgroups."""
-        return Group(self.layout, container.id)
+        layout = self.layout if container.layout is None else Layout.from_dict(container.layout)
+        return Group(layout, container.id)
 
     # ---- starts ----------------------------------------------------------------------------
 
@@ -159,6 +171,8 @@ class Lives:
             raise errors.Unsupported(f"container id {name!r} is not a usable name")
         policy = RestartPolicy(**request["restart"])
         container = Container(name, "created", self.boot_id, policy=policy)
+        if parent := _cgroup_parent(request):
+            container.layout = detect(parent, self.layout.bpf_devices).as_dict()
         container.netns_fd = _netns_of(request["netns"], fds)
         self.requests.put(name, request)
 
@@ -187,9 +201,9 @@ class Lives:
         bpf = self.profiles.get(key)
         if key and not bpf:
             raise errors.StartFailed(f"seccomp profile {key} was not sent before")
-        group = Group(self.layout, name)
+        group = self.group(container)
         warnings: list[str] = []
-        self.unremoved.discard(name)
+        self.unremoved.pop(name, None)
         try:
             child, tasks = self.launcher.start(request, group, bpf, container.netns_fd, warnings)
         except BaseException:  # also what a malformed bundle leads to
@@ -288,7 +302,7 @@ class Lives:
         if group.processes():
             group.kill()
         if not group.remove():
-            self.unremoved.add(group.name)
+            self.unremoved[group.name] = group.layout
 
     def pump_said(self) -> None:
         """Take a message of the pump."""
@@ -413,6 +427,18 @@ class Lives:
         self.loop.forget(entrant.report.fileno())
         self.entering.pop(entrant)(entrant)
         entrant.close()
+
+
+def _cgroup_parent(request: dict[str, Any]) -> str:
+    """Return the absolute parent that OCI's cgroupsPath asks for, empty for the machine's."""
+    linux = request["config"].get("linux")
+    path = str((linux.get("cgroupsPath") if isinstance(linux, dict) else "") or "")
+    parent, _, name = path.rpartition("/")
+    if path and (name != request["container"] or not parent.startswith("/") or "/../" in path):
+        raise errors.Unsupported(
+            f"linux.cgroupsPath {path} is not an absolute parent and the container's id"
+        )
+    return parent
 
 
 def _netns_of(mode: str, fds: list[int]) -> int:

@@ -53,6 +53,10 @@ class Requests:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{self._directory}/{container_id}")
 
+    def names(self) -> set[str]:
+        """Return the ids of those it has a request of."""
+        return set(os.listdir(self._directory))
+
     def keep_only(self, known: Known[str]) -> None:
         """Forget the requests of all other containers."""
         for name in os.listdir(self._directory):

@@ -273,8 +273,8 @@ class Server:
             self.lives.group(container).kill()
         for container in running:
             self._await_empty(self.lives.group(container))
-        for name in [*self.lives.unremoved, *(c.id for c in running)]:
-            self._await_empty(Group(self.lives.layout, name))
+        for name, layout in list(self.lives.unremoved.items()):
+            self._await_empty(Group(layout, name))
         answer()
         wire.send(self.holder, {"op": "quit"})
 

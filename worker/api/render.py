@@ -19,7 +19,6 @@ from worker.engine.spec import RUNTIMES
 _HOST_DEFAULTS: dict[str, Any] = {
     "ContainerIDFile": "", "VolumeDriver": "",
     "Cgroup": "", "UsernsMode": "", "Isolation": "",
-    "CgroupParent": "",
     "CpuRealtimePeriod": 0, "CpuRealtimeRuntime": 0,
     "DeviceRequests": None, "CpuCount": 0,
     "CpuPercent": 0, "IOMaximumIOps": 0, "IOMaximumBandwidth": 0,

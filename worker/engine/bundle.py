@@ -108,6 +108,8 @@ def build_config(
         linux["readonlyPaths"] = host.readonly_paths
     if security.bare_paths:
         linux["maskedPaths"], linux["readonlyPaths"] = [], []
+    if parent := host.cgroup_parent.strip("/"):
+        linux["cgroupsPath"] = f"/{parent}/{record.id}"
     if host.annotations:
         config["annotations"] = dict(host.annotations)
     return config

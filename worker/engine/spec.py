@@ -172,6 +172,8 @@ class HostConfig(msgspec.Struct, rename="pascal", kw_only=True):
     cpuset_cpus: str = ""
     cpuset_mems: str = ""
     cgroupns_mode: str = ""
+    cgroup_parent: str = ""
+    """Below the root of each hierarchy, with or without a slash in front."""
     device_cgroup_rules: list[str] = []
     devices: list[Device] = []
     memory_reservation: int = 0
@@ -267,6 +269,8 @@ def decode_host(raw: object) -> HostConfig:
     if host.auto_remove and host.restart_policy.name not in ("", "no"):
         raise InvalidArgument("can't create 'AutoRemove' container with restart policy")
     _check_namespaces(host)
+    if ".." in host.cgroup_parent.split("/"):
+        raise InvalidArgument(f"invalid CgroupParent {host.cgroup_parent}: it must not hold '..'")
     if host.runtime not in ("", *RUNTIMES):
         raise InvalidArgument(f"unknown or invalid runtime name: {host.runtime}")
     if host.network_mode == "container:":

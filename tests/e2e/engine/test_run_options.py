@@ -101,7 +101,7 @@ REFUSED = [
     ("--group-add nosuch", "unable to find group nosuch"),
     ("-w relative", "needs to be an absolute path"),
     ("--gpus all", "DeviceRequests"),
-    ("--cgroup-parent /x", "CgroupParent"),
+    ("--cgroup-parent /x/../y", "must not hold"),
     ("--runtime bogus", "unknown or invalid runtime name: bogus"),
     ("--blkio-weight 5", "Range of blkio weight is from 10 to 1000"),
     ("--device-read-bps /dev/null:1mb", "not a block device"),
@@ -183,3 +183,23 @@ def test_ipc_of_another_container_is_shared_where_that_one_lets_it(shared: Machi
     assert "non-shareable IPC" in shared.refused(*words, code=125)
     for name in ("donor", "closed"):
         shared.docker("rm", "-f", name)
+
+
+def test_a_container_below_a_cgroup_of_its_own(shared: Machine) -> None:
+    parent = f"{shared.cgroup}p"
+    words = ("run", "-d", "--name", "low", "-m", "64m", "--cgroup-parent", f"{parent}/low")
+    try:
+        shared.docker(*words, "box:1", "sleep", "1000")
+        seen = shared.inspect("inspect", "low")
+        assert seen["HostConfig"]["CgroupParent"] == f"{parent}/low"
+        places = Path(f"/proc/{seen['State']['Pid']}/cgroup").read_text()
+        assert f"/{parent}/low/{seen['Id']}\n" in places
+        assert shared.out("stats", "--no-stream", "--format", "{{.PIDs}}", "low") == "1"
+        shared.docker("restart", "-t", "0", "low")
+        shared.docker("rm", "-f", "low")
+        left = [*Path("/sys/fs/cgroup").glob(f"*/{parent}/low/*")]
+        assert not any(path.is_dir() for path in left)
+    finally:
+        for group in (*Path("/sys/fs/cgroup").glob(f"*/{parent}/low"),):
+            group.rmdir()
+            group.parent.rmdir()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import glob
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -243,3 +245,33 @@ def _lives(pid: int) -> bool:
 
 def _parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_cgroups_below_a_parent_of_their_own_are_known_to_the_next_fork_server() -> None:
+    async def story(bench: Bench) -> None:
+        parent = f"{bench.parent}-own"
+        ask = {"linux": {"cgroupsPath": f"/{parent}/ghost"}}
+
+        def places(name: str) -> list[str]:
+            return glob.glob(f"/sys/fs/cgroup/**/{parent}/{name}", recursive=True)
+
+        launch = bench.launch("c", "sleep", "60")
+        launch.config["linux"]["cgroupsPath"] = f"/{parent}/c"
+        try:
+            state = await bench.supervisor.start(launch)
+            assert f"/{parent}/c\n" in Path(f"/proc/{state.pid}/cgroup").read_text()
+            for place in places("c"):  # what a crash between clone and journal leaves
+                os.mkdir(place.removesuffix("c") + "ghost")
+            request = {"container": "ghost", "config": ask}
+            (bench.base / "state" / "launches" / "ghost").write_text(json.dumps(request))
+            await kill_fork_server(bench)
+            await until(lambda: not places("ghost"))
+            assert await bench.supervisor.processes("c") == [state.pid]
+            await bench.supervisor.kill("c", signal.SIGKILL, final=True)
+            assert (await bench.supervisor.wait("c")).exit_code == 137
+            await until(lambda: not places("c"))
+        finally:
+            for place in glob.glob(f"/sys/fs/cgroup/**/{parent}", recursive=True):
+                os.rmdir(place)
+
+    run(story)

@@ -28,7 +28,7 @@ def test_the_default_bundle_has_nothing_unknown() -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "hooks", "vm", "root.type", "linux.cgroupsPath", "linux.timeOffsets", "linux.intelRdt",
+        "hooks", "vm", "root.type", "linux.mountLabel", "linux.timeOffsets", "linux.intelRdt",
         "linux.resources.rdma", "linux.resources.cpu.idle", "linux.resources.memory.kernel",
         "linux.namespaces.0.offset", "process.apparmorProfile", "process.ioPriority",
         "process.user.home", "process.capabilities.more", "mounts.0.uidMappings",
