@@ -7,6 +7,7 @@ kernel can (6.4), they are kept from swap too.
 
 import os
 import shutil
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -36,6 +37,7 @@ class SecretFiles:
     def __init__(self, directory: Path, mount: Callable[[Path], None] = mount_tmpfs) -> None:
         self._directory = directory
         self._mount = mount
+        self._mounting = threading.Lock()
 
     def mounts(self, task_id: str, spec: SpecVersion) -> list[Mount]:
         """Return the mounts of a task's container that bind its files."""
@@ -56,7 +58,8 @@ class SecretFiles:
 
     def write(self, task_id: str, spec: SpecVersion, contents: Sequence[bytes]) -> None:
         """Write a task's files, each appearing whole; blocking."""
-        self._mount(self._directory)
+        with self._mounting:  # a second tmpfs would hide the files of the first
+            self._mount(self._directory)
         directory = self._directory / task_id
         directory.mkdir(mode=0o700, exist_ok=True)
         references = (reference for _, reference in defaults.references(spec.spec))

@@ -36,6 +36,11 @@ class NodeSecrets:
             self._known.pop(secret_id, None)
             self._fresh.pop(secret_id, None)
 
+    def clear(self) -> None:
+        """Forget everything: the node leaves its cluster."""
+        self._known, self._fresh = {}, {}
+        self._told.clear()
+
     async def values(
         self, spec: SpecVersion, say: Callable[[str], None] | None = None
     ) -> dict[str, Secret]:

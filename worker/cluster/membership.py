@@ -317,6 +317,7 @@ class Member:
         await self._parts.manager.stop()
         for task_id in await self._parts.executor.known_tasks():
             await self._parts.executor.remove(task_id)
+        self._parts.secrets.clear()
         await self._parts.network.set_tables({})
         await asyncio.to_thread(self._parts.files.erase)
         await asyncio.to_thread(_remove_tree, self._parts.manager.state_dir)

@@ -243,7 +243,7 @@ def test_base64_becomes_bytes() -> None:
 
 
 @KINDS
-def test_nodes_get_what_their_live_tasks_use_and_nothing_else(kind: str) -> None:
+def test_b59_nodes_get_what_their_live_tasks_use_and_nothing_else(kind: str) -> None:
     async def story(cluster: MemoryCluster, client: Client) -> None:
         await post(client, f"/{kind}s/create", made("used"), 201)
         await post(client, f"/{kind}s/create", made("other", b"elsewhere"), 201)

@@ -120,6 +120,20 @@ def test_what_no_task_uses_is_forgotten() -> None:
     asyncio.run(story())
 
 
+def test_a_node_that_left_its_cluster_has_none() -> None:
+    async def story() -> None:
+        secrets, said = NodeSecrets(), list[str]()
+        secrets.take([SECRET, CONFIG], complete=True)
+        secrets.clear()
+        waiting = asyncio.ensure_future(secrets.values(SPEC, said.append))
+        await asyncio.sleep(0)
+        assert said == ["waiting for a manager to send its secrets"]
+        secrets.take([SECRET, CONFIG], complete=True)
+        assert len(await waiting) == 2
+
+    asyncio.run(story())
+
+
 def test_templates_become_what_the_task_is(tmp_path: Path) -> None:
     text = b'{{.Task.Slot}} {{.Node.Hostname}} {{env "WHO"}} {{secret "pw"}} {{config "/etc/conf"}}'
     golang = DriverConfig(name="golang")
