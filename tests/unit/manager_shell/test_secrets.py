@@ -183,6 +183,8 @@ def test_a_replacement_moves_who_follows_and_spares_who_pins(kind: str) -> None:
         assert (reference[word + "ID"], reference["Follow"]) == (first, True)
         third = (await post(client, create + "?replace=1", made("pw", b"3"), 201))["ID"]
         assert [r[word + "ID"] for r in await references_of(client, kind, "follows")] == [third]
+        listed = await get(client, f"/{kind}s")  # of `second`, for `rollback --to`
+        assert [one["ID"] for one in listed] == [first, second, third]
         # What no spec names that a rollback can return to goes with the next replacement.
         await client.delete("/services/follows")
         await client.delete("/services/pins")
