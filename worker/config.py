@@ -78,7 +78,9 @@ def _no_selinux(value: bool) -> None:
 
 def _storage_options(values: Sequence[str]) -> None:
     for key, _ in as_pairs(values):
-        raise InvalidArgument(f"storage option {key!r} is not supported: leave it out")
+        raise InvalidArgument(
+            f"storage option {key!r} is not supported, sizes of containers neither: leave it out"
+        )
 
 
 def _is_size(value: str) -> None:
@@ -144,7 +146,7 @@ class Config:
     )  # fmt: skip
     storage_driver: str = option(
         "overlay2", "how layers become a file system", group=_STORAGE, short="-s",
-        values=("overlay2", "vfs"),
+        values=("overlay2", "btrfs", "vfs"),
     )  # fmt: skip
     storage_opt: tuple[str, ...] = option(
         (), "option of the storage driver", group=_STORAGE, metavar="KEY=VALUE",

@@ -41,6 +41,11 @@ def is_copied(root: Path) -> bool:
     return (root.parent / MARK).exists()
 
 
+def lower_of(root: Path) -> tuple[Path, ...]:
+    """Return the layers that a copy was made from, topmost first."""
+    return tuple(Path(path) for path in json.loads((root.parent / MARK).read_text()))
+
+
 def make_copy(lower: tuple[Path, ...], root: Path) -> None:
     """Fill an empty directory with the merged layers, topmost first, unless that is done."""
     mark = root.parent / MARK
@@ -62,8 +67,7 @@ def differences(root: Path) -> list[Difference]:
     """Compare a copy with the layers it was made from."""
     mark = root.parent / MARK
     made_ns = mark.stat().st_mtime_ns
-    lower = tuple(Path(path) for path in json.loads(mark.read_text()))
-    copy, below = LayeredView((root,)), LayeredView(lower)
+    copy, below = LayeredView((root,)), LayeredView(lower_of(root))
     top = copy.root()
     assert top is not None
     found: list[Difference] = []

@@ -81,8 +81,7 @@ class Engine:
         self.events = EventBus(parts.clock.now_ns, parts.data_root / "events.json")
         self.registries = Registries(parts.images, parts.registry, self._image_changed)
         self.volumes = Volumes(parts.data_root / "volumes")
-        copies = parts.storage_driver == "vfs"
-        self.places = Places(parts.data_root / "containers", copies)
+        self.places = Places(parts.data_root / "containers", parts.storage_driver)
         self.swarm_info = parts.swarm_info
         self.swarm_warnings: Callable[[], Sequence[str]] = tuple
         self._table = ContainerTable(Journal(parts.data_root / "containers.journal"))

@@ -12,6 +12,7 @@ from typing import Any
 
 from runtime.errors import SupervisorGone
 from runtime.image.copied import make_copy
+from runtime.image.snapshot import make_snapshot
 from runtime.oci import ContainerState, Launch, Overlay
 from swarmapi.errors import InvalidArgument
 from worker.engine import bundle, healthcheck, initlayer, links, netfiles, rootfs
@@ -38,8 +39,12 @@ class Places:
     """Where the files of containers are."""
 
     containers: Path
-    copies: bool = False
-    """Containers have a copy of their image's files: storage driver vfs."""
+    storage_driver: str = "overlay2"
+
+    @property
+    def copies(self) -> bool:
+        """Containers have a copy of their image's files, not an overlay above them."""
+        return self.storage_driver != "overlay2"
 
     def directory(self, container_id: str) -> Path:
         """The directory of one container."""
@@ -220,7 +225,8 @@ class Launcher:
             copied=self._places.copies,
         )
         if overlay.copied:
-            make_copy(tuple(Path(path) for path in overlay.lower), Path(overlay.upper))
+            fill = make_snapshot if self._places.storage_driver == "btrfs" else make_copy
+            fill(tuple(Path(path) for path in overlay.lower), Path(overlay.upper))
         return overlay
 
     def _netns(self, record: Record) -> str:

@@ -5,14 +5,31 @@ from pathlib import Path
 
 from runtime import rootview
 from runtime.errors import RuntimeFailure
+from runtime.image.snapshot import make_subvolume
 from runtime.oci import Overlay
 from swarmapi.errors import InvalidArgument
 
 
 def check(driver: str, data_root: Path) -> None:
-    """Try an overlay on the data root's file system; raises InvalidArgument with the way out."""
-    if driver != "overlay2":
-        return
+    """Try the driver on the data root's file system; raises InvalidArgument with the way out."""
+    if driver == "btrfs":
+        _check_snapshots(data_root)
+    elif driver == "overlay2":
+        _check_overlays(data_root)
+
+
+def _check_snapshots(data_root: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix=".btrfs-", dir=data_root) as directory:
+        try:
+            make_subvolume(Path(directory, "subvolume"))
+        except OSError as error:
+            raise InvalidArgument(
+                f"storage driver btrfs needs a data root on btrfs, {data_root} is on none: use"
+                " --storage-driver overlay2 or vfs, or another --data-root"
+            ) from error
+
+
+def _check_overlays(data_root: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=".overlay-", dir=data_root) as directory:
         places = {name: Path(directory, name) for name in ("lower", "upper", "work", "merged")}
         for place in places.values():

@@ -10,6 +10,7 @@ import pytest
 from runtime.image.bounds import UnpackLimits
 from swarmapi.errors import InvalidArgument, SwarmError
 from worker.config import Config, load
+from worker.engine import storagedriver
 from worker.engine.spec import decode_create, decode_host
 from worker.options import options_of
 
@@ -43,6 +44,7 @@ def test_flags_beat_environment_beats_file_beats_default(file: Path) -> None:
         ("--data-root", "/d", "data_root", Path("/d")),
         ("-s", "overlay2", "storage_driver", "overlay2"),
         ("-s", "vfs", "storage_driver", "vfs"),
+        ("-s", "btrfs", "storage_driver", "btrfs"),
         ("--image-max-size", "2g", "image_limits", UnpackLimits(size_bytes=2 << 30)),
         ("--image-max-ratio", "50", "image_limits", UnpackLimits(ratio=50)),
         ("-l", "warn", "log_level", "warn"),
@@ -98,7 +100,6 @@ def test_a_named_file_must_exist(tmp_path: Path) -> None:
         (["--live-restore=false"], r"live-restore \(from flag --live-restore\): .* false is not"),
         (["--userns-remap", "default"], "userns-remap .* not supported"),
         (["--selinux-enabled"], "selinux-enabled .*(has no SELinux|not labelled)"),
-        (["-s", "btrfs"], "storage-driver .* 'btrfs' must be overlay2"),
         (["-s", "zfs"], "storage-driver .* 'zfs' must be overlay2"),
         (["--image-max-size", "3"], "image-max-size .* no size of at least 1m"),
         (["--image-max-ratio", "-1"], "image-max-ratio .*'-1' is no whole number"),
@@ -204,3 +205,9 @@ def test_registries_are_options_that_are_checked() -> None:
     for wrong in (["--registry-mirror", "near.example"], ["--insecure-registry", "http://x"]):
         with pytest.raises(InvalidArgument, match=wrong[0].removeprefix("--")):
             load(wrong, {})
+
+
+def test_btrfs_is_refused_on_another_file_system(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match="needs a data root on btrfs"):
+        storagedriver.check("btrfs", tmp_path)
+    assert list(tmp_path.iterdir()) == []

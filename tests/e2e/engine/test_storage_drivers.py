@@ -1,7 +1,8 @@
-"""The storage driver vfs: a copy per container, told apart from its image."""
+"""The storage drivers vfs and btrfs: a copy or a snapshot per container, told from its image."""
 
 import io
 import json
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -9,14 +10,37 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench import peers
 from tests.e2e.engine.machine import Machine, install_box
+from tests.e2e.lab import wait_until
+
+
+@pytest.fixture(params=["vfs", "btrfs"])
+def driver(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A driver, with the data root on a file system where it can work."""
+    name = str(request.param)
+    data = tmp_path / "data"
+    if name == "btrfs":
+        mkfs = shutil.which("mkfs.btrfs") or peers.program("mkfs.btrfs")
+        if not mkfs:
+            pytest.skip(peers.missing("mkfs.btrfs"))
+        disk = tmp_path / "disk"
+        with disk.open("wb") as file:
+            file.truncate(1 << 30)
+        data.mkdir()
+        subprocess.run([mkfs, "-q", str(disk)], check=True)
+        subprocess.run(["mount", "-o", "loop", str(disk), str(data)], check=True)
+    yield name
+    if name == "btrfs":
+        left = ["umount", str(data)]
+        wait_until(lambda: subprocess.run(left, check=False).returncode == 0, 20, "it is unused")
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Iterator[Machine]:
+def machine(tmp_path: Path, driver: str) -> Iterator[Machine]:
     machine = Machine(tmp_path)
     try:
-        machine.start("--storage-driver", "vfs")
+        machine.start("--storage-driver", driver)
         install_box(machine)
         yield machine
     finally:
@@ -33,10 +57,9 @@ def names_of_top_layer(machine: Machine, image: str) -> list[str]:
             return sorted(layer.getnames())
 
 
-def test_a_container_changes_its_copy_alone(machine: Machine) -> None:
-    info = machine.docker("info", "-f", "{{.Driver}}").stdout
-    assert info == b"vfs\n"
-    assert machine.inspect("image", "inspect", "box:1")["GraphDriver"]["Name"] == "vfs"
+def test_a_container_changes_its_copy_alone(machine: Machine, driver: str) -> None:
+    assert machine.out("info", "-f", "{{.Driver}}") == driver
+    assert machine.inspect("image", "inspect", "box:1")["GraphDriver"]["Name"] == driver
     script = (
         "echo 1 > /new; rm /bin/ping; chmod 700 /bin/busybox; mkdir /d; echo 2 > /d/f;"
         " grep ' / ' /proc/mounts"
@@ -74,15 +97,17 @@ def test_files_go_in_and_out_before_and_after_a_start(machine: Machine, tmp_path
     assert list((machine.data / "containers").rglob("busybox")) == []
 
 
-def test_builds_and_their_layers(machine: Machine, tmp_path: Path) -> None:
-    (tmp_path / "Dockerfile").write_text(
+def test_builds_and_their_layers(machine: Machine, driver: str, tmp_path: Path) -> None:
+    context = tmp_path / "context"
+    context.mkdir()
+    (context / "Dockerfile").write_text(
         "FROM box:1\nRUN echo 1 > /a; echo 1 > /b\nRUN echo 2 > /a; rm /b\nVOLUME /v\n"
         "RUN mkdir -p /v; echo 3 > /v/gone; echo 3 > /c\nCMD cat /a /c\n"
     )
     built = subprocess.run(
         [
             *("docker", "-H", f"unix://{machine.run_dir}/swarmd.sock", "build"),
-            *("--network=none", "-t", "built:1", str(tmp_path)),
+            *("--network=none", "-t", "built:1", str(context)),
         ],
         capture_output=True,
         timeout=60,
@@ -91,3 +116,7 @@ def test_builds_and_their_layers(machine: Machine, tmp_path: Path) -> None:
     assert built.returncode == 0, built.stdout + built.stderr
     assert machine.docker("run", "--rm", "--net=none", "built:1").stdout == b"2\n3\n"
     assert names_of_top_layer(machine, "built:1") == [".", "c", "v"]
+    if driver == "btrfs":  # what a step was copied from goes with its image
+        assert list(machine.data.rglob("copy/root/bin/busybox"))
+        machine.docker("rmi", "-f", "built:1", "box:1")
+        assert list(machine.data.rglob("busybox")) == []
