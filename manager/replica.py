@@ -1,5 +1,6 @@
 """The state machine behind the Raft log, and the one way for this process to change it."""
 
+import asyncio
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -156,6 +157,21 @@ class Store:
     def knows(self, request_id: str) -> bool:
         """Tell whether a request was committed before: checks of its time do not count again."""
         return bool(request_id) and request_id in self.view.requests
+
+    async def until(self, holds: Callable[[View], bool], limit_s: float) -> bool:
+        """Wait for a condition that applied changes bring about; say whether it holds."""
+        applied = asyncio.Event()
+        leave = self.replica.subscribe(lambda _: applied.set())
+        try:
+            async with asyncio.timeout(limit_s):
+                while not holds(self.view):
+                    applied.clear()
+                    await applied.wait()
+        except TimeoutError:
+            return False
+        finally:
+            leave()
+        return True
 
     async def propose(self, changes: Iterable[Change], request_id: str = "") -> None:
         """Commit one transaction and apply it here.

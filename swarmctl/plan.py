@@ -31,7 +31,13 @@ def query(args: Namespace) -> dict[str, str]:
 
 def show(client: Client, wish: dict[str, Any]) -> int:
     """Print the plan of one request; return the exit code, 4 where a task fits nowhere."""
-    return print_plan(client.call("POST", "/swarm/v1/plan", body={"Services": [wish]}))
+    return print_plan(make(client, [wish]))
+
+
+def make(client: Client, wishes: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the daemon's plan of requests about services, made one after the other."""
+    plan: dict[str, Any] = client.call("POST", "/swarm/v1/plan", body={"Services": wishes})
+    return plan
 
 
 def print_plan(plan: dict[str, Any]) -> int:

@@ -25,14 +25,18 @@ def _configure_ls(parser: Parser) -> None:
 
 def _ls(client: Client, args: Namespace) -> int:
     query = {"status": "true", **filter_query(filters(args.filter))}
-    services = client.call("GET", "/services", query=query)
+    show_services(client.call("GET", "/services", query=query), args)
+    return 0
+
+
+def show_services(services: list[Any], args: Namespace) -> None:
+    """Print services as `--format` and `--quiet` say."""
     services.sort(key=lambda service: service["Spec"]["Name"])
     if args.quiet and not args.format:
         for service in services:
             print(service["ID"])
-        return 0
+        return
     table.show([_row(service) for service in services], _COLUMNS, args.format)
-    return 0
 
 
 def _row(service: Any) -> table.Row:

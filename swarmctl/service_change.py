@@ -69,7 +69,7 @@ def _create(client: Client, args: Namespace) -> int:
     service_spec.apply(spec, args, _network_ids(client), update=False)
     login = _login(spec, args)
     if not args.no_resolve_image:
-        _pin(client, spec, login)
+        pin(client, spec, login)
     if args.plan:
         return plan.show(client, {"Action": "create", "Spec": spec})
     query = plan.query(args)
@@ -87,7 +87,7 @@ def _network_ids(client: Client) -> Any:
     return resolve
 
 
-def _pin(client: Client, spec: dict[str, Any], login: dict[str, str]) -> None:
+def pin(client: Client, spec: dict[str, Any], login: dict[str, str]) -> None:
     """Replace the image by what its registry says it is now, so that all nodes run the same.
 
     The daemon asks for a few seconds at most.
@@ -141,7 +141,7 @@ def _update(client: Client, args: Namespace) -> int:
         container["Image"] = flags.with_tag(args.image)
     login = _login(spec, args)
     if args.image and not args.no_resolve_image:
-        _pin(client, spec, login)
+        pin(client, spec, login)
     wish = {"ID": service["ID"], "Version": service["Version"]["Index"]}
     if args.plan:
         return plan.show(client, {"Action": "update", "Spec": spec, **wish})

@@ -14,11 +14,14 @@ from manager.control.lookup import (
 from manager.control.validate import check_network
 from manager.replica import Store
 from manager.store.changes import Delete, PutNetwork
+from manager.store.expect import service_on
 from manager.store.view import View
 from swarmapi.errors import AlreadyExists
 from swarmapi.model.objects import Network
 from swarmapi.model.spec import NetworkSpec
 
+STOPPING_LIMIT_S: Final = 60.0
+"""How long a removal waits for tasks; most stop within their grace period of 10 s."""
 FILTERS: Final = ("id", "name", "label", "driver", "scope", "type", "dangling")
 
 
@@ -43,10 +46,18 @@ async def create_network(store: Store, spec: NetworkSpec, request_id: str = "") 
 
 
 async def remove_network(store: Store, key: str, request_id: str = "") -> None:
-    """Remove a network that neither a service nor a task uses."""
+    """Remove a network that neither a service nor a task uses.
+
+    Tasks that are stopping are waited for: what removes a stack asks for all of it at once.
+
+    Raises:
+        SwarmError: there is none, or it is in use.
+    """
     if store.knows(request_id):
         return
     network = find_network(store.view, key)
+    if service_on(store.view, network.id) is None:
+        await store.until(lambda view: not view.members_of.of(network.id), STOPPING_LIMIT_S)
     change = Delete(object="network", id=network.id, reason="network removed")
     await store.propose((change,), request_id)
 

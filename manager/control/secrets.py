@@ -41,7 +41,8 @@ async def create_secret(
     """Create a secret or config and return it.
 
     With `replacing` it takes over the name of the one in force, the services that follow that
-    one are updated to it, and what no service uses any more is removed.
+    one are updated to it, and what no service uses any more is removed. Where the one in force
+    holds the same data, it stays and gets the labels.
 
     Raises:
         SwarmError: invalid, or the name is taken.
@@ -52,10 +53,22 @@ async def create_secret(
     old = table.get(view.by_name(kind.kind, spec.name) or "")
     if old is not None and old.id != secret_id and not replacing:
         raise AlreadyExists(f"{kind.kind} {spec.name} already exists")
-    if old is None or old.id != secret_id:
+    if old is not None and replacing and replace(old.spec, labels=spec.labels) == spec:
+        secret_id = old.id
+        if old.spec != spec:
+            labels = dict(spec.labels or {})
+            change: Change = SetLabels(
+                object=kind.kind,
+                id=old.id,
+                labels=labels,
+                expect_version=old.meta.version,
+                reason=f"{kind.kind} updated",
+            )
+            await store.propose((change,), request_id)
+    elif old is None or old.id != secret_id:
         secret = kind(id=secret_id, spec=spec, revision=old.revision + 1 if old else 1)
         reason, replaces = f"{kind.kind} created", old.id if old else ""
-        change: Change = PutSecret(secret=secret, replaces=replaces, reason=reason)
+        change = PutSecret(secret=secret, replaces=replaces, reason=reason)
         if isinstance(secret, Config):
             change = PutConfig(secret=secret, replaces=replaces, reason=reason)
         await store.propose((change,), request_id)

@@ -7,7 +7,7 @@ import msgspec
 from manager.store import changes as c
 from manager.store.view import View
 from swarmapi.model import defaults
-from swarmapi.model.objects import Config, Node, Secret, SpecVersion
+from swarmapi.model.objects import Config, Node, Secret, Service, SpecVersion
 from swarmapi.model.spec import NodeRole, NodeSpec
 
 Key = tuple[str, str]
@@ -172,14 +172,21 @@ def _check_delete(view: View, change: c.Delete) -> Conflict | None:
         return _check_unused(view, change)
     if change.object != "network":
         return None
-    for service in view.services.values():
-        record = view.specs.get((service.id, service.spec_version))
-        if record is not None and change.id in record.networks:
-            message = f"network {change.id} is in use by service {service.spec.name}"
-            return Conflict(code="in-use", object="network", id=change.id, message=message)
+    if (service := service_on(view, change.id)) is not None:
+        message = f"network {change.id} is in use by service {service.spec.name}"
+        return Conflict(code="in-use", object="network", id=change.id, message=message)
     if view.members_of.of(change.id):
         message = f"network {change.id} is in use by tasks that have not stopped yet"
         return Conflict(code="in-use", object="network", id=change.id, message=message)
+    return None
+
+
+def service_on(view: View, network_id: str) -> Service | None:
+    """Return a service whose spec names a network."""
+    for service in view.services.values():
+        record = view.specs.get((service.id, service.spec_version))
+        if record is not None and network_id in record.networks:
+            return service
     return None
 
 

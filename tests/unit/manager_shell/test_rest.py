@@ -11,8 +11,8 @@ from aiohttp.test_utils import TestClient, TestServer
 from manager.api.app import FORWARDED, NOT_LEADER, build_app
 from manager.logbroker.broker import LogBroker
 from manager.replica import LogStatus
-from manager.store.changes import SetNodeDescription
-from swarmapi.model.objects import NodeDescription, TaskState
+from manager.store.changes import SetNodeDescription, SetTaskStatus
+from swarmapi.model.objects import NodeDescription, TaskState, TaskStatus
 from tests.unit.manager_shell.cluster import MemoryCluster, NoForwarder, no_session
 
 OUT_OF_SEQUENCE = "rpc error: code = Unknown desc = update out of sequence"
@@ -152,6 +152,30 @@ def test_published_port_and_overlay_are_allocated_and_rendered() -> None:
         taken = spec("two", EndpointSpec={"Ports": [{"TargetPort": 1, "PublishedPort": 8080}]})
         refused = await post(client, "/services/create", taken, 400)
         assert "already in use by service 'web'" in refused["message"]
+
+    play(story)
+
+
+def test_a_networks_removal_waits_for_tasks_that_stop() -> None:
+    """`docker stack rm` removes services and networks in one go."""
+
+    async def story(cluster: MemoryCluster, client: Client) -> None:
+        await post(client, "/networks/create", {"Name": "ov1", "Driver": "overlay"}, 201)
+        wanted = spec()
+        wanted["TaskTemplate"]["Networks"] = [{"Target": "ov1"}]
+        await post(client, "/services/create", wanted, 201)
+        await cluster.settle()
+        tasks = await cluster.run_tasks()
+        assert (await client.delete("/services/web")).status == 200
+        await cluster.settle()
+        removal = asyncio.create_task(client.delete("/networks/ov1"))
+        assert await get(client, "/networks/ov1")
+        ended = TaskStatus(state=TaskState.SHUTDOWN, timestamp_ns=cluster.clock())
+        changes = [SetTaskStatus(task_id=task.id, status=ended) for task in tasks]
+        await cluster.store.propose(changes)
+        await cluster.settle()
+        assert (await asyncio.wait_for(removal, 10)).status == 204
+        assert (await client.get("/networks/ov1")).status == 404
 
     play(story)
 

@@ -417,3 +417,21 @@ def test_their_events_are_told() -> None:
         ]
 
     play(story)
+
+
+@KINDS
+def test_replacing_by_the_same_data_changes_labels_alone(kind: str) -> None:
+    async def story(cluster: MemoryCluster, client: Client) -> None:
+        path = f"/{kind}s/create"
+        first = await post(client, path, made("s", a="1"), 201)
+        same = await post(client, f"{path}?replace=true", made("s", b="2"), 201)
+        assert same == first
+        found = await get(client, f"/{kind}s/s")
+        assert (found["ID"], found["Spec"]["Labels"]) == (first["ID"], {"b": "2"})
+        version = found["Version"]
+        assert await post(client, f"{path}?replace=true", made("s", b="2"), 201) == first
+        assert (await get(client, f"/{kind}s/s"))["Version"] == version
+        other = await post(client, f"{path}?replace=true", made("s", b"new", b="2"), 201)
+        assert other != first
+
+    play(story)
