@@ -76,7 +76,7 @@ def turn(view: View, dirty: Iterable[Key], env: Env, acks: Acks) -> TurnResult:
             _reconcile_service(run, service_id)
     rebalance(run)
     allocate(run)
-    schedule(run)
+    schedule(run, drain.evict)
     return TurnResult(tuple(run.changes), run.next_deadline_ns, frozenset(run.again))
 
 

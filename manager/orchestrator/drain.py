@@ -40,6 +40,11 @@ def stop(turn: Turn, task: Task, desired: TaskState, reason: str) -> None:
     _raise(turn, task, desired, reason)
 
 
+def evict(turn: Turn, task: Task, reason: str) -> None:
+    """Stop a task that has to make room; its slot gets a new one."""
+    stop(turn, task, TaskState.SHUTDOWN, reason)
+
+
 def advance(turn: Turn) -> None:
     """Raise the desired state of every task whose withdrawal is known everywhere, or is late."""
     for task in turn.view.tasks_in(STOPPING):

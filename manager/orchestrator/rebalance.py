@@ -18,7 +18,7 @@ from manager.orchestrator.slots import Slot, create_task, must_leave, slots_of
 from manager.orchestrator.update import is_busy, is_stuck
 from manager.scheduler.candidates import Candidate, Needs
 from manager.scheduler.constraints import BINPACK, label_of
-from manager.scheduler.schedule import Placer
+from manager.scheduler.placer import Placer
 from manager.store.changes import SetRebalance
 from manager.store.turn import Turn
 from manager.store.view import is_live, is_placed, is_wanted

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from manager.scheduler import filters
 from manager.scheduler.candidates import Candidate, Needs, platform_text, size_of
 from manager.scheduler.constraints import parse
-from manager.scheduler.schedule import Placer
+from manager.scheduler.placer import Placer
 from manager.store.view import Demand, Overlay, View, is_placed
 from swarmapi.errors import InvalidArgument
 from swarmapi.model.objects import NodeState, Task

@@ -6,6 +6,7 @@ and a twentieth of 318 s for the constrained one, where a third of the nodes are
 
 import time
 
+from manager.orchestrator.drain import evict
 from manager.reconcile import Env
 from manager.scheduler.schedule import schedule
 from manager.store import changes as c
@@ -50,7 +51,7 @@ def place_all(view: View) -> float:
     start = time.process_time()
     while view.by_stage.of(PENDING):
         turn = Turn(view, Env(view.now_ns, lambda: ""), {})
-        schedule(turn)
+        schedule(turn, evict)
         transaction = c.Transaction(request_id="", changes=tuple(turn.changes))
         apply(view, view.index + 1, view.now_ns + 1, transaction)
         if not turn.changes:
