@@ -20,6 +20,7 @@ from swarmapi.model.objects import (
     Task,
     TaskState,
     TaskStatus,
+    UpdateStatus,
 )
 from swarmapi.model.spec import (
     Availability,
@@ -175,6 +176,8 @@ class World:
         self.acks: dict[str, dict[str, int]] = {}
         self.dirty: set[Key] = set()
         self.deadline_ns: int | None = None
+        self.specs_kept = 1
+        """How many earlier specs of a service stay."""
         self._index = 0
         self._ids = 0
         settings = OrchestrationConfig(task_history_retention_limit=history)
@@ -229,8 +232,10 @@ class World:
         made = NetworkSpec(name=network_id, driver="overlay", ingress=ingress)
         self.commit(c.PutNetwork(network=Network(id=network_id, spec=made)))
 
-    def put_service(self, service_id: str, given: ServiceSpec) -> Applied:
-        """Create or update a service as the API does."""
+    def put_service(
+        self, service_id: str, given: ServiceSpec, status: UpdateStatus | None = None
+    ) -> Applied:
+        """Create, update or, with a status, roll back a service as the API does."""
         old = self.view.services.get(service_id)
         version = self.view.next_spec_version(service_id)
         record = SpecVersion(
@@ -245,6 +250,12 @@ class World:
             spec=given,
             spec_version=version,
             previous_spec_version=old.spec_version if old is not None else 0,
+            older_spec_versions=(
+                (old.previous_spec_version, *old.older_spec_versions)[: self.specs_kept - 1]
+                if old is not None
+                else ()
+            ),
+            update_status=status,
             job_status=runs.updated_status(old, given, self.now_ns) if old is not None else first,
         )
         expect = old.meta.version if old is not None else 0

@@ -12,7 +12,14 @@ from typing import Final
 from msgspec.structs import replace
 
 from manager.orchestrator.drain import is_known, stop
-from manager.orchestrator.slots import Slot, SlotKey, create_task, ended_by_itself, must_leave
+from manager.orchestrator.slots import (
+    Slot,
+    SlotKey,
+    create_task,
+    ended_by_itself,
+    must_leave,
+    slots_of,
+)
 from manager.scheduler.constraints import matches_all
 from manager.scheduler.schedule import hindrances
 from manager.store.changes import PutService, SetUpdateStatus
@@ -253,7 +260,9 @@ class _Step:
 
     def run(self, slots: Slots, dirty: list[Slot]) -> None:
         """Finish slots whose new task runs, take new slots, or end the update."""
-        busy = sum(self._is_busy(slot) for slot in slots.values())
+        # Slots on paused nodes are not given, and yet under way where they were begun before.
+        every = slots_of(self.turn.view, self.service.id)
+        busy = sum(self._is_busy(slot) for slot in every.values())
         todo: list[Slot] = []
         for slot in dirty:
             clean = [t for t in _staying(self.turn, slot) if not self.outdated(t)]

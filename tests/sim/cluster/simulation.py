@@ -3,13 +3,15 @@
 import random
 from collections import Counter
 
+from msgspec.structs import replace
+
 from manager import reconcile
 from manager.orchestrator.jobs import is_complete
-from manager.orchestrator.slots import is_done, slot_key, slots_of
+from manager.orchestrator.slots import is_done, is_filled, slot_key, slots_of
 from manager.store import changes as c
 from manager.store.snapshot import dump, restore
 from manager.store.tables import network_table, tables_of_node
-from manager.store.view import View, bare, is_live, is_placed, is_wanted
+from manager.store.view import PARKED, View, bare, is_live, is_placed, is_wanted
 from swarmapi.model import defaults
 from swarmapi.model.objects import (
     JobOutcome,
@@ -20,10 +22,12 @@ from swarmapi.model.objects import (
     TaskState,
     TaskStatus,
     UpdateState,
+    UpdateStatus,
 )
 from swarmapi.model.spec import Availability, Cron, Overlap, ServiceSpec, UpdateConfig
 from swarmapi.model.tables import EndpointState, NetworkTable
 from tests.builders import MIB, SECOND, World, job_mode, node, port, spec
+from tests.sim.cluster.pace import check_host_ports, check_pace
 
 NEXT = {
     TaskState.ASSIGNED: TaskState.ACCEPTED,
@@ -88,7 +92,7 @@ class Simulation:
         self.seed = seed
         self.rng = random.Random(seed)
         self.world = World(history=self.rng.choice((1, 2, 5)))
-        self.nodes = {f"n{i}": FakeNode(f"n{i}") for i in range(self.rng.randint(2, 5))}
+        self.nodes = {f"n{i}": FakeNode(f"n{i}") for i in range(self.rng.choice((2, 3, 4, 5, 7)))}
         self.failure_rate = self.rng.choice((0.0, 0.02, 0.1))
         self.created = 0
         self.joined = 0
@@ -96,6 +100,7 @@ class Simulation:
         self._iterations: dict[str, int] = {}
         self._completed: dict[str, set[tuple[int, str]]] = {}
         self._limits: dict[str, int] = {}
+        self.world.specs_kept = 3
         self.world.add_network("ingress", ingress=True)
         self.world.add_network("net")
         for fake in self.nodes.values():
@@ -116,6 +121,7 @@ class Simulation:
             (40, self.serve_node),
             (10, self.pass_time),
             (4, self.change_service),
+            (2, self.go_back_or_on),
             (2, self.change_node),
             (2, self.fault),
             (1, self.change_leader),
@@ -133,6 +139,7 @@ class Simulation:
                 self.world.dirty = set(result.still_dirty)
             return
         self.check_stops(result)
+        check_pace(self.view, self.world.now_ns, result)
         request = f"r{self.view.index}"
         applied = self.world.commit(*result.changes, request_id=request)
         if applied.conflict is None:
@@ -177,12 +184,14 @@ class Simulation:
         """Move the clock; nodes not heard of for 3 s are down."""
         self.world.now_ns += self.rng.choice((1, 10, 200, 1000, 2500)) * SECOND // 1000
         for fake in self.nodes.values():
-            late = self.world.now_ns - fake.last_beat_ns > 3 * SECOND
+            silent_ns = self.world.now_ns - fake.last_beat_ns
             if fake.alive and fake.reachable:
                 fake.last_beat_ns = self.world.now_ns
-            elif late and self.view.nodes[fake.id].state == NodeState.READY:
+            elif silent_ns > 3 * SECOND and self.view.nodes[fake.id].state != NodeState.DOWN:
                 self.world.acks.pop(fake.id, None)
                 self.world.commit(c.SetNodeStatus(node_id=fake.id, state=NodeState.DOWN))
+            elif silent_ns > 2 * SECOND and self.view.nodes[fake.id].state == NodeState.READY:
+                self.world.commit(c.SetNodeStatus(node_id=fake.id, state=NodeState.UNKNOWN))
 
     def change_service(self) -> None:
         """Create, scale, update or delete a service."""
@@ -226,6 +235,32 @@ class Simulation:
             delay=rng.choice((0, SECOND)),
         )
 
+    def go_back_or_on(self) -> None:
+        """Roll a service back to a spec that is kept, or resume what paused."""
+        ids = [i for i, s in sorted(self.view.services.items()) if s.job_status is None]
+        if not ids:
+            return
+        service = self.view.services[self.rng.choice(ids)]
+        status = service.update_status
+        if status is not None and status.state in (UpdateState.PAUSED, UpdateState.ROLLBACK_PAUSED):
+            back = status.state == UpdateState.ROLLBACK_PAUSED
+            on = replace(
+                status,
+                state=UpdateState.ROLLBACK_STARTED if back else UpdateState.UPDATING,
+                completed_ns=0,
+                forgiven=len(status.failed_tasks),
+            )
+            version = service.spec_version
+            self.world.commit(
+                c.SetUpdateStatus(service_id=service.id, spec_version=version, status=on)
+            )
+            return
+        kept = [service.previous_spec_version, *service.older_spec_versions]
+        records = [r for v in kept if (r := self.view.specs.get((service.id, v))) is not None]
+        if records:
+            started = UpdateStatus(state=UpdateState.ROLLBACK_STARTED, started_ns=self.world.now_ns)
+            self.world.put_service(service.id, self.rng.choice(records).spec, started)
+
     def random_spec(self, name: str) -> ServiceSpec:
         """Return a spec; a name always gives the same mode."""
         rng = self.rng
@@ -238,14 +273,18 @@ class Simulation:
             order=rng.choice(("stop-first", "start-first")),
             delay=rng.choice((0, SECOND)),
             monitor=SECOND,
+            progress_deadline=rng.choice((None, 10 * SECOND)),
         )
+        crowded = (port(90, 9000 + number, "host"),)
         return spec(
             name,
             replicas=None if number % 3 == 0 else rng.randint(0, 6),
             image=f"image:{rng.randint(1, 3)}",
             networks=rng.choice(((), ("net",))),
-            ports=rng.choice(((), (port(80),), (port(80, 8000 + number % 2),))),
+            ports=rng.choice(((), (port(80),), (port(80, 8000 + number % 2),), crowded)),
             memory_bytes=rng.choice((0, 100 * MIB)),
+            max_replicas=rng.choice((0, 0, 2)),
+            max_attempts=rng.choice((None, None, 3)),
             constraints=rng.choice(((), (), ("node.labels.rack==a",))),
             spread=rng.choice(((), ("node.labels.rack",))),
             delay=rng.choice((0, SECOND)),
@@ -279,9 +318,18 @@ class Simulation:
         self.world.commit(c.PutNode(node=changed, expect_version=stored.meta.version))
 
     def fault(self) -> None:
-        """Crash, partition or heal a node."""
+        """Crash, partition or heal a node; cut off all but one; call off the pause of that."""
         fake = self.nodes[self.rng.choice(sorted(self.nodes))]
         choice = self.rng.random()
+        cluster = self.view.cluster
+        assert cluster is not None
+        if cluster.disappeared_ns and choice < 0.2:
+            self.world.commit(c.SetDisappearance(counted_from_ns=self.world.now_ns))
+            return
+        if choice > 0.95:
+            for other in self.nodes.values():
+                other.reachable = other is fake
+            return
         if choice < 0.3:
             fake.crash()
         elif choice < 0.6:
@@ -327,6 +375,7 @@ class Simulation:
         self._check_jobs()
         self._check_addresses()
         self._check_capacity()
+        check_host_ports(self.view)
 
     def _check_tasks(self) -> None:
         slots: Counter[tuple[str, int, str]] = Counter()
@@ -439,7 +488,7 @@ class Simulation:
             roomy = node(fake.id, labels={"rack": "a"}, state=stored.state, memory_bytes=4096 * MIB)
             self.world.commit(c.PutNode(node=roomy))
         idle = 0
-        for _ in range(600):
+        for _ in range(1200):
             before = self.view.index
             for fake in self.nodes.values():
                 self.talk(fake)
@@ -448,16 +497,27 @@ class Simulation:
             self.check()
             self.world.now_ns += SECOND // 2
             idle = idle + 1 if self.view.index == before else 0
-            if idle > 2 and self.world.deadline_ns is not None:
-                self.world.now_ns = max(self.world.now_ns, self.world.deadline_ns)
-            elif idle > 6:
+            if idle <= 6:
+                continue
+            if not self._is_waiting():
                 break
+            idle = 0
+            self.world.now_ns = max(self.world.now_ns, self.world.deadline_ns or 0)
         for _ in range(20):  # cron jobs never come to rest: no time passes for the last run
             for fake in self.nodes.values():
                 self.talk(fake)
                 fake.work(self.rng, 0.0)
             self.world.settle()
             self.check()
+
+    def _is_waiting(self) -> bool:
+        """Tell whether only time is missing: for a delay, an update's monitor, a job's end."""
+        if self.view.by_stage.of(PARKED) or self.view.services_in.of("updating"):
+            return True
+        return any(
+            s.job_status is not None and s.spec.mode.cron is None and not s.job_status.ended_ns
+            for s in self.view.services.values()
+        )
 
     def check_converged(self) -> None:
         """Check that every service runs as asked, and that a turn has nothing to say."""
@@ -484,15 +544,30 @@ class Simulation:
                 UpdateState.ROLLBACK_PAUSED,
             )
             slots = {(t.slot, "" if t.slot else t.node_id) for t in running}
-            assert len(slots) == count, f"{service.id}: {len(slots)} of {count} run"
-            # A start-first update that was paused leaves old and new side by side.
-            assert paused or len(running) == count, f"{service.id}: {len(running)} > {count}"
-            assert status is None or paused or status.completed_ns, f"{service.id}: {status}"
+            excused = self._accounted_for(service) - slots
+            assert len(slots | excused) == count, f"{service.id}: {len(slots)} of {count} run"
+            # An update that was paused may leave old and new side by side, and so may one that
+            # goes on whatever happens but finds no room.
+            stuck = any(t.explanation for t in self.world.tasks(service.id))
+            assert paused or stuck or len(running) == len(slots), f"{service.id}: surplus"
+            ended = status is None or paused or stuck or status.completed_ns
+            assert ended, f"{service.id}: {status}"
+            paused = paused or stuck
             image = defaults.container(service.spec).image
             for task in running:
                 record = self.view.spec_of(task)
                 assert record is not None
                 assert paused or defaults.container(record.spec).image == image
+
+    def _accounted_for(self, service: Service) -> set[tuple[int, str]]:
+        """Return slots that rightly do not run: without room anywhere, or out of attempts."""
+        slots = slots_of(self.view, service.id)
+        return {
+            key
+            for key, slot in slots.items()
+            if is_filled(self.view, service, slot)
+            and (not slot.wanted or any(t.explanation for t in slot.wanted))
+        }
 
     def _check_job_ended(self, service: Service, status: JobStatus) -> None:
         """A job comes to an end; a cron job's next start is ahead."""
@@ -506,16 +581,17 @@ class Simulation:
             assert complete == defaults.total_completions(service.spec)
 
 
-def run(seed: int, steps: int = 600) -> None:
-    """Run one seed; the message of a failure says how to replay it."""
+def run(seed: int, steps: int = 600, minutes: float = 0) -> None:
+    """Run one seed, for so many steps or simulated minutes; a failure says how to replay it."""
     simulation = Simulation(seed)
-    done = 0
+    done, until_ns = 0, simulation.world.now_ns + int(minutes * 60 * SECOND)
     try:
-        while done < steps:
+        while simulation.world.now_ns < until_ns if minutes else done < steps:
             simulation.step()
             done += 1
         simulation.heal()
         simulation.check_converged()
     except Exception as error:
-        replay = f"python -m tests.sim.cluster --seed {seed} --steps {steps}"
+        length = f"--minutes {minutes:g}" if minutes else f"--steps {steps}"
+        replay = f"python -m tests.sim.cluster --seed {seed} {length}"
         raise AssertionError(f"seed {seed}, step {done}: {error!r}\nreplay: {replay}") from error

@@ -1,0 +1,87 @@
+"""How fast a service may be changed: no turn begins more than its settings allow."""
+
+from collections import Counter
+
+from manager.reconcile import TurnResult
+from manager.store import changes as c
+from manager.store.view import View, is_live, is_placed, is_wanted
+from swarmapi.model import defaults
+from swarmapi.model.objects import Service, Task, TaskState, UpdateState
+from swarmapi.model.spec import UpdateConfig
+
+
+def check_pace(view: View, now_ns: int, result: TurnResult) -> None:
+    """Compare what a turn begins, by updates and by drains, with what is under way."""
+    begun: Counter[tuple[str, bool]] = Counter()
+    for change in result.changes:
+        if isinstance(change, c.PutTask) and (change.task.by_update or change.task.by_move):
+            begun[(change.task.service_id, change.task.by_update)] += 1
+    given_up = {
+        change.task_id
+        for change in result.changes
+        if isinstance(change, c.SetDesired | c.SetTaskStatus | c.SetEndpoint)
+    }
+    for (service_id, by_update), count in begun.items():
+        service = view.services[service_id]
+        config = _config(service, by_update)
+        if not config.parallelism or config != _config(_after(service, result), by_update):
+            continue
+        slots = {
+            (t.slot, "" if t.slot else t.node_id)
+            for t in view.tasks_of_service(service_id)
+            if t.id not in given_up
+            and (_is_updating(service, t) if by_update else t.by_move)
+            and _is_under_way(view, now_ns, config, t)
+        }
+        what = "updated" if by_update else "moved"
+        total = count + len(slots)
+        assert total <= config.parallelism, f"{service_id}: {total} slots are {what} at once"
+
+
+def check_host_ports(view: View) -> None:
+    """No two tasks of a node publish one port of the host; no node has more than its maximum."""
+    for node_id in view.nodes:
+        taken: Counter[tuple[str, int]] = Counter()
+        for task in view.tasks_of_node(node_id):
+            if is_placed(task):
+                taken.update(view.demands[(task.service_id, task.spec_version)].host_ports)
+        assert all(count == 1 for count in taken.values()), f"{node_id}: {taken}"
+
+
+def _after(service: Service, result: TurnResult) -> Service:
+    """Return the service as the turn leaves it: a rollback has settings of its own."""
+    for change in result.changes:
+        if isinstance(change, c.PutService) and change.service.id == service.id:
+            service = change.service
+    return service
+
+
+def _config(service: Service, by_update: bool) -> UpdateConfig:
+    status = service.update_status
+    back = status is not None and status.state == UpdateState.ROLLBACK_STARTED
+    spec = service.spec
+    return defaults.update_config(
+        spec.rollback_config if by_update and back else spec.update_config
+    )
+
+
+def _is_updating(service: Service, task: Task) -> bool:
+    status = service.update_status
+    return (
+        task.by_update
+        and task.spec_version == service.spec_version
+        and status is not None
+        and task.meta.created_ns >= status.started_ns
+    )
+
+
+def _is_under_way(view: View, now_ns: int, config: UpdateConfig, task: Task) -> bool:
+    node = view.nodes.get(task.node_id)
+    limit_ns = defaults.progress_deadline_ns(config)
+    return (
+        is_wanted(task)
+        and is_live(task)
+        and task.status.state < TaskState.RUNNING
+        and (not task.node_id or (node is not None and node.is_fit))
+        and (not limit_ns or now_ns < task.meta.created_ns + limit_ns)
+    )
