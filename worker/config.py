@@ -77,10 +77,10 @@ def _no_selinux(value: bool) -> None:
 
 
 def _storage_options(values: Sequence[str]) -> None:
-    for key, _ in as_pairs(values):
-        raise InvalidArgument(
-            f"storage option {key!r} is not supported, sizes of containers neither: leave it out"
-        )
+    for key, value in as_pairs(values):
+        if key != "size":
+            raise InvalidArgument(f"storage option {key!r} is not supported: leave it out")
+        _is_size(value)
 
 
 def _is_size(value: str) -> None:
@@ -149,8 +149,8 @@ class Config:
         values=("overlay2", "btrfs", "vfs"),
     )  # fmt: skip
     storage_opt: tuple[str, ...] = option(
-        (), "option of the storage driver", group=_STORAGE, metavar="KEY=VALUE",
-        check=_storage_options,
+        (), "option of the storage driver; size=SIZE, of containers, with btrfs",
+        group=_STORAGE, metavar="KEY=VALUE", check=_storage_options,
     )  # fmt: skip
 
     image_max_size: str = option(
@@ -319,6 +319,7 @@ class Config:
             dns=self.dns,
             dns_search=self.dns_search,
             ulimits=tuple(parse_ulimit(text) for text in self.default_ulimit),
+            storage_options=dict(as_pairs(self.storage_opt)),
         )
 
 
@@ -355,6 +356,8 @@ def _check_together(config: Config) -> None:
                 f"host {endpoint}: TCP off loopback needs --tlsverify: "
                 "whoever reaches the API is root here"
             )
+    if config.storage_opt and config.storage_driver != "btrfs":
+        raise InvalidArgument("storage-opt size needs storage-driver btrfs")
     config.default_bridge.check()
     try:
         config.defaults.check()

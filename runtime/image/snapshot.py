@@ -17,19 +17,25 @@ from pathlib import Path
 from runtime.image.copied import MARK, is_copied, lower_of, make_copy
 
 _SUBVOL_CREATE, _SNAP_CREATE_V2 = 0x5000940E, 0x50009417  # linux/btrfs.h: BTRFS_IOC_…
+_QUOTA_CTL, _QUOTA_RESCAN_WAIT, _QGROUP_LIMIT = 0xC0109428, 0x942E, 0x8030942B
+_ENABLE, _MAX_REFERENCED = 1, 1
 _ARGUMENT_BYTES = 4096
 _NAME_AT, _NAME_AT_V2 = 8, 56
 
 
-def make_snapshot(lower: tuple[Path, ...], root: Path) -> None:
+def make_snapshot(lower: tuple[Path, ...], root: Path, size_bytes: int = 0) -> None:
     """Make of an empty directory a container's root: the merged layers, topmost first.
 
-    `lower` begins with the layer that every container has; OSError where the file system has no
-    snapshots.
+    `lower` begins with the layer that every container has. With `size_bytes` the root, the
+    image's files included, can grow to that; beyond it a write fails with EDQUOT. OSError where
+    the file system has no snapshots.
     """
     if is_copied(root):
         return
     if len(lower) < 2:
+        shutil.rmtree(root)
+        make_subvolume(root)
+        _limit(root, size_bytes)
         make_copy(lower, root)
         return
     base = lower[1].parent / "copy"
@@ -40,6 +46,7 @@ def make_snapshot(lower: tuple[Path, ...], root: Path) -> None:
         _command(_SNAP_CREATE_V2, root, source, _NAME_AT_V2)
     finally:
         os.close(source)
+    _limit(root, size_bytes)
     temporary = root.parent / f"{MARK}.new"
     shutil.copy2(base / MARK, temporary)
     temporary.rename(root.parent / MARK)
@@ -48,6 +55,20 @@ def make_snapshot(lower: tuple[Path, ...], root: Path) -> None:
 def make_subvolume(path: Path) -> None:
     """Make an empty subvolume; OSError on other file systems than btrfs."""
     _command(_SUBVOL_CREATE, path, 0, _NAME_AT)
+
+
+def _limit(root: Path, size_bytes: int) -> None:
+    if not size_bytes:
+        return
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        # Counting costs every snapshot something: it begins with the first container of a size.
+        fcntl.ioctl(fd, _QUOTA_CTL, bytearray(struct.pack("<QQ", _ENABLE, 0)))
+        fcntl.ioctl(fd, _QUOTA_RESCAN_WAIT)
+        limit = struct.pack("<6Q", 0, _MAX_REFERENCED, size_bytes, 0, 0, 0)
+        fcntl.ioctl(fd, _QGROUP_LIMIT, bytearray(limit))
+    finally:
+        os.close(fd)
 
 
 def _make_base(lower: tuple[Path, ...], base: Path) -> None:

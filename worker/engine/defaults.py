@@ -18,6 +18,7 @@ class ContainerDefaults:
     dns: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
     ulimits: tuple[Ulimit, ...] = ()
+    storage_options: Mapping[str, str] = field(default_factory=dict)
 
     def check(self) -> None:
         """Raise InvalidArgument or Unsupported when a container could not be made with these."""
@@ -32,6 +33,7 @@ class ContainerDefaults:
         if not host.network_mode.startswith("container:"):  # it has the other's resolvers
             host.dns = host.dns or list(self.dns)
             host.dns_search = host.dns_search or list(self.dns_search)
+        host.storage_opt = {**self.storage_options, **host.storage_opt}
         own = {limit.name for limit in host.ulimits}
         host.ulimits = [*host.ulimits, *(one for one in self.ulimits if one.name not in own)]
 

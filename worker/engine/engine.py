@@ -17,7 +17,7 @@ from runtime.image.removal import User
 from runtime.image.store import ImageStore
 from runtime.image.verify import Finding
 from swarmapi.errors import Conflict, InvalidArgument, NotFound, Unsupported
-from worker.engine import bundle, healthcheck
+from worker.engine import bundle, healthcheck, storagedriver
 from worker.engine.attach import AttachSession
 from worker.engine.check import SystemCheck
 from worker.engine.connections import Connections
@@ -503,6 +503,7 @@ class Engine:
             check_name(spec.name)
         self.parts.defaults.apply(spec.host)
         bundle.check_supported(spec.host)
+        storagedriver.container_size(self.parts.storage_driver, spec.host.storage_opt)
         try:
             image = self.images.resolve(spec.config.image)
         except ImageNotFound as error:

@@ -116,7 +116,9 @@ class Files:
         return Path(overlay.upper)
 
     def _overlay(self, record: Record) -> Overlay:
-        return self._launcher.overlay(record.id, self._lower_dirs(record.image_id))
+        return self._launcher.overlay(
+            record.id, self._lower_dirs(record.image_id), record.host.storage_opt
+        )
 
     @asynccontextmanager
     async def _seen(self, container: Container) -> AsyncIterator[int]:

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -30,6 +30,7 @@ from worker.engine.ports import (
 from worker.engine.record import EndpointState, Record
 from worker.engine.spec import PortBinding
 from worker.engine.storage import Storage
+from worker.engine.storagedriver import container_size
 
 _START_TRIES = 3
 
@@ -86,7 +87,7 @@ class Launcher:
             InvalidArgument: when the record cannot be turned into a start.
             RuntimeFailure: when the supervisor refuses or the program cannot be run.
         """
-        overlay = await asyncio.to_thread(self.overlay, record.id, lower)
+        overlay = await asyncio.to_thread(self.overlay, record.id, lower, record.host.storage_opt)
         netns = self._netns(record)
         if any(point.kind == "volume" for point in record.mounts):
             await asyncio.to_thread(self._storage.prepare, record)
@@ -209,10 +210,12 @@ class Launcher:
     def _upper(self, container_id: str) -> str:
         return str(self._places.directory(container_id) / "upper")
 
-    def overlay(self, container_id: str, lower: Sequence[str]) -> Overlay:
+    def overlay(
+        self, container_id: str, lower: Sequence[str], options: Mapping[str, str]
+    ) -> Overlay:
         """Return the layers of a container over those of its image; makes directories and copy.
 
-        Blocking.
+        `options` are its storage options. Blocking.
         """
         directory = self._places.directory(container_id)
         for name in ("upper", "work", "merged"):
@@ -224,9 +227,11 @@ class Launcher:
             merged=str(directory / "merged"),
             copied=self._places.copies,
         )
-        if overlay.copied:
-            fill = make_snapshot if self._places.storage_driver == "btrfs" else make_copy
-            fill(tuple(Path(path) for path in overlay.lower), Path(overlay.upper))
+        layers, upper = tuple(Path(path) for path in overlay.lower), Path(overlay.upper)
+        if self._places.storage_driver == "btrfs":
+            make_snapshot(layers, upper, container_size("btrfs", options))
+        elif overlay.copied:
+            make_copy(layers, upper)
         return overlay
 
     def _netns(self, record: Record) -> str:

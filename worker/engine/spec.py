@@ -153,6 +153,7 @@ class HostConfig(msgspec.Struct, rename="pascal", kw_only=True):
     tmpfs: dict[str, str] = {}
     uts_mode: str = msgspec.field(default="", name="UTSMode")
     shm_size: int = 0
+    storage_opt: dict[str, str] = {}
     sysctls: dict[str, str] = {}
     cpu_shares: int = 0
     memory: int = 0
@@ -224,8 +225,8 @@ ACCEPTED_DEFAULTS: dict[str, tuple[object, ...]] = {
 
 _RESTART_NAMES = {"", "no", "always", "unless-stopped", "on-failure"}
 _KEYED_BY_USER = frozenset((
-    "Annotations", "EndpointsConfig", "ExposedPorts", "Labels", "PortBindings", "Sysctls", "Tmpfs",
-    "Volumes",
+    "Annotations", "EndpointsConfig", "ExposedPorts", "Labels", "PortBindings", "StorageOpt",
+    "Sysctls", "Tmpfs", "Volumes",
 ))  # fmt: skip
 """Objects whose keys mean something even with null as their value."""
 

@@ -1,13 +1,31 @@
 """Whether the storage driver asked for can work where the data is."""
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from runtime import rootview
 from runtime.errors import RuntimeFailure
 from runtime.image.snapshot import make_subvolume
 from runtime.oci import Overlay
-from swarmapi.errors import InvalidArgument
+from swarmapi.errors import InvalidArgument, Unsupported
+from worker.engine.logoptions import parse_size
+
+
+def container_size(driver: str, options: Mapping[str, str]) -> int:
+    """Return the most bytes that a container's root may have, 0 without a limit.
+
+    Raises:
+        InvalidArgument: for a malformed size.
+        Unsupported: for another option, or where the driver knows no sizes.
+    """
+    for key, value in options.items():
+        if key != "size":
+            raise Unsupported(f"storage option {key!r} is not supported: leave it out")
+        if driver != "btrfs":
+            raise Unsupported(f"storage option size needs storage driver btrfs, not {driver}")
+        return parse_size(value)
+    return 0
 
 
 def check(driver: str, data_root: Path) -> None:

@@ -108,7 +108,8 @@ REFUSED = [
     ("--ipc container:nosuch", "No such container: nosuch"),
     ("--pid container:nosuch", "No such container: nosuch"),
     ("--uts host -h x", "conflicting options: hostname"),
-    ("--storage-opt size=1x", "(?i)storage|size"),
+    ("--storage-opt size=1g", "size needs storage driver btrfs, not overlay2"),
+    ("--storage-opt bogus=1", "storage option 'bogus' is not supported"),
 ]
 
 

@@ -14,6 +14,8 @@ from tests.bench import peers
 from tests.e2e.engine.machine import Machine, install_box
 from tests.e2e.lab import wait_until
 
+FILL = ("if=/dev/zero", "of=/f", "bs=1M", "count=20", "conv=fsync")
+
 
 @pytest.fixture(params=["vfs", "btrfs"])
 def driver(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
@@ -95,6 +97,16 @@ def test_files_go_in_and_out_before_and_after_a_start(machine: Machine, tmp_path
     assert (tmp_path / "g").read_text() == "out\n"
     machine.docker("rm", "two")
     assert list((machine.data / "containers").rglob("busybox")) == []
+
+
+def test_a_container_grows_to_its_size(machine: Machine, driver: str) -> None:
+    words = ["run", "--rm", "--net=none", "--storage-opt", "size=8m", "box:1", "busybox", "dd"]
+    done = machine.docker(*words, *FILL, check=False)
+    if driver == "btrfs":
+        assert b"Disk quota exceeded" in done.stderr
+        machine.docker("run", "--rm", "--net=none", "box:1", *words[-2:], *FILL)
+    else:
+        assert b"size needs storage driver btrfs, not vfs" in done.stderr
 
 
 def test_builds_and_their_layers(machine: Machine, driver: str, tmp_path: Path) -> None:

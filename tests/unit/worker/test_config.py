@@ -104,6 +104,8 @@ def test_a_named_file_must_exist(tmp_path: Path) -> None:
         (["--image-max-size", "3"], "image-max-size .* no size of at least 1m"),
         (["--image-max-ratio", "-1"], "image-max-ratio .*'-1' is no whole number"),
         (["--storage-opt", "overlay2.size=1G"], "storage option 'overlay2.size' is not supported"),
+        (["--storage-opt", "size=1G"], "storage-opt size needs storage-driver btrfs"),
+        (["-s", "btrfs", "--storage-opt", "size=x"], "storage-opt .* invalid size: 'x'"),
         (["--dns", "example"], r"dns \(from flag --dns\): 'example' is no IP address"),
         (["--log-level", "loud"], "log-level .* 'loud' must be debug or"),
         (["--log-driver", "syslog"], "log-driver .* 'syslog' must be"),
