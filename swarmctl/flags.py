@@ -48,6 +48,14 @@ def count(text: str) -> int:
     return int(text)
 
 
+def number(text: str) -> int:
+    """Return a number that may be negative."""
+    try:
+        return int(text)
+    except ValueError:
+        raise Bad(f"invalid number {text!r}") from None
+
+
 def ratio(text: str) -> float:
     """Return a share between 0 and 1."""
     try:

@@ -14,7 +14,15 @@ from swarmapi.errors import Conflict, NotFound, SwarmError
 from swarmapi.model import defaults
 from swarmapi.model.expand import TaskPlace, contents, expanded
 from swarmapi.model.objects import NodeDescription, RegistryAuth, SpecVersion, Task
-from swarmapi.model.spec import ContainerSpec, LogDriver, Mount, TaskTemplate, to_json
+from swarmapi.model.spec import (
+    ContainerSpec,
+    LogDriver,
+    Mount,
+    Privileges,
+    SeccompOptions,
+    TaskTemplate,
+    to_json,
+)
 from worker.agent.secrets import NodeSecrets
 from worker.engine.endpoints import EndpointSpec
 from worker.engine.engine import Engine
@@ -137,7 +145,10 @@ def _host(
         dns_search=list(dns.search or ()) if dns else [],
         dns_options=list(dns.options or ()) if dns else [],
         extra_hosts=[_extra_host(line) for line in container.hosts or ()],
+        group_add=list(container.groups or ()),
         init=bool(container.init),
+        oom_score_adj=container.oom_score_adj,
+        security_opt=_security(container.privileges),
         readonly_rootfs=container.read_only,
         sysctls=dict(container.sysctls or {}),
         memory=limits.memory_bytes if limits else 0,
@@ -146,6 +157,19 @@ def _host(
         log_config=LogSpec(log.name, dict(log.options or {})),
         ulimits=[Ulimit(u.name, u.soft, u.hard) for u in container.ulimits or ()],
     )
+
+
+def _security(privileges: Privileges | None) -> list[str]:
+    """Return the engine's security options."""
+    if privileges is None:
+        return []
+    options = ["no-new-privileges"] if privileges.no_new_privileges else []
+    seccomp = privileges.seccomp or SeccompOptions()
+    if seccomp.mode == "custom":
+        options.append(f"seccomp={seccomp.profile.decode()}")
+    elif seccomp.mode == "unconfined":
+        options.append("seccomp=unconfined")
+    return options
 
 
 def _mount(mount: Mount) -> EngineMount:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
+import msgspec
 from msgspec import to_builtins
 
 from manager.orchestrator.crontab import parse as parse_schedule
@@ -24,6 +25,7 @@ from swarmapi.model.spec import (
     Mount,
     NetworkSpec,
     Placement,
+    Privileges,
     ReplicatedJob,
     Resources,
     RestartPolicy,
@@ -208,6 +210,27 @@ def _check_container(path: str, spec: ContainerSpec | None) -> None:
     _check_names(path, spec)
     _check_mounts(path, spec.mounts or ())
     _check_health(f"{path}.Healthcheck", spec.health_check)
+    _within(f"{path}.OomScoreAdj", spec.oom_score_adj, -1000, 1000)
+    if spec.isolation not in ("", "default"):
+        raise InvalidArgument(f"{path}.Isolation: {spec.isolation!r} is not for Linux")
+    _check_privileges(f"{path}.Privileges", spec.privileges or Privileges())
+
+
+def _check_privileges(path: str, privileges: Privileges) -> None:
+    seccomp, app_armor = privileges.seccomp, privileges.app_armor
+    if seccomp and seccomp.mode not in ("", "default", "unconfined", "custom"):
+        raise InvalidArgument(f"{path}.Seccomp.Mode: must be default, unconfined or custom")
+    if seccomp and (seccomp.mode == "custom") != bool(seccomp.profile):
+        raise InvalidArgument(f"{path}.Seccomp.Profile: goes with Mode custom, which needs it")
+    if seccomp and seccomp.profile:
+        try:
+            profile = msgspec.json.decode(seccomp.profile)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise InvalidArgument(f"{path}.Seccomp.Profile: invalid JSON: {error}") from error
+        if not isinstance(profile, dict):
+            raise InvalidArgument(f"{path}.Seccomp.Profile: an object is expected")
+    if app_armor and app_armor.mode not in ("", "default", "disabled"):
+        raise InvalidArgument(f"{path}.AppArmor.Mode: must be default or disabled")
 
 
 def _check_names(path: str, spec: ContainerSpec) -> None:

@@ -90,6 +90,10 @@ class Section:
         """Return a number that is not negative."""
         return self._parsed(key, flags.count)
 
+    def number(self, key: str) -> int | None:
+        """Return a number that may be negative."""
+        return self._parsed(key, flags.number)
+
     def ratio(self, key: str) -> float | None:
         """Return a share between 0 and 1."""
         return self._parsed(key, flags.ratio)

@@ -105,7 +105,7 @@ def _container(section: Section, key: str, names: Names) -> Spec:
         "CapabilityAdd": section.texts("cap_add"),
         "CapabilityDrop": section.texts("cap_drop"),
         "Ulimits": _ulimits(section),
-        "OomScoreAdj": section.integer("oom_score_adj"),
+        "OomScoreAdj": section.number("oom_score_adj"),
         "Privileges": _privileges(section, names),
         "Secrets": _references(section, "secret", names),
         "Configs": _references(section, "config", names),

@@ -177,6 +177,28 @@ class ConfigReference(Reference, frozen=True):
     name: str = msgspec.field(default="", name="ConfigName")
 
 
+class SeccompOptions(Spec, frozen=True):
+    """`mode` is default, unconfined, or custom with a profile in Docker's JSON."""
+
+    mode: str = ""
+    profile: bytes = b""
+    """Base64 in JSON."""
+
+
+class AppArmorOptions(Spec, frozen=True):
+    """`mode` is default or disabled."""
+
+    mode: str = ""
+
+
+class Privileges(Spec, frozen=True):
+    """What confines a task's programs beside capabilities."""
+
+    no_new_privileges: bool = False
+    seccomp: SeccompOptions | None = None
+    app_armor: AppArmorOptions | None = msgspec.field(default=None, name="AppArmor")
+
+
 class ContainerSpec(Spec, frozen=True):
     """What runs in a task: Docker's TaskTemplate.ContainerSpec as far as it is honoured."""
 
@@ -204,7 +226,11 @@ class ContainerSpec(Spec, frozen=True):
     secrets: tuple[SecretReference, ...] | None = None
     configs: tuple[ConfigReference, ...] | None = None
     init: bool | None = None
-    """Kept for clients that send False and compare; True is refused."""
+    groups: tuple[str, ...] | None = None
+    oom_score_adj: int = 0
+    privileges: Privileges | None = None
+    isolation: str = ""
+    """Blank or default: the others are for other systems."""
 
 
 class NetworkAttachmentConfig(Spec, frozen=True):

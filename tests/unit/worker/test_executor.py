@@ -13,12 +13,15 @@ from msgspec.structs import replace
 from swarmapi.errors import NotFound, Unsupported
 from swarmapi.model.objects import GenericShare, NodeDescription, RegistryAuth, SpecVersion, Task
 from swarmapi.model.spec import (
+    AppArmorOptions,
     ContainerSpec,
     EndpointSpec,
     HealthConfig,
     LogDriver,
     Platform,
     PortConfig,
+    Privileges,
+    SeccompOptions,
     ServiceSpec,
     TaskTemplate,
 )
@@ -104,6 +107,25 @@ def test_the_log_driver_of_a_service_is_its_containers() -> None:
     made = to_container(_TASK, _logging(log)).host.log_config
     assert (made.type, made.config) == ("json-file", {"max-size": "1m"})
     assert to_container(_TASK, _logging(None)).host.log_config.type == ""
+
+
+def test_what_confines_a_task_and_what_it_may_read() -> None:
+    profile = b'{"defaultAction": "SCMP_ACT_ALLOW"}'
+    container = ContainerSpec(
+        image="img:1",
+        groups=("audio", "4"),
+        oom_score_adj=300,
+        privileges=Privileges(
+            no_new_privileges=True,
+            seccomp=SeccompOptions(mode="custom", profile=profile),
+            app_armor=AppArmorOptions(mode="disabled"),
+        ),
+    )
+    spec = ServiceSpec(name="web", task_template=TaskTemplate(container_spec=container))
+    host = to_container(_TASK, SpecVersion(service_id="s", version=1, spec=spec)).host
+    assert (host.group_add, host.oom_score_adj) == (["audio", "4"], 300)
+    assert host.security_opt == ["no-new-privileges", f"seccomp={profile.decode()}"]
+    assert to_container(_TASK, _logging(None)).host.security_opt == []
 
 
 def test_a_log_that_cannot_be_read_is_refused_in_words(tmp_path: Path) -> None:
