@@ -53,6 +53,11 @@ class Paths:
         return self.state_dir / "raft"
 
     @property
+    def tails(self) -> Path:
+        """The last lines of tasks that ended."""
+        return self.state_dir / "logs"
+
+    @property
     def lock(self) -> Path:
         """Held by the one process of this state directory."""
         return self.state_dir / "manager.lock"

@@ -22,6 +22,7 @@ from manager.front import Front
 from manager.keys import Locker
 from manager.logbroker.broker import LogBroker
 from manager.logbroker.service import LogsService
+from manager.logbroker.tails import TailKeeper, Tails
 from manager.loop import ControlLoop
 from manager.replica import Log, Replica, Store
 from manager.roster import Roster
@@ -100,7 +101,9 @@ class Manager:
         dispatcher = Dispatcher(self.store)
         control = ControlLoop(self.store, acks=lambda: dispatcher.acks)
         dispatcher.on_acks = control.nudge
-        broker = LogBroker(self.store, dispatcher.ask_for_log)
+        tails = Tails(paths.tails)
+        broker = LogBroker(self.store, dispatcher.ask_for_log, tails.read)
+        keeper = TailKeeper(self.store, broker, tails)
         dispatcher.on_session = broker.on_session
         roster = Roster(self.store)
         events = EventLog(self.store.replica)
@@ -113,6 +116,7 @@ class Manager:
         self._begin("control loop", control.run)
         self._begin("liveness", dispatcher.watch)
         self._begin("roster", roster.run)
+        self._begin("kept logs", keeper.run)
         if self._locker is not None:
             self._begin("keys", self._locker.run)
         if self._founding is not None:

@@ -2,10 +2,11 @@
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
+from manager.logbroker.merge import Line
 from manager.logbroker.subscription import Query, Selector, Source, Subscription
 from manager.replica import LogStatus, Store
 from manager.store.apply import Applied
@@ -18,10 +19,19 @@ Read = Callable[[], Awaitable[object]]
 
 
 class LogBroker:
-    """`ask` sends a request to a node's agent, and tells whether it has a session."""
+    """`ask` sends a request to a node's agent, and tells whether it has a session.
 
-    def __init__(self, store: Store, ask: Callable[[str, pb.LogRequest], bool]) -> None:
+    `kept` returns the last lines of a task that were kept here (`tails`), if there are any.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        ask: Callable[[str, pb.LogRequest], bool],
+        kept: Callable[[str], Sequence[Line]] = lambda _: (),
+    ) -> None:
         self._store = store
+        self._kept = kept
         self._ask_node = ask
         self._numbers = itertools.count(1)
         self._subscriptions: set[Subscription] = set()
@@ -53,7 +63,7 @@ class LogBroker:
             self._asked.pop(request_id, None)
 
         subscription = Subscription(
-            lambda: self._store.view, selector, query, ask, forget, self._store.now_ns
+            lambda: self._store.view, selector, query, ask, forget, self._store.now_ns, self._kept
         )
         self._subscriptions.add(subscription)
         try:

@@ -102,6 +102,7 @@ class Subscription:
         ask: Callable[[Source, pb.LogRequest], bool],
         forget: Callable[[str], None],
         now_ns: Callable[[], int],
+        kept: Callable[[str], Sequence[Line]] = lambda _: (),
     ) -> None:
         self._view = view
         self._selector = selector
@@ -109,6 +110,7 @@ class Subscription:
         self._ask_node = ask
         self._forget = forget
         self._now_ns = now_ns
+        self._kept = kept
         self._merge = Merge()
         self._sources: dict[str, Source] = {}
         self._notes: list[Record] = []
@@ -211,7 +213,7 @@ class Subscription:
     def finished(self, source: Source, error: str) -> None:
         """A log is at its end, or its node says why there is none."""
         if error:
-            self._tell(source, f"{self._node_name(source)}: {error}")
+            self._tell(source, f"{self._node_name(source)}: {error}{self._take_kept(source)}")
         source.ended = True
         self._drop(source)
         self._merge.go_live(source.task_id)
@@ -240,11 +242,31 @@ class Subscription:
                 self._ask(source)
 
     def _give_up(self, source: Source, reason: str) -> None:
-        self._tell(source, reason)
+        self._tell(source, reason + self._take_kept(source))
         self._drop(source)
         self._merge.go_live(source.task_id)
         source.silent, source.ended = self._query.follow, not self._query.follow
         self._changed.set()
+
+    def _take_kept(self, source: Source) -> str:
+        """Take the last lines the manager kept, where the node gave none; say so, or nothing."""
+        kept = self._kept(source.task_id) if not source.seen_ns else ()
+        if not kept:
+            return ""
+        query = self._query
+        lines = [line for line in kept if self._is_asked_for(line)]
+        lines = lines if query.tail < 0 else lines[len(lines) - min(query.tail, len(lines)) :]
+        self._merge.feed(source.task_id, lines)
+        if lines:
+            source.seen_ns = lines[-1].time_ns
+            source.seen_lines = sum(line.time_ns == source.seen_ns for line in lines)
+        return " (its last lines are those that the manager kept when the task ended)"
+
+    def _is_asked_for(self, line: Line) -> bool:
+        query = self._query
+        stream = query.stderr if line.stream == STDERR else query.stdout
+        in_time = query.since_ns <= line.time_ns <= (query.until_ns or line.time_ns)
+        return stream and in_time
 
     def _drop(self, source: Source) -> None:
         self._forget(source.request_id)
