@@ -132,6 +132,8 @@ def test_a_node_that_is_down_is_named_after_the_lines_of_the_others(
     lab: LabHandle, docker_cli: str, tmp_path: Path
 ) -> None:
     talking(lab, 5)
+    words = ["--mode", "replicated-job", "--constraint", "node.hostname==w1", "--name", "ended"]
+    lab.swarmctl("m1", "service", "create", *words, "busybox:latest", "echo", "kept")
     lab.run("kill", "w1")
     wait_until(lambda: lab.node_states("m1").get("w1") == "down", 30, "w1 is seen to be down")
     lab.await_running("m1", "talk", 5)
@@ -142,3 +144,6 @@ def test_a_node_that_is_down_is_named_after_the_lines_of_the_others(
         assert "incomplete log stream" in done.stderr
         assert "node w1 " in done.stderr
         assert "is down" in done.stderr
+        done = Reader(lab, lab.leader("m1"), client, tmp_path).run("--raw", "ended")
+        assert done.stdout == "kept\n", "the leader keeps what a finished task wrote"
+        assert "those that the manager kept" in done.stderr
