@@ -64,7 +64,7 @@ async def get_backup(request: web.Request) -> web.StreamResponse:
 
 ROUTES: Final[Sequence[rest.Declared]] = (
     Route("GET", "/swarm/v1/raft", get_usage, answer=RaftUsage),
-    Route("GET", "/swarm/v1/backup", get_backup, answer=bytes, content="stream"),
+    Route("GET", "/swarm/v1/backup", get_backup, answer=bytes, content="file"),
 )
 SERVED_ALONE: Final = frozenset((get_usage,))
 """Handlers that need neither a leader nor a cluster."""

@@ -16,6 +16,7 @@ _MEDIA = {
     "tar": "application/x-tar",
     "text": "text/plain",
     "upgrade": "application/vnd.docker.raw-stream",
+    "file": "application/octet-stream",
 }
 _ERROR = {
     "type": "object",

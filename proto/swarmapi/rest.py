@@ -74,7 +74,7 @@ def refused(*names: str) -> tuple[Param, ...]:
     return tuple(Param(name, "refused", "not supported") for name in names)
 
 
-Content = Literal["json", "tar", "stream", "text", "upgrade"]
+Content = Literal["json", "tar", "stream", "text", "upgrade", "file"]
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ from typing import Any
 from aiohttp import web
 
 from manager.api import app as manager_app
+from manager.api.keys import RAFT_USAGE
+from manager.api.state import RaftUsage
 from manager.logbroker.broker import LogBroker
 from runtime.image import archive
 from runtime.image.store import ImageStore
@@ -156,6 +158,14 @@ def manager_target() -> Target:
         await cluster.found()
         broker = LogBroker(cluster.store, lambda node, request: False)
         app = manager_app.build_app(cluster.store, "m1", NoForwarder(), broker, cluster.events)
+        app[RAFT_USAGE] = lambda: (
+            {"NodeID": "m1", "LeaderID": "m1", "Members": {}}
+            | dict.fromkeys(
+                RaftUsage.__annotations__.keys()
+                - {"NodeID", "LeaderID", "Members", "LastChangeNs"},
+                1,
+            )
+        )
 
         async def refill() -> None:
             await cluster.settle()

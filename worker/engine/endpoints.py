@@ -92,7 +92,7 @@ def parse_link(text: str) -> tuple[str, str]:
     if not text:
         raise InvalidArgument("empty string specified for links")
     target, colon, alias = text.partition(":")
-    if not target or ":" in alias or (colon and not alias):
+    if not target or ":" in alias or (colon and not alias) or len(text.split()) != 1:
         raise InvalidArgument(f"bad format for links: {text}")
     return target.removeprefix("/"), (alias or target).rpartition("/")[2]
 

@@ -107,9 +107,9 @@ def _numbers_of(path: str) -> dict[str, int]:
     """Return major and minor of a block device; raises InvalidArgument where it is none."""
     try:
         status = os.stat(path)
-    except OSError as error:
-        reason = os.strerror(error.errno or 0).lower()
-        raise InvalidArgument(f"block device {path}: {reason}") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no path"
+        raise InvalidArgument(f"block device {path!r}: {str(reason).lower()}") from None
     if not stat.S_ISBLK(status.st_mode):
         raise InvalidArgument(f"{path} is not a block device")
     return {"major": os.major(status.st_rdev), "minor": os.minor(status.st_rdev)}
@@ -121,8 +121,15 @@ def _check_block(host: HostConfig) -> None:
         weights.append(host.blkio_weight)
     if any(not 10 <= weight <= 1000 for weight in weights):
         raise InvalidArgument("Range of blkio weight is from 10 to 1000")
-    block = _block(host)
-    if not block:
+    throttled = (
+        *host.blkio_device_read_bps,
+        *host.blkio_device_write_bps,
+        *host.blkio_device_read_iops,
+        *host.blkio_device_write_iops,
+    )
+    if any(one.rate < 0 for one in throttled):
+        raise InvalidArgument("the rate of a block device cannot be negative")
+    if not _block(host):
         return
     if not _block_controller():
         raise Unsupported("block I/O limits need the cgroup controller blkio or io: mount it")

@@ -32,7 +32,7 @@ def test_a_link_is_a_container_and_what_it_is_called(text: str, parsed: tuple[st
     assert parse_link(text) == parsed
 
 
-@pytest.mark.parametrize("text", ["", ":a", "a:", "a:b:c"])
+@pytest.mark.parametrize("text", ["", ":a", "a:", "a:b:c", "a:b\n10.0.0.9 c"])
 def test_what_is_no_link_is_refused(text: str) -> None:
     with pytest.raises(InvalidArgument, match="links"):
         parse_link(text)
