@@ -168,10 +168,14 @@ def endpoint_mode(spec: ServiceSpec) -> str:
 
 def task_template(spec: ServiceSpec) -> TaskTemplate:
     """Return what tasks are made of, with the defaults that matter to them."""
-    grace = stop_grace_period_ns(spec)
+    own = container(spec)
     return replace(
         spec.task_template,
-        container_spec=replace(container(spec), stop_grace_period=grace),
+        container_spec=replace(
+            own,
+            stop_grace_period=stop_grace_period_ns(spec),
+            isolation=own.isolation or "default",
+        ),
         restart_policy=restart_policy(spec),
     )
 

@@ -113,6 +113,23 @@ def test_service_from_create_to_running_tasks() -> None:
     play(story)
 
 
+def test_a_spec_sent_back_as_it_was_read_replaces_no_task() -> None:
+    """Clients update what they read, in which defaults are filled in."""
+
+    async def story(cluster: MemoryCluster, client: Client) -> None:
+        created = await post(client, "/services/create", spec(), 201)
+        await cluster.settle()
+        before = {t.id for t in await cluster.run_tasks()}
+        for insert in ("false", "true"):
+            service = await get(client, f"/services/web?insertDefaults={insert}")
+            path = f"/services/{created['ID']}/update?version={service['Version']['Index']}"
+            await post(client, path, service["Spec"])
+            await cluster.settle()
+        assert {t.id for t in cluster.store.view.tasks.values()} == before
+
+    play(story)
+
+
 def test_published_port_and_overlay_are_allocated_and_rendered() -> None:
     async def story(cluster: MemoryCluster, client: Client) -> None:
         body = {
