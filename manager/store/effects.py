@@ -132,7 +132,8 @@ def store_task(fx: Effects, old: Task | None, task: Task) -> None:
     new = replace(task, meta=fx.meta(old.meta if old else None))
     fx.view.put_task(new)
     fx.touch("task", old, new)
-    fx.tell(new.id, task_lines(old, new, fx.reason, fx.now_ns), TASK_LINES)
+    if fx.tells:
+        fx.tell(new.id, task_lines(old, new, fx.reason, fx.now_ns), TASK_LINES)
     task_moved(fx, old, task)
 
 

@@ -435,9 +435,9 @@ class View:
         after = _account_of(new) if new is not None else None
         if before == after:
             return
-        if old is not None:
+        if old is not None and before is not None and any(before):
             self._count(old, -1)
-        if new is not None:
+        if new is not None and after is not None and any(after):
             self._count(new, 1)
 
     def _count(self, task: Task, sign: int) -> None:
