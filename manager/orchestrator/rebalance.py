@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from manager.orchestrator.drain import is_known, stop
 from manager.orchestrator.slots import Slot, create_task, must_leave, slots_of
-from manager.orchestrator.update import is_busy, is_stuck
+from manager.orchestrator.update import Outdated, is_busy, is_stuck
 from manager.scheduler.candidates import Candidate, Needs
 from manager.scheduler.constraints import BINPACK, label_of
 from manager.scheduler.placer import Placer
@@ -194,13 +194,15 @@ def _begin(
     turn: Turn, placer: Placer, service: Service, slots: list[Slot], taken: set[str]
 ) -> _Move | None:
     """Begin the move that evens out most, if there is one."""
-    movable: dict[str, Task] = {}
-    for slot in slots:
-        for task in slot.wanted:
-            if task.spec_version == service.spec_version and task.id not in taken:
-                movable[task.node_id] = task
-    needs = placer.needs(next(iter(movable.values()))) if movable else None
-    if needs is None or (needs.rules.strategy or placer.strategy) == BINPACK:
+    outdated = Outdated(turn.view, service)
+    movable = {
+        task.node_id: task
+        for slot in slots
+        for task in slot.wanted
+        if task.id not in taken and not outdated(task)
+    }
+    needs = placer.needs_of_spec((service.id, service.spec_version))
+    if not movable or needs is None or (needs.rules.strategy or placer.strategy) == BINPACK:
         return None
     found = _best(placer, needs, movable, service.spec_version)
     if found is None:

@@ -9,11 +9,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from manager.orchestrator.slots import SlotKey, slot_key
 from manager.store.view import View, is_live, is_wanted
+from swarmapi.model import defaults
 from swarmapi.model.objects import Explanation, Service, Task, TaskState
-from swarmapi.model.spec import to_json
+from swarmapi.model.spec import ServiceSpec, to_json
 
 CREATE: Final = "create"
 REPLACE: Final = "replace"
@@ -121,10 +123,15 @@ def _task(after: View, key: SlotKey, old: Task | None, new: Task | None) -> Plan
 
 def _differences(old: Service, new: Service) -> Iterable[str]:
     """Yield `path: before → after` for every value that differs."""
-    before, after = dict(_leaves("", to_json(old.spec))), dict(_leaves("", to_json(new.spec)))
+    before, after = (dict(_leaves("", to_json(_filled(s.spec)))) for s in (old, new))
     for path in sorted(before.keys() | after.keys()):
         if before.get(path) != after.get(path):
             yield f"{path}: {_text(before.get(path))} → {_text(after.get(path))}"
+
+
+def _filled(spec: ServiceSpec) -> ServiceSpec:
+    """Return a spec with the endpoint's defaults: clients send back what they were shown."""
+    return replace(spec, endpoint_spec=defaults.endpoint(spec))
 
 
 def _leaves(path: str, value: Any) -> Iterable[tuple[str, Any]]:

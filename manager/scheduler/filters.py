@@ -141,4 +141,6 @@ def _clipped(text: str) -> str:
 
 def mib(size_bytes: int) -> str:
     """Return a size as people read it."""
-    return f"{size_bytes / _MIB:.4g} MiB"
+    if size_bytes < 10 << 30:
+        return f"{size_bytes / _MIB:.4g} MiB"
+    return f"{size_bytes / (_MIB << 10):.5g} GiB"

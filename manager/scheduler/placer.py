@@ -7,7 +7,7 @@ from typing import Final
 from manager.scheduler import filters, tree
 from manager.scheduler.candidates import Candidate, Needs, needs_of
 from manager.scheduler.constraints import BINPACK, Rule
-from manager.store.view import Load, View
+from manager.store.view import Load, SpecKey, View
 from swarmapi.model.defaults import placement_strategy
 from swarmapi.model.objects import FAILURES_KEPT, Explanation, GenericShare, Node, Task
 
@@ -49,7 +49,10 @@ class Placer:
 
     def needs(self, task: Task) -> Needs | None:
         """Return what a task asks of a node, None when its spec is gone."""
-        key = (task.service_id, task.spec_version)
+        return self.needs_of_spec((task.service_id, task.spec_version))
+
+    def needs_of_spec(self, key: SpecKey) -> Needs | None:
+        """Return what tasks of a spec version ask of a node, None when it is gone."""
         record = self.view.specs.get(key)
         return needs_of(record, self.view.demands[key]) if record is not None else None
 

@@ -6,13 +6,14 @@ from collections.abc import Iterable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from manager.control.plans import Request, check_plan, make_plan
 from manager.plan.outcome import Plan
 from manager.replica import Replica, Store
 from manager.store.snapshot import dump
 from swarmapi.errors import AlreadyExists, Conflict, InvalidArgument, NotFound
-from swarmapi.model.spec import Availability, Cron, ServiceSpec, UpdateConfig
+from swarmapi.model.spec import Availability, Cron, EndpointSpec, ServiceSpec, UpdateConfig
 from tests.builders import MIB, SECOND, World, job_mode, node, spec
 
 
@@ -93,6 +94,8 @@ def test_update_tells_replaced_from_changed_in_place() -> None:
     assert plan.services[0].changes == (
         'TaskTemplate.Placement.Constraints: none → ["node.id!=n0"]',
     )
+    shown = replace(spec("web", replicas=3), endpoint_spec=EndpointSpec(mode="vip"))
+    assert planned(made, update("web", shown)).services[0].changes == ()
     scaled = planned(made, update("web", spec("web", replicas=2))).services[0]
     assert sorted(t.action for t in scaled.tasks) == ["keep", "keep", "remove"]
     renewed = planned(made, update("web", spec("web", replicas=4, image="image:2"))).services[0]

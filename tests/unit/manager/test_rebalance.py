@@ -56,6 +56,19 @@ def test_new_nodes_get_their_share() -> None:
     assert finish(made).moved == 0
 
 
+def test_a_task_that_an_update_left_in_place_moves_as_well() -> None:
+    made = World()
+    made.add_nodes(node("n1"), node("n2"))
+    made.put_service("web", spec("web", replicas=4, constraints=("node.id==n1",)))
+    made.converge()
+    made.put_service("web", spec("web", replicas=4))
+    made.converge()
+    assert placed(made, "web") == {"n1": 4}
+    begin(made)
+    assert finish(made).moved == 2
+    assert placed(made, "web") == {"n1": 2, "n2": 2}
+
+
 def test_single_tasks_of_many_services_spread_out() -> None:
     made = World()
     made.add_nodes(node("n1"))
