@@ -13,13 +13,16 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from runtime.image.pack import TarWriter, describe, tree_prefixes
+from runtime.image.durable import open_in_root
+from runtime.image.pack import TarWriter, describe, read_xattrs, tree_prefixes
 from runtime.image.squash import merge
 from runtime.image.unpack import LAYER, WHITEOUT_PREFIX, unpack
 from runtime.image.view import Entry, LayeredView
+from runtime.image.walking import directories
 
 MARK = "copied"
 _TICK_S = 0.02
@@ -67,48 +70,68 @@ def differences(root: Path) -> list[Difference]:
     """Compare a copy with the layers it was made from."""
     mark = root.parent / MARK
     made_ns = mark.stat().st_mtime_ns
-    copy, below = LayeredView((root,)), LayeredView(lower_of(root))
-    top = copy.root()
-    assert top is not None
+    below = LayeredView(lower_of(root))
+    befores: dict[str, Entry | None] = {"": below.root()}
     found: list[Difference] = []
-    todo: list[tuple[Entry, Entry | None]] = [(top, below.root())]
-    while todo:
-        node, before = todo.pop()
-        names = set()
-        for child in copy.children(node):
-            name = posixpath.basename(child.path)
-            names.add(name)
-            old = below.child(before, name) if before is not None else None
-            if old is None:
-                found.append(Difference(child.path, ADDED, child))
-            elif child.status.st_ctime_ns > made_ns:
-                found.append(Difference(child.path, MODIFIED, child))
-            if child.is_directory:
-                todo.append((child, old if old is not None and old.is_directory else None))
-        found += [
-            Difference(gone.path, DELETED, None)
-            for gone in (below.children(before) if before is not None else ())
-            if posixpath.basename(gone.path) not in names
-        ]
+    with _opened(root) as root_fd:
+        for path, _, held in directories(root_fd):
+            before = befores.pop(path)
+            for name, status in held.items():
+                child = _entry(root, f"{path}/{name}" if path else name, status)
+                old = below.child(before, name) if before is not None else None
+                if old is None:
+                    found.append(Difference(child.path, ADDED, child))
+                elif status.st_ctime_ns > made_ns:
+                    found.append(Difference(child.path, MODIFIED, child))
+                if child.is_directory:
+                    befores[child.path] = old if old is not None and old.is_directory else None
+            found += [
+                Difference(gone.path, DELETED, None)
+                for gone in (below.children(before) if before is not None else ())
+                if posixpath.basename(gone.path) not in held
+            ]
     return sorted(found, key=lambda difference: difference.path)
+
+
+@contextmanager
+def _opened(root: Path) -> Iterator[int]:
+    fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _entry(root: Path, path: str, status: os.stat_result) -> Entry:
+    return Entry(path, root / path, status)
+
+
+def _directory(root: Path, path: str) -> Entry | None:
+    """Return what is at a path, without a symlink on the way out of the root; None for nothing."""
+    try:
+        with _opened(root) as root_fd:
+            fd = open_in_root(root_fd, path, os.O_PATH | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    try:
+        return _entry(root, path, os.fstat(fd))
+    finally:
+        os.close(fd)
 
 
 def pack_differences(root: Path, out: IO[bytes], hidden: tuple[str, ...] = ()) -> None:
     """Write what differs as an OCI layer; directories on the way keep their attributes."""
     places = tree_prefixes(hidden)
-    view = LayeredView((root,))
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
         writer = TarWriter(tar)
         written: set[str] = set()
-        top = view.root()
-        assert top is not None
-        tar.addfile(describe("./", top.status, top.xattrs()))
+        tar.addfile(describe("./", root.lstat(), read_xattrs(str(root))))
         for difference in differences(root):
             if difference.path.startswith(places):
                 continue
             for parent in _parents(difference.path):
-                _, entry = view.locate(parent)
-                if parent not in written and entry is not None:
+                entry = None if parent in written else _directory(root, parent)
+                if entry is not None:
                     written.add(parent)
                     tar.addfile(describe(parent + "/", entry.status, entry.xattrs()))
             if difference.entry is None:

@@ -10,6 +10,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -41,11 +42,9 @@ class Entry:
         The topmost layer may be a running container's, which swaps names while we look: a link
         that has come meanwhile ends inside the layer, a pipe is not waited for.
         """
-        layer = os.open(self.physical.parents[self.path.count("/")], _DIRECTORY)
-        try:
-            fd = open_in_root(layer, self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        finally:
-            os.close(layer)
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+        with self._parent() as (parent, name):
+            fd = os.open(name, flags | os.O_CLOEXEC, dir_fd=parent)
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
             raise OSError(errno.EINVAL, "no regular file", self.path)
@@ -53,11 +52,29 @@ class Entry:
 
     def link(self) -> str:
         """Where a symlink leads."""
-        return os.readlink(self.physical)
+        with self._parent() as (parent, name):
+            return os.readlink(name, dir_fd=parent)
 
     def xattrs(self) -> dict[str, bytes]:
         """The attributes worth carrying in a layer."""
-        return read_xattrs(str(self.physical))
+        if not self.path:
+            return read_xattrs(str(self.physical))
+        with self._parent() as (parent, name):
+            return read_xattrs(f"/proc/self/fd/{parent}/{name}")
+
+    @contextmanager
+    def _parent(self) -> Iterator[tuple[int, str]]:
+        """Open the directory it is in, inside its layer; yield that and its name."""
+        layer = os.open(self.physical.parents[self.path.count("/")], _DIRECTORY)
+        above, _, name = self.path.rpartition("/")
+        try:
+            parent = open_in_root(layer, above, os.O_PATH | os.O_DIRECTORY)
+        finally:
+            os.close(layer)
+        try:
+            yield parent, name
+        finally:
+            os.close(parent)
 
 
 class LayeredView(Tree[Entry]):

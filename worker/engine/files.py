@@ -2,8 +2,9 @@
 
 import asyncio
 import os
+import posixpath
 import stat
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO
@@ -15,6 +16,7 @@ from runtime.image.durable import open_in_root
 from runtime.image.pack import is_opaque, is_whiteout, pack_entry, pack_rootfs
 from runtime.image.unpack import UnpackOptions, unpack
 from runtime.image.view import Entry, LayeredView
+from runtime.image.walking import directories
 from runtime.oci import Overlay
 from swarmapi.errors import Conflict, InvalidArgument, NotFound
 from worker.engine import paths
@@ -183,40 +185,34 @@ def changes(upper: Path, lower: Sequence[str]) -> list[Change]:
     A directory that is only the way to something changed is not listed, as with Docker.
     """
     below = LayeredView(tuple(Path(path) for path in lower))
+    before: dict[str, Entry | None] = {"": below.root()}
     found: list[Change] = []
-    _compare(upper, "", below, below.root(), found)
+    root = os.open(upper, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for path, fd, held in directories(root):
+            parent = before.pop(path)
+            if path and parent is not None and is_opaque(fd):
+                gone = {posixpath.basename(old.path) for old in below.children(parent)} - set(held)
+                found += [(DELETED, f"/{path}/{name}") for name in gone]
+            for name, status in held.items():
+                inner = f"{path}/{name}" if path else name
+                old = below.child(parent, name) if parent is not None else None
+                if stat.S_ISDIR(status.st_mode):
+                    before[inner] = old
+                kind = _kind(old, status)
+                if kind is not None:
+                    found.append((kind, f"/{inner}"))
+    finally:
+        os.close(root)
     return sorted(found, key=lambda change: change[1])
 
 
-def _compare(
-    directory: Path, path: str, below: LayeredView, parent: Entry | None, found: list[Change]
-) -> None:
-    for item in os.scandir(directory):
-        name = f"{path}/{item.name}"
-        status = item.stat(follow_symlinks=False)
-        old = below.child(parent, item.name) if parent is not None else None
-        if is_whiteout(status):
-            if old is not None:
-                found.append((DELETED, name))
-            continue
-        if old is None:
-            found.append((ADDED, name))
-        elif not (old.is_directory and _same(old.status, status)):
-            found.append((MODIFIED, name))
-        if stat.S_ISDIR(status.st_mode):
-            inner = directory / item.name
-            if old is not None and is_opaque(inner):
-                found += _hidden(inner, name, below, old)
-            _compare(inner, name, below, old, found)
-
-
-def _hidden(inner: Path, name: str, below: LayeredView, old: Entry) -> Iterator[Change]:
-    """Yield what an opaque directory hides and does not hold itself."""
-    there = set(os.listdir(inner))
-    for child in below.children(old):
-        last = child.path.rpartition("/")[2]
-        if last not in there:
-            yield DELETED, f"{name}/{last}"
+def _kind(old: Entry | None, status: os.stat_result) -> int | None:
+    if is_whiteout(status):
+        return None if old is None else DELETED
+    if old is None:
+        return ADDED
+    return None if old.is_directory and _same(old.status, status) else MODIFIED
 
 
 def _same(old: os.stat_result, new: os.stat_result) -> bool:
