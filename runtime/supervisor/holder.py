@@ -21,6 +21,9 @@ from runtime.errors import SysError
 from runtime.supervisor import cgroups, devices, kernel, wire
 
 _RESTART_PAUSE_S = 0.2
+_CPU_TIMES = 32
+"""Our share of the processors, in shares of a container that asks for no other: who starts and ends
+containers must get on however many of them are busy."""
 
 
 class Holder:
@@ -29,6 +32,8 @@ class Holder:
     def __init__(self, state_dir: str, run_dir: str, parent: str, ready_fd: int) -> None:
         self.state_dir, self.run_dir, self.ready_fd = state_dir, run_dir, ready_fd
         self.program = sys.argv[0]
+        self.replaced = self.former = ""
+        """The program before: until the next fork server starts, and until that one works."""
         self.lock = os.open(f"{state_dir}/supervisor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
         fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self.run_lock = os.open(f"{run_dir}/supervisor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
@@ -54,6 +59,7 @@ class Holder:
                 if "cpuset" in self.layout.v1 and directory == self.own.v1("cpuset"):
                     continue
                 cgroups.write(f"{directory}/cgroup.procs", "0")
+        self.own.prefer(_CPU_TIMES)
 
     def _leave_cgroup(self) -> None:
         for directory in {*self.home.v1.values(), self.home.v2}:
@@ -94,6 +100,9 @@ class Holder:
     def _start_server(self) -> None:
         while self._command(socket.MSG_DONTWAIT):
             continue  # what the last one still said
+        if self.former:  # one that never came up must not keep everyone waiting
+            self.program = self.former
+        self.former, self.replaced = self.replaced, ""
         self.server_end.close()
         self.server_far.close()
         self.server_end, self.server_far = wire.pair()
@@ -194,7 +203,9 @@ class Holder:
         elif op == "ack":
             self.exits.pop(message["pid"], None)
         elif op == "program":
-            self.program = message["path"]
+            self.program, self.replaced = message["path"], self.program
+        elif op == "up":
+            self.former = ""
         elif op == "quit":
             self.quitting = True
         return True

@@ -308,6 +308,7 @@ def main(
     if ready_fd >= 0:
         os.write(ready_fd, b"1")
         os.close(ready_fd)
+    wire.send(holder, {"op": "up"})
     gc.collect()
     gc.freeze()
     gc.disable()

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import glob
 import json
 import os
+import shutil
 import signal
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runtime.errors import BadStatus
+from runtime.errors import BadStatus, SupervisorGone
 from runtime.oci import ContainerState, default_config
 from runtime.supervisor import kernel
 from runtime.supervisor.health import HealthCheck
@@ -273,5 +276,41 @@ def test_cgroups_below_a_parent_of_their_own_are_known_to_the_next_fork_server()
         finally:
             for place in glob.glob(f"/sys/fs/cgroup/**/{parent}", recursive=True):
                 os.rmdir(place)
+
+
+@pytest.mark.parametrize("broken", ["raise SystemExit(3)", None])
+def test_a_program_that_does_not_come_up_is_not_kept(broken: str | None) -> None:
+    async def story(bench: Bench) -> None:
+        await bench.supervisor.start(bench.launch("c", "sleep", "60"))
+        before = await bench.supervisor._ask("hello")
+        program = bench.base / "newer.pyz"
+        if broken is not None:
+            with zipfile.ZipFile(program, "w") as archive:
+                archive.writestr("__main__.py", broken)
+        await bench.supervisor._ask("program", path=str(program))
+        while True:
+            with contextlib.suppress(SupervisorGone):
+                after = await bench.supervisor._ask("hello")
+                break
+        assert after["program"] == before["program"]
+        assert after["pid"] != before["pid"]
+        (state,) = await bench.supervisor.list()
+        assert state.status == "running"
+
+    run(story)
+
+
+def test_a_newer_program_takes_over_and_stays() -> None:
+    async def story(bench: Bench) -> None:
+        await bench.supervisor.start(bench.launch("c", "sleep", "60"))
+        before = await bench.supervisor._ask("hello")
+        program = bench.base / "newer.pyz"
+        shutil.copy(before["program"], program)
+        await bench.supervisor._ask("program", path=str(program))
+        await bench.supervisor.close()
+        bench.supervisor = await bench.connect()  # asks for the program of its own again
+        await kill_fork_server(bench)
+        assert (await bench.supervisor._ask("hello"))["program"] == before["program"]
+        assert (await bench.supervisor.state("c")).status == "running"
 
     run(story)
