@@ -338,6 +338,10 @@ class MachineNetworking:
         """Wait until tables that could not be put into effect are; return their revisions."""
         return await self._late.get()
 
+    def drift_repaired_total(self) -> int:
+        """Return how many things in the kernel had drifted from the plan and were repaired."""
+        return self._network.drift_repaired_total()
+
     # After a restart
 
     async def rejoin(

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from manager.api.events import SERVED_HERE
 from manager.api.keys import BROKER, EVENTS, NODE_ID, STORE
+from manager.api.metrics import SERVED_ALONE as FIGURES
 from manager.api.responses import HAPPENS_ONCE_AS, REQUEST_ID, failure
 from manager.api.routes import ROUTES
 from manager.api.state import SERVED_ALONE
@@ -171,7 +172,7 @@ def is_kept(request: web.Request) -> bool:
 
 async def _serve(request: web.Request, handler: Handler) -> web.StreamResponse:
     gate = request.app[GATE]
-    if request.path == UNLOCK_KEY_PATH or request.match_info.handler in SERVED_ALONE:
+    if request.path == UNLOCK_KEY_PATH or request.match_info.handler in SERVED_ALONE | FIGURES:
         return await handler(request)
     if request.match_info.handler in SERVED_HERE:
         await gate.leader_address()  # before one is known, old entries are still applied

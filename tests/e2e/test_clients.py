@@ -33,6 +33,13 @@ def test_any_manager_takes_a_service_and_shows_it(lab: LabHandle, manager: str) 
     lab.await_running("m1", "curled", 2)
 
 
+@pytest.mark.parametrize(("node", "nodes_ready"), [("m2", True), ("w1", False)])
+def test_every_node_tells_its_figures(lab: LabHandle, node: str, nodes_ready: bool) -> None:
+    lines = str(lab.api(node, "GET", "/metrics").body).splitlines()
+    assert any(line.startswith("swarm_network_drift_repaired_total ") for line in lines)
+    assert ('swarm_nodes{state="ready"} 5' in lines) is nodes_ready
+
+
 def test_a_bad_spec_is_refused_with_the_path_of_the_field(lab: LabHandle) -> None:
     bad = spec("bad")
     bad["Mode"]["Replicated"]["Replicas"] = "two"

@@ -21,6 +21,7 @@ from worker.api import (
     events,
     execs,
     images,
+    metrics,
     networks,
     registry,
     squash,
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 MODULES = (
     system, events, archives, containers, streams, execs, registry, images, squash, build, volumes,
-    networks,
+    networks, metrics,
 )  # fmt: skip
 """Those with a table of routes, `ROUTES`."""
 BEGUN = web.RequestKey("begun", web.StreamResponse)

@@ -112,6 +112,16 @@ class ManagerProxy:
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _gone(error) from error
 
+    async def text(self, url: str, *, timeout_s: float) -> str:
+        """Return the text of an answer, empty where there is none in time."""
+        try:
+            async with self._open().get(
+                f"http://manager{url}", timeout=aiohttp.ClientTimeout(total=timeout_s)
+            ) as answer:
+                return await answer.text() if answer.status == 200 else ""
+        except (aiohttp.ClientError, TimeoutError):
+            return ""
+
     async def lines(self, url: str) -> AsyncGenerator[bytes, None]:
         """Yield the lines of an answer that goes on, until it ends.
 

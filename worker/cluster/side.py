@@ -2,10 +2,12 @@
 
 from aiohttp import web
 
+from swarmapi.metrics import render, single
 from swarmapi.openapi import Json
 from worker.agent.secrets import NodeSecrets
 from worker.api.document import CLUSTER_DOCUMENT
 from worker.api.events import CLUSTER_EVENTS
+from worker.api.metrics import SOURCES, Source
 from worker.cluster.description import describe
 from worker.cluster.events import ManagersEvents
 from worker.cluster.info import SwarmInfo
@@ -31,6 +33,7 @@ class ClusterSide:
             f"{config.cgroup_parent.strip('/')}/manager",
         )
         secrets = NodeSecrets()
+        self._network = network
         self._document: Json | None = None
         self._proxy = ManagerProxy(manager.socket_path)
         self.member = Member(
@@ -65,11 +68,29 @@ class ClusterSide:
         """Add the cluster's routes to an application (`cluster_routes` of `build_app`)."""
         install(app, self.member, self._proxy, self._info)
         app[CLUSTER_DOCUMENT] = self._manager_document
+        sources: list[Source] = [self._figures]
+        app[SOURCES] = sources
         app[CLUSTER_EVENTS] = ManagersEvents(self.member, self._proxy).stream
 
     def swarm_state(self) -> str:
         """Return the ping's Swarm header (`swarm_state` of `build_app`)."""
         return self._info.ping_state()
+
+    async def _figures(self) -> str:
+        repaired = render(
+            [
+                single(
+                    "swarm_network_drift_repaired_total",
+                    "What had drifted from the plan in this machine's network and was repaired.",
+                    self._network.drift_repaired_total(),
+                    "counter",
+                )
+            ]
+        )
+        here = self.member.membership
+        if here is None or not here.is_manager:
+            return repaired
+        return repaired + await self._proxy.text("/swarm/v1/metrics", timeout_s=2.0)
 
     async def _manager_document(self) -> Json:
         if self._document is None:

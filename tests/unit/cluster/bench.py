@@ -43,6 +43,9 @@ class FakeNetwork:
         await asyncio.Event().wait()  # nothing is ever late
         return {}
 
+    def drift_repaired_total(self) -> int:
+        return 0
+
 
 class WatchedManager(ManagerProcess):
     """Tells the pid of every adoption and launch."""

@@ -197,6 +197,21 @@ def test_a_networks_removal_waits_for_tasks_that_stop() -> None:
     play(story)
 
 
+def test_figures_are_told_without_a_leader() -> None:
+    async def story(cluster: MemoryCluster, client: Client) -> None:
+        await post(client, "/services/create", spec(), 201)
+        await cluster.settle()
+        await cluster.run_tasks()
+        cluster.log.become(LogStatus(is_leader=False, ready=False))
+        response = await client.get("/swarm/v1/metrics")
+        lines = (await response.text()).splitlines()
+        assert 'swarm_tasks{state="running"} 2' in lines
+        assert 'swarm_nodes{state="ready"} 1' in lines
+        assert {"swarm_services 1", "swarm_raft_is_leader 0", "swarm_raft_has_leader 0"} <= {*lines}
+
+    play(story)
+
+
 def test_a_read_outlives_the_leadership_that_took_it() -> None:
     async def story(cluster: MemoryCluster, client: Client) -> None:
         await post(client, "/services/create", spec(), 201)
