@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import time
 
 import msgspec
 
@@ -16,7 +17,7 @@ from manager.keys import load_keyring, load_tls
 from manager.lock import lock
 from manager.raft.journal import Corrupt
 from manager.raftlog import open_log
-from manager.recovery import recover, restore
+from manager.recovery import certify_again, recover, restore
 from manager.server import Manager
 from swarmapi.errors import FailedPrecondition, SwarmError
 from swarmapi.ids import new_id
@@ -59,6 +60,7 @@ async def serve(config: RunConfig) -> None:
     """Serve until SIGTERM or SIGINT."""
     paths = config.paths
     keyring = load_keyring(paths, config.unlock_key)
+    certify_again(paths, keyring, time.time_ns())
     tls = load_tls(paths, keyring)
     identity = tls.identity
     if not identity.is_manager or config.node_id not in ("", identity.node_id):

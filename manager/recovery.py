@@ -7,6 +7,8 @@ certificates, so that none of them can come back with an older truth: they join 
 """
 
 import datetime
+import logging
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from manager.bootstrap import write_durably
-from manager.ca.certificates import new_request, sign_request
+from manager.ca.certificates import GRACE_NS, lifetime_of, new_request, sign_request
 from manager.config import Paths, RecoverConfig
 from manager.keys import load_keyring, seal_tls
 from manager.raft.disk import FileDisk
@@ -27,12 +29,13 @@ from manager.store import snapshot
 from manager.store.apply import apply
 from manager.store.view import View
 from swarmapi.errors import AlreadyExists, FailedPrecondition, Internal, InvalidArgument
-from swarmapi.identity import identity_of
+from swarmapi.identity import identity_of, validity
 from swarmapi.ids import new_id
 from swarmapi.keyring import Keyring, unlock_secret
 from swarmapi.model.objects import Node
 from swarmapi.model.spec import NodeRole, NodeSpec
 
+log = logging.getLogger(__name__)
 RandomBytes = Callable[[int], bytes]
 
 
@@ -76,7 +79,7 @@ def recover(config: RecoverConfig) -> Recovered:
         journal.reset(NO_OP, held.index, held.term)
     finally:
         disk.close()
-    _certify(paths, keyring, held.view, node_id)
+    _certify(paths, keyring, held.view, node_id, time.time_ns())
     return recovered
 
 
@@ -105,10 +108,38 @@ def restore(config: RecoverConfig, random_bytes: RandomBytes) -> Recovered:
     keyring = load_keyring(paths)
     node_id = new_id(random_bytes)
     recovered = _alone(held, node_id, config.advertise)
-    _certify(paths, keyring, held.view, node_id)
+    _certify(paths, keyring, held.view, node_id, time.time_ns())
     fresh = SnapshotHeader(held.index, held.term, ((node_id, config.advertise),))
     write_snapshot(paths.raft / "snapshot", fresh, snapshot.dump(held.view), keyring)
     return recovered
+
+
+def certify_again(paths: Paths, keyring: Keyring, now_ns: int) -> None:
+    """Give a manager whose certificate is over a new one, signed with the CA its own log holds.
+
+    After months without power no manager could otherwise reach another.
+
+    Raises:
+        FailedPrecondition: it is over for too long, or the log says it is no manager any more.
+        Corrupt: the log is damaged.
+    """
+    cert_pem = paths.cert.read_bytes()
+    over_ns = now_ns - validity(cert_pem)[1]
+    if over_ns <= 0:
+        return
+    node_id = identity_of(cert_pem).node_id
+    disk = FileDisk(paths.raft / "log")
+    try:
+        view = _read_log(Journal(disk, keyring=keyring), paths.raft / "snapshot", keyring).view
+    finally:
+        disk.close()
+    node = view.nodes.get(node_id)
+    if over_ns > GRACE_NS or node is None or not node.is_manager:
+        raise FailedPrecondition(
+            "this manager's certificate is over: leave the cluster by force and join it again"
+        )
+    log.warning("the certificate was over: this manager signs itself another one")
+    _certify(paths, keyring, view, node_id, now_ns)
 
 
 def backup(view: View, term: int, members: dict[str, str]) -> Iterator[bytes]:
@@ -187,7 +218,7 @@ def _apply(held: _Held, change: c.Change) -> None:
         raise Internal(f"state cannot be recovered: {done.conflict.message}")
 
 
-def _certify(paths: Paths, keyring: Keyring, view: View, node_id: str) -> None:
+def _certify(paths: Paths, keyring: Keyring, view: View, node_id: str, now_ns: int) -> None:
     """Give the manager a certificate of now: its present one may be over."""
     cluster = view.cluster
     if cluster is None or cluster.root_ca is None:
@@ -199,7 +230,8 @@ def _certify(paths: Paths, keyring: Keyring, view: View, node_id: str) -> None:
         node_id=node_id,
         role=NodeRole.MANAGER,
         cluster_id=cluster.id,
-        now=datetime.datetime.now(datetime.UTC),
+        now=datetime.datetime.fromtimestamp(now_ns / 1e9, datetime.UTC),
+        lifetime=lifetime_of(cluster.spec),
     )
     write_durably(paths.ca, cluster.root_ca.cert_pem)
     seal_tls(paths.key, key_pem, keyring)

@@ -34,12 +34,15 @@ def _configure_init(parser: Parser) -> None:
     parser.add_argument("--task-history-limit", type=count)
     parser.add_argument("--force-new-cluster", action="store_true")
     parser.add_argument("--autolock", action="store_true", help="managers need a key to start")
+    parser.add_argument("--cert-expiry", type=duration, metavar="DURATION", help="of nodes")
 
 
 def _init(client: Client, args: Namespace) -> int:
     spec: dict[str, Any] = {}
     if args.task_history_limit is not None:
         spec["Orchestration"] = {"TaskHistoryRetentionLimit": args.task_history_limit}
+    if args.cert_expiry is not None:
+        spec["CAConfig"] = {"NodeCertExpiry": args.cert_expiry}
     body = {
         "ListenAddr": args.listen_addr,
         "AdvertiseAddr": args.advertise_addr,
@@ -120,6 +123,7 @@ def _unlock(client: Client, args: Namespace) -> int:
 
 def _configure_update(parser: Parser) -> None:
     parser.add_argument("--autolock", choices=("true", "false"), nargs="?", const="true")
+    parser.add_argument("--cert-expiry", type=duration, metavar="DURATION", help="of nodes")
     parser.add_argument("--task-history-limit", type=count)
     parser.add_argument("--dispatcher-heartbeat", type=duration, metavar="DURATION")
 
@@ -130,6 +134,8 @@ def _update(client: Client, args: Namespace) -> int:
         changes["EncryptionConfig"] = {"AutoLockManagers": args.autolock == "true"}
     if args.task_history_limit is not None:
         changes["Orchestration"] = {"TaskHistoryRetentionLimit": args.task_history_limit}
+    if args.cert_expiry is not None:
+        changes["CAConfig"] = {"NodeCertExpiry": args.cert_expiry}
     if args.dispatcher_heartbeat is not None:
         changes["Dispatcher"] = {"HeartbeatPeriod": args.dispatcher_heartbeat}
     if not changes:

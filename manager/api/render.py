@@ -427,7 +427,10 @@ def cluster_spec_json(cluster: Cluster) -> Json:
             "TaskHistoryRetentionLimit": defaults.HISTORY_LIMIT if limit is None else limit
         },
         "Dispatcher": {"HeartbeatPeriod": period or defaults.HEARTBEAT_PERIOD_NS},
-        "CAConfig": {"NodeCertExpiry": CERT_EXPIRY_NS},
+        "CAConfig": {
+            "NodeCertExpiry": (spec.ca_config.node_cert_expiry if spec.ca_config else 0)
+            or CERT_EXPIRY_NS
+        },
         "TaskDefaults": {},
         "EncryptionConfig": {"AutoLockManagers": bool(cluster.unlock_key)},
     }

@@ -49,7 +49,7 @@ async def update_cluster(request: web.Request) -> web.Response:
         raise InvalidArgument("invalid JSON: an object is expected")
     # Clients send back what they read: fixed settings pass only with the value shown.
     shown = render.cluster_spec_json(cluster.the_cluster(store))
-    for name in ("CAConfig", "TaskDefaults"):
+    for name in ("TaskDefaults",):
         if data.get(name) == shown[name]:
             del data[name]
     await cluster.update_cluster(

@@ -7,18 +7,21 @@ from collections.abc import Callable
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from swarmapi.errors import Forbidden, InvalidArgument
-from swarmapi.identity import JOIN_SERVER_NAME
+from swarmapi.identity import JOIN_SERVER_NAME, Identity, identity_of
 from swarmapi.ids import base36
 from swarmapi.model.objects import RootCA
-from swarmapi.model.spec import NodeRole
+from swarmapi.model.spec import ClusterSpec, NodeRole
 
 ROOT_LIFETIME: Final = datetime.timedelta(days=20 * 365)
 NODE_LIFETIME: Final = datetime.timedelta(days=90)
+GRACE_NS: Final = 365 * 24 * 3_600 * 10**9
+"""How long after its end a certificate still proves who asks for the next one."""
 BACK_DATED: Final = datetime.timedelta(hours=1)
 _SECRET_LENGTH: Final = 25
 _DIGEST_LENGTH: Final = 50
@@ -91,6 +94,7 @@ def sign_request(
     role: NodeRole,
     cluster_id: str,
     now: datetime.datetime,
+    lifetime: datetime.timedelta = NODE_LIFETIME,
 ) -> bytes:
     """Return a node certificate in PEM; of the request only its public key is taken.
 
@@ -126,13 +130,44 @@ def sign_request(
         .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - BACK_DATED)
-        .not_valid_after(min(now + NODE_LIFETIME, issuer.not_valid_after_utc))
+        .not_valid_after(min(now + lifetime, issuer.not_valid_after_utc))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(n) for n in names]), False)
         .add_extension(x509.ExtendedKeyUsage(uses), critical=False)
         .sign(issuer_key, hashes.SHA256())
     )
     return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def lifetime_of(spec: ClusterSpec) -> datetime.timedelta:
+    """Return how long a node's certificate holds, as the cluster is set."""
+    expiry_ns = spec.ca_config.node_cert_expiry if spec.ca_config else 0
+    return datetime.timedelta(microseconds=expiry_ns / 1000) if expiry_ns else NODE_LIFETIME
+
+
+def check_returning(
+    root: RootCA, cert_pem: bytes, csr_pem: bytes, proof: bytes, now: datetime.datetime
+) -> Identity:
+    """Return who holds a certificate of this root, perhaps one that is over, and signed a request.
+
+    `proof` is the certificate's key over the request (ECDSA, SHA-256).
+
+    Raises:
+        Forbidden: another root's certificate, another key's signature, or over for too long.
+    """
+    try:
+        certificate = x509.load_pem_x509_certificate(cert_pem)
+        certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(root.cert_pem))
+        key = certificate.public_key()
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            raise Forbidden("certificate: an ECDSA key is needed")
+        key.verify(proof, csr_pem, ec.ECDSA(hashes.SHA256()))
+    except (ValueError, TypeError, InvalidSignature) as error:
+        raise Forbidden("certificate: it does not prove who asks; join the node again") from error
+    grace = datetime.timedelta(microseconds=GRACE_NS / 1000)
+    if now > certificate.not_valid_after_utc + grace:
+        raise Forbidden("certificate: it is over for too long; join the node again")
+    return identity_of(cert_pem)
 
 
 def root_digest(cert_pem: bytes) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from manager.ca.authority import check_manager, check_node
-from manager.ca.certificates import role_of_token, sign_request
+from manager.ca.certificates import check_returning, lifetime_of, role_of_token, sign_request
 from manager.ca.rpc import refuse
 from manager.replica import Store
 from manager.store.changes import PutNode, SetNodeDescription
@@ -50,9 +50,10 @@ class CertificateService:
         """Issue a first certificate for a join token, or renew the caller's own."""
         try:
             leader = self._store.log.status.leader_address
-            if request.join_token and not self._store.log.status.is_leader and leader:
-                # A token proves itself, so a follower may carry it; a renewal needs the caller's
-                # own certificate and goes to the leader by redirection.
+            proves_itself = bool(request.join_token or request.proof)
+            if proves_itself and not self._store.log.status.is_leader and leader:
+                # A token or a signature proves itself, so a follower may carry it; any other
+                # renewal needs the caller's own certificate and goes to the leader by redirection.
                 if self._relay is None:
                     raise NotLeader(leader=leader)
                 return await self._relay(leader, request)
@@ -60,7 +61,14 @@ class CertificateService:
             if request.join_token:
                 node = await self._admit(request, root)
             else:
-                node = check_node(self._store.view, identity_from_auth_context(context))
+                identity = (
+                    check_returning(
+                        root, request.certificate_pem, request.csr_pem, request.proof, self._now()
+                    )
+                    if request.proof
+                    else identity_from_auth_context(context)
+                )
+                node = check_node(self._store.view, identity)
                 if request.node_id not in ("", node.id):
                     raise Forbidden(f"node {node.id} cannot renew for node {request.node_id}")
             certificate = sign_request(
@@ -70,6 +78,7 @@ class CertificateService:
                 role=node.spec.role,
                 cluster_id=cluster.id,
                 now=self._now(),
+                lifetime=lifetime_of(cluster.spec),
             )
         except SwarmError as error:
             await refuse(context, error)

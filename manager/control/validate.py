@@ -150,6 +150,9 @@ def check_network(spec: NetworkSpec) -> None:
         _check_pool(pool.subnet, pool.gateway)
 
 
+LEAST_CERT_EXPIRY_NS = 3_600 * 10**9
+
+
 def check_cluster(spec: ClusterSpec) -> None:
     """Refuse cluster settings out of range.
 
@@ -173,6 +176,9 @@ def check_cluster(spec: ClusterSpec) -> None:
         raise InvalidArgument(
             f"Labels.{defaults.STRATEGY_LABEL}: must be one of {', '.join(STRATEGIES)}"
         )
+    expiry_ns = spec.ca_config.node_cert_expiry if spec.ca_config else 0
+    if expiry_ns and expiry_ns < LEAST_CERT_EXPIRY_NS:
+        raise InvalidArgument("CAConfig.NodeCertExpiry: must be at least 1h")
     period = spec.dispatcher.heartbeat_period if spec.dispatcher else 0
     _not_negative("Dispatcher.HeartbeatPeriod", period)
     if 0 < period < 100_000_000:

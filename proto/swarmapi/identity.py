@@ -4,6 +4,7 @@ A node's certificate names the node id as CN, the role as OU and the cluster id 
 names are the node id and the role, so a client that knows no ids can still insist on a manager.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,6 +115,24 @@ class TLSMaterial:
             self.ca_pem if require_client_auth else None,
             require_client_auth=require_client_auth,
         )
+
+
+def validity(cert_pem: bytes) -> tuple[int, int]:
+    """Return from when until when a certificate holds, in nanoseconds of the epoch."""
+    certificate = x509.load_pem_x509_certificate(cert_pem)
+    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return int(begin.timestamp()) * 10**9, int(end.timestamp()) * 10**9
+
+
+def renewal_due_ns(cert_pem: bytes) -> int:
+    """Return when a certificate is to be renewed: between half and 80 % of its time.
+
+    The share is drawn from the certificate itself, so that nodes that came together do not renew
+    together, and a restart draws the same again.
+    """
+    begin, end = validity(cert_pem)
+    drawn = int.from_bytes(hashlib.sha256(cert_pem).digest()[:4], "big") / 2**32
+    return begin + int((end - begin) * (0.5 + 0.3 * drawn))
 
 
 def expect(name: str) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from swarmapi import errors
-from swarmapi.identity import JOIN_SERVER_NAME, MANAGER, WORKER, TLSMaterial, expect
+from swarmapi.identity import JOIN_SERVER_NAME, MANAGER, WORKER, TLSMaterial, expect, validity
 from swarmapi.v1 import ca_pb2 as pb
 from worker.cluster.addresses import split
 from worker.cluster.tokens import JoinToken
@@ -67,8 +67,10 @@ async def join(manager: str, token: JoinToken, applicant: Applicant) -> Issued:
     return _issued(reply, root_pem, key_pem)
 
 
-async def renew(manager: str, present: TLSMaterial, applicant: Applicant) -> Issued:
-    """Obtain a new certificate with the present one; its role is the store's.
+async def renew(manager: str, present: TLSMaterial, applicant: Applicant, now_ns: int) -> Issued:
+    """Obtain a new certificate with the present one, also when that is over.
+
+    Its role is the store's. `now_ns` is the time of the epoch.
 
     Raises:
         Unauthenticated, Forbidden: when the present certificate is refused.
@@ -77,7 +79,13 @@ async def renew(manager: str, present: TLSMaterial, applicant: Applicant) -> Iss
     node_id = present.identity.node_id
     key_pem, csr_pem = _request()
     request = pb.IssueRequest(csr_pem=csr_pem, node_id=node_id, address=applicant.address)
-    reply = await _issue(manager, present.client(), MANAGER, request)
+    if now_ns < validity(present.cert_pem)[1]:
+        reply = await _issue(manager, present.client(), MANAGER, request)
+    else:  # TLS refuses it; its key still proves who asks
+        request.certificate_pem = present.cert_pem
+        request.proof = _sign(present.key_pem, csr_pem)
+        credentials = grpc.ssl_channel_credentials(present.ca_pem)
+        reply = await _issue(manager, credentials, JOIN_SERVER_NAME, request)
     issued = _issued(reply, present.ca_pem, key_pem)
     if issued.node_id != node_id:
         raise errors.Internal(f"renewal: the certificate is for node {issued.node_id}, not ours")
@@ -162,6 +170,13 @@ def _request() -> tuple[bytes, bytes]:
     )
     csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
     return key_pem, csr.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def _sign(key_pem: bytes, data: bytes) -> bytes:
+    key = serialization.load_pem_private_key(key_pem, None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise errors.Internal("the node's private key is no ECDSA key: join the node again")
+    return key.sign(data, ec.ECDSA(hashes.SHA256()))
 
 
 def _issued(reply: pb.IssueReply, root_pem: bytes, key_pem: bytes) -> Issued:

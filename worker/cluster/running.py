@@ -1,7 +1,6 @@
 """A node that is in a cluster: its agent, its manager and its certificate, kept going."""
 
 import asyncio
-import datetime
 import logging
 import platform
 import random
@@ -11,12 +10,11 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import grpc
-from cryptography import x509
 from msgspec.structs import replace
 
 from swarmapi.conversation import MESSAGE_OPTIONS
 from swarmapi.errors import SwarmError, Unavailable
-from swarmapi.identity import MANAGER, TLSMaterial, expect
+from swarmapi.identity import MANAGER, TLSMaterial, expect, renewal_due_ns
 from swarmapi.keyring import Locked
 from swarmapi.model.objects import GenericShare
 from swarmapi.model.tables import NetworkTable
@@ -174,6 +172,7 @@ class RunningNode:
                 retry_s = min(_RETRY_MAX_S, 2 * retry_s)
                 continue
             self.locked, self.manager_error = False, ""
+            self._tls = await self._parts.manager.keys.load_tls()  # it may have made itself one
             started_ns = self._parts.clock.now_ns()
             await self._parts.manager.ended(pid)
             log.warning("manager %d ended", pid)
@@ -191,14 +190,15 @@ class RunningNode:
         """Renew when half the lifetime is over, and at once when the store's role differs."""
         retry_s = _RETRY_FIRST_S
         while True:
-            due = self._store_role != self.membership.role or _is_due(self._tls, _now())
-            if not due:
-                await self._wait_for_renewal()
+            now_ns = self._parts.clock.now_ns()
+            left_s = (renewal_due_ns(self._tls.cert_pem) - now_ns) / 1e9
+            if self._store_role == self.membership.role and left_s > 0:
+                await self._wait_for_renewal(min(left_s, _RENEW_CHECK_S))
                 continue
             try:
-                issued = await ca_client.renew(
-                    random.choice(self.membership.managers), self._tls, self._applicant()
-                )
+                manager = random.choice(self.membership.managers)
+                issued = await ca_client.renew(manager, self._tls, self._applicant(), now_ns)
+                await self._save_certificate(issued)
             except SwarmError as error:
                 log.warning("the certificate is not renewed: %s", error.message)
                 await self._parts.clock.sleep(retry_s)
@@ -207,9 +207,9 @@ class RunningNode:
             retry_s = _RETRY_FIRST_S
             await self._take_certificate(issued)
 
-    async def _wait_for_renewal(self) -> None:
+    async def _wait_for_renewal(self, wait_s: float) -> None:
         try:
-            async with asyncio.timeout(_RENEW_CHECK_S):
+            async with asyncio.timeout(wait_s):
                 await self._renew.wait()
         except TimeoutError:
             return
@@ -218,15 +218,16 @@ class RunningNode:
     def _applicant(self) -> Applicant:
         return Applicant(self.membership.advertise_addr, platform.node())
 
-    async def _take_certificate(self, issued: ca_client.Issued) -> None:
-        """Go on with a new certificate; a manager starts anew with it, or ends."""
-        before = self.membership
-        log.info("certificate renewed as %s", issued.role)
-        await self._end("manager")
+    async def _save_certificate(self, issued: ca_client.Issued) -> None:
         if issued.role == "manager":
             await self._parts.manager.keys.save_tls(issued.tls)
         else:
             await asyncio.to_thread(self._parts.files.save_tls, issued.tls)
+
+    async def _take_certificate(self, issued: ca_client.Issued) -> None:
+        """Go on with a new certificate, which is saved; a manager starts anew with it, or ends."""
+        before = self.membership
+        log.info("certificate renewed as %s", issued.role)
         self._tls = issued.tls
         self._store_role = issued.role
         joins = issued.role == "manager" and not before.is_manager
@@ -234,6 +235,7 @@ class RunningNode:
         join_addr = random.choice(managers) if joins else before.join_addr
         await self._save(replace(before, role=issued.role, managers=managers, join_addr=join_addr))
         if before.is_manager:
+            await self._end("manager")
             await self._parts.manager.stop()
         if issued.role == "manager":
             await asyncio.to_thread(self._parts.files.forget_key)
@@ -269,13 +271,3 @@ async def _restarting(name: str, job: Callable[[], Awaitable[None]]) -> None:
         except Exception:
             log.exception("the cluster's %s failed", name)
         await asyncio.sleep(1)
-
-
-def _now() -> datetime.datetime:
-    return datetime.datetime.now(datetime.UTC)
-
-
-def _is_due(tls: TLSMaterial, now: datetime.datetime) -> bool:
-    certificate = x509.load_pem_x509_certificate(tls.cert_pem)
-    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    return now >= begin + (end - begin) / 2

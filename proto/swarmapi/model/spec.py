@@ -376,6 +376,12 @@ class DispatcherConfig(Spec, frozen=True):
     heartbeat_period: int = 0
 
 
+class CAConfig(Spec, frozen=True):
+    """`node_cert_expiry` in nanoseconds; 0 is 90 days."""
+
+    node_cert_expiry: int = 0
+
+
 class EncryptionConfig(Spec, frozen=True):
     auto_lock_managers: bool = False
 
@@ -388,6 +394,7 @@ class ClusterSpec(Spec, frozen=True):
     orchestration: OrchestrationConfig | None = None
     dispatcher: DispatcherConfig | None = None
     encryption_config: EncryptionConfig | None = None
+    ca_config: CAConfig | None = msgspec.field(default=None, name="CAConfig")
 
 
 class IPAMPool(Spec, frozen=True):

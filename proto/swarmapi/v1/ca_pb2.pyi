@@ -17,20 +17,24 @@ class GetRootReply(_message.Message):
     def __init__(self, root_pem: _Optional[bytes] = ...) -> None: ...
 
 class IssueRequest(_message.Message):
-    __slots__ = ("csr_pem", "join_token", "node_id", "address", "availability", "hostname")
+    __slots__ = ("csr_pem", "join_token", "node_id", "address", "availability", "hostname", "certificate_pem", "proof")
     CSR_PEM_FIELD_NUMBER: _ClassVar[int]
     JOIN_TOKEN_FIELD_NUMBER: _ClassVar[int]
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     AVAILABILITY_FIELD_NUMBER: _ClassVar[int]
     HOSTNAME_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_PEM_FIELD_NUMBER: _ClassVar[int]
+    PROOF_FIELD_NUMBER: _ClassVar[int]
     csr_pem: bytes
     join_token: str
     node_id: str
     address: str
     availability: str
     hostname: str
-    def __init__(self, csr_pem: _Optional[bytes] = ..., join_token: _Optional[str] = ..., node_id: _Optional[str] = ..., address: _Optional[str] = ..., availability: _Optional[str] = ..., hostname: _Optional[str] = ...) -> None: ...
+    certificate_pem: bytes
+    proof: bytes
+    def __init__(self, csr_pem: _Optional[bytes] = ..., join_token: _Optional[str] = ..., node_id: _Optional[str] = ..., address: _Optional[str] = ..., availability: _Optional[str] = ..., hostname: _Optional[str] = ..., certificate_pem: _Optional[bytes] = ..., proof: _Optional[bytes] = ...) -> None: ...
 
 class IssueReply(_message.Message):
     __slots__ = ("node_id", "cluster_id", "role", "certificate_pem", "managers")

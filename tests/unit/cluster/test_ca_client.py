@@ -1,6 +1,7 @@
 """Joining and renewing against an authority over real TLS on loopback."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -100,7 +101,7 @@ def test_a_renewal_needs_no_token_and_takes_the_stores_role() -> None:
         target = await authority.start(mutual=True)
         authority.role_of_node["n7"] = "manager"
         present = authority.ca.issue("n7", WORKER)
-        issued = await ca_client.renew(target, present, ME)
+        issued = await ca_client.renew(target, present, ME, time.time_ns())
         assert (issued.node_id, issued.role) == ("n7", "manager")
         assert issued.tls.key_pem != present.key_pem
         assert authority.requests[0].join_token == ""

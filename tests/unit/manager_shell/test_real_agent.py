@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -90,9 +91,8 @@ def test_join_run_replace_and_remove(tmp_path: Path) -> None:
         token = JoinToken.parse(cluster["JoinTokens"]["Worker"])
         issued = await join(place.address, token, Applicant("127.0.0.1:1", "w1"))
         assert issued.role == "worker"
-        assert (await renew(place.address, issued.tls, Applicant("127.0.0.1:1", "w1"))).role == (
-            "worker"
-        )
+        applicant = Applicant("127.0.0.1:1", "w1")
+        assert (await renew(place.address, issued.tls, applicant, time.time_ns())).role == "worker"
         executor, tables = FakeExecutor(), Tables()
         agent, tasks = agent_of(issued.tls, place.address, executor, tables, tmp_path / "journal")
         # The manager's own agent: it holds the ingress table and acknowledges withdrawals.
