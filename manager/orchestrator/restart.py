@@ -3,7 +3,7 @@
 from typing import Final
 
 from manager.orchestrator.backoff import FREE, early_ends, restart_delay_ns
-from manager.orchestrator.slots import Slot, create_task, is_done, may_restart
+from manager.orchestrator.slots import Slot, create_task, may_restart
 from manager.store.changes import SetDesired
 from manager.store.turn import Turn
 from manager.store.view import PARKED, is_live
@@ -21,7 +21,7 @@ def restart_ended(turn: Turn, service: Service, slot: Slot) -> bool:
     """
     restarted = False
     for task in slot.wanted:
-        if is_live(task) or is_done(task):
+        if is_live(task):
             continue
         if task.desired < TaskState.RUNNING and turn.now_ns < task.not_before_ns:
             turn.wake_at(task.not_before_ns)

@@ -78,6 +78,7 @@ def test_the_next_starts(text: str, zone: str, after: str, expected: list[str]) 
             "2026-03-29T00:30",
             ["03-29T03:00+0200", "03-29T04:00+0200"],
         ),
+        ("30 * * * *", "Europe/Berlin", "2026-03-29T00:40", ["03-29T03:30+0200"]),
         # Half an hour, and two hours.
         (
             "*/30 * * * *",
