@@ -8,7 +8,6 @@ service are under way, with its update's `delay` between them, and MAX_MOVES in 
 """
 
 from collections import Counter
-from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from msgspec.structs import replace
@@ -21,7 +20,7 @@ from manager.scheduler.constraints import BINPACK, label_of
 from manager.scheduler.placer import Placer
 from manager.store.changes import SetRebalance
 from manager.store.turn import Turn
-from manager.store.view import is_live, is_placed, is_wanted
+from manager.store.view import MOVED, is_live, is_placed, is_wanted
 from swarmapi.model import defaults
 from swarmapi.model.objects import Rebalance, Service, Task, TaskState
 
@@ -54,10 +53,8 @@ def rebalance(turn: Turn) -> None:
     before = state
     placer = Placer(turn.view, turn.now_ns)
     under_way: dict[str, list[_Move]] = {}
-    for service_id in sorted(turn.view.services):
-        moves = list(_moves(turn, service_id))
-        if moves or _has_failed(turn, service_id, state):
-            state, under_way[service_id] = _follow(turn, state, service_id, moves)
+    for service_id, moves in _moves(turn, state).items():
+        state, under_way[service_id] = _follow(turn, state, service_id, moves)
     for moves in under_way.values():
         for move in moves:
             _count(turn, placer, move)
@@ -90,22 +87,16 @@ def _start_all(
     return rests
 
 
-def _moves(turn: Turn, service_id: str) -> Iterator[_Move]:
-    for task in turn.view.tasks_of_service(service_id):
-        old = turn.view.tasks.get(task.replaces) if task.replaces else None
-        if old is not None and is_wanted(task) and is_live(task) and is_wanted(old):
-            yield _Move(old, task)
-
-
-def _has_failed(turn: Turn, service_id: str, state: Rebalance) -> bool:
-    """Tell whether a new task ended while the old one goes on."""
-    for task in turn.view.tasks_of_service(service_id):
-        old = turn.view.tasks.get(task.replaces) if task.replaces else None
-        if old is None or task.meta.created_ns < state.started_ns or not is_wanted(old):
+def _moves(turn: Turn, state: Rebalance) -> dict[str, list[_Move]]:
+    """Return by service the moves whose old task goes on: under way, or failed."""
+    found: dict[str, list[_Move]] = {}
+    for new in turn.view.tasks_in(MOVED):
+        old = turn.view.tasks.get(new.replaces)
+        if old is None or not is_wanted(old) or new.meta.created_ns < state.started_ns:
             continue
-        if not is_wanted(task) or not is_live(task):
-            return True
-    return False
+        if new.service_id in turn.view.services:
+            found.setdefault(new.service_id, []).append(_Move(old, new))
+    return found
 
 
 def _follow(
@@ -114,10 +105,12 @@ def _follow(
     """End moves that are done or that fail; return the rest."""
     service = turn.view.services[service_id]
     config = defaults.update_config(service.spec.update_config)
-    failed = _has_failed(turn, service_id, state)
+    failed = False
     left: list[_Move] = []
     for move in moves:
-        if move.new.status.state == TaskState.RUNNING and is_known(turn, move.new):
+        if not is_wanted(move.new) or not is_live(move.new):
+            failed = True
+        elif move.new.status.state == TaskState.RUNNING and is_known(turn, move.new):
             reason = f"moved by rebalancing: {move.new.id} replaces it"
             stop(turn, move.old, TaskState.SHUTDOWN, reason)
             state = replace(state, moved=state.moved + 1)
@@ -233,8 +226,7 @@ def _best(
     weight: Counter[tuple[str, ...]] = Counter()
     sources: dict[_Site, str] = {}
     targets: dict[_Site, Candidate] = {}
-    suitable = {c.node.id: c for c in placer.suitable(needs)}
-    for node_id, candidate in suitable.items():
+    for node_id, candidate in _worth_looking_at(placer, needs, movable, replicas, failures).items():
         site = _site(needs, candidate, replicas[node_id])
         for branch in site.branches:
             weight[branch] += site.replicas
@@ -249,6 +241,33 @@ def _best(
             if cost < (0,) * len(cost) and (best is None or cost < best[0]):
                 best = (cost, node_id, candidate)
     return (best[1], best[2]) if best is not None else None
+
+
+def _worth_looking_at(
+    placer: Placer,
+    needs: Needs,
+    movable: dict[str, Task],
+    replicas: dict[str, int],
+    failures: Counter[str],
+) -> dict[str, Candidate]:
+    """Return suitable nodes by id; where labels do not matter, one is enough without a task."""
+    if needs.spread or needs.rules.preferred:
+        return {c.node.id: c for c in placer.suitable(needs)}
+    found: dict[str, Candidate] = {}
+    suitable = placer.suitable_ids(needs)
+    for node_id in placer.emptiest_first():
+        if node_id not in suitable:
+            continue
+        candidate = placer.candidate(node_id)
+        if not replicas[node_id] and node_id not in movable:
+            if failures[node_id] or not placer.fits(needs, candidate):
+                continue
+            found[node_id] = candidate
+            break
+    for node_id in sorted({*movable, *(i for i, count in replicas.items() if count)}):
+        if node_id in suitable:
+            found[node_id] = placer.candidate(node_id)
+    return found
 
 
 def _site(needs: Needs, candidate: Candidate, replicas: int) -> _Site:

@@ -17,6 +17,8 @@ from swarmapi.model.objects import NodeState, Task, TaskState, TaskStatus, Updat
 
 MAX_TURNS: Final = 2_000
 MAX_CHANGES: Final = 60_000
+MAX_LOOKS: Final = 400_000
+"""Tasks looked at by a rebalancing, over all turns: a plan must not hold the manager up."""
 _BUSY: Final = (UpdateState.UPDATING, UpdateState.ROLLBACK_STARTED)
 
 
@@ -55,7 +57,9 @@ class Future:
         waiting = list(service_ids)
         for service_id in waiting:
             self._unsettled |= self.view.by_service.of(service_id)
-        for _ in range(MAX_TURNS):
+        objects = len(self.view.services) + len(self.view.tasks)
+        limit = min(MAX_TURNS, MAX_LOOKS // objects) if self._is_rebalancing() else MAX_TURNS
+        for _ in range(max(limit, 1)):
             if self._changes > MAX_CHANGES:
                 break
             result = turn(

@@ -38,6 +38,7 @@ class Placer:
         self.strategy = placement_strategy(view.cluster.spec) if view.cluster is not None else ""
         self._candidates: dict[str, Candidate] = {}
         self._replicas: dict[str, _Replicas] = {}
+        self._emptiest: list[str] | None = None
 
     def candidate(self, node_id: str) -> Candidate:
         """Return a node as this turn sees it."""
@@ -58,6 +59,10 @@ class Placer:
 
     def suitable(self, needs: Needs) -> list[Candidate]:
         """Return nodes that pass the filters which placing does not change."""
+        return [self.candidate(node_id) for node_id in self.suitable_ids(needs)]
+
+    def suitable_ids(self, needs: Needs) -> dict[str, None]:
+        """Return the ids of `suitable`, in order."""
         key = (needs.constraints, needs.platforms)
         memo = self.view.node_memo
         found = memo.get(key)
@@ -65,8 +70,15 @@ class Placer:
             if len(memo) >= MEMO_KEPT:
                 memo.clear()
             nodes = self.view.nodes
-            found = memo[key] = [i for i in sorted(nodes) if is_suitable(needs, nodes[i])]
-        return [self.candidate(node_id) for node_id in found]
+            found = memo[key] = {i: None for i in sorted(nodes) if is_suitable(needs, nodes[i])}
+        return found
+
+    def emptiest_first(self) -> list[str]:
+        """Return all nodes' ids by their tasks, as the turn began."""
+        if self._emptiest is None:
+            loads, none = self.view.loads, Load()
+            self._emptiest = sorted(self.view.nodes, key=lambda i: (loads.get(i, none).tasks, i))
+        return self._emptiest
 
     def fits(self, needs: Needs, candidate: Candidate) -> bool:
         """Tell whether a node passes the filters which placing does change."""

@@ -34,6 +34,7 @@ NEW = "new"
 PENDING = "pending"
 PARKED = "parked"
 STOPPING = "stopping"
+MOVED = "moved"
 SpecKey = tuple[str, int]
 PortKey = tuple[str, int]
 
@@ -519,6 +520,11 @@ def _bump(counts: MutableMapping[K, int], key: K, by: int) -> bool:
 
 
 def _stages(task: Task) -> tuple[str, ...]:
+    stages = _life_stages(task)
+    return (*stages, MOVED) if task.replaces else stages
+
+
+def _life_stages(task: Task) -> tuple[str, ...]:
     state = task.status.state
     if not is_live(task):
         return (PARKED,) if task.desired < TaskState.RUNNING else ()
