@@ -17,8 +17,7 @@ from worker.engine.rfc3339 import format_ns
 from worker.engine.spec import RUNTIMES
 
 _HOST_DEFAULTS: dict[str, Any] = {
-    "ContainerIDFile": "", "VolumeDriver": "",
-    "Cgroup": "", "UsernsMode": "", "Isolation": "",
+    "VolumeDriver": "", "Cgroup": "", "Isolation": "",
     "CpuRealtimePeriod": 0, "CpuRealtimeRuntime": 0,
     "DeviceRequests": None, "CpuCount": 0,
     "CpuPercent": 0, "IOMaximumIOps": 0, "IOMaximumBandwidth": 0,

@@ -151,7 +151,10 @@ class HostConfig(msgspec.Struct, rename="pascal", kw_only=True):
     """One of `RUNTIMES`; they all are the one there is."""
     security_opt: list[str] = []
     tmpfs: dict[str, str] = {}
+    userns_mode: str = ""
     uts_mode: str = msgspec.field(default="", name="UTSMode")
+    container_id_file: str = msgspec.field(default="", name="ContainerIDFile")
+    """Where the client has written the id; only shown."""
     shm_size: int = 0
     storage_opt: dict[str, str] = {}
     sysctls: dict[str, str] = {}
@@ -215,9 +218,7 @@ RUNTIMES = ("runc", "io.containerd.runc.v2", "swarm")
 """The names by which clients ask for the runtime every daemon has, and its own."""
 ACCEPTED_DEFAULTS: dict[str, tuple[object, ...]] = {
     "VolumeDriver": ("local",),
-    "UsernsMode": ("host",),
     "Isolation": ("default",),
-    "ContainerIDFile": (),
     "ArgsEscaped": (True,),
     "OnBuild": (),
 }
@@ -297,6 +298,7 @@ def _check_namespaces(host: HostConfig) -> None:
     for name, value, known, shared in (
         ("IpcMode", host.ipc_mode, ("", "private", "shareable", "host", "none"), True),
         ("UTSMode", host.uts_mode, ("", "host"), False),
+        ("UsernsMode", host.userns_mode, ("", "host"), False),
         ("PidMode", host.pid_mode, ("", "host"), True),
         ("CgroupnsMode", host.cgroupns_mode, ("", "private", "host"), False),
     ):
@@ -314,7 +316,7 @@ def _convert(raw: object, kind: type[_S], where: str) -> _S:
         if key in known:
             if value is not None:
                 kept[key] = _without_nulls(value, key in _KEYED_BY_USER)
-        elif value and value not in ACCEPTED_DEFAULTS.get(key, ()) and key != "ContainerIDFile":
+        elif value and value not in ACCEPTED_DEFAULTS.get(key, ()):
             raise Unsupported(f"{where}.{key} is not supported")
     try:
         return msgspec.convert(kept, kind)

@@ -74,7 +74,11 @@ def test_inspect_shows_what_is_in_force(shared: Machine) -> None:
     assert "/proc/sys" in host["ReadonlyPaths"]
     # in front of the image's; among themselves the CLI sends them in any order
     assert sorted(seen["Config"]["Env"][:2]) == ["A=2", "B=1"]
-    shared.docker("create", "--name", "strong", "--privileged", "box:1", "true")
+    file = str(shared.root / "cid")
+    words = ("--privileged", "--userns", "host", "--cidfile", file)
+    shared.docker("create", "--name", "strong", *words, "box:1", "true")
+    host = shared.inspect("inspect", "strong")["HostConfig"]
+    assert (host["UsernsMode"], host["ContainerIDFile"]) == ("host", file)
     assert shared.inspect("inspect", "strong")["HostConfig"]["MaskedPaths"] is None
 
 
