@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
-from runtime.errors import NoSuchContainer, RuntimeFailure
+from runtime.errors import BadStatus, NoSuchContainer, RuntimeFailure
 from runtime.oci import ContainerState
 from swarmapi.errors import Conflict, InvalidArgument, NotFound, SwarmError
 from worker.engine import restart
@@ -428,8 +428,9 @@ class Lifecycle:
             await self._supervisor.kill(container.record.id, number, final=final)
         except NoSuchContainer:
             return
-        except RuntimeFailure:
-            if container.record.running:
+        except RuntimeFailure as error:
+            ended = isinstance(error, BadStatus) and error.have == "stopped"
+            if container.record.running and not ended:  # its end is on its way to us
                 raise
 
     async def _kill(self, container: Container) -> None:
