@@ -216,6 +216,7 @@ def apply(spec: Spec, args: Namespace, resolve: Callable[[str], str], *, update:
         value = getattr(args, _name(scalar.flag))
         if value is not None:
             _put(spec, scalar.path, value)
+    _set_parallelism(spec)
     for flag, _, path in _SWITCHES:
         if getattr(args, _name(flag)):
             _put(spec, path, True)
@@ -236,6 +237,13 @@ def apply(spec: Spec, args: Namespace, resolve: Callable[[str], str], *, update:
             kept = {k: v for k, v in (_get(spec, where) or {}).items() if k not in removed}
             _put(spec, where, kept | flags.pairs(added))
     _apply_networks(spec, args, resolve, update=update)
+
+
+def _set_parallelism(spec: Spec) -> None:
+    """Write what is meant where a block is new: 0, or a blank, would be all at once."""
+    for section in ("UpdateConfig", "RollbackConfig"):
+        if section in spec:
+            spec[section].setdefault("Parallelism", 1)
 
 
 def _name(flag: str) -> str:

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 from manager import reconcile
 from manager.store import changes as c
 from manager.store.snapshot import dump, restore
-from swarmapi.model.objects import NodeState, Task, TaskState
+from swarmapi.model.objects import NodeState, Task, TaskState, UpdateState, UpdateStatus
 from swarmapi.model.spec import Availability, RestartCondition
 from tests.builders import SECOND, World, node, spec
 
@@ -211,3 +211,43 @@ def test_b21_b43_last_record_of_a_filled_slot_stays() -> None:
     old = end(made, TaskState.FAILED)
     made.converge()
     assert list(made.view.tasks) == [old.id]
+
+
+def test_b26_what_waits_for_a_task_on_a_lost_node_starts_at_once() -> None:
+    """The task that waits is itself on a node that is up."""
+    made = World()
+    made.add_nodes(node("n1"))
+    made.put_service("s", spec())
+    made.converge()
+    old = made.running("s")[0]
+    made.add_nodes(node("n2"))
+    made.put_service("s", spec(image="image:2", constraints=("node.id==n2",)))
+    made.settle()
+    new = next(t for t in made.tasks("s") if t.id != old.id)
+    assert (new.node_id, new.desired) == ("n2", TaskState.READY)
+    made.commit(c.SetNodeStatus(node_id="n1", state=NodeState.DOWN))
+    made.settle()
+    assert made.view.tasks[new.id].desired == TaskState.RUNNING
+
+
+def test_two_attempts_at_a_slot_that_end_get_one_successor() -> None:
+    made = started()
+    first = made.running("s")[0]
+    made.commit(c.PutTask(task=replace(first, id="twin")))
+    for task_id in (first.id, "twin"):
+        made.report(task_id, TaskState.FAILED)
+    made.settle()
+    assert len(made.tasks("s")) == 1
+    assert len(made.view.tasks) == 3
+
+
+def test_a_rollback_brings_back_slots_that_were_given_up() -> None:
+    made = started(replicas=2, condition=RestartCondition.NONE)
+    end(made, TaskState.FAILED)
+    made.put_service("s", spec(replicas=2, condition=RestartCondition.NONE))
+    made.converge()
+    assert len(made.running("s")) == 1
+    back = UpdateStatus(state=UpdateState.ROLLBACK_STARTED, started_ns=made.now_ns)
+    made.put_service("s", spec(replicas=2, condition=RestartCondition.NONE), back)
+    made.converge()
+    assert len(made.running("s")) == 2

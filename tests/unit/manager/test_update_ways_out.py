@@ -218,3 +218,21 @@ def test_a_rollback_that_paused_stays_paused() -> None:
     assert status(made).state == UpdateState.ROLLBACK_PAUSED
     made.advance(60)
     assert status(made).state == UpdateState.ROLLBACK_PAUSED
+
+
+def test_what_was_forgiven_does_not_count_again() -> None:
+    config = UpdateConfig(parallelism=4, monitor=5 * SECOND, max_failure_ratio=0.25)
+    made = started(spec(replicas=4))
+    made.put_service("s", spec(image="image:2", replicas=4, update=config))
+    made.converge()
+    first, second, third, _ = made.running("s")
+    for task in (first, second):
+        made.report(task.id, TaskState.FAILED)
+        made.settle()
+    assert status(made).state == UpdateState.PAUSED
+    resume(made)
+    made.settle()
+    made.report(third.id, TaskState.FAILED)
+    made.settle()
+    assert status(made).state == UpdateState.UPDATING
+    assert len(status(made).failed_tasks) == 3

@@ -280,6 +280,16 @@ def test_rollback_and_what_does_not_go_with_it(daemon: Daemon, ctl: Run) -> None
     assert (refused.code, refused.err) == (1, "--image cannot be combined with --rollback\n")
 
 
+def test_a_flag_of_the_update_does_not_make_it_all_at_once(daemon: Daemon, ctl: Run) -> None:
+    serve(daemon, [])
+    daemon.on("POST", "/services/create", {"ID": SERVICE["ID"]})
+    words = ["-d", "--no-resolve-image", "--update-monitor", "1s"]
+    assert ctl("service", "create", *words, "web").code == 0
+    body = daemon.body("/services/create")
+    assert body["UpdateConfig"] == {"Monitor": 1_000_000_000, "Parallelism": 1}
+    assert "RollbackConfig" not in body
+
+
 def test_history_and_back_to_a_version(daemon: Daemon, ctl: Run) -> None:
     serve(daemon, [])
     template = {"TaskTemplate": {"ContainerSpec": {"Image": "web:7@sha256:0"}}}
