@@ -130,8 +130,9 @@ def _differences(old: Service, new: Service) -> Iterable[str]:
 
 
 def _filled(spec: ServiceSpec) -> ServiceSpec:
-    """Return a spec with the endpoint's defaults: clients send back what they were shown."""
-    return replace(spec, endpoint_spec=defaults.endpoint(spec))
+    """Return a spec with its defaults: clients send back what they were shown."""
+    template = defaults.task_template(spec)
+    return replace(spec, endpoint_spec=defaults.endpoint(spec), task_template=template)
 
 
 def _leaves(path: str, value: Any) -> Iterable[tuple[str, Any]]:
