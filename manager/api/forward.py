@@ -15,7 +15,7 @@ from manager.api.routes import ON_BEHALF_OF
 from manager.ca.authority import check_manager
 from manager.ca.rpc import refuse
 from manager.replica import Store
-from swarmapi.errors import NotLeader, OutcomeUnknown, SwarmError, Unavailable
+from swarmapi.errors import InvalidArgument, NotLeader, OutcomeUnknown, SwarmError, Unavailable
 from swarmapi.identity import MANAGER, TLSMaterial, expect, identity_from_auth_context
 from swarmapi.v1 import forward_pb2 as pb
 
@@ -213,7 +213,7 @@ class ForwardService:
     async def _answer(self, caller_id: str, context: Any) -> None:
         first = await context.read()
         if not isinstance(first, pb.ForwardRequest) or first.WhichOneof("part") != "head":
-            raise Unavailable("a forwarded request begins with its head")
+            raise InvalidArgument("a forwarded request begins with its head")
         headers = [(h.name, h.value) for h in first.head.headers]
         headers.append((FORWARDED, caller_id))
         if first.head.request_id:
