@@ -190,6 +190,20 @@ def _leave(client: Client, args: Namespace) -> int:
     return 0
 
 
+def _configure_ca(parser: Parser) -> None:
+    parser.add_argument("--cert-expiry", type=duration, metavar="DURATION", help="of nodes")
+
+
+def _ca(client: Client, args: Namespace) -> int:
+    swarm = client.get("/swarm")
+    if args.cert_expiry is not None:
+        query = {"version": str(swarm["Version"]["Index"])}
+        config = {"CAConfig": {"NodeCertExpiry": args.cert_expiry}}
+        client.call("POST", "/swarm/update", query=query, body={**swarm["Spec"], **config})
+    print(swarm["TLSInfo"]["TrustRoot"].strip())
+    return 0
+
+
 def _configure_token(parser: Parser) -> None:
     parser.add_argument("-q", "--quiet", action="store_true", help="only print the token")
     parser.add_argument("--rotate", action="store_true", help="make the old token void")
@@ -220,6 +234,7 @@ COMMANDS = {
     "init": Command("make this machine the first manager of a cluster", _configure_init, _init),
     "join": Command("join this machine to a cluster", _configure_join, _join),
     "leave": Command("leave the cluster", _configure_leave, _leave),
+    "ca": Command("show the root certificate", _configure_ca, _ca),
     "update": Command("change the cluster's settings", _configure_update, _update),
     "unlock": Command("unlock this manager after a restart", _configure_unlock, _unlock),
     "unlock-key": Command("show or rotate the unlock key", _configure_unlock_key, _unlock_key),

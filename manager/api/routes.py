@@ -21,7 +21,7 @@ from manager.control.lookup import (
 )
 from manager.replica import Store
 from swarmapi import openapi, query, rest
-from swarmapi.errors import InvalidArgument
+from swarmapi.errors import InvalidArgument, Unsupported
 from swarmapi.model.decode import decode_spec, spec_from
 from swarmapi.model.objects import NodeState, RegistryAuth
 from swarmapi.model.spec import ClusterSpec, NetworkSpec, NodeSpec, ServiceSpec
@@ -49,6 +49,7 @@ async def update_cluster(request: web.Request) -> web.Response:
         raise InvalidArgument("invalid JSON: an object is expected")
     # Clients send back what they read: fixed settings pass only with the value shown.
     shown = render.cluster_spec_json(cluster.the_cluster(store))
+    _refuse_ca_changes(data.get("CAConfig"))
     for name in ("TaskDefaults",):
         if data.get(name) == shown[name]:
             del data[name]
@@ -63,6 +64,19 @@ async def update_cluster(request: web.Request) -> web.Response:
         request_id=request_id(request),
     )
     return web.Response()
+
+
+def _refuse_ca_changes(config: object) -> None:
+    """Refuse by name what would change who signs."""
+    given = config if isinstance(config, dict) else {}
+    if given.get("ExternalCAs"):
+        raise Unsupported("CAConfig.ExternalCAs is not supported: the cluster signs by itself")
+    for name in ("ForceRotate", "SigningCACert", "SigningCAKey"):
+        if given.get(name):
+            raise Unsupported(
+                f"CAConfig.{name} is not supported: the root certificate cannot be rotated; "
+                "join tokens can (swarm join-token --rotate)"
+            )
 
 
 async def leave(request: web.Request) -> web.Response:

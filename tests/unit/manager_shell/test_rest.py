@@ -429,6 +429,9 @@ def test_cluster_inspect_update_and_token_rotation() -> None:
         other = {**settings, "CAConfig": {"NodeCertExpiry": 1}}
         path = f"/swarm/update?version={after['Version']['Index']}"
         assert "CAConfig" in (await post(client, path, other, 400))["message"]
+        for name, value in (("ForceRotate", 1), ("ExternalCAs", [{"URL": "https://ca"}])):
+            rotated = {**settings, "CAConfig": {name: value}}
+            assert name in (await post(client, path, rotated, 501))["message"]
         refused = await post(client, "/swarm/leave", None, 503)
         assert refused["message"].startswith("You are attempting to leave the swarm")
 

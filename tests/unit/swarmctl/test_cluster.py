@@ -383,3 +383,11 @@ def test_a_backup_is_for_its_owner_and_comes_back_whole(
     key.write_text("SWMKEY-1-k\n")
     told = ctl("swarm", "restore", str(file), "--unlock-key-file", str(key))
     assert "(n9) is its only manager" in told.out
+
+
+def test_ca_shows_the_root_and_sets_how_long_certificates_hold(ctl: Run, daemon: Daemon) -> None:
+    swarm = {"Version": {"Index": 7}, "Spec": {}, "TLSInfo": {"TrustRoot": "-----BEGIN\n"}}
+    daemon.on("GET", "/swarm", swarm)
+    daemon.on("POST", "/swarm/update", {})
+    assert ctl("swarm", "ca", "--cert-expiry", "48h").out == "-----BEGIN\n"
+    assert daemon.body("/swarm/update") == {"CAConfig": {"NodeCertExpiry": 48 * 3600 * 10**9}}
