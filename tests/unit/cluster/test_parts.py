@@ -72,6 +72,10 @@ def test_the_description_has_what_the_scheduler_needs() -> None:
     assert found.cpu_nanos % 1_000_000_000 == 0
     assert found.memory_bytes > 1 << 20
     assert found.labels == {"rack": "7"}
+    assert found.generic == ()
+    config = Config(node_generic_resource=("gpu=a", "gpu=b", "ssd=3"))
+    offered = describe({}, config.generic).generic
+    assert [(s.kind, s.names, s.count) for s in offered] == [("gpu", ("a", "b"), 0), ("ssd", (), 3)]
 
 
 def test_requests_are_checked() -> None:
