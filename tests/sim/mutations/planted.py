@@ -297,8 +297,8 @@ UPDATES: Final = (
     Planted(
         "labels replace tasks",
         f"{_ORCHESTRATOR}/update.py",
-        '    if same(before, after):\n        return "none"\n',
-        "",
+        '        return "none"',
+        '        return "all"',
     ),
     Planted(
         "a placement that fits anyway replaces tasks",

@@ -111,6 +111,19 @@ def test_a_drain_and_an_update_do_not_fight() -> None:
     assert len([t for t in made.view.tasks.values() if t.spec_version == 2]) == 4
 
 
+def test_a_drained_node_that_no_longer_suits_is_left_at_the_same_pace() -> None:
+    """The enforcer would take everything off it at once."""
+    ssd = {"disk": "ssd"}
+    made = World()
+    made.add_nodes(node("n1", labels=ssd))
+    made.put_service("s", spec(replicas=3, constraints=("node.labels.disk==ssd",)))
+    made.converge()
+    made.add_nodes(node("n2", labels=ssd), node("n1", availability=Availability.DRAIN))
+    made.settle()
+    assert stopping(made) == 1
+    assert len(made.running("s")) == 2
+
+
 def lose(made: World, *numbers: int) -> None:
     made.commit(*(c.SetNodeStatus(node_id=f"n{i}", state=NodeState.DOWN) for i in numbers))
     made.converge()
