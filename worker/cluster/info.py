@@ -67,7 +67,8 @@ class SwarmInfo:
 
     def warnings(self) -> list[str]:
         """Return what an operator should know of the cluster, as of the last `refresh`."""
-        return self._warnings
+        managers = sum("ManagerStatus" in one for one in self._nodes)
+        return [*self._warnings, *quorum_warnings(managers)]
 
     def block(self) -> dict[str, Any]:
         """Return the Swarm block."""
@@ -106,3 +107,9 @@ class SwarmInfo:
                 if "ManagerStatus" in one
             ]
         return [{"NodeID": "", "Addr": address} for address in known]
+
+
+def quorum_warnings(managers: int) -> list[str]:
+    """Return what is dangerous about so many managers."""
+    told = "WARNING: Two managers tolerate the loss of none: add a third, or demote one"
+    return [told] if managers == 2 else []

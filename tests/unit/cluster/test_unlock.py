@@ -9,7 +9,7 @@ import pytest
 from swarmapi.errors import Conflict, NotSwarmManager, Unauthenticated, Unavailable
 from swarmapi.keyring import Keyring, Locked, new_unlock_key, pack_keyring, seal_key
 from tests.unit.cluster.bench import Machine
-from worker.cluster.info import SwarmInfo
+from worker.cluster.info import SwarmInfo, quorum_warnings
 from worker.cluster.manager_process import ManagerProcess
 from worker.cluster.requests import InitRequest
 
@@ -95,3 +95,8 @@ def test_a_locked_manager_leaves_by_force_and_nothing_remains(machine: Machine) 
                 await member.unlock(UNLOCK_KEY)
 
     asyncio.run(run())
+
+
+def test_two_managers_are_warned_of_and_no_other_number() -> None:
+    assert [len(quorum_warnings(count)) for count in range(5)] == [0, 0, 1, 0, 0]
+    assert "tolerate the loss of none" in quorum_warnings(2)[0]
