@@ -73,7 +73,12 @@ def explain(view: View, task: Task) -> Explanation:
 
 
 def hindrances(view: View, task: Task, node_id: str) -> set[str]:
-    """Return the names of the filters by which a node refuses a task as things are now."""
+    """Return the names of the filters by which a node refuses a task as things are now.
+
+    A node that is gone, or that was never chosen, has nothing to refuse.
+    """
+    if node_id not in view.nodes:
+        return set()
     placer = Placer(view, view.now_ns)
     needs = placer.needs(task)
     return set() if needs is None else {r.filter for r in placer.explain(needs, node_id).refusals}

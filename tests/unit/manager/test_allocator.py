@@ -239,3 +239,14 @@ def test_nodes_follow_a_new_ingress_network() -> None:
 def ingress(network_id: str, subnet: str) -> Network:
     ipam = IPAMConfig(config=(IPAMPool(subnet=subnet),))
     return Network(id=network_id, spec=NetworkSpec(name="ingress", ingress=True, ipam=ipam))
+
+
+def test_b55_a_vip_is_kept_over_updates() -> None:
+    made = started()
+    made.put_service("a", spec("a", networks=("net",)))
+    made.converge()
+    before = made.view.services["a"].endpoint.vips
+    made.put_service("a", spec("a", networks=("net",), image="image:2"))
+    made.converge()
+    assert before
+    assert made.view.services["a"].endpoint.vips == before

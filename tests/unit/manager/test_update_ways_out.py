@@ -4,6 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from manager import reconcile
+from manager.scheduler.schedule import hindrances
 from manager.store import changes as c
 from manager.store.snapshot import dump, restore
 from swarmapi.model.objects import TaskState, UpdateState, UpdateStatus
@@ -236,3 +237,20 @@ def test_what_was_forgiven_does_not_count_again() -> None:
     made.settle()
     assert status(made).state == UpdateState.UPDATING
     assert len(status(made).failed_tasks) == 3
+
+
+def test_start_first_outlives_the_removal_of_the_old_tasks_node() -> None:
+    """Nothing can be asked of a node that is gone."""
+    config = UpdateConfig(parallelism=1, order="start-first")
+    made = started(spec("g", replicas=None), nodes=2)
+    crowded = (port(80, 8080, "host"),)
+    made.put_service("s", spec("g", replicas=None, ports=crowded, update=config))
+    made.converge()
+    made.put_service("s", spec("g", replicas=None, image="image:2", ports=crowded, update=config))
+    made.turn()
+    new = next(t for t in made.tasks("s") if t.by_update and t.spec_version == 3)
+    assert hindrances(made.view, new, "gone") == set()
+    assert hindrances(made.view, new, "") == set()
+    made.commit(c.Delete(object="node", id=new.node_id))
+    made.converge()
+    assert len(made.running("s")) == 1
