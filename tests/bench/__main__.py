@@ -15,7 +15,7 @@ from pathlib import Path
 import tests.bench
 from tests.bench.contest import Benchmark, Result, run
 
-FRAME = {"__main__", "arena", "contest", "dockerd", "peers"}
+FRAME = {"__main__", "arena", "contest", "dockerd", "peers", "swarms"}
 
 
 def modules() -> list[str]:
