@@ -110,3 +110,12 @@ def test_the_whole_document_has_the_managers_part() -> None:
     document = asyncio.run(whole())
     assert {"/containers/json", "/swarm/init", "/services/create"} <= set(document["paths"])
     assert document == asyncio.run(whole())
+
+
+def test_every_route_of_ours_is_in_the_docs() -> None:
+    """Where somebody who has curl and no swarmctl looks."""
+    text = "".join(path.read_text() for path in (ROOT / "docs").glob("*.md"))
+    ours = {path for path in asyncio.run(whole())["paths"] if path.startswith("/swarm/v1/")}
+    shown = {re.sub(r"\{[^}]*\}", "[^/ ]+", path) for path in ours}
+    assert len(ours) > 15
+    assert {path for path in shown if not re.search(path, text)} == set()

@@ -5,7 +5,6 @@ from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
 LAST = 60
-JOBS = {41, 42}
 
 
 def test_every_behaviour_has_a_test_named_after_it() -> None:
@@ -13,4 +12,4 @@ def test_every_behaviour_has_a_test_named_after_it() -> None:
     for path in TESTS.rglob("test_*.py"):
         for name in re.findall(r"def test_((?:b\d\d_)+)", path.read_text()):
             named |= {int(number) for number in re.findall(r"b(\d\d)_", name)}
-    assert set(range(1, LAST + 1)) - named <= JOBS
+    assert set(range(1, LAST + 1)) - named == set()
