@@ -46,6 +46,10 @@ T = TypeVar("T")
 LABEL = "com.docker.swarm."
 """Prefix of the labels that tell a task's container (the names are Docker's)."""
 
+DRAIN_S = 5.0
+"""How long a task's established connections may go on before it is told to stop."""
+DRAIN_POLL_S = 0.1
+
 
 def container_name(task: Task) -> str:
     """Return `service.slot.task`, for a global service `service.node.task`."""
@@ -351,11 +355,24 @@ class EngineExecutor:
         except Conflict:
             await self._engine.kill(container_id)
 
+    async def _drain(self, container_id: str, task: Task) -> None:
+        """Wait until nobody is connected any more, at most DRAIN_S.
+
+        The managers have withdrawn the task before they stop it: nobody connects anew.
+        """
+        addresses = [lease.address.partition("/")[0] for lease in task.addresses]
+        networking, clock = self._engine.networking, self._engine.parts.clock
+        for _ in range(round(DRAIN_S / DRAIN_POLL_S) if addresses else 0):
+            if not await networking.connections(container_id, addresses):
+                return
+            await clock.sleep(DRAIN_POLL_S)
+
     async def shut_down(self, task: Task, spec: SpecVersion) -> Outcome:
-        """Stop the container within the service's grace period."""
+        """Stop the container within the service's grace period, its connections drained before."""
         found = self._find(task)
         if not found:
             return Outcome()
+        await self._drain(found, task)
         try:
             await self._stop(found, spec)
         except NotFound:

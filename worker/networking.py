@@ -279,6 +279,10 @@ class MachineNetworking:
         with suppress(FileNotFoundError):
             self._kept_path(container_id).unlink()
 
+    async def connections(self, container_id: str, addresses: Sequence[str]) -> int:
+        """Return how many TCP connections to these addresses of a container are open."""
+        return await self._network.connections(container_id, addresses) if self._started else 0
+
     async def kept(self) -> Sequence[str]:
         """Return the ids of all containers that this or an earlier daemon let in."""
         files = await asyncio.to_thread(lambda: list(self._endpoints_dir.glob("*.msgpack")))

@@ -241,6 +241,8 @@ class FakeNetworking:
         self.members: dict[str, str] = {}
         self.requests: list[JoinRequest] = []
         """Every join, connect and rename, in order."""
+        self.connected: list[int] = []
+        """Connections that any container has, look by look; none when empty."""
         self._next = 2
         self._networks: dict[str, NetworkInfo] = {}
 
@@ -310,6 +312,12 @@ class FakeNetworking:
     async def leave(self, container_id: str) -> None:
         """Free the address."""
         self.members.pop(container_id, None)
+
+    async def connections(self, container_id: str, addresses: Sequence[str]) -> int:
+        """Tell the next number of `connected`, the last one for ever."""
+        if not self.connected:
+            return 0
+        return self.connected.pop(0) if len(self.connected) > 1 else self.connected[0]
 
     def networks(self) -> Sequence[NetworkInfo]:
         """Return every network."""

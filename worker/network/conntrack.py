@@ -14,7 +14,9 @@ from worker.network.nftexpr import attribute, nested
 
 _GET, _DELETE, _STATS = 0x101, 0x102, 0x105
 _HEAD = struct.pack("=BBH", socket.AF_INET, 0, 0)
-_CTA_TUPLE_REPLY, _CTA_ID, _CTA_FILTER = 2, 12, 25
+_CTA_TUPLE_REPLY, _CTA_PROTOINFO, _CTA_ID, _CTA_FILTER = 2, 4, 12, 25
+_TCP_OPEN = range(2, 6)
+"""SYN_RECV, ESTABLISHED, FIN_WAIT, CLOSE_WAIT: one side at least may still send."""
 
 
 class ConntrackSocket(NetlinkSocket):
@@ -37,6 +39,10 @@ class ConntrackSocket(NetlinkSocket):
         wanted = nested(_CTA_FILTER, attribute(2, struct.pack("=I", 1)))
         body = _HEAD + source + wanted
         return [attributes(raw, 4) for raw in self.dump(_GET, body, flags=NLM_DUMP)]
+
+    def connections(self, address: str) -> int:
+        """Return how many TCP connections to `address` are open, or being opened or closed."""
+        return sum(_is_open(entry) for entry in self.of_backend(address))
 
     def forget(self, address: str, protocols: Iterable[int] = ()) -> int:
         """Delete a backend's entries and return how many; only `protocols` if any are given."""
@@ -61,3 +67,8 @@ class ConntrackSocket(NetlinkSocket):
 def _protocol(entry: dict[int, bytes]) -> int:
     transport = attributes(attributes(entry[_CTA_TUPLE_REPLY])[2])
     return transport[1][0]
+
+
+def _is_open(entry: dict[int, bytes]) -> bool:
+    tcp = attributes(entry.get(_CTA_PROTOINFO, b"")).get(1)
+    return tcp is not None and attributes(tcp)[1][0] in _TCP_OPEN

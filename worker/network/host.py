@@ -5,7 +5,7 @@ import errno
 import os
 import secrets
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
@@ -302,6 +302,13 @@ class Host:
         for space in [*self.containers.values(), self._node]:
             repaired += space.rules.verify() + space.returns.verify()
         return repaired
+
+    def connections(self, container_id: str, addresses: Iterable[str]) -> int:
+        """Return how many TCP connections to these addresses of a container are open."""
+        space = self.containers.get(container_id)
+        if space is None or not space.conntrack.count():
+            return 0
+        return sum(space.conntrack.connections(address) for address in addresses)
 
     def forget(self, address: str, protocols: tuple[int, ...] = ()) -> int:
         """Delete the connection entries of a backend everywhere on this node."""

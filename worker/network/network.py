@@ -435,6 +435,10 @@ class Network:
             not (key in self._bridges and self._bridges[key].default) for key in container.endpoints
         )
 
+    async def connections(self, container_id: str, addresses: Sequence[str]) -> int:
+        """Return how many TCP connections to these addresses of a container are open."""
+        return await self._on_thread(lambda: self._kernel.connections(container_id, addresses))
+
     # Cluster
 
     async def identify(self, node_id: str, data_path_addr: str) -> None:

@@ -161,6 +161,9 @@ def test_connections_of_a_removed_backend_are_reset(lab: Lab, tmp_path: Path) ->
             ):
                 peer, _ = listener.accept()
                 with contextlib.closing(peer):
+                    assert await made["n2"].connections("c2", ["10.0.1.12"]) == 1
+                    assert await made["n2"].connections("c2", ["10.0.1.11"]) == 0
+                    assert await made["n1"].connections("c1", ["10.0.1.11"]) == 0
                     await made["n1"].set_tables({"net1": overlay(1, 2, withdrawn=2)})
                     flow.sendall(b"still")
                     assert peer.recv(10) == b"still"

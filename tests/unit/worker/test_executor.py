@@ -11,7 +11,14 @@ import pytest
 from msgspec.structs import replace
 
 from swarmapi.errors import NotFound, Unsupported
-from swarmapi.model.objects import GenericShare, NodeDescription, RegistryAuth, SpecVersion, Task
+from swarmapi.model.objects import (
+    GenericShare,
+    NetworkAddress,
+    NodeDescription,
+    RegistryAuth,
+    SpecVersion,
+    Task,
+)
 from swarmapi.model.spec import (
     AppArmorOptions,
     ContainerSpec,
@@ -32,9 +39,10 @@ from tests.unit.worker.test_engine import World, play
 from tests.unit.worker.test_registry_api import until
 from worker.agent.secrets import NodeSecrets
 from worker.engine.logs import LogQuery
+from worker.engine.ports import NetworkInfo
 from worker.engine.registries import Registries
 from worker.engine.spec import PortBinding
-from worker.executor import EngineExecutor, container_name, to_container
+from worker.executor import DRAIN_POLL_S, EngineExecutor, container_name, to_container
 from worker.pulling import PullProgress, TaskPulls
 from worker.secretfiles import SecretFiles
 
@@ -200,6 +208,26 @@ def test_a_checked_task_that_ends_before_it_was_healthy_tells_its_code(tmp_path:
         world.supervisor.end(world.engine.inspect(container_name(_TASK)).record.id, 3)
         outcome = await proving
         assert (outcome.error, outcome.exit_code) == ("task: non-zero exit (3)", 3)
+
+    play(tmp_path, story)
+
+
+@pytest.mark.parametrize(("connected", "looks"), [([2, 1, 0], 2), ([0], 0), ([1], 50)])
+def test_a_task_is_told_to_stop_once_nobody_is_connected_or_at_the_limit(
+    tmp_path: Path, connected: list[int], looks: int
+) -> None:
+    async def story(world: World) -> None:
+        world.network.enter(NetworkInfo("net1", "app", "overlay", "10.0.1.0/24", scope="swarm"))
+        executor, spec = executor_of(world), _logging(None)
+        task = replace(_TASK, addresses=(NetworkAddress(network_id="net1", address="10.0.1.5/24"),))
+        await executor.prepare(task, spec, quiet)
+        await executor.start(task, spec)
+        container_id = world.engine.inspect(container_name(task)).record.id
+        world.network.connected = connected
+        world.clock.slept.clear()
+        assert (await executor.shut_down(task, spec)).error == ""
+        assert world.clock.slept.count(DRAIN_POLL_S) == looks
+        assert not world.engine.inspect(container_id).record.running
 
     play(tmp_path, story)
 
