@@ -329,18 +329,17 @@ class View:
             self.configs[secret.id] = secret
         else:
             self.secrets[secret.id] = secret
-        self._name_secret(secret.kind, secret.spec.name)
+        known = self.table_of(secret.kind).get(self.by_name(secret.kind, secret.spec.name) or "")
+        if known is None or known.revision <= secret.revision:
+            self.names[(secret.kind, secret.spec.name)] = secret.id
 
     def drop_secret(self, kind: str, secret_id: str) -> None:
         """Forget a secret or config; its name falls to the revision before."""
         gone = (self.configs if kind == Config.kind else self.secrets).pop(secret_id)
         self._drop_name(kind, gone.spec.name, secret_id)
-        self._name_secret(kind, gone.spec.name)
-
-    def _name_secret(self, kind: str, name: str) -> None:
-        named = [s for s in self.table_of(kind).values() if s.spec.name == name]
+        named = [s for s in self.table_of(kind).values() if s.spec.name == gone.spec.name]
         if named:
-            self.names[(kind, name)] = max(named, key=lambda s: s.revision).id
+            self.names[(kind, gone.spec.name)] = max(named, key=lambda s: s.revision).id
 
     def put_spec(self, record: SpecVersion) -> None:
         """Store a spec version."""

@@ -137,8 +137,9 @@ def test_references_are_checked_and_keep_it_from_removal(kind: str) -> None:
             refused = await post(client, "/services/create", body, status)
             assert words in refused["message"], references
         odd = using(kind, {"name": "one"})
-        odd["TaskTemplate"]["ContainerSpec"][kind.title() + "s"][0]["File"]["UID"] = "root"
-        assert "UID 'root'" in (await post(client, "/services/create", odd, 400))["message"]
+        for uid in ("root", "²", "4294967296"):
+            odd["TaskTemplate"]["ContainerSpec"][kind.title() + "s"][0]["File"]["UID"] = uid
+            assert f"UID '{uid}'" in (await post(client, "/services/create", odd, 400))["message"]
         await post(client, "/services/create", using(kind, {"name": "one"}), 201)
         await post(client, "/services/create", using(kind, {"name": "one"}, name="api"), 201)
         assert (await references_of(client, kind))[0][kind.title() + "ID"] == one["ID"]
@@ -231,6 +232,16 @@ def test_log_and_snapshot_hold_them() -> None:
     assert view.configs == kept_view.configs
     assert isinstance(next(iter(view.configs.values())), Config)
     assert view.by_name("config", "c") in view.configs
+
+
+def test_the_last_revision_has_the_name_whatever_the_order_of_ids() -> None:
+    view = View()
+    for secret_id, revision in (("b", 1), ("c", 2), ("a", 3)):
+        view.put_secret(Secret(id=secret_id, spec=SecretSpec(name="s"), revision=revision))
+    for here in (view, snapshot.restore(snapshot.dump(view))):
+        assert here.by_name("secret", "s") == "a"
+        here.drop_secret("secret", "a")
+        assert here.by_name("secret", "s") == "c"
 
 
 async def _with_both() -> View:
