@@ -45,7 +45,7 @@ def resolve_references(
             reference = replace(reference, follow=True)
         secret = _referred(view, kind, reference)
         for what, text in (("UID", file.uid), ("GID", file.gid)):
-            if text and not (text.isdigit() and int(text) < 1 << 32):
+            if text and not (text.isascii() and text.isdigit() and int(text) < 1 << 32):
                 raise InvalidArgument(f"{where}: {what} {text!r} of {kind} {name} is not a number")
         if file.mode is not None and not 0 <= file.mode <= MODE_MAX:
             raise InvalidArgument(f"{where}: Mode {file.mode:o} of {kind} {name} is not a mode")

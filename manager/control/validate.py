@@ -108,7 +108,10 @@ def check_mode(spec: ServiceSpec) -> None:
 
 
 def _check_cron(path: str, cron: Cron) -> None:
-    schedule = parse_schedule(cron.schedule, cron.time_zone)
+    try:
+        schedule = parse_schedule(cron.schedule, cron.time_zone)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{path}: {error.message}") from error
     if schedule.after(0) is None:
         raise InvalidArgument(f"{path}.Schedule: {cron.schedule!r} never comes")
     if cron.missed_run_window:
@@ -134,7 +137,7 @@ def check_network(spec: NetworkSpec) -> None:
     for option, value in (spec.options or {}).items():
         if option != MTU_OPTION:
             raise InvalidArgument(f"Options.{option}: not supported: leave it out")
-        if not value.isdigit():
+        if not (value.isascii() and value.isdigit()):
             raise InvalidArgument(f"Options.{option}: a number of bytes is expected")
         _within(f"Options.{option}", int(value), *_MTU_RANGE)
     ipam = spec.ipam

@@ -97,12 +97,12 @@ def test_updates_and_iterations() -> None:
         ({"Mode": {"Global": {}, "Cron": {"Schedule": "* * * * *"}}}, "Mode.Cron: goes with"),
         ({"Mode": {"ReplicatedJob": {"TotalCompletions": -1}}}, "TotalCompletions: must be betw"),
         ({"Mode": {"GlobalJob": {}, "Deadline": -1}}, "Mode.Deadline: cannot be negative"),
-        ({"Mode": {"Cron": {"Schedule": "61 * * * *"}}}, "minute '61': '61' is not 0 to 59"),
-        ({"Mode": {"Cron": {"Schedule": "* * *"}}}, "five fields are expected"),
+        ({"Mode": {"Cron": {"Schedule": "61 * * * *"}}}, "Mode.Cron: schedule: minute '61'"),
+        ({"Mode": {"Cron": {"Schedule": "* * *"}}}, "Mode.Cron: schedule '* * *'"),
         ({"Mode": {"Cron": {"Schedule": "0 0 31 2 *"}}}, "Mode.Cron.Schedule: '0 0 31 2 *' never"),
         (
             {"Mode": {"Cron": {"Schedule": "@daily", "TimeZone": "Mars/Base"}}},
-            "time zone 'Mars/Base' is not known",
+            "Mode.Cron: time zone 'Mars/Base' is not known",
         ),
         (
             {"Mode": {"Cron": {"Schedule": "@daily", "MissedRunWindow": 5}}},
