@@ -16,7 +16,7 @@ from swarmapi.keyring import Locked
 from worker.cluster import addresses, ca_client
 from worker.cluster.ca_client import Applicant
 from worker.cluster.proxy import ManagerProxy
-from worker.cluster.requests import InitRequest, JoinRequest
+from worker.cluster.requests import InitRequest, JoinRequest, with_settings
 from worker.cluster.running import NodeParts, RunningNode, run_arguments
 from worker.cluster.state import Membership
 from worker.cluster.tokens import JoinToken
@@ -131,9 +131,9 @@ class Member:
                     raise Unavailable(NOT_IN)
                 raise Conflict("swarm is not locked")
             await self._parts.manager.keys.unlock(unlock_key)
-            stored, self._locked = self._locked, None
-            if stored is not None:
-                await self._run(stored, await self._stored_tls(stored))
+            if self._locked is not None:
+                await self._run(self._locked, await self._stored_tls(self._locked))
+                self._locked = None
             elif self.node is not None:
                 self.node.try_unlocked()
             if self.membership is not None:
@@ -194,18 +194,15 @@ class Member:
 
         Raises:
             NotSwarmManager: on a worker, and Locked on a locked manager.
-            Internal: the state cannot be recovered; the manager runs as before.
+            Internal: the state cannot be recovered, and the manager runs as before; or it goes on
+                alone, and a setting of the request is refused.
         """
         async with self._lock:
             self.require_manager()
             before, node = self.membership, self.node
             assert before is not None
             assert node is not None
-            if request.advertise_addr or request.listen_addr:
-                listen, advertise, data_path = self._settings.choose(request)
-            else:
-                listen, advertise = before.listen_addr, before.advertise_addr
-                data_path = request.data_path_addr or before.data_path_addr
+            listen, advertise, data_path = self._settings.choose(_as_before(request, before))
             await self._parts.manager.keys.unlock_key()  # while the manager can be asked
             await node.stop()
             self.node = None
@@ -220,6 +217,7 @@ class Member:
             await asyncio.to_thread(self._parts.files.save, after)
             await self._run(after, await self._stored_tls(after))
             await self._await_manager(after.node_id)
+            await self._apply_settings(request, after.node_id)
             return after.node_id
 
     async def restore(self, backup: Path, request: InitRequest, unlock_key: str) -> str:
@@ -353,19 +351,22 @@ class Member:
             ) from None
 
     async def _apply_settings(self, request: InitRequest, node_id: str) -> None:
-        """Give the fresh cluster the request's spec and availability."""
-        spec = dict(request.spec or {})
+        """Give the cluster what the request's spec names, and its node the availability."""
+        wanted = dict(request.spec or {})
         if request.auto_lock_managers:
-            spec["EncryptionConfig"] = {"AutoLockManagers": True}
-        if any(spec.values()):
+            wanted["EncryptionConfig"] = {"AutoLockManagers": True}
+        if any(wanted.values()):
             cluster = await self._ask("GET", "/swarm")
-            version = cluster["Version"]["Index"]
-            await self._ask("POST", f"/swarm/update?version={version}", spec)
-        if request.availability not in ("", "active"):
+            version, old = cluster["Version"]["Index"], cluster["Spec"]
+            spec = with_settings(old, wanted)
+            if spec != old:
+                await self._ask("POST", f"/swarm/update?version={version}", spec)
+        if request.availability:
             node = await self._ask("GET", f"/nodes/{node_id}")
-            version = node["Version"]["Index"]
-            spec = {**node["Spec"], "Availability": request.availability}
-            await self._ask("POST", f"/nodes/{node_id}/update?version={version}", spec)
+            version, old = node["Version"]["Index"], node["Spec"]
+            if old["Availability"] != request.availability:
+                spec = {**old, "Availability": request.availability}
+                await self._ask("POST", f"/nodes/{node_id}/update?version={version}", spec)
 
     async def _ask(self, method: str, url: str, body: object = None) -> dict[str, Any]:
         status, answer = await self._proxy.call(method, url, body=body)
@@ -394,6 +395,21 @@ class _Entering:
     async def __aexit__(self, *_: object) -> None:
         self._member.pending = False
         self._lock.release()
+
+
+def _as_before(request: InitRequest, before: Membership) -> InitRequest:
+    """Return a request with a member's present addresses where it does not name one to advertise.
+
+    Clients send a listen address always.
+    """
+    if request.advertise_addr:
+        return request
+    return replace(
+        request,
+        advertise_addr=before.advertise_addr,
+        listen_addr=request.listen_addr or before.listen_addr,
+        data_path_addr=request.data_path_addr or before.data_path_addr,
+    )
 
 
 def _first_of(told: dict[str, Any], listen: str, advertise: str, data_path: str) -> Membership:

@@ -10,6 +10,8 @@ from swarmapi.errors import InvalidArgument, Unsupported
 _S = TypeVar("_S", bound=msgspec.Struct)
 _AVAILABILITIES = ("", "active", "pause", "drain")
 _VXLAN_PORT = 4789
+_SUBNET_SIZE = 24
+"""What clients send where nobody named one."""
 
 
 class InitRequest(msgspec.Struct, rename="pascal", frozen=True, kw_only=True):
@@ -54,7 +56,30 @@ def decode_init(body: Mapping[str, Any]) -> InitRequest:
     _check_availability(request.availability)
     if request.subnet_size and not 8 <= request.subnet_size <= 29:
         raise InvalidArgument(f"SubnetSize {request.subnet_size} must be 8 to 29")
+    if request.force_new_cluster:
+        for name, given in (
+            ("DefaultAddrPool", bool(request.default_addr_pool)),
+            ("SubnetSize", request.subnet_size not in (0, _SUBNET_SIZE)),
+        ):
+            if given:
+                raise Unsupported(
+                    f"{name}: a cluster that goes on keeps its address pools: leave it out"
+                )
     return request
+
+
+def with_settings(spec: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a cluster's spec with the settings a request names; zeros and blanks name none.
+
+    Clients send those for every setting that was not given. A history limit of zero is one.
+    """
+    merged = dict(spec)
+    for name, value in wanted.items():
+        if isinstance(value, Mapping):
+            merged[name] = with_settings(merged.get(name) or {}, value)
+        elif value or (value == 0 and name == "TaskHistoryRetentionLimit"):
+            merged[name] = value
+    return merged
 
 
 def decode_join(body: Mapping[str, Any]) -> JoinRequest:

@@ -81,6 +81,11 @@ class Machine:
         flags: dict[str, Any] = json.loads((self.state_dir / f"{name}.json").read_text())
         return flags
 
+    def updates(self) -> list[Any]:
+        """Return the paths and bodies of the updates that the manager was asked for."""
+        path = self.certs / "updates"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
     @asynccontextmanager
     async def daemon(self) -> AsyncIterator[tuple[Member, WatchedManager, ManagerProxy]]:
         """Run one life of the daemon; the manager outlives it."""

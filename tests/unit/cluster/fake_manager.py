@@ -17,6 +17,16 @@ from pathlib import Path
 from swarmapi.override import override
 
 
+SPECS = {
+    "/swarm": {
+        "Orchestration": {"TaskHistoryRetentionLimit": 5},
+        "Dispatcher": {"HeartbeatPeriod": 3},
+        "EncryptionConfig": {"AutoLockManagers": False},
+    },
+    "/nodes/n1": {"Role": "manager", "Availability": "active"},
+}
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
@@ -35,6 +45,12 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(200, [{"ID": "n1", "ManagerStatus": {"Addr": "127.0.0.1:2377"}}, {"ID": 2}])
         elif self.path.endswith("/tasks/t1/logs"):
             self.stream()
+        elif self.path.startswith(("/swarm/update?", "/nodes/n1/update?")):
+            with open(Path(os.environ["FAKE_CERTS"]) / "updates", "a") as file:
+                file.write(json.dumps([self.path, json.loads(body)]) + "\n")
+            self.reply(200, {})
+        elif self.path in ("/swarm", "/nodes/n1"):
+            self.reply(200, {"Version": {"Index": 7}, "Spec": SPECS[self.path]})
         else:
             self.reply(
                 200,
@@ -101,6 +117,9 @@ def main(argv: list[str]) -> int:
             return 1
         for name in ("ca.pem", "node.pem", "node.key"):
             shutil.copy(certs / name, state_dir / name)
+        return 0
+    if command == "recover":
+        sys.stdout.write(json.dumps({"node_id": "n1", "cluster_id": "c1"}))
         return 0
     path = Path(flags["--run-dir"]) / "manager.sock"
     path.unlink(missing_ok=True)

@@ -4,15 +4,16 @@ import asyncio
 import os
 import signal
 import stat
+from typing import Any
 
 import pytest
 
 from manager.ca.certificates import new_token
-from swarmapi.errors import Forbidden, Internal, NotSwarmManager, Unavailable
+from swarmapi.errors import Forbidden, Internal, NotSwarmManager, Unavailable, Unsupported
 from tests.fakes.authority import FakeAuthority
 from tests.fakes.pki import CertificateAuthority
 from tests.unit.cluster.bench import Machine
-from worker.cluster.requests import InitRequest, JoinRequest
+from worker.cluster.requests import InitRequest, JoinRequest, decode_init
 
 INIT = InitRequest(advertise_addr="127.0.0.1:1", listen_addr="127.0.0.1:2377")
 TIMEOUT_S = 20
@@ -106,6 +107,59 @@ def test_a_manager_leaves_by_force_alone_and_then_forgets_all(machine: Machine) 
                 member.require_manager()
 
     asyncio.run(run())
+
+
+ZEROS: dict[str, Any] = {
+    "Labels": None,
+    "Orchestration": {},
+    "Raft": {"ElectionTick": 0, "HeartbeatTick": 0},
+    "Dispatcher": {"HeartbeatPeriod": 0},
+    "EncryptionConfig": {"AutoLockManagers": False},
+}
+"""What the docker CLI sends of settings that nobody named."""
+
+
+def test_a_manager_goes_on_alone_with_the_settings_it_is_told(machine: Machine) -> None:
+    async def run() -> None:
+        async with machine.daemon() as (member, _, _):
+            await member.init(INIT)
+            alone = InitRequest(
+                listen_addr="0.0.0.0:2377",
+                force_new_cluster=True,
+                availability="drain",
+                auto_lock_managers=True,
+                spec={**ZEROS, "Orchestration": {"TaskHistoryRetentionLimit": 0}},
+            )
+            assert await member.init(alone) == "n1"
+            assert machine.command("recover")["--advertise-addr"] == "127.0.0.1:1", "as before"
+        (path, cluster), (node_path, node) = machine.updates()
+        assert (path, node_path) == ("/swarm/update?version=7", "/nodes/n1/update?version=7")
+        assert cluster["Orchestration"] == {"TaskHistoryRetentionLimit": 0}
+        assert cluster["Dispatcher"] == {"HeartbeatPeriod": 3}, "not named: as it was"
+        assert cluster["EncryptionConfig"] == {"AutoLockManagers": True}
+        assert node == {"Role": "manager", "Availability": "drain"}
+
+    asyncio.run(run())
+
+
+def test_going_on_alone_leaves_what_no_request_names(machine: Machine) -> None:
+    async def run() -> None:
+        async with machine.daemon() as (member, _, _):
+            await member.init(INIT)
+            await member.init(InitRequest(force_new_cluster=True, spec=ZEROS))
+        assert all(not body.get("Raft") for _, body in machine.updates())
+        assert all(body["Orchestration"] for _, body in machine.updates())
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "body", [{"DefaultAddrPool": ["10.9.0.0/16"], "SubnetSize": 24}, {"SubnetSize": 26}]
+)
+def test_what_a_cluster_that_goes_on_keeps_is_refused_by_name(body: dict[str, Any]) -> None:
+    with pytest.raises(Unsupported, match=f"{next(iter(body))}: a cluster that goes on keeps"):
+        decode_init({**body, "ForceNewCluster": True})
+    assert decode_init({"SubnetSize": 24, "ForceNewCluster": True}).force_new_cluster
 
 
 def test_leaving_nothing_is_refused(machine: Machine) -> None:
