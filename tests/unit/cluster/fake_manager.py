@@ -16,7 +16,6 @@ from pathlib import Path
 
 from swarmapi.override import override
 
-
 SPECS = {
     "/swarm": {
         "Orchestration": {"TaskHistoryRetentionLimit": 5},
