@@ -16,6 +16,7 @@ from manager.bootstrap import Founding, found
 from manager.ca.service import CertificateService, MembershipService
 from manager.config import RunConfig, split
 from manager.dispatcher.dispatcher import Dispatcher
+from manager.dispatcher.leases import LeaseService
 from manager.dispatcher.service import DispatcherService
 from manager.events import EventLog
 from manager.front import Front
@@ -31,7 +32,14 @@ from swarmapi.errors import BY_GRPC_CODE, SwarmError, Unavailable
 from swarmapi.identity import JOIN_SERVER_NAME, MANAGER, TLSMaterial, expect
 from swarmapi.keyring import Keyring
 from swarmapi.query import runner_of
-from swarmapi.v1 import ca_pb2, ca_pb2_grpc, dispatcher_pb2_grpc, forward_pb2_grpc, logs_pb2_grpc
+from swarmapi.v1 import (
+    ca_pb2,
+    ca_pb2_grpc,
+    dispatcher_pb2_grpc,
+    forward_pb2_grpc,
+    leases_pb2_grpc,
+    logs_pb2_grpc,
+)
 
 log = logging.getLogger(__name__)
 RETRY_S: Final = 0.2
@@ -41,6 +49,7 @@ _OPTIONS: Final = (*MESSAGE_OPTIONS, ("grpc.so_reuseport", 0))
 _ca_rpc: Any = ca_pb2_grpc
 _dispatcher_rpc: Any = dispatcher_pb2_grpc
 _forward_rpc: Any = forward_pb2_grpc
+_leases_rpc: Any = leases_pb2_grpc
 _logs_rpc: Any = logs_pb2_grpc
 
 
@@ -149,6 +158,7 @@ class Manager:
         _ca_rpc.add_CertificateAuthorityServicer_to_server(authority, trusted)
         _ca_rpc.add_MembershipServicer_to_server(MembershipService(self.store), trusted)
         _dispatcher_rpc.add_DispatcherServicer_to_server(DispatcherService(dispatcher), trusted)
+        _leases_rpc.add_LeasesServicer_to_server(LeaseService(self.store), trusted)
         _logs_rpc.add_LogsServicer_to_server(LogsService(self.store, broker), trusted)
         _forward_rpc.add_ForwardServicer_to_server(
             ForwardService(self.store, paths.socket), trusted

@@ -17,6 +17,7 @@ import msgspec
 
 from swarmapi.errors import Conflict, InvalidArgument, NotFound, Unsupported
 from swarmapi.model.tables import NetworkTable
+from worker.attaching import Attaching, names_on
 from worker.bridge import BridgeOptions, kernel_bridge
 from worker.config import Config
 from worker.engine import network_spec
@@ -90,6 +91,7 @@ class MachineNetworking:
         self._tables: dict[str, NetworkTable] = {}
         self._restored = False
         self._retry: asyncio.Task[None] | None = None
+        self.attaching = Attaching()
         self._late: asyncio.Queue[dict[str, int]] = asyncio.Queue()
         """Revisions that came into effect after `set_tables` had given up."""
 
@@ -111,6 +113,7 @@ class MachineNetworking:
                     " delete the link, or leave bip out"
                 )
             self._bridges[BRIDGE_ID] = self._default.network(address)
+        self._speak_for()
 
     async def create(self, network: NetworkInfo) -> NetworkInfo:
         """Make a network and return it with subnet and gateway.
@@ -127,6 +130,7 @@ class MachineNetworking:
             raise InvalidArgument(str(error)) from error
         self._open.add(network.id)
         self._bridges[network.id] = replace(network, subnet=made.subnet, gateway=made.gateway)
+        self._speak_for()
         return self._bridges[network.id]
 
     async def remove(self, network_id: str) -> None:
@@ -144,6 +148,10 @@ class MachineNetworking:
         else:
             await self._sweep(self._bridges[network_id])
         self._bridges.pop(network_id, None)
+        self._speak_for()
+
+    def _speak_for(self) -> None:
+        self._network.spoken_for = tuple(one.subnet for one in self._bridges.values() if one.subnet)
 
     async def _sweep(self, network: NetworkInfo) -> None:
         """Remove the link a former daemon made for a network this one has not needed."""
@@ -169,6 +177,10 @@ class MachineNetworking:
         ]
         return found
 
+    async def find(self, reference: str) -> NetworkInfo:
+        """Return a network of the cluster as the managers know it (see `Attaching`)."""
+        return await self.attaching.find(reference)
+
     async def host_gateway(self) -> str:
         """Return the default bridge's address, by which every container reaches the host.
 
@@ -191,6 +203,7 @@ class MachineNetworking:
             Conflict: for a port that another container or program has.
             InvalidArgument: for an address that cannot be had.
         """
+        request = await self.attaching.leased(request, self._bridges)
         attachments, keys = self._attachments(request)
         ports = [self._binding(port, keys) for port in self._publishable(request, keys)]
         try:
@@ -225,11 +238,13 @@ class MachineNetworking:
         Raises:
             NotFound, Unsupported, InvalidArgument: as `join`.
         """
+        request = await self.attaching.leased(request, self._bridges)
         (attachment,), keys = self._attachments(request)
         try:
             await self._open_bridge(attachment.network_id)
             attached = await self._network.connect(request.container_id, attachment)
         except (NetworkError, OSError) as error:
+            self.attaching.gone(request.container_id, attachment.network_id)
             raise InvalidArgument(str(error)) from error
         await self._amend(
             request.container_id,
@@ -248,6 +263,7 @@ class MachineNetworking:
             await self._network.disconnect(container_id, network_id)
         except (NetworkError, OSError) as error:
             raise InvalidArgument(str(error)) from error
+        self.attaching.gone(container_id, network_id)
         await self._amend(
             container_id,
             lambda kept: (
@@ -261,6 +277,7 @@ class MachineNetworking:
         attachments, _ = self._attachments(request)
         aliases = {a.network_id: a.aliases for a in attachments}
         await self._network.rename(request.container_id, aliases)
+        self.attaching.changed()
         await self._amend(
             request.container_id,
             lambda kept: (
@@ -276,6 +293,7 @@ class MachineNetworking:
         """Let a container's namespace go; unknown ids are fine."""
         if self._started:
             await self._network.detach(container_id)
+        self.attaching.gone(container_id)
         with suppress(FileNotFoundError):
             self._kept_path(container_id).unlink()
 
@@ -321,7 +339,9 @@ class MachineNetworking:
         await asyncio.to_thread(self._keep_tables)
         try:
             await self._start()
-            return await self._network.set_tables(tables)
+            revisions = await self._network.set_tables(tables)
+            self.attaching.now_in_effect(revisions)
+            return revisions
         except (NetworkError, OSError) as error:
             log.warning("endpoint tables are not in effect: %s", error)
             self._retry = asyncio.create_task(self._try_again())
@@ -335,6 +355,7 @@ class MachineNetworking:
             except (NetworkError, OSError) as error:
                 log.warning("endpoint tables are still not in effect: %s", error)
             else:
+                self.attaching.now_in_effect(revisions)
                 self._late.put_nowait(revisions)
                 return
 
@@ -429,7 +450,7 @@ class MachineNetworking:
 
     def _attachment(self, name: str, spec: EndpointSpec, request: JoinRequest) -> Attachment:
         address = spec.ipv4_address or None
-        aliases = tuple(dict.fromkeys(filter(None, (request.name, *spec.aliases, *request.names))))
+        aliases = names_on(request, spec)
         network, table = self._bridges.get(spec.network_id), self._tables.get(spec.network_id)
         if network is None and table is None:  # one made anew under its name will do
             known, tables = self._bridges.values(), self._tables.values()
@@ -445,10 +466,6 @@ class MachineNetworking:
                 spec.mac_address,
                 spec.gateway_priority,
                 tuple(map(parse_link, spec.links)),
-            )
-        if table is not None and not spec.leased:
-            raise Unsupported(
-                f"network {table.name} belongs to the cluster: only services can use it"
             )
         if table is not None:
             kind: NetworkKind = "ingress" if table.ingress else "overlay"

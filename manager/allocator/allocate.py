@@ -6,6 +6,7 @@ its quarantine record until no node's table can name it any more.
 
 import itertools
 from functools import partial
+from ipaddress import IPv4Address, IPv4Network
 from typing import Final
 
 from manager.allocator.pools import AddressPool, free_subnet, overlapping
@@ -13,6 +14,7 @@ from manager.allocator.ports import allocate_ports, needs_ingress
 from manager.store.changes import (
     Delete,
     SetAddresses,
+    SetLeaseAddress,
     SetNetworkAllocation,
     SetNodeMesh,
     SetServiceEndpoint,
@@ -23,6 +25,7 @@ from swarmapi.model import defaults
 from swarmapi.model.objects import (
     Network,
     NetworkAddress,
+    NetworkLease,
     Service,
     ServiceEndpoint,
     Task,
@@ -44,6 +47,8 @@ def allocate(turn: Turn) -> None:
         work.node(node_id)
     for service_id in sorted(turn.view.unallocated.of("service")):
         work.service(turn.view.services[service_id])
+    for lease_id in sorted(turn.view.unallocated.of("lease")):
+        work.lease(turn.view.leases[lease_id])
     for task in turn.view.tasks_in(NEW):
         if turn.is_full():
             turn.wake_at(turn.now_ns)
@@ -191,7 +196,7 @@ class _Allocation:
             kept = next((v for v in old.vips if v.network_id == network.id), None)
             address = kept.address if kept is not None else self._take(network)
             if address is None:
-                error = f"network {network.spec.name} has no free address in {network.subnet}"
+                error = _no_address(network, "")
                 break
             vips.append(VirtualIP(network_id=network.id, address=address))
         if error:
@@ -206,6 +211,27 @@ class _Allocation:
             )
         return ServiceEndpoint(
             mode=mode, ports=ports, vips=tuple(vips), spec_version=service.spec_version
+        )
+
+    def lease(self, lease: NetworkLease) -> None:
+        """Give a container's lease its address, or say why there is none."""
+        if self._turn.is_full():
+            self._turn.wake_at(self._turn.now_ns)
+            return
+        network = self._turn.view.networks[lease.network_id]
+        if not network.subnet and not network.error:
+            return
+        address, error = None, network.error
+        if network.subnet:
+            address = self._take(network, lease.wanted)
+            error = "" if address else _no_address(network, lease.wanted)
+        self._turn.emit(
+            SetLeaseAddress(
+                lease_id=lease.id,
+                address=address or "",
+                error=error,
+                reason=error or "leased to a container",
+            )
         )
 
     def task(self, task: Task) -> None:
@@ -228,12 +254,20 @@ class _Allocation:
             SetAddresses(task_id=task.id, addresses=tuple(leases), reason="pending task scheduling")
         )
 
-    def _take(self, network: Network) -> str | None:
+    def _take(self, network: Network, wanted: str = "") -> str | None:
         pool = self._pools.get(network.id)
         if pool is None:
             used = self._turn.view.addresses_of.of(network.id)
             pool = self._pools[network.id] = AddressPool(network.subnet, network.gateway, used)
-        return pool.take()
+        return pool.take_this(wanted) if wanted else pool.take()
+
+
+def _no_address(network: Network, wanted: str) -> str:
+    if not wanted:
+        return f"network {network.spec.name} has no free address in {network.subnet}"
+    if IPv4Address(wanted) not in IPv4Network(network.subnet):
+        return f"address {wanted} is not in subnet {network.subnet} of network {network.spec.name}"
+    return f"address {wanted} is in use or reserved on network {network.spec.name}"
 
 
 def _is_within(known: int, record: tuple[str, int]) -> bool:

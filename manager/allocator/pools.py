@@ -39,6 +39,14 @@ class AddressPool:
                 return f"{IPv4Address(candidate)}/{self._prefix}"
         return None
 
+    def take_this(self, wanted: str) -> str | None:
+        """Return `wanted` with prefix length, or None when it cannot be had."""
+        number = _number(wanted)
+        if not self._first <= number <= self._last or number in self._used:
+            return None
+        self._used.add(number)
+        return f"{wanted}/{self._prefix}"
+
 
 def free_subnet(pools: Iterable[str], prefix: int, used: Iterable[str]) -> str | None:
     """Return the lowest subnet of the pools that overlaps no used one."""

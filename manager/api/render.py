@@ -10,6 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from manager.control.services import ServiceCounts
+from manager.store.tables import network_table
 from manager.store.view import View
 from swarmapi.model import defaults
 from swarmapi.model.objects import (
@@ -298,6 +299,38 @@ def _pool_config(network: Network) -> list[Json]:
     if not network.subnet:
         return []
     return [{"Subnet": network.subnet, "Gateway": network.gateway}]
+
+
+def network_members(view: View, network: Network) -> Json:
+    """Return who is on a network, as `network inspect` shows it with `verbose`."""
+    table = network_table(view, network.id)
+    if table is None:
+        return {"Services": {}, "Peers": []}
+    names = {"": ""} | {s.service_id: s.name for s in table.services.values()}
+    services: dict[str, Json] = {
+        service.name: {
+            "VIP": service.vip,
+            "Ports": [
+                f"Target: {p.target}, Publish: {p.published}/{p.protocol}" for p in service.ports
+            ],
+            "LocalLBIndex": 0,
+            "Tasks": [],
+        }
+        for service in table.services.values()
+    }
+    for endpoint in table.endpoints.values():
+        nothing: Json = {"VIP": "", "Ports": [], "LocalLBIndex": 0, "Tasks": []}
+        name = names.get(endpoint.service_id, "")
+        services.setdefault(name, nothing)["Tasks"].append(
+            {
+                "Name": endpoint.name,
+                "EndpointID": endpoint.task_id,
+                "EndpointIP": endpoint.address,
+                "Info": {"Host IP": table.nodes[endpoint.node_id].data_path},
+            }
+        )
+    peers = [{"Name": node.node_id, "IP": node.data_path} for node in table.nodes.values()]
+    return {"Services": services, "Peers": peers}
 
 
 def _attached_network(network: Network) -> Json:

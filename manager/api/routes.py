@@ -279,8 +279,12 @@ async def create_network(request: web.Request) -> web.Response:
 
 async def get_network(request: web.Request) -> web.Response:
     """Show a network of the cluster."""
-    network = find_network(request.app[STORE].view, request.match_info["id"])
-    return answer(render.network_json(network))
+    view = request.app[STORE].view
+    network = find_network(view, request.match_info["id"])
+    shown = render.network_json(network)
+    if query.flag(request, "verbose"):
+        shown |= render.network_members(view, network)
+    return answer(shown)
 
 
 async def remove_network(request: web.Request) -> web.Response:

@@ -14,7 +14,7 @@ from manager.control.lookup import (
 from manager.control.validate import check_network
 from manager.replica import Store
 from manager.store.changes import Delete, PutNetwork
-from manager.store.expect import service_on
+from manager.store.expect import lease_on, service_on
 from manager.store.view import View
 from swarmapi.errors import AlreadyExists
 from swarmapi.model.objects import Network
@@ -56,7 +56,7 @@ async def remove_network(store: Store, key: str, request_id: str = "") -> None:
     if store.knows(request_id):
         return
     network = find_network(store.view, key)
-    if service_on(store.view, network.id) is None:
+    if service_on(store.view, network.id) is None and lease_on(store.view, network.id) is None:
         await store.until(lambda view: not view.members_of.of(network.id), STOPPING_LIMIT_S)
     change = Delete(object="network", id=network.id, reason="network removed")
     await store.propose((change,), request_id)

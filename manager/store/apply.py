@@ -21,6 +21,7 @@ from manager.store.effects import (
     observe,
     orphan,
     quarantine,
+    store_lease,
     store_node,
     store_service,
     store_task,
@@ -144,6 +145,20 @@ def _put_network(fx: Effects, change: c.PutNetwork) -> None:
     fx.touch("network", old, new)
     fx.dirty.add(("network", network.id))
     fx.tables.add(network.id)
+
+
+def _put_lease(fx: Effects, change: c.PutLease) -> None:
+    lease, old = change.lease, fx.view.leases.get(change.lease.id)
+    if lease.network_id not in fx.view.networks or lease.node_id not in fx.view.nodes:
+        return
+    keeps = old is not None and lease.wanted in ("", bare(old.address))
+    store_lease(fx, old, replace(lease, address=old.address if old and keeps else "", error=""))
+
+
+def _set_lease_address(fx: Effects, change: c.SetLeaseAddress) -> None:
+    lease = fx.view.leases.get(change.lease_id)
+    if lease is not None and not lease.address:
+        store_lease(fx, lease, replace(lease, address=change.address, error=change.error))
 
 
 def _put_secret(fx: Effects, change: c.PutSecret | c.PutConfig) -> None:
@@ -356,6 +371,8 @@ _HANDLERS: Final[dict[type, Callable[[Effects, Any], None]]] = {
     c.SetNodeSpec: _set_node_spec,
     c.PutService: _put_service,
     c.PutNetwork: _put_network,
+    c.PutLease: _put_lease,
+    c.SetLeaseAddress: _set_lease_address,
     c.PutSecret: _put_secret,
     c.PutConfig: _put_secret,
     c.SetLabels: _set_labels,

@@ -15,6 +15,7 @@ from swarmapi.model.objects import (
     GenericShare,
     JobStatus,
     Network,
+    NetworkLease,
     Node,
     NodeDescription,
     NodeState,
@@ -79,6 +80,20 @@ class PutNetwork(ChangeBase, frozen=True, tag="put_network"):
 
     network: Network
     expect_version: int | None = None
+
+
+class PutLease(ChangeBase, frozen=True, tag="put_lease"):
+    """Create or replace a lease; an address that is not asked to be another is kept."""
+
+    lease: NetworkLease
+
+
+class SetLeaseAddress(ChangeBase, frozen=True, tag="set_lease_address"):
+    """Give a lease its address, or the reason why not."""
+
+    lease_id: str
+    address: str = ""
+    error: str = ""
 
 
 class PutSecret(ChangeBase, frozen=True, tag="put_secret"):
@@ -226,7 +241,7 @@ class SetJobStatus(ChangeBase, frozen=True, tag="set_job_status"):
 
 
 class Delete(ChangeBase, frozen=True, tag="delete"):
-    """Delete an object; `object` is node, service, network, secret, config, task or
+    """Delete an object; `object` is node, service, network, lease, secret, config, task or
     quarantined.
     """
 
@@ -259,6 +274,8 @@ Change: TypeAlias = (
     | SetNodeSpec
     | PutService
     | PutNetwork
+    | PutLease
+    | SetLeaseAddress
     | PutSecret
     | PutConfig
     | SetLabels

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from manager.store import changes as c
 from manager.store.effects import (
     Effects,
+    drop_lease,
     drop_unused_specs,
     orphan,
     quarantine,
@@ -35,6 +36,7 @@ def _delete_node(fx: Effects, node_id: str) -> None:
     reason = "its node was removed from the cluster"
     orphan(fx, c.OrphanTasksOfNode(node_id=node_id, reason=reason))
     touch_node_tables(fx, node_id)
+    _drop_leases(fx, node_id)
     node, ingress = fx.view.nodes[node_id], fx.view.ingress_network()
     fx.view.drop_node(node_id)
     if ingress is not None and node.ingress_address:
@@ -69,6 +71,7 @@ def _delete_network(fx: Effects, network_id: str) -> None:
     if network.spec.ingress:  # the next ingress network gives the nodes addresses of its own
         for node in [n for n in fx.view.nodes.values() if n.ingress_address]:
             store_node(fx, node, replace(node, ingress_address=""))
+    _drop_leases(fx, network_id)
     for record_id in tuple(fx.view.quarantine.of(network_id)):
         record = fx.view.quarantined[record_id]
         fx.view.drop_quarantined(record_id)
@@ -76,6 +79,18 @@ def _delete_network(fx: Effects, network_id: str) -> None:
     fx.view.drop_network(network_id)
     fx.touch("network", network, None)
     fx.dirty.add(("network", network_id))
+
+
+def _drop_leases(fx: Effects, owner_id: str) -> None:
+    """Forget the leases of a node or network."""
+    for lease_id in sorted(fx.view.leases_of.of(owner_id)):
+        drop_lease(fx, fx.view.leases[lease_id])
+
+
+def _delete_lease(fx: Effects, lease_id: str) -> None:
+    lease = fx.view.leases.get(lease_id)
+    if lease is not None:
+        drop_lease(fx, lease)
 
 
 def _delete_secret(fx: Effects, secret_id: str, kind: str = Secret.kind) -> None:
@@ -109,6 +124,7 @@ _DELETERS: Final[dict[str, Callable[[Effects, str], None]]] = {
     "node": _delete_node,
     "service": _delete_service,
     "network": _delete_network,
+    "lease": _delete_lease,
     Secret.kind: _delete_secret,
     Config.kind: partial(_delete_secret, kind=Config.kind),
     "task": _delete_task,

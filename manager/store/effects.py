@@ -20,7 +20,9 @@ from swarmapi.model.objects import (
     Cluster,
     Meta,
     Network,
+    NetworkLease,
     Node,
+    NodeState,
     Quarantined,
     Secret,
     Service,
@@ -30,7 +32,7 @@ from swarmapi.model.objects import (
     TaskStatus,
 )
 
-Object: TypeAlias = Cluster | Node | Service | Network | Secret | Task | Quarantined
+Object: TypeAlias = Cluster | Node | Service | Network | NetworkLease | Secret | Task | Quarantined
 
 
 class Moved(NamedTuple):
@@ -83,6 +85,30 @@ def store_node(fx: Effects, old: Node | None, node: Node) -> None:
     row = (node.data_path, node.ingress_address, node.mesh_slot)
     if old is None or row != (old.data_path, old.ingress_address, old.mesh_slot):
         touch_node_tables(fx, node.id)
+    elif old.state is not node.state and NodeState.DOWN in (old.state, node.state):
+        # Nobody finds the containers of a node that is down.
+        leases = (fx.view.leases[i] for i in fx.view.leases_of.of(node.id))
+        fx.tables.update(lease.network_id for lease in leases)
+
+
+def store_lease(fx: Effects, old: NetworkLease | None, lease: NetworkLease) -> None:
+    """Write a lease; an address that it had and no longer has rests."""
+    new = replace(lease, meta=fx.meta(old.meta if old else None))
+    fx.view.put_lease(new)
+    fx.touch("lease", old, new)
+    fx.tables.add(lease.network_id)
+    fx.dirty.add(("network", lease.network_id))
+    if old is not None and old.address not in ("", lease.address):
+        quarantine(fx, lease.network_id, bare(old.address))
+
+
+def drop_lease(fx: Effects, lease: NetworkLease) -> None:
+    """Forget a lease; its address rests."""
+    fx.view.drop_lease(lease.id)
+    fx.touch("lease", lease, None)
+    fx.tables.add(lease.network_id)
+    if lease.address:
+        quarantine(fx, lease.network_id, bare(lease.address))
 
 
 def touch_node_tables(fx: Effects, node_id: str) -> None:

@@ -7,7 +7,14 @@ import msgspec
 from manager.store import changes as c
 from manager.store.view import View
 from swarmapi.model import defaults
-from swarmapi.model.objects import Config, Node, Secret, Service, SpecVersion
+from swarmapi.model.objects import (
+    Config,
+    NetworkLease,
+    Node,
+    Secret,
+    Service,
+    SpecVersion,
+)
 from swarmapi.model.spec import NodeRole, NodeSpec
 
 Key = tuple[str, str]
@@ -175,6 +182,13 @@ def _check_delete(view: View, change: c.Delete) -> Conflict | None:
     if (service := service_on(view, change.id)) is not None:
         message = f"network {change.id} is in use by service {service.spec.name}"
         return Conflict(code="in-use", object="network", id=change.id, message=message)
+    if (lease := lease_on(view, change.id)) is not None:
+        container = f"{lease.names[0] if lease.names else lease.container_id[:12]}"
+        message = (
+            f"network {change.id} is in use by container {container} on node {lease.node_id}: "
+            "disconnect it first"
+        )
+        return Conflict(code="in-use", object="network", id=change.id, message=message)
     if view.members_of.of(change.id):
         message = f"network {change.id} is in use by tasks that have not stopped yet"
         return Conflict(code="in-use", object="network", id=change.id, message=message)
@@ -188,6 +202,12 @@ def service_on(view: View, network_id: str) -> Service | None:
         if record is not None and network_id in record.networks:
             return service
     return None
+
+
+def lease_on(view: View, network_id: str) -> NetworkLease | None:
+    """Return the lease of a container that is on a network."""
+    leases = (view.leases[i] for i in sorted(view.leases_of.of(network_id)))
+    return next((lease for lease in leases if lease.is_up), None)
 
 
 def _check_unused(view: View, change: c.Delete) -> Conflict | None:

@@ -10,6 +10,7 @@ from swarmapi.model.objects import (
     Cluster,
     Config,
     Network,
+    NetworkLease,
     Node,
     Quarantined,
     Secret,
@@ -39,6 +40,7 @@ _TYPES: Final[dict[str, type[msgspec.Struct]]] = {
     "cluster": Cluster,
     "network": Network,
     "node": Node,
+    "lease": NetworkLease,
     "secret": Secret,
     "config": Config,
     "spec": SpecVersion,
@@ -58,6 +60,7 @@ def dump(view: View) -> Iterator[bytes]:
         ("cluster", [view.cluster] if view.cluster is not None else []),
         ("network", _by_key(view.networks)),
         ("node", _by_key(view.nodes)),
+        ("lease", _by_key(view.leases)),
         ("secret", _by_key(view.secrets)),
         ("config", _by_key(view.configs)),
         ("spec", _by_key(view.specs)),
@@ -111,6 +114,8 @@ def _put(view: View, record: Any) -> None:
             view.put_network(record)
         case Node():
             view.put_node(record)
+        case NetworkLease():
+            view.put_lease(record)
         case Secret():
             view.put_secret(record)
         case SpecVersion():

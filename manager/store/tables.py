@@ -4,7 +4,7 @@ from typing import Final
 
 from manager.store.view import View, bare, is_placed
 from swarmapi.model import defaults
-from swarmapi.model.objects import Network, Node, Service, Task
+from swarmapi.model.objects import Network, NetworkLease, Node, NodeState, Service, Task
 from swarmapi.model.tables import (
     NetworkTable,
     NodeEntry,
@@ -36,6 +36,9 @@ def network_table(view: View, network_id: str) -> NetworkTable | None:
             if endpoint is not None:
                 endpoints[task.id] = endpoint
                 service_ids.add(task.service_id)
+        for lease in _leases(view, node):
+            if lease.network_id == network_id:
+                endpoints[lease.container_id] = _container(lease)
     for service in view.services.values():
         if any(vip.network_id == network_id for vip in service.endpoint.vips):
             service_ids.add(service.id)
@@ -105,6 +108,26 @@ def _endpoint(task: Task, network_id: str) -> TaskEndpoint | None:
                 state=task.endpoint.state,
             )
     return None
+
+
+def _leases(view: View, node: Node) -> list[NetworkLease]:
+    """Return the leases of a node's running containers; nobody finds those of one that is down."""
+    if node.state is NodeState.DOWN:
+        return []
+    leases = (view.leases[i] for i in sorted(view.leases_of.of(node.id)))
+    return [lease for lease in leases if lease.is_up and lease.address]
+
+
+def _container(lease: NetworkLease) -> TaskEndpoint:
+    name, *aliases = lease.names or (lease.container_id[:12],)
+    return TaskEndpoint(
+        task_id=lease.container_id,
+        service_id="",
+        node_id=lease.node_id,
+        name=name,
+        address=bare(lease.address),
+        aliases=tuple(aliases),
+    )
 
 
 def _service(service: Service, network: Network) -> ServiceEntry:

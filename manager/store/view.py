@@ -14,6 +14,7 @@ from swarmapi.model.objects import (
     Cluster,
     Config,
     Network,
+    NetworkLease,
     Node,
     NodeState,
     Quarantined,
@@ -124,6 +125,7 @@ class View:
         self.nodes: MutableMapping[str, Node] = {}
         self.services: MutableMapping[str, Service] = {}
         self.networks: MutableMapping[str, Network] = {}
+        self.leases: MutableMapping[str, NetworkLease] = {}
         self.secrets: MutableMapping[str, Secret] = {}
         self.configs: MutableMapping[str, Config] = {}
         self.specs: MutableMapping[SpecKey, SpecVersion] = {}
@@ -144,7 +146,7 @@ class View:
         self.ports: MutableMapping[PortKey, str] = {}
         """Cluster-wide published ports to ids of the services that have them."""
         self.members: MutableMapping[tuple[str, str], int] = {}
-        """(network id, node id) to placed tasks with an address there."""
+        """(network id, node id) to placed tasks and running containers with an address there."""
         self.node_memo: dict[Hashable, Any] = {}
         """What was found out about the nodes as they are; a new one when any of them changes."""
         self.pending: MutableMapping[SpecKey, int] = {}
@@ -163,11 +165,13 @@ class View:
         self.addresses_of = over("addresses_of")
         """Network id to addresses (no prefix) in use or in quarantine."""
         self.members_of = over("members_of")
-        """Network id to ids of nodes with placed tasks on it."""
+        """Network id to ids of nodes with placed tasks or running containers on it."""
         self.networks_of = over("networks_of")
-        """Node id to ids of networks with placed tasks on it."""
+        """Node id to ids of networks with its placed tasks or running containers."""
+        self.leases_of = over("leases_of")
+        """Node id and network id to ids of leases."""
         self.unallocated = over("unallocated")
-        """Kind to ids of services, networks and nodes the allocator owes something."""
+        """Kind to ids of services, networks, nodes and leases the allocator owes something."""
         self.services_in = over("services_in")
         """`updating` (or rolling back), `global` and `timed` (cron, deadlines) to service ids."""
         self.down = over("down")
@@ -282,6 +286,30 @@ class View:
         self._drop_name("network", network.spec.name, network_id)
         self._drop_name("ingress", "", network_id)
         _flag(self.unallocated, "network", network_id, on=False)
+
+    def put_lease(self, lease: NetworkLease) -> None:
+        """Store a lease and keep its indexes."""
+        if lease.id in self.leases:
+            self.drop_lease(lease.id)
+        self.leases[lease.id] = lease
+        for key in (lease.node_id, lease.network_id):
+            self.leases_of.add(key, lease.id)
+        _flag(self.unallocated, "lease", lease.id, not lease.address and not lease.error)
+        if lease.address:
+            self.addresses_of.add(lease.network_id, bare(lease.address))
+            if lease.is_up:
+                self._join(lease.network_id, lease.node_id, 1)
+
+    def drop_lease(self, lease_id: str) -> None:
+        """Forget a lease."""
+        lease = self.leases.pop(lease_id)
+        for key in (lease.node_id, lease.network_id):
+            self.leases_of.discard(key, lease_id)
+        self.unallocated.discard("lease", lease_id)
+        if lease.address:
+            self.addresses_of.discard(lease.network_id, bare(lease.address))
+            if lease.is_up:
+                self._join(lease.network_id, lease.node_id, -1)
 
     def put_service(self, service: Service) -> None:
         """Store a service and keep its indexes."""
@@ -449,10 +477,7 @@ class View:
             return
         node_id = task.node_id
         for lease in task.addresses:
-            key = (lease.network_id, node_id)
-            if _bump(self.members, key, sign):
-                _flag(self.members_of, lease.network_id, node_id, sign > 0)
-                _flag(self.networks_of, node_id, lease.network_id, sign > 0)
+            self._join(lease.network_id, node_id, sign)
         demand = self.demands.get((task.service_id, task.spec_version), Demand())
         wanted = is_wanted(task)
         load = self.loads.get(node_id, Load())
@@ -465,6 +490,12 @@ class View:
             _bump(self.replicas_on, (task.service_id, node_id), sign)
         for protocol, port in demand.host_ports:
             _bump(self.host_ports_of, (node_id, protocol, port), sign)
+
+    def _join(self, network_id: str, node_id: str, sign: int) -> None:
+        """Count one more of a node's on a network, or one less."""
+        if _bump(self.members, (network_id, node_id), sign):
+            _flag(self.members_of, network_id, node_id, sign > 0)
+            _flag(self.networks_of, node_id, network_id, sign > 0)
 
 
 class Overlay(View):
@@ -479,6 +510,7 @@ class Overlay(View):
         self.node_memo = base.node_memo
         self.services = Layer(base.services)
         self.networks = Layer(base.networks)
+        self.leases = Layer(base.leases)
         self.secrets = Layer(base.secrets)
         self.configs = Layer(base.configs)
         self.specs = Layer(base.specs)

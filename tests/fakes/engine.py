@@ -10,6 +10,7 @@ from typing import Any
 from runtime.errors import BadStatus, NoSuchContainer, StartFailed, SysError
 from runtime.oci import ContainerState, Launch
 from runtime.supervisor.restart import RestartPolicy, should_restart
+from swarmapi.errors import NotFound
 from worker.engine.networks import BRIDGE_ID, HOST_ID, NONE_ID
 from worker.engine.ports import (
     ExecProcess,
@@ -294,6 +295,13 @@ class FakeNetworking:
     async def rename(self, request: JoinRequest) -> None:
         """Remember the wish."""
         self.requests.append(request)
+
+    async def find(self, reference: str) -> NetworkInfo:
+        """Return one that was entered: this is the managers' word, too."""
+        for network in self._networks.values():
+            if network.scope != "local" and reference in (network.id, network.name):
+                return network
+        raise NotFound(f"network {reference} not found")
 
     async def host_gateway(self) -> str:
         """Return the bridge's address."""

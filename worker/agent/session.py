@@ -20,6 +20,7 @@ from swarmapi.errors import Unavailable
 from swarmapi.model.objects import Config, NodeDescription, Secret, SpecVersion, Task
 from swarmapi.model.tables import NetworkTable, TableDelta, apply_delta
 from swarmapi.v1 import dispatcher_pb2 as pb
+from worker.agent.leases import NodeLeases
 from worker.agent.logs import LogPublisher
 from worker.agent.ports import Clock, LogSource
 from worker.agent.reporter import Reporter
@@ -70,6 +71,7 @@ class AgentParts:
     tables: Tables
     secrets: NodeSecrets
     logs: LogSource
+    leases: NodeLeases
     channel: Callable[[str], grpc.aio.Channel]
     """A mutual-TLS channel to a manager's `host:port`."""
     managers: list[str]
@@ -162,9 +164,11 @@ class Agent:
             await self._learn_managers(list(welcome.managers))
             self._parts.reporter.again(self._parts.tasks.statuses())
             self._publisher = LogPublisher(channel, self._parts.logs)
+            self._parts.leases.begin(channel)
             try:
                 await self._converse(call, outgoing, welcome.beat_every_ms / 1000)
             finally:
+                self._parts.leases.begin(None)
                 await self._publisher.close()
 
     async def _converse(
@@ -202,6 +206,7 @@ class Agent:
 
         jobs = [asyncio.ensure_future(job()) for job in (beat, report, send, listen)]
         jobs.append(asyncio.ensure_future(self._catch_up(outgoing)))
+        jobs.append(asyncio.ensure_future(self._parts.leases.run()))
         try:
             done, _ = await asyncio.wait(jobs, return_when=asyncio.FIRST_EXCEPTION)
             for job in done:

@@ -55,7 +55,8 @@ def _matches(engine: Engine, network: NetworkInfo, wanted: Mapping[str, Sequence
         "scope": lambda value: value == network.scope,
         "type": lambda value: value == kind,
         "dangling": lambda value: (
-            truth("dangling", value) == (kind == "custom" and not engine.networks.members(network))
+            truth("dangling", value)
+            == (kind == "custom" and not engine.networks.members(network.id))
         ),
     }
     if not all(label_matches(network.labels, value) for value in wanted.get("label", ())):
@@ -80,7 +81,7 @@ async def inspect(request: web.Request) -> web.StreamResponse:
     scope = query.text(request, "scope")
     if scope and scope != network.scope:
         raise NotFound(f"network {request.match_info['id']} not found")
-    shown = render(network) | {"Containers": _members(engine, network)}
+    shown = render(network) | {"Containers": containers_on(engine, network.id)}
     return answer(older.network(shown, minor_of(request)))
 
 
@@ -168,10 +169,11 @@ def render(network: NetworkInfo) -> dict[str, Any]:
     }
 
 
-def _members(engine: Engine, network: NetworkInfo) -> dict[str, Any]:
+def containers_on(engine: Engine, network_id: str) -> dict[str, Any]:
+    """Render the running containers on a network, by id."""
     found = {}
-    for record in engine.networks.members(network):
-        state = next(s for s in record.joined.values() if s.network_id == network.id)
+    for record in engine.networks.members(network_id):
+        state = next(s for s in record.joined.values() if s.network_id == network_id)
         found[record.id] = {
             "Name": record.name,
             "EndpointID": state.endpoint_id,

@@ -292,6 +292,8 @@ class Member:
                 raise Unavailable(NOT_IN)
             if here.is_manager:
                 await self._tell_manager(force=force)
+            await self._parts.let_go()
+            await self._parts.leases.give_back()
             await self.node.stop()
             self.node = None
             await self._undo()

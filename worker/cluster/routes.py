@@ -17,7 +17,11 @@ from swarmapi import query, rest
 from swarmapi.errors import NotFound
 from swarmapi.query import add_routes
 from swarmapi.rest import Route
+from worker.api import older
+from worker.api.keys import engine_of
+from worker.api.networks import containers_on
 from worker.api.responses import answer
+from worker.api.version import minor_of
 from worker.cluster.info import SwarmInfo
 from worker.cluster.membership import Member
 from worker.cluster.proxy import ManagerProxy
@@ -143,9 +147,14 @@ async def _one_network(request: web.Request, handler: Handler) -> web.StreamResp
     if scope == "local":
         return await handler(request)
     reference = request.path.rpartition("/")[2]
-    status, _ = await request.app[PROXY].call("GET", f"/networks/{reference}")
-    if status == 200:
+    verbose = request.method == "GET" and query.flag(request, "verbose")
+    asked = f"/networks/{reference}?verbose={int(verbose)}"
+    status, network = await request.app[PROXY].call("GET", asked)
+    if status == 200 and request.method != "GET":
         return await request.app[PROXY].pass_on(request)
+    if status == 200 and isinstance(network, dict):
+        members = containers_on(engine_of(request), network["Id"])
+        return answer(older.network(network | {"Containers": members}, minor_of(request)))
     if scope == "swarm":
         raise NotFound(f"network {reference} not found")
     return await handler(request)

@@ -18,6 +18,7 @@ from swarmapi.identity import MANAGER, TLSMaterial, expect, renewal_due_ns
 from swarmapi.keyring import Locked
 from swarmapi.model.objects import GenericShare
 from swarmapi.model.tables import NetworkTable
+from worker.agent.leases import NodeLeases
 from worker.agent.ports import Clock, Executor
 from worker.agent.reporter import Reporter
 from worker.agent.secrets import NodeSecrets
@@ -46,6 +47,10 @@ class ClusterNetwork(Protocol):
     def drift_repaired_total(self) -> int: ...
 
 
+async def _nothing() -> None:
+    """Stand for a machine without containers of its own."""
+
+
 @dataclass(frozen=True)
 class NodeParts:
     """What a node is built from."""
@@ -55,10 +60,13 @@ class NodeParts:
     network: ClusterNetwork
     executor: Executor
     secrets: NodeSecrets
+    leases: NodeLeases
     clock: Clock
     labels: Mapping[str, str] = field(default_factory=dict)
     generic: tuple[GenericShare, ...] = ()
     """Of this machine's engine; placement constraints may name them."""
+    let_go: Callable[[], Awaitable[None]] = _nothing
+    """Takes this machine's own containers off the cluster's networks."""
 
 
 class RunningNode:
@@ -124,6 +132,7 @@ class RunningNode:
                 tables=self._parts.network,
                 secrets=self._parts.secrets,
                 logs=self._parts.executor,
+                leases=self._parts.leases,
                 channel=lambda target: channel_to(target, self._tls),
                 managers=list(self.membership.managers),
                 save_managers=self._save_managers,

@@ -4,10 +4,12 @@ from aiohttp import web
 
 from swarmapi.metrics import render, single
 from swarmapi.openapi import Json
+from worker.agent.leases import NodeLeases
 from worker.agent.secrets import NodeSecrets
 from worker.api.document import CLUSTER_DOCUMENT
 from worker.api.events import CLUSTER_EVENTS
 from worker.api.metrics import SOURCES, Source
+from worker.cluster.attached import held, let_go
 from worker.cluster.description import describe
 from worker.cluster.events import ManagersEvents
 from worker.cluster.info import SwarmInfo
@@ -15,24 +17,27 @@ from worker.cluster.manager_process import ManagerProcess, manager_document
 from worker.cluster.membership import Addresses, Member
 from worker.cluster.proxy import ManagerProxy
 from worker.cluster.routes import install
-from worker.cluster.running import ClusterNetwork, NodeParts
+from worker.cluster.running import NodeParts
 from worker.cluster.state import ClusterFiles
 from worker.config import Config
 from worker.engine.engine import Engine
 from worker.executor import EngineExecutor
+from worker.networking import MachineNetworking
 from worker.secretfiles import SecretFiles
 
 
 class ClusterSide:
     """Membership, proxy and info of one daemon: `routes` into its application, then `start`."""
 
-    def __init__(self, config: Config, engine: Engine, network: ClusterNetwork) -> None:
+    def __init__(self, config: Config, engine: Engine, network: MachineNetworking) -> None:
         manager = ManagerProcess(
             config.data_root / "manager",
             config.run_dir,
             f"{config.cgroup_parent.strip('/')}/manager",
         )
         secrets = NodeSecrets()
+        leases = NodeLeases(lambda: held(engine))
+        network.attaching.lessor_now = lambda: leases if self.member.membership else None
         self._network = network
         self._document: Json | None = None
         self._proxy = ManagerProxy(manager.socket_path)
@@ -48,9 +53,11 @@ class ClusterSide:
                     lambda: describe(config.labels),
                 ),
                 secrets=secrets,
+                leases=leases,
                 clock=engine.parts.clock,
                 labels=config.labels,
                 generic=config.generic,
+                let_go=lambda: let_go(engine),
             ),
             self._proxy,
             Addresses(

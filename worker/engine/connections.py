@@ -6,7 +6,7 @@ from worker.engine.events import EventBus, emit_network
 from worker.engine.launcher import Launcher, join_request, to_state
 from worker.engine.networks import Networks
 from worker.engine.ports import NetworkInfo, Networking
-from worker.engine.record import Record
+from worker.engine.record import Container, Record
 from worker.engine.table import ContainerTable
 
 
@@ -34,7 +34,7 @@ class Connections:
             Forbidden: when it is on it already and runs.
             InvalidArgument: when it shares or has no network, or the address cannot be had.
         """
-        network = self._networks.get(network_ref)
+        network = await self._networks.find(network_ref)
         container = self._table.get(container_ref)
         async with container.lock:
             record = container.record
@@ -45,6 +45,7 @@ class Connections:
                     f"endpoint with name {record.name} already exists in network {network.name}"
                 )
             spec.network_id = network.id
+            spec.attached = network.scope != "local"
             before = record.endpoints
             record.endpoints = {**before, network.name: spec}
             if record.running:
@@ -65,7 +66,7 @@ class Connections:
             NotFound: when there is no such network or container.
             Internal: when it is not on it (Docker's status for this).
         """
-        network = self._networks.get(network_ref)
+        network = await self._networks.find(network_ref)
         try:
             container = self._table.get(container_ref)
         except NotFound:
@@ -83,12 +84,23 @@ class Connections:
                 )
             if network.name not in record.endpoints:
                 raise Internal(f"container {record.id} is not connected to network {network.name}")
-            record.endpoints = {k: v for k, v in record.endpoints.items() if k != network.name}
-            if record.running and record.joined.pop(network.name, None) is not None:
-                await self._networking.disconnect(record.id, network.id)
-                await self._launcher.write_files(record)
-            await self._table.save(container)
+            await self._unplug(container, network.name)
         self._emit(network, "disconnect", record)
+
+    async def sever(self, container_ref: str, name: str) -> None:
+        """Take a container off a network that is no longer this machine's."""
+        container = self._table.get(container_ref)
+        async with container.lock:
+            await self._unplug(container, name)
+
+    async def _unplug(self, container: Container, name: str) -> None:
+        record = container.record
+        spec = record.endpoints[name]
+        record.endpoints = {k: v for k, v in record.endpoints.items() if k != name}
+        if record.running and record.joined.pop(name, None) is not None:
+            await self._networking.disconnect(record.id, spec.network_id)
+            await self._launcher.write_files(record)
+        await self._table.save(container)
 
     async def renamed(self, record: Record) -> None:
         """Let a container that runs answer to its new name."""

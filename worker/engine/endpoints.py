@@ -24,7 +24,9 @@ class EndpointSpec(msgspec.Struct, kw_only=True):
     mac_address: str = ""
     gateway_priority: int = 0
     leased: bool = False
-    """The cluster gave the address to a task: only so is a network of the cluster joined."""
+    """The cluster gave the address: only so is a network of the cluster joined."""
+    attached: bool = False
+    """On an attachable network of the cluster, by a container that is no task's."""
 
 
 class _IpamConfig(msgspec.Struct):

@@ -162,7 +162,7 @@ class Engine:
             InvalidArgument, Unsupported: when the spec cannot be served.
         """
         record = await asyncio.to_thread(self._record_of, spec)
-        self.networks.resolve(record)
+        await self.networks.resolve(record)
         self.storage.announce(await asyncio.to_thread(self._furnish, record))
         if not spec.name:
             record.name = fresh_name(self._table.names, random.choice)

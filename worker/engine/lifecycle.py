@@ -12,7 +12,7 @@ import msgspec
 
 from runtime.errors import BadStatus, NoSuchContainer, RuntimeFailure
 from runtime.oci import ContainerState
-from swarmapi.errors import Conflict, InvalidArgument, NotFound, SwarmError
+from swarmapi.errors import Conflict, InvalidArgument, NotFound, SwarmError, Unavailable
 from worker.engine import restart
 from worker.engine.events import EventBus, emit_network, emit_volume
 from worker.engine.launcher import Launcher, Places, join_request
@@ -23,6 +23,7 @@ from worker.engine.table import ContainerTable
 DEFAULT_STOP_TIMEOUT_S = 10
 KILL_WAIT_S = 10.0
 LOST_EXIT_CODE = 255
+_BOOT_RETRY_S = 1.0
 """The exit code of a container whose end nobody saw (as Docker has it after a reboot)."""
 
 log = logging.getLogger(__name__)
@@ -341,10 +342,20 @@ class Lifecycle:
         elif unseen and restart.should_start_at_boot(
             policy, record.exit_code, record.restart_count, stopped_by_user=record.stopped_by_user
         ):
+            await self._start_at_boot(container)
+
+    async def _start_at_boot(self, container: Container) -> None:
+        """Start it, on a network of the cluster as soon as the managers can be asked."""
+        record = container.record
+        while not record.alive and self._table.find(record.id) is container:
             try:
                 await self.start(container)
+            except Unavailable as error:
+                log.info("restart of container %s: %s", record.id, error)
+                await self._clock.sleep(_BOOT_RETRY_S)
             except SwarmError as error:
                 log.warning("restart of container %s: %s", record.id, error)
+                return
 
     def _record_end(self, record: Record, state: ContainerState) -> None:
         record.exit_code = LOST_EXIT_CODE if state.exit_code is None else state.exit_code

@@ -92,12 +92,12 @@ class Networks:
             raise NotFound(f"network {reference} not found")
         return found[0]
 
-    def members(self, network: NetworkInfo) -> list[Record]:
+    def members(self, network_id: str) -> list[Record]:
         """Return the running containers on a network."""
         return [
             record
             for record in self._records()
-            if any(state.network_id == network.id for state in record.joined.values())
+            if any(state.network_id == network_id for state in record.joined.values())
         ]
 
     async def create(self, wanted: NetworkInfo) -> NetworkInfo:
@@ -139,7 +139,7 @@ class Networks:
             raise Forbidden(f"{network.name} is a pre-defined network and cannot be removed")
         if network.scope != "local":
             raise Unsupported(f"network {network.name} belongs to the cluster: ask a manager")
-        members = self.members(network)
+        members = self.members(network.id)
         if members:
             users = " ".join(f'name:"{m.name}" id:"{m.id[:12]}"' for m in members)
             raise Forbidden(
@@ -154,7 +154,19 @@ class Networks:
         self._emit(network, "destroy")
         await self._journal.commit()
 
-    def resolve(self, record: Record) -> None:
+    async def find(self, reference: str) -> NetworkInfo:
+        """Return a network, also one of the cluster that is not in use here.
+
+        Raises:
+            NotFound: when there is none. Unavailable: when the managers cannot be asked.
+        """
+        try:
+            found = self.get(reference)
+        except NotFound:
+            return await self._networking.find(reference)
+        return found if found.scope == "local" else await self._networking.find(found.id)
+
+    async def resolve(self, record: Record) -> None:
         """Make a new record's endpoints name networks that are here, its mode's first.
 
         What is discarded is told in the record's warnings.
@@ -162,14 +174,14 @@ class Networks:
         Raises:
             InvalidArgument: for a network or container that is not here (NotFound would make
                 clients pull the image), for wishes that contradict each other or the network.
-            Unsupported: for a network only services can use.
+            Forbidden: for a network only services can use.
         """
         try:
-            self._resolve(record)
+            await self._resolve(record)
         except NotFound as error:
             raise InvalidArgument(error.message) from error
 
-    def _resolve(self, record: Record) -> None:
+    async def _resolve(self, record: Record) -> None:
         mode = record.host.network_mode = record.host.network_mode or "default"
         _check_extra_hosts(record.host.extra_hosts)
         record.host.links = resolve_links(record, self._find)
@@ -181,30 +193,23 @@ class Networks:
             record.endpoints = {}
             return
         given, record.endpoints = record.endpoints, {}
+        internal = []
         for reference in (mode, *given):
-            network = self._wanted("bridge" if reference == "default" else reference)
             spec = given.get(reference, EndpointSpec())
+            name = "bridge" if reference == "default" else reference
+            network = self.get(name) if spec.leased else await self.find(name)
             known = record.endpoints.get(network.name)
             if known is not None and reference not in given:
                 continue
-            spec.network_id = network.id
             self.check_endpoint(network, spec)
+            spec.network_id = network.id
+            spec.attached = network.scope != "local" and not spec.leased
             record.endpoints[network.name] = spec
+            internal.append(network.internal)
         first = next(iter(record.endpoints.values()))
         first.mac_address = first.mac_address or record.config.mac_address
-        if record.host.port_bindings and all(
-            self.get(spec.network_id).internal for spec in record.endpoints.values()
-        ):
+        if record.host.port_bindings and all(internal):
             record.warnings.append("Published ports are discarded on internal networks")
-
-    def _wanted(self, reference: str) -> NetworkInfo:
-        try:
-            return self.get(reference)
-        except NotFound as error:
-            if all(network.scope == "local" for network in self.all()):
-                raise
-            hint = "networks of the cluster, also attachable ones, are for services only"
-            raise NotFound(f"{error.message} on this node: {hint}") from error
 
     @staticmethod
     def check_endpoint(network: NetworkInfo, spec: EndpointSpec) -> None:
@@ -214,10 +219,14 @@ class Networks:
                 "container cannot be connected to multiple networks"
                 f" with one of the networks in {network.name} mode"
             )
-        if network.scope != "local" and not spec.leased:
+        if network.scope != "local" and not spec.leased and not network.attachable:
+            raise Forbidden(
+                f"Could not attach to network {network.name}: rpc error: code = PermissionDenied "
+                f"desc = network {network.name} not manually attachable"
+            )
+        if network.scope != "local" and not spec.leased and spec.mac_address:
             raise Unsupported(
-                f"network {network.name} belongs to the cluster: only services can use it, also "
-                "when it is attachable"
+                f"a MAC address on network {network.name}: an overlay's follow from the addresses"
             )
         if network.id == BRIDGE_ID and spec.ipv4_address:
             raise InvalidArgument(

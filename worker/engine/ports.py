@@ -159,6 +159,10 @@ class Networking(Protocol):
         """Let a running container answer to other names."""
         ...
 
+    async def find(self, reference: str) -> NetworkInfo:
+        """Return a network of the cluster, known here or not; NotFound when there is none."""
+        ...
+
     async def host_gateway(self) -> str:
         """Return the address by which every container reaches the host."""
         ...

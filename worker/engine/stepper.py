@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from runtime.errors import NoSuchContainer, RuntimeFailure
@@ -29,7 +29,7 @@ class Stepper:
         storage: Storage,
         places: Places,
         running: Callable[[str], Record],
-        resolve: Callable[[Record], None],
+        resolve: Callable[[Record], Awaitable[None]],
         now: Callable[[], int],
     ) -> None:
         self._supervisor = supervisor
@@ -56,7 +56,7 @@ class Stepper:
     async def _run(self, step: RunStep) -> int:
         record = _record(step, self._now())
         try:
-            self._resolve(record)
+            await self._resolve(record)
         except SwarmError as error:
             raise BuildError(error.message) from error
         places = replace(self._places, containers=step.directory.parent)

@@ -104,3 +104,11 @@ class NetworkBusy(NetworkError):
 def mac_of(address: str) -> str:
     """Return the MAC derived from an IPv4 address: 02:42 and the four bytes."""
     return "02:42:" + ":".join(f"{int(part):02x}" for part in address.split("."))
+
+
+def check_binding(binding: PortBinding) -> None:
+    """Refuse a port that cannot be published; raises NetworkError."""
+    if binding.protocol not in ("tcp", "udp"):
+        raise NetworkError(f"protocol {binding.protocol} cannot be published: use tcp or udp")
+    if ":" in binding.host_ip:
+        raise NetworkError(f"host address {binding.host_ip} is IPv6: only IPv4 can be published")

@@ -24,6 +24,7 @@ from worker.network.attachments import (
     NetworkError,
     PortBinding,
     PortTaken,
+    check_binding,
 )
 from worker.network.dns import Resolver
 from worker.network.host import VXLAN_PORT, Host, node_addresses
@@ -36,6 +37,7 @@ _log = logging.getLogger(__name__)
 
 EGRESS_NETWORK = "swarm-egress"
 """The bridge that gives tasks on overlays a way out of the node, unless these are internal."""
+_EGRESS = BridgeNetwork(EGRESS_NETWORK, EGRESS_NETWORK, bridge="swarm-egress")
 VERIFY_INTERVAL_S = 30.0
 
 
@@ -83,6 +85,8 @@ class Network:
         self._containers: dict[str, _Container] = {}
         self._pools: dict[str, AddressPool] = {}
         self._bridges: dict[str, BridgeNetwork] = {}
+        self.spoken_for: tuple[str, ...] = ()
+        """Subnets of networks that may come: no other is put there unasked."""
         self._planner = Planner(node_id)
         self._desired: DesiredState | None = None
         self._drift_repaired = 0
@@ -154,7 +158,7 @@ class Network:
         subnet = spec.subnet
         if not subnet:
             there = await self._on_thread(lambda: self._kernel.foreign_subnets({spec.bridge}))
-            subnet = choose_subnet(self._pool, [*taken, *there])
+            subnet = choose_subnet(self._pool, [*taken, *there, *self.spoken_for])
         check_subnet(subnet, taken)
         pool = AddressPool(subnet, spec.gateway, spec.ip_range, spec.reserved)
         whole = replace(spec, subnet=subnet, gateway=str(pool.gateway))
@@ -231,9 +235,7 @@ class Network:
         kinds = {a.kind for a in wanted}
         if kinds == {"overlay"} and any(self._leads_out(a.network_id) for a in wanted):
             if EGRESS_NETWORK not in self._bridges:
-                await self._create_bridge(
-                    BridgeNetwork(EGRESS_NETWORK, EGRESS_NETWORK, bridge="swarm-egress")
-                )
+                await self._create_bridge(_EGRESS)
             wanted.append(Attachment(EGRESS_NETWORK, "bridge"))
         for attachment in wanted:
             await self._plug(container_id, attachment)
@@ -364,6 +366,8 @@ class Network:
         )
         async with self._lock:
             interfaces = {e.network_id: e.interface for e in endpoints}
+            if EGRESS_NETWORK in interfaces:
+                attachments = [*attachments, Attachment(EGRESS_NETWORK, "bridge")]
             container = _Container(
                 {a.network_id: a for a in attachments},
                 {e.network_id: e for e in endpoints},
@@ -381,6 +385,11 @@ class Network:
             return self._attached(container_id)
 
     async def _readopt_network(self, endpoint: AttachedEndpoint) -> None:
+        if endpoint.network_id == EGRESS_NETWORK and EGRESS_NETWORK not in self._bridges:
+            subnet = IPv4Interface(f"{endpoint.gateway}/{endpoint.prefix}").network
+            await self._create_bridge(
+                replace(_EGRESS, subnet=str(subnet), gateway=endpoint.gateway)
+            )
         pool = self._pools.get(endpoint.network_id)
         table = self._tables.get(endpoint.network_id)
         if pool is not None:
@@ -399,7 +408,7 @@ class Network:
             )
         bound = []
         for binding in wanted:
-            _check_binding(binding)
+            check_binding(binding)
             try:
                 holder = await self._on_thread(partial(self._kernel.reserve, binding))
             except PortTaken as error:
@@ -589,10 +598,3 @@ def _close_all(holders: list[socket.socket]) -> None:
     for holder in holders:
         holder.close()
     holders.clear()
-
-
-def _check_binding(binding: PortBinding) -> None:
-    if binding.protocol not in ("tcp", "udp"):
-        raise NetworkError(f"protocol {binding.protocol} cannot be published: use tcp or udp")
-    if ":" in binding.host_ip:
-        raise NetworkError(f"host address {binding.host_ip} is IPv6: only IPv4 can be published")

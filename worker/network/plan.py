@@ -386,6 +386,8 @@ def _overlay_names(
         if service.vip:
             reverse[service.vip] = f"{service.name}.{table.name}"
     for endpoint in table.endpoints.values():
+        for name in endpoint.aliases:
+            add(name, (endpoint.address,))
         if endpoint.name:
             add(endpoint.name, (endpoint.address,))
             reverse[endpoint.address] = f"{endpoint.name}.{table.name}"

@@ -397,6 +397,27 @@ class Network(Stored, frozen=True):
     """Raft index of the last change to what its endpoint table holds; kept by apply."""
 
 
+class NetworkLease(Stored, frozen=True):
+    """An attachable network's address for a container that is no task's."""
+
+    id: str
+    """`network id/container id`."""
+    network_id: str
+    node_id: str
+    container_id: str
+    wanted: str = ""
+    """The one address that will do, without prefix length; empty for any."""
+    names: tuple[str, ...] = ()
+    """What others find it by; the first is its name."""
+    is_up: bool = True
+    """Whether the container is on the network now; the address is kept for it meanwhile."""
+    address: str = ""
+    """Given by the allocator, with prefix length."""
+    error: str = ""
+    """Why there is no address."""
+    meta: Meta = Meta()
+
+
 class Secret(Stored, frozen=True):
     """Bytes for the containers that use them, never changed: a replacement is another object."""
 

@@ -41,15 +41,18 @@ class ServiceEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class TaskEndpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A task's address on one network."""
+    """The address of a task, or of a container that is no task's, on one network."""
 
     task_id: str
+    """Of a container that is no task's: its id."""
     service_id: str
+    """Empty for a container that is no task's."""
     node_id: str
     name: str
     """`service.slot.taskid`, as DNS and PTR give it."""
     address: str
     state: EndpointState = EndpointState.SERVING
+    aliases: tuple[str, ...] = ()
 
 
 class NodeEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -14,6 +14,7 @@ from swarmapi.model.tables import NetworkTable
 from swarmapi.override import override
 from tests.fakes.executor import FakeExecutor, RealClock
 from tests.fakes.pki import CertificateAuthority
+from worker.agent.leases import NodeLeases
 from worker.agent.secrets import NodeSecrets
 from worker.cluster.manager_process import ManagerProcess
 from worker.cluster.membership import Addresses, Member
@@ -93,7 +94,13 @@ class Machine:
         manager = WatchedManager(self.state_dir, self.run_dir)
         proxy = ManagerProxy(manager.socket_path)
         parts = NodeParts(
-            self.files, manager, self.network, self.executor, NodeSecrets(), RealClock()
+            self.files,
+            manager,
+            self.network,
+            self.executor,
+            NodeSecrets(),
+            NodeLeases(tuple),
+            RealClock(),
         )
         member = Member(parts, proxy, Addresses())
         try:

@@ -16,7 +16,7 @@ from manager.store.changes import Delete, PutNode
 from swarmapi.identity import JOIN_SERVER_NAME, MANAGER, expect
 from swarmapi.model.objects import Node
 from swarmapi.model.spec import NodeRole, NodeSpec
-from swarmapi.v1 import ca_pb2, dispatcher_pb2, forward_pb2, logs_pb2, raft_pb2
+from swarmapi.v1 import ca_pb2, dispatcher_pb2, forward_pb2, leases_pb2, logs_pb2, raft_pb2
 from tests.unit.manager_shell.test_three_managers import Place
 from tests.unit.manager_shell.wire import material
 
@@ -40,6 +40,10 @@ ALLOWED: Final[dict[tuple[str, str], set[str]]] = {
     },
     ("Membership", "Join"): {"manager"},
     ("Dispatcher", "Session"): {"worker", "manager", "demoted manager", "promoted worker"},
+    **{
+        ("Leases", method): {"worker", "manager", "demoted manager", "promoted worker"}
+        for method in ("Find", "Take", "Keep")
+    },
     ("Logs", "Publish"): {"worker", "manager", "demoted manager", "promoted worker"},
     ("Forward", "Call"): {"manager"},
     ("Raft", "Stream"): set(),  # its members alone
@@ -48,7 +52,7 @@ ALLOWED: Final[dict[tuple[str, str], set[str]]] = {
 DENIED: Final = {"UNAUTHENTICATED", "PERMISSION_DENIED", "UNIMPLEMENTED", "UNAVAILABLE"}
 METHODS: Final = [
     (service.full_name, service.name, method.name)
-    for module in (ca_pb2, dispatcher_pb2, forward_pb2, logs_pb2, raft_pb2)
+    for module in (ca_pb2, dispatcher_pb2, forward_pb2, leases_pb2, logs_pb2, raft_pb2)
     for service in module.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 ]

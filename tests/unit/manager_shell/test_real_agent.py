@@ -20,6 +20,7 @@ from tests.fakes.executor import FakeExecutor, RealClock
 from tests.unit.manager_shell.cluster import MemoryCluster
 from tests.unit.manager_shell.test_three_managers import Place as ManagerPlace
 from tests.unit.manager_shell.wire import material, root_of, served
+from worker.agent.leases import NodeLeases
 from worker.agent.reporter import Reporter
 from worker.agent.secrets import NodeSecrets
 from worker.agent.session import Agent, AgentParts, Place, _leader_of
@@ -73,6 +74,7 @@ def agent_of(
             tables=tables,
             secrets=NodeSecrets(),
             logs=executor,
+            leases=NodeLeases(tuple),
             channel=lambda address: channel_to(address, tls),
             managers=[target],
             save_managers=nothing,

@@ -1,13 +1,15 @@
 """Networks and volumes of the engine on fakes: what a record joins, and what stays of it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from swarmapi.errors import Conflict, Forbidden, InvalidArgument, NotFound, SwarmError, Unsupported
+from swarmapi.errors import Conflict, Forbidden, InvalidArgument, NotFound, SwarmError
 from tests.unit.worker.test_engine import World, play
 from worker.api.render import container_details
+from worker.cluster.attached import held, let_go
 from worker.engine.endpoints import EndpointSpec
 from worker.engine.network_spec import decode_network
 from worker.engine.ports import NetworkInfo
@@ -96,23 +98,44 @@ def test_contradictions_are_refused_before_anything_is_made(
     play(tmp_path, story)
 
 
-def test_a_network_of_the_cluster_is_for_its_tasks_only(tmp_path: Path) -> None:
+def test_a_network_of_the_cluster_lets_others_in_where_it_is_attachable(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        closed = NetworkInfo("o1", "over", "overlay", "10.7.0.0/24", scope="swarm")
+        world.network.enter(closed)
+        world.network.enter(replace(closed, id="o2", name="open", attachable=True))
+        with pytest.raises(Forbidden, match="network over not manually attachable"):
+            await create(world, "c1", "over")
+        plain = await create(world, "c1", "bridge")
+        with pytest.raises(Forbidden, match="network over not manually attachable"):
+            await world.engine.connections.connect("over", plain, EndpointSpec())
+        with pytest.raises(InvalidArgument, match="network elsewhere not found"):
+            await create(world, "c2", "elsewhere")
+        wish = {"o2": {"IPAMConfig": {"IPv4Address": "10.7.0.9"}, "Aliases": ["a"]}}
+        record = world.engine.inspect(await create(world, "c2", "open", wish)).record
+        spec = record.endpoints["open"]
+        assert (spec.network_id, spec.attached, spec.leased) == ("o2", True, False)
+        await world.engine.start("c2")
+        await world.engine.connections.connect("open", plain, EndpointSpec())
+        assert [(h.container_id, h.names[0], h.is_up) for h in held(world.engine)] == [
+            (record.id, "c2", True),
+            (plain, "c1", False),
+        ]
+        await world.engine.stop("c2")
+        assert not any(h.is_up for h in held(world.engine))
+        await let_go(world.engine)
+        assert not list(held(world.engine))
+
+    play(tmp_path, story)
+
+
+def test_a_task_has_the_address_that_it_was_given(tmp_path: Path) -> None:
     async def story(world: World) -> None:
         world.network.enter(NetworkInfo("o1", "over", "overlay", "10.7.0.0/24", scope="swarm"))
-        own_address = {"over": {"IPAMConfig": {"IPv4Address": "10.7.0.9"}}}
-        for endpoints in ({}, own_address):
-            with pytest.raises(Unsupported, match=r"over belongs to the cluster: only services"):
-                await create(world, "c1", "over", endpoints)
-        plain = await create(world, "c1", "bridge")
-        wish = EndpointSpec(ipv4_address="10.7.0.9")
-        with pytest.raises(Unsupported, match="only services can use it, also when it is attach"):
-            await world.engine.connections.connect("over", plain, wish)
-        with pytest.raises(InvalidArgument, match=r"not found on this node: .* for services only"):
-            await create(world, "c2", "elsewhere")
         leased = decode_create({"Image": "img:1", "HostConfig": {"NetworkMode": "over"}}, "task")
         leased.endpoints = {"over": EndpointSpec(ipv4_address="10.7.0.9", leased=True)}
         await world.engine.start(await world.engine.create(leased))
         assert world.engine.inspect("task").record.joined["over"].address == "10.7.0.9"
+        assert not list(held(world.engine))
 
     play(tmp_path, story)
 

@@ -14,6 +14,7 @@ from swarmapi.model.tables import NetworkTable
 from swarmapi.v1 import dispatcher_pb2 as pb
 from swarmapi.v1 import dispatcher_pb2_grpc
 from tests.fakes.executor import FakeExecutor, RealClock
+from worker.agent.leases import NodeLeases
 from worker.agent.reporter import Reporter
 from worker.agent.secrets import NodeSecrets
 from worker.agent.session import Agent, AgentParts, Place
@@ -96,6 +97,7 @@ def agent_of(tmp_path: Path, managers: list[str], tables: NoTables | None = None
             tables=tables or NoTables(),
             secrets=NodeSecrets(),
             logs=FakeExecutor(),
+            leases=NodeLeases(tuple),
             channel=grpc.aio.insecure_channel,
             managers=managers,
             save_managers=nothing,
