@@ -101,8 +101,9 @@ def _tasks(before: View, after: View, service_id: str) -> tuple[PlannedTask, ...
 
 def _slots(view: View, service_id: str) -> dict[SlotKey, Task]:
     """Return the task that holds each slot: the newest wanted one that lives."""
-    tasks = view.tasks_of_service(service_id)
-    return dict(sorted((slot_key(t), t) for t in tasks if is_wanted(t) and is_live(t)))
+    tasks = (t for t in view.tasks_of_service(service_id) if is_wanted(t) and is_live(t))
+    by_age = sorted(tasks, key=lambda t: (slot_key(t), t.meta.created_ns, t.id))
+    return {slot_key(task): task for task in by_age}
 
 
 def _task(after: View, key: SlotKey, old: Task | None, new: Task | None) -> PlannedTask:

@@ -36,6 +36,8 @@ A_WORKER = (
     "state. Please run this command on a manager node or promote the current node to a manager."
 )
 _READY_TIMEOUT_S = 30.0
+_OWN_LOG = "/swarm/v1/raft"
+"""A manager answers it also while there is no leader."""
 _POLL_S = 0.1
 
 
@@ -119,7 +121,7 @@ class Member:
         return self._locked is not None or (self.node is not None and self.node.locked)
 
     async def unlock(self, unlock_key: str) -> None:
-        """Go on as a manager whose keys were locked.
+        """Go on as a manager whose keys were locked; a leader may need others unlocked, too.
 
         Raises:
             Conflict: it is not locked, as Docker says it.
@@ -136,8 +138,7 @@ class Member:
                 self._locked = None
             elif self.node is not None:
                 self.node.try_unlocked()
-            if self.membership is not None:
-                await self._await_manager(self.membership.node_id)
+            await self._await_manager(_OWN_LOG)
 
     async def stop(self) -> None:
         """Let go; containers and the manager go on."""
@@ -181,7 +182,7 @@ class Member:
                     data_path_addr=data_path,
                 )
                 await self._parts.manager.ensure(run_arguments(membership))
-                await self._await_manager(membership.node_id)
+                await self._await_manager(f"/nodes/{membership.node_id}")
                 await self._apply_settings(request, membership.node_id)
                 await self._enter(membership, tls)
             except BaseException:
@@ -216,7 +217,7 @@ class Member:
             after = _first_of(told, listen, advertise, data_path)
             await asyncio.to_thread(self._parts.files.save, after)
             await self._run(after, await self._stored_tls(after))
-            await self._await_manager(after.node_id)
+            await self._await_manager(f"/nodes/{after.node_id}")
             await self._apply_settings(request, after.node_id)
             return after.node_id
 
@@ -234,7 +235,7 @@ class Member:
                 membership = _first_of(told, listen, advertise, data_path)
                 tls = await self._parts.manager.keys.load_tls()
                 await self._parts.manager.ensure(run_arguments(membership))
-                await self._await_manager(membership.node_id)
+                await self._await_manager(f"/nodes/{membership.node_id}")
                 await self._enter(membership, tls)
             except BaseException:
                 await self._undo()
@@ -272,7 +273,7 @@ class Member:
                 await self._undo()
                 raise
             if membership.is_manager:
-                await self._await_manager(membership.node_id)
+                await self._await_manager(f"/nodes/{membership.node_id}")
 
     async def leave(self, *, force: bool) -> None:
         """Leave the cluster and forget it; its tasks' containers are removed.
@@ -333,14 +334,14 @@ class Member:
         await node.start()
         self.node = node
 
-    async def _await_manager(self, node_id: str) -> None:
-        """Return when the local manager answers for the cluster."""
+    async def _await_manager(self, path: str) -> None:
+        """Return when the local manager answers a request."""
         failure = ""
         try:
             async with asyncio.timeout(_READY_TIMEOUT_S):
                 while True:
                     try:
-                        status, body = await self._proxy.call("GET", f"/nodes/{node_id}")
+                        status, body = await self._proxy.call("GET", path)
                         if status == 200:
                             return
                         failure = _message(body) or f"status {status}"

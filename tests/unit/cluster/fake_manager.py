@@ -40,6 +40,8 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(404, {"message": "service missing not found"})
         elif self.path == "/local/unlock-key":
             self.reply(200, {"UnlockKey": os.environ.get("FAKE_UNLOCK_KEY", "")})
+        elif self.path == "/nodes/n1" and "FAKE_NO_LEADER" in os.environ:
+            self.reply(503, {"message": "The swarm does not have a leader"})
         elif self.path == "/nodes":
             self.reply(200, [{"ID": "n1", "ManagerStatus": {"Addr": "127.0.0.1:2377"}}, {"ID": 2}])
         elif self.path.endswith("/tasks/t1/logs"):

@@ -69,6 +69,21 @@ def test_a_locked_manager_waits_for_its_key(machine: Machine) -> None:
     asyncio.run(run())
 
 
+def test_the_first_of_many_managers_is_unlocked_before_there_is_a_leader(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        await locked_manager(machine)
+        async with machine.daemon() as (_, manager, _):
+            await end_manager(machine, manager)
+        monkeypatch.setenv("FAKE_NO_LEADER", "1")
+        async with machine.daemon() as (member, _, _):
+            await member.unlock(UNLOCK_KEY)
+            assert not member.locked
+
+    asyncio.run(run())
+
+
 def test_a_daemon_started_anew_asks_the_manager_that_runs(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

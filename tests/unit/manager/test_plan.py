@@ -113,6 +113,21 @@ def test_an_update_with_pauses_is_foreseen_to_its_end() -> None:
     assert all(t.node for t in plan.services[0].tasks)
 
 
+def test_a_slot_with_two_tasks_is_its_newest_ones() -> None:
+    """A plan is asked for while a start-first update is under way."""
+    made = World()
+    nodes(made, 2)
+    config = UpdateConfig(parallelism=1, order="start-first")
+    made.put_service("web", spec("web", replicas=2, update=config))
+    made.converge()
+    made.put_service("web", spec("web", replicas=2, image="image:2", update=config))
+    made.settle()
+    (new,) = (t for t in made.tasks("web") if t.spec_version == 2)
+    plan = planned(made, create(spec("other")), Request(action="remove", id="web"))
+    assert (new.slot, "remove", new.node_id, "") in slots(plan, "web")
+    assert len(slots(plan, "web")) == 2
+
+
 def test_remove_and_rollback() -> None:
     made = World()
     nodes(made, 2)
