@@ -78,7 +78,8 @@ def _follow(client: Client, state: dict[str, Any], *, quiet: bool) -> int:
         time.sleep(_POLL_S)
         state = client.get(_REBALANCE)
     if state["Skipped"]:
-        warn(f"a move failed, left as they are: {', '.join(state['Skipped'])}")
+        names = ", ".join(state["Skipped"])
+        warn(f"a move failed or an update is not over, left as they are: {names}")
         return 1
     if not quiet:
         print("Everything is balanced.")

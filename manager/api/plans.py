@@ -122,7 +122,10 @@ def _name(view: View, node_id: str) -> str:
 
 
 class RebalanceShown(TypedDict):
-    """A rebalancing: `State` is none, running, stopping or done; `Skipped` are services by name."""
+    """A rebalancing: `State` is none, running, stopping or done; `Skipped` are services by name.
+
+    A move of theirs failed, or their update was not over when it ended.
+    """
 
     State: str
     Moved: int

@@ -62,9 +62,21 @@ def rebalance(turn: Turn) -> None:
     if turn.is_full():
         turn.wake_at(turn.now_ns)
     elif not rests and not any(under_way.values()):
-        state = replace(state, ended_ns=turn.now_ns)
+        state = replace(state, ended_ns=turn.now_ns, skipped=_left_alone(turn, state))
     if state != before:
         turn.emit(SetRebalance(state=state, reason="rebalancing"))
+
+
+def _left_alone(turn: Turn, state: Rebalance) -> tuple[str, ...]:
+    """Return the services that were not evened out: with those whose update is not over."""
+    if state.stopping:
+        return state.skipped
+    busy = sorted(
+        s.id
+        for s in turn.view.services.values()
+        if is_busy(s) and not defaults.is_global(s.spec) and s.id not in state.skipped
+    )
+    return (*state.skipped, *busy)
 
 
 def _start_all(

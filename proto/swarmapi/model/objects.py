@@ -453,7 +453,7 @@ class Rebalance(Stored, frozen=True):
     """No move begins any more."""
     moved: int = 0
     skipped: tuple[str, ...] = ()
-    """Ids of services of which a move failed."""
+    """Ids of services of which a move failed or, at the end, an update was not over."""
 
 
 class Cluster(Stored, frozen=True):

@@ -161,6 +161,17 @@ def test_an_update_takes_over_from_a_move() -> None:
     assert {t.spec_version for t in running} == {2}
 
 
+def test_a_service_that_is_being_updated_is_said_to_be_left_alone() -> None:
+    made = lopsided()
+    config = UpdateConfig(parallelism=1, delay=3600 * SECOND)
+    made.put_service("web", spec("web", replicas=6, image="image:2", update=config))
+    made.converge()
+    begin(made)
+    made.converge()
+    assert state(made).skipped == ("web",)
+    assert state(made).ended_ns
+
+
 def test_stopping_begins_nothing_more() -> None:
     made = lopsided(update=UpdateConfig(parallelism=1))
     begin(made)
