@@ -14,7 +14,7 @@ from typing import Any
 from runtime.errors import StartFailed, SysError, Unsupported
 from runtime.supervisor import demands, kernel, process
 from runtime.supervisor.kernel import AT_FDCWD
-from runtime.supervisor.plan import EXISTS_OK, MISSING_OK, Plan, Slot
+from runtime.supervisor.plan import EXISTS_OK, MISSING_OK, NOT_OPEN, Plan, Slot
 from runtime.supervisor.process import _FILE_SLOT
 from runtime.supervisor.process import _ROOT_SLOT as ROOT
 
@@ -98,7 +98,8 @@ def compose(config: dict[str, Any], site: Site) -> Composed:
     demands.check_bundle(config)
     _refuse(linux)
     plan = Plan()
-    plan.call("close", site.gate[1])  # so that it sees the end of who would give it leave
+    # so that it sees the end of who would give it leave
+    plan.call("close", site.gate[1], allow=NOT_OPEN)
     plan.call("setsid")
     for path in site.tasks:
         plan.call("openat", AT_FDCWD, path, os.O_WRONLY | os.O_CLOEXEC, 0, slot=_FILE_SLOT)

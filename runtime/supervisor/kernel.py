@@ -11,6 +11,7 @@ import fcntl
 import os
 import socket
 import struct
+from collections.abc import Callable
 
 from runtime.errors import SysError
 from runtime.supervisor.sysnum import BY_MACHINE
@@ -78,11 +79,20 @@ _clone_args = (ctypes.c_uint64 * 11)()
 _clone_args_size = ctypes.sizeof(_clone_args)
 
 
-def clone3(flags: int, cgroup_fd: int = -1) -> tuple[int, int]:
+def _clone(arguments: object, size: int) -> int:
+    result: int = raw_syscall(NR["clone3"], arguments, size)
+    if result < 0:
+        raise SysError("clone3", ctypes.get_errno())
+    return result
+
+
+def clone3(
+    flags: int, cgroup_fd: int = -1, make: Callable[[object, int], int] = _clone
+) -> tuple[int, int]:
     """Fork with `flags`; returns (0, -1) in the child and (pid, pidfd) in the caller.
 
     The child belongs to the caller's parent (CLONE_PARENT), which alone can reap it; its exit
-    signal is then the caller's own, so the field must be zero (clone(2)).
+    signal is then the caller's own, so the field must be zero (clone(2)). `make` makes the call.
     """
     flags |= CLONE_PIDFD | CLONE_PARENT
     if cgroup_fd >= 0:
@@ -90,12 +100,8 @@ def clone3(flags: int, cgroup_fd: int = -1) -> tuple[int, int]:
     _clone_args[0] = flags
     _clone_args[1] = ctypes.addressof(_pidfd)
     _clone_args[10] = max(cgroup_fd, 0)
-    result: int = raw_syscall(NR["clone3"], ctypes.byref(_clone_args), _clone_args_size)
-    if result == 0:
-        return 0, -1
-    if result < 0:
-        raise SysError("clone3", ctypes.get_errno())
-    return result, _pidfd.value
+    pid = make(ctypes.byref(_clone_args), _clone_args_size)
+    return pid, _pidfd.value if pid else -1
 
 
 def prctl(option: int, value: int) -> None:

@@ -9,7 +9,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from runtime.errors import StartFailed, Unsupported
-from runtime.supervisor import compose, kernel, pidone, process, sealed, seccomp, usher, wire
+from runtime.supervisor import (
+    compose,
+    kernel,
+    native,
+    pidone,
+    process,
+    sealed,
+    seccomp,
+    usher,
+    wire,
+)
 from runtime.supervisor.cgroups import Group
 from runtime.supervisor.entering import Entrant
 from runtime.supervisor.plan import Plan, Slot
@@ -47,6 +57,7 @@ class Launcher:
         self.own_netns = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self.pool: list[int] = []
         self.init_fd = self.usher_fd = -1
+        self.cradle = native.Cradle()
         self.null = kernel.open_null()
         while self.null < 3:
             self.null = os.dup(self.null)
@@ -60,26 +71,40 @@ class Launcher:
         self.pool.append(kernel.new_netns(self.own_netns))
 
     def clone(
-        self, plan: Plan, report_fd: int, flags: int, cgroup: str, pid_ns: int
+        self,
+        plan: Plan,
+        report_fd: int,
+        keep: list[int],
+        flags: int,
+        group: Group,
+        pid_ns: int,
     ) -> tuple[int, int]:
-        """Run the plan in a child, which reports to `report_fd`; returns (pid, pidfd)."""
-        block = plan.link()
+        """Run the plan in a child, which reports to `report_fd`; returns (pid, pidfd).
+
+        It uses the descriptors of `keep` besides. Where the kernel may kill it for the container's
+        want of memory, or a tracer is already there, it must not share ours.
+        """
+        cgroup = group.v2
+        share = pid_ns < 0 and "memory" not in group.layout.v2_controllers
         cgroup_fd = os.open(cgroup, os.O_RDONLY | os.O_CLOEXEC) if cgroup else -1
         joined = False
         try:
             if pid_ns >= 0:
                 kernel.syscall("setns", pid_ns, kernel.CLONE_NEWPID)
                 joined = True
+            if self.cradle.usable:
+                return self.cradle.bear(plan, report_fd, keep, flags, cgroup_fd, share)
+            block = plan.link()
             pid, pidfd = kernel.clone3(flags, cgroup_fd)
             if pid == 0:
                 plan.run(report_fd)
+            del block
+            return pid, pidfd
         finally:
             if joined:
                 kernel.syscall("setns", self.own_pid_ns, kernel.CLONE_NEWPID)
             if cgroup_fd >= 0:
                 os.close(cgroup_fd)
-            del block
-        return pid, pidfd
 
     def start(
         self, request: dict[str, Any], group: Group, bpf: bytes, netns_fd: int, warnings: list[str]
@@ -112,8 +137,9 @@ class Launcher:
             report, report_fd = os.pipe2(os.O_CLOEXEC)
             ours.append(report)
             theirs.append(report_fd)
+            keep = [*theirs, *site.fds, *site.stdio, site.netns_fd, site.init_fd]
             pid, pidfd = self.clone(
-                composed.plan, report_fd, composed.flags, group.v2, composed.pid_ns_fd
+                composed.plan, report_fd, keep, composed.flags, group, composed.pid_ns_fd
             )
         except BaseException:
             wire.close_all(ours)
@@ -204,7 +230,8 @@ class Launcher:
             given = (stdio[0], stdio[1], stdio[2])
             process.finish(plan, settings, given, bpf, entrant.warnings, make_cwd=False, door=door)
             entrant.labels = plan.labels
-            cloned = self.clone(plan, entrant.report_fd, 0, group.v2, pid_ns)
+            keep = [*stdio, pidfd, self.usher_fd]
+            cloned = self.clone(plan, entrant.report_fd, keep, 0, group, pid_ns)
             entrant.cloned(*cloned, inside=door is None)
         except BaseException:
             entrant.close()

@@ -1,7 +1,8 @@
 """A syscall plan: a flat list of system calls with their data, and the executor of the child.
 
 The data of all calls lies in one buffer; arguments are numbers, pointers into that buffer, or
-references to results of earlier calls (slots). Nothing is decided in the child.
+references to results of earlier calls (slots). Nothing is decided in the child. `native.py` makes a
+program of a plan; `Plan.run` says what that must do and takes its place where it cannot.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from runtime.supervisor.kernel import NR, raw_syscall
 IGNORE = -1  # any errno is fine
 MISSING_OK = frozenset({errno.ENOENT, errno.ENOTDIR})
 EXISTS_OK = frozenset({errno.EEXIST})
+NOT_OPEN = frozenset({errno.EBADF})
 # execve over the directories of PATH: go on, but remember a refusal for the last word
 SEARCH = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES})
 _REPORT = struct.Struct("<ii")
@@ -42,8 +44,7 @@ class Plan:
         self._strings: dict[bytes, Pointer] = {}
         self._relocations: list[tuple[int, int]] = []
         self._slotted: set[int] = set()
-        self._fork = -1
-        self._gate = -1
+        self.forked = self.gated = -1
 
     def buffer(self, content: bytes) -> Pointer:
         """Place bytes in the data, aligned to 8."""
@@ -91,20 +92,25 @@ class Plan:
 
     def fork(self) -> None:
         """Split in two: the old process makes the next call alone, the new one those after it."""
-        self._fork = len(self.calls)
+        self.forked = len(self.calls)
         self.call("clone", signal.SIGCHLD, 0, 0, 0, 0, label="fork")
 
     def gate(self, fd: int) -> None:
         """Go on only once a byte comes from `fd`; at its end, end."""
-        self._gate = len(self.calls)
+        self.gated = len(self.calls)
         self.call("read", fd, self.buffer(b"\0" * 8), 1, label="leave to run")
+
+    def located(self, base: int) -> bytes:
+        """Return the data as it must be to lie at `base`."""
+        for at, target in self._relocations:
+            struct.pack_into("<Q", self.data, at, base + target)
+        return bytes(self.data)
 
     def link(self) -> ctypes.Array[ctypes.c_char]:
         """Fix all addresses; returns the buffer, which must live until the child has run."""
-        block = ctypes.create_string_buffer(bytes(self.data), len(self.data) + 8)
+        block = ctypes.create_string_buffer(len(self.data) + 8)
         base = ctypes.addressof(block)
-        for at, target in self._relocations:
-            struct.pack_into("<Q", block, at, base + target)
+        ctypes.memmove(block, self.located(base), len(self.data))
         for _, arguments, _, _ in self.calls:
             for i, value in enumerate(arguments):
                 if type(value) is Pointer:
@@ -132,9 +138,9 @@ class Plan:
             if result >= 0:
                 if slot >= 0:
                     slots[slot] = result
-                if index == self._fork and result == 0:
+                if index == self.forked and result == 0:
                     left_out = index + 1
-                if index == self._gate and result == 0:
+                if index == self.gated and result == 0:
                     os._exit(127)
                 continue
             code = ctypes.get_errno()
