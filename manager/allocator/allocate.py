@@ -7,9 +7,9 @@ its quarantine record until no node's table can name it any more.
 import itertools
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network
-from typing import Final
 
-from manager.allocator.pools import AddressPool, free_subnet, overlapping
+from manager.allocator.networks import asked, choose, pool_of
+from manager.allocator.pools import AddressPool
 from manager.allocator.ports import allocate_ports, needs_ingress
 from manager.store.changes import (
     Delete,
@@ -20,7 +20,7 @@ from manager.store.changes import (
     SetServiceEndpoint,
 )
 from manager.store.turn import NOT_COMMITTED, Turn
-from manager.store.view import NEW, View, bare, is_unallocated
+from manager.store.view import NEW, View, is_unallocated
 from swarmapi.model import defaults
 from swarmapi.model.objects import (
     Network,
@@ -33,8 +33,6 @@ from swarmapi.model.objects import (
     VirtualIP,
 )
 from swarmapi.model.spec import ServiceSpec
-
-MAX_VNI: Final = (1 << 24) - 1
 
 
 def allocate(turn: Turn) -> None:
@@ -101,38 +99,17 @@ class _Allocation:
         if self._turn.is_full():
             self._turn.wake_at(self._turn.now_ns)
             return
-        view = self._turn.view
-        used = [n.subnet for n in view.networks.values() if n.subnet]
-        pools = view.cluster.address_pools if view.cluster is not None else ("10.0.0.0/8",)
-        size = view.cluster.subnet_size if view.cluster is not None else 24
-        asked = next(iter((network.spec.ipam and network.spec.ipam.config) or ()), None)
-        subnet, error = (asked.subnet if asked is not None else ""), ""
-        if subnet:
-            other = overlapping(subnet, used)
-            error = f"subnet {subnet} overlaps {other}: choose another one" if other else ""
-        else:
-            subnet = free_subnet(pools, size, used) or ""
-            if not subnet:
-                error = f"no free /{size} in the address pools {', '.join(pools)}"
-        vni = (view.cluster.last_vni if view.cluster is not None else 4096) + 1
-        if vni > MAX_VNI:
-            error = "no VXLAN id is left"
-        if error:
-            if error != network.error:
-                self._turn.emit(
-                    SetNetworkAllocation(network_id=network.id, error=error, reason=error)
-                )
+        subnet, gateway, vni, error = choose(self._turn.view, network.spec)
+        if error and error == network.error:
             return
-        gateway = asked.gateway if asked is not None else ""
-        if not gateway:
-            gateway = bare(AddressPool(subnet, "", ()).take() or "")
         self._turn.emit(
             SetNetworkAllocation(
                 network_id=network.id,
                 subnet=subnet,
-                gateway=bare(gateway),
+                gateway=gateway,
                 vni=vni,
-                reason="allocated",
+                error=error,
+                reason=error or "allocated",
             )
         )
 
@@ -257,14 +234,14 @@ class _Allocation:
     def _take(self, network: Network, wanted: str = "") -> str | None:
         pool = self._pools.get(network.id)
         if pool is None:
-            used = self._turn.view.addresses_of.of(network.id)
-            pool = self._pools[network.id] = AddressPool(network.subnet, network.gateway, used)
+            pool = self._pools[network.id] = pool_of(self._turn.view, network)
         return pool.take_this(wanted) if wanted else pool.take()
 
 
 def _no_address(network: Network, wanted: str) -> str:
     if not wanted:
-        return f"network {network.spec.name} has no free address in {network.subnet}"
+        where = asked(network.spec).ip_range or network.subnet
+        return f"network {network.spec.name} has no free address in {where}"
     if IPv4Address(wanted) not in IPv4Network(network.subnet):
         return f"address {wanted} is not in subnet {network.subnet} of network {network.spec.name}"
     return f"address {wanted} is in use or reserved on network {network.spec.name}"
@@ -290,9 +267,8 @@ def waiting_for(view: View, task: Task) -> str:
             return "a network of its service is gone"
         if not network.subnet:
             return network.error or f"network {network.spec.name} is not allocated yet"
-        used = view.addresses_of.of(network.id)
-        if AddressPool(network.subnet, network.gateway, used).take() is None:
-            return f"network {network.spec.name} has no free address in {network.subnet}"
+        if pool_of(view, network).take() is None:
+            return _no_address(network, "")
     return ""
 
 

@@ -15,7 +15,10 @@ def _number(address: str) -> int:
 class AddressPool:
     """The host addresses of one subnet, given out upwards and reused as late as possible."""
 
-    def __init__(self, subnet: str, gateway: str, used: Collection[str]) -> None:
+    def __init__(
+        self, subnet: str, gateway: str, used: Collection[str], ip_range: str = ""
+    ) -> None:
+        """Without `ip_range`, the part to choose from, it is all of the subnet."""
         network = IPv4Network(subnet)
         self._prefix = network.prefixlen
         self._first = int(network.network_address) + 1
@@ -23,16 +26,19 @@ class AddressPool:
         self._used = {_number(a) for a in used}
         if gateway:
             self._used.add(int(IPv4Address(bare(gateway))))
-        in_range = [a for a in self._used if self._first <= a <= self._last]
-        self._next = max(in_range, default=self._first - 1) + 1
+        part = IPv4Network(ip_range) if ip_range else network
+        self._low = max(self._first, int(part.network_address))
+        self._high = min(self._last, int(part.broadcast_address))
+        in_range = [a for a in self._used if self._low <= a <= self._high]
+        self._next = max(in_range, default=self._low - 1) + 1
 
     def take(self) -> str | None:
         """Return a free address with prefix length, or None when there is none."""
-        size = self._last - self._first + 1
+        size = self._high - self._low + 1
         if size <= 0:
             return None
         for step in range(size):
-            candidate = self._first + (self._next - self._first + step) % size
+            candidate = self._low + (self._next - self._low + step) % size
             if candidate not in self._used:
                 self._used.add(candidate)
                 self._next = candidate + 1

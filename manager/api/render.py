@@ -36,7 +36,6 @@ from swarmapi.model.tables import EndpointState
 Json = dict[str, Any]
 CERT_EXPIRY_NS = 90 * 24 * 3_600 * defaults.SECOND_NS
 DATA_PATH_PORT = 4789
-_VXLAN_OPTION = "com.docker.network.driver.overlay.vxlanid_list"
 
 
 def rfc3339(time_ns: int) -> str:
@@ -298,7 +297,9 @@ def task_json(view: View, task: Task) -> Json:
 def _pool_config(network: Network) -> list[Json]:
     if not network.subnet:
         return []
-    return [{"Subnet": network.subnet, "Gateway": network.gateway}]
+    pool, asked = {"Subnet": network.subnet, "Gateway": network.gateway}, network.spec.ipam
+    config: Json = next((msgspec.to_builtins(one) for one in (asked and asked.config) or ()), {})
+    return [{**config, **pool}]
 
 
 def network_members(view: View, network: Network) -> Json:
@@ -347,7 +348,7 @@ def _attached_network(network: Network) -> Json:
         "IPAMOptions": ipam,
         "Scope": "swarm",
     }
-    body["DriverState"] = {"Name": "overlay", "Options": {_VXLAN_OPTION: str(network.vni)}}
+    body["DriverState"] = {"Name": "overlay", "Options": {defaults.VXLAN_OPTION: str(network.vni)}}
     body["IPAMOptions"] = ipam
     return body
 
@@ -357,7 +358,7 @@ def network_json(network: Network) -> Json:
     spec = network.spec
     options = dict(spec.options or {})
     if network.vni:
-        options[_VXLAN_OPTION] = str(network.vni)
+        options[defaults.VXLAN_OPTION] = str(network.vni)
     body: Json = {
         "Name": spec.name,
         "Id": network.id,

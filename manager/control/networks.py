@@ -4,6 +4,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from manager.allocator.networks import choose
 from manager.control.lookup import (
     Filters,
     find_network,
@@ -16,7 +17,7 @@ from manager.replica import Store
 from manager.store.changes import Delete, PutNetwork
 from manager.store.expect import lease_on, service_on
 from manager.store.view import View
-from swarmapi.errors import AlreadyExists
+from swarmapi.errors import AlreadyExists, FailedPrecondition
 from swarmapi.model.objects import Network
 from swarmapi.model.spec import NetworkSpec
 
@@ -29,7 +30,7 @@ async def create_network(store: Store, spec: NetworkSpec, request_id: str = "") 
     """Create a network and return it; its subnet is allocated afterwards.
 
     Raises:
-        SwarmError: invalid, or the name is taken.
+        SwarmError: invalid, the name is taken, or there is no such subnet or VXLAN id to give.
     """
     spec = replace(spec, driver=spec.driver or "overlay")
     check_network(spec)
@@ -39,6 +40,8 @@ async def create_network(store: Store, spec: NetworkSpec, request_id: str = "") 
         raise AlreadyExists(f"the cluster already has the ingress network {ingress.spec.name}")
     if store.view.by_name("network", spec.name) not in (None, network_id):
         raise AlreadyExists(f"network with name {spec.name} already exists")
+    if network_id not in store.view.networks and (error := choose(store.view, spec).error):
+        raise FailedPrecondition(error)
     network = Network(id=network_id, spec=spec)
     change = PutNetwork(network=network, expect_version=0, reason="network created")
     await store.propose((change,), request_id)

@@ -22,6 +22,7 @@ from swarmapi.model.spec import (
     Cron,
     EndpointSpec,
     HealthConfig,
+    IPAMPool,
     Mount,
     NetworkSpec,
     Placement,
@@ -42,7 +43,8 @@ MAX_HISTORY: Final = 100
 MISSED_RUN_WINDOW_NS: Final = (defaults.SECOND_NS, 168 * 3_600 * defaults.SECOND_NS)
 MAX_SPECS_KEPT: Final = 100
 MTU_OPTION: Final = "com.docker.network.driver.mtu"
-_MTU_RANGE: Final = (68, 65_535)
+_NUMBERS: Final = {MTU_OPTION: (68, 65_535), defaults.VXLAN_OPTION: (1, (1 << 24) - 1)}
+"""Options of an overlay, each with its least and greatest value."""
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:\-]*(@sha256:[0-9a-f]{64})?\Z")
 _SHARE = re.compile(r"(0(\.\d{1,9})?|1(\.0{1,9})?)\Z", re.ASCII)
 _SPREAD = re.compile(r"(node|engine)\.labels\..+\Z", re.IGNORECASE)
@@ -135,11 +137,16 @@ def check_network(spec: NetworkSpec) -> None:
     if spec.driver not in ("", "overlay"):
         raise InvalidArgument(f"Driver: cluster networks use overlay, not {spec.driver!r}")
     for option, value in (spec.options or {}).items():
-        if option != MTU_OPTION:
+        if option == "encrypted":
+            raise Unsupported(
+                "Options.encrypted: not supported: it needs WireGuard or ESP, and without them an "
+                "overlay would send in clear: leave it out"
+            )
+        if option not in _NUMBERS:
             raise InvalidArgument(f"Options.{option}: not supported: leave it out")
         if not (value.isascii() and value.isdigit()):
-            raise InvalidArgument(f"Options.{option}: a number of bytes is expected")
-        _within(f"Options.{option}", int(value), *_MTU_RANGE)
+            raise InvalidArgument(f"Options.{option}: a number is expected")
+        _within(f"Options.{option}", int(value), *_NUMBERS[option])
     ipam = spec.ipam
     if ipam is None:
         return
@@ -150,7 +157,7 @@ def check_network(spec: NetworkSpec) -> None:
     if len(ipam.config or ()) > 1:
         raise InvalidArgument("IPAM.Config: one subnet for each network is supported")
     for pool in ipam.config or ():
-        _check_pool(pool.subnet, pool.gateway)
+        _check_pool(pool)
 
 
 LEAST_CERT_EXPIRY_NS = 3_600 * 10**9
@@ -188,24 +195,46 @@ def check_cluster(spec: ClusterSpec) -> None:
         raise InvalidArgument("Dispatcher.HeartbeatPeriod: must be at least 100ms")
 
 
-def _check_pool(subnet: str, gateway: str) -> None:
-    if not subnet:
-        if gateway:
-            raise InvalidArgument("IPAM.Config[0].Gateway: needs Subnet")
+def _check_pool(pool: IPAMPool) -> None:
+    path = "IPAM.Config[0]"
+    reserved = pool.auxiliary_addresses or {}
+    if not pool.subnet:
+        for key, given in (
+            ("Gateway", pool.gateway),
+            ("IPRange", pool.ip_range),
+            ("AuxiliaryAddresses", reserved),
+        ):
+            if given:
+                raise InvalidArgument(f"{path}.{key}: needs Subnet")
         return
-    try:
-        network = ipaddress.IPv4Network(subnet)
-    except ValueError as error:
-        raise InvalidArgument(f"IPAM.Config[0].Subnet: {error}") from error
+    network = _prefix(f"{path}.Subnet", pool.subnet)
     if not 8 <= network.prefixlen <= 29:
-        raise InvalidArgument("IPAM.Config[0].Subnet: prefix length must be 8 to 29")
-    if gateway:
-        try:
-            inside = ipaddress.IPv4Address(gateway) in network
-        except ValueError as error:
-            raise InvalidArgument(f"IPAM.Config[0].Gateway: {error}") from error
-        if not inside:
-            raise InvalidArgument(f"IPAM.Config[0].Gateway: {gateway} is not in {subnet}")
+        raise InvalidArgument(f"{path}.Subnet: prefix length must be 8 to 29")
+    if pool.ip_range and not _prefix(f"{path}.IPRange", pool.ip_range).subnet_of(network):
+        raise InvalidArgument(f"{path}.IPRange: {pool.ip_range} is not in {pool.subnet}")
+    addresses = [("Gateway", pool.gateway)]
+    addresses += [(f"AuxiliaryAddresses.{name}", given) for name, given in reserved.items()]
+    for key, address in addresses:
+        if address:
+            _check_inside(f"{path}.{key}", address, network)
+
+
+def _prefix(path: str, text: str) -> ipaddress.IPv4Network:
+    if ":" in text:
+        raise Unsupported(f"{path}: {text} is IPv6: overlays have IPv4 addresses only")
+    try:
+        return ipaddress.IPv4Network(text)
+    except ValueError as error:
+        raise InvalidArgument(f"{path}: {error}") from error
+
+
+def _check_inside(path: str, address: str, network: ipaddress.IPv4Network) -> None:
+    try:
+        inside = ipaddress.IPv4Address(address) in network
+    except ValueError as error:
+        raise InvalidArgument(f"{path}: {error}") from error
+    if not inside:
+        raise InvalidArgument(f"{path}: {address} is not in {network}")
 
 
 def _check_container(path: str, spec: ContainerSpec | None) -> None:

@@ -28,6 +28,7 @@ from manager.store.effects import (
 )
 from manager.store.expect import Conflict, Key, find_conflict
 from manager.store.view import View, bare, is_live
+from swarmapi.model.defaults import vxlan_id
 from swarmapi.model.objects import (
     NodeState,
     TaskEndpointLease,
@@ -334,7 +335,8 @@ def _set_network_allocation(fx: Effects, change: c.SetNetworkAllocation) -> None
     fx.touch("network", network, new)
     fx.dirty.add(("network", network.id))
     fx.tables.add(network.id)
-    if cluster is not None and change.vni > cluster.last_vni:
+    counted = not vxlan_id(network.spec)  # one that was asked for says nothing of the next
+    if cluster is not None and counted and change.vni > cluster.last_vni:
         fx.view.cluster = replace(cluster, last_vni=change.vni)
 
 

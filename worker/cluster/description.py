@@ -4,10 +4,12 @@ import os
 import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from swarmapi.model.objects import GenericShare, NodeDescription
 from swarmapi.model.spec import Platform
+from worker.network.local import INGRESS_LINK
 
 _NANOS_PER_CPU = 1_000_000_000
 _DISTRIBUTION = "swarm-orchestrator"
@@ -23,7 +25,19 @@ def describe(labels: Mapping[str, str], generic: tuple[GenericShare, ...] = ()) 
         engine_version=_engine_version(),
         labels=dict(labels),
         generic=generic,
+        routes=routes_in(Path("/proc/net/route").read_text()),
     )
+
+
+def routes_in(table: str) -> tuple[str, ...]:
+    """Return the prefixes of the kernel's IPv4 routes that overlays must keep off."""
+    found = set()
+    for line in table.splitlines()[1:]:
+        link, destination, *_, mask = line.split()[:8]
+        if link != INGRESS_LINK and mask != "00000000":
+            network, netmask = (IPv4Address(bytes.fromhex(h)[::-1]) for h in (destination, mask))
+            found.add(str(IPv4Network(f"{network}/{netmask}", strict=False)))
+    return tuple(sorted(found))
 
 
 def memory_bytes() -> int:

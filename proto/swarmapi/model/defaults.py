@@ -13,6 +13,7 @@ from swarmapi.model.spec import (
     ClusterSpec,
     ContainerSpec,
     EndpointSpec,
+    NetworkSpec,
     Reference,
     RestartCondition,
     RestartPolicy,
@@ -34,6 +35,7 @@ DISAPPEARANCE_SHARE = 0.5
 DISAPPEARANCE_LABEL = "disappearance.share"
 HISTORY_LIMIT = 5
 HEARTBEAT_PERIOD_NS = SECOND_NS
+VXLAN_OPTION = "com.docker.network.driver.overlay.vxlanid_list"
 STRATEGY_LABEL = "placement.strategy"
 DYNAMIC_PORTS = (30000, 32767)
 MISSED_RUN_WINDOW_NS = 300 * SECOND_NS
@@ -221,3 +223,9 @@ def _without_empties(value: Any) -> Any:
         return value
     pruned = {key: _without_empties(entry) for key, entry in value.items()}
     return {key: entry for key, entry in pruned.items() if entry not in ({}, [], (), None)}
+
+
+def vxlan_id(spec: NetworkSpec) -> int:
+    """Return the VXLAN id that a network asks for; 0 for any."""
+    given = (spec.options or {}).get(VXLAN_OPTION, "")
+    return int(given) if given.isascii() and given.isdigit() else 0

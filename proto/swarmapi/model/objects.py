@@ -351,6 +351,8 @@ class NodeDescription(Stored, frozen=True):
     engine_version: str = ""
     labels: dict[str, str] = {}
     generic: tuple[GenericShare, ...] = ()
+    routes: tuple[str, ...] = ()
+    """IPv4 prefixes that its own routes lead to, the default and the mesh left out."""
 
 
 class Node(Stored, frozen=True):

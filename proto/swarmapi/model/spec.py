@@ -400,6 +400,10 @@ class ClusterSpec(Spec, frozen=True):
 class IPAMPool(Spec, frozen=True):
     subnet: str = ""
     gateway: str = ""
+    ip_range: str = msgspec.field(default="", name="IPRange")
+    """The part of the subnet that addresses are chosen from; empty for all of it."""
+    auxiliary_addresses: dict[str, str] | None = None
+    """Name to an address that nobody is given."""
 
 
 class IPAMConfig(Spec, frozen=True):

@@ -7,7 +7,7 @@ import pytest
 
 from swarmapi.errors import Internal, InvalidArgument, NotFound, Unsupported
 from worker.cluster import addresses
-from worker.cluster.description import describe
+from worker.cluster.description import describe, routes_in
 from worker.cluster.requests import decode_init, decode_join
 from worker.cluster.state import ClusterFiles, Membership
 from worker.config import Config
@@ -105,3 +105,16 @@ def test_an_unknown_network_is_refused_before_anything_is_made(tmp_path: Path) -
         assert not (tmp_path / "run").exists()
 
     asyncio.run(run())
+
+
+def test_the_routes_of_a_machine_are_those_that_overlays_must_keep_off() -> None:
+    table = "\n".join(
+        [
+            "Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT",
+            "eth0 00000000 0101A8C0 0003 0 0 0 00000000 0 0 0",
+            "eth0 0001A8C0 00000000 0001 0 0 0 00FFFFFF 0 0 0",
+            "swarm-ingress 0000000A 00000000 0001 0 0 0 00FFFFFF 0 0 0",
+            "tun0 0000100A 00000000 0001 0 0 0 0000F0FF 0 0 0",
+        ]
+    )
+    assert routes_in(table) == ("10.16.0.0/12", "192.168.1.0/24")

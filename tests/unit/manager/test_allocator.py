@@ -1,10 +1,12 @@
 """Subnets, addresses, VIPs, ports, mesh shares, quarantine."""
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
+from manager.allocator.networks import choose, pool_of
 from manager.allocator.pools import AddressPool, free_subnet
 from manager.allocator.ports import port_conflict
 from manager.scheduler.schedule import explain
@@ -12,7 +14,8 @@ from manager.store import changes as c
 from manager.store.snapshot import dump, restore
 from manager.store.tables import mesh_ports, network_table, tables_of_node
 from manager.store.view import bare
-from swarmapi.model.objects import Network, TaskState
+from swarmapi.model.defaults import VXLAN_OPTION
+from swarmapi.model.objects import Network, NodeDescription, TaskState
 from swarmapi.model.spec import IPAMConfig, IPAMPool, NetworkSpec
 from tests.builders import World, node, port, spec
 
@@ -45,6 +48,56 @@ def test_asked_subnet_is_given_or_refused() -> None:
     assert made.view.networks["free"].subnet == "172.20.0.0/16"
     assert made.view.networks["taken"].subnet == ""
     assert "overlaps 10.0.1.0/24" in made.view.networks["taken"].error
+
+
+def asked(subnet: str = "", vni: int = 0, **more: Any) -> NetworkSpec:
+    pool = IPAMPool(subnet=subnet, **more) if subnet else None
+    ipam = IPAMConfig(config=(pool,)) if pool else None
+    options = {VXLAN_OPTION: str(vni)} if vni else None
+    return NetworkSpec(name="n", driver="overlay", ipam=ipam, options=options)
+
+
+def test_addresses_come_from_the_range_and_never_the_reserved_ones() -> None:
+    made = World()
+    made.add_nodes(node("n1"))
+    reserved = {"router": "10.9.0.1", "printer": "10.9.0.9"}
+    given = asked("10.9.0.0/24", ip_range="10.9.0.8/30", auxiliary_addresses=reserved)
+    made.commit(c.PutNetwork(network=Network(id="n", spec=given)))
+    made.settle()
+    network = made.view.networks["n"]
+    assert network.gateway == "10.9.0.2"
+    pool = pool_of(made.view, network)
+    assert [pool.take() for _ in range(4)] == [
+        "10.9.0.10/24",
+        "10.9.0.11/24",
+        "10.9.0.8/24",
+        None,
+    ]
+    assert pool.take_this("10.9.0.1") is None
+    assert pool.take_this("10.9.0.77") == "10.9.0.77/24"
+
+
+def test_a_vxlan_id_is_the_one_asked_for_and_nobody_elses() -> None:
+    made = started()
+    made.commit(c.PutNetwork(network=Network(id="n", spec=asked(vni=4099))))
+    made.settle()
+    assert made.view.networks["n"].vni == 4099
+    assert choose(made.view, asked(vni=4098)).error.startswith("VXLAN id 4098 is network net's")
+    assert choose(made.view, asked()).vni == 4100
+    made.commit(c.PutNetwork(network=Network(id="top", spec=asked(vni=(1 << 24) - 1))))
+    made.settle()
+    assert choose(made.view, asked()).vni == 4100
+
+
+def test_subnets_keep_off_the_routes_of_every_node() -> None:
+    made = started()
+    there = replace(node("n3"), description=NodeDescription(hostname="h3", routes=("10.0.2.0/23",)))
+    made.add_nodes(there)
+    assert choose(made.view, asked()).subnet == "10.0.4.0/24"
+    error = choose(made.view, asked("10.0.3.0/24")).error
+    assert error == "subnet 10.0.3.0/24 overlaps the route 10.0.2.0/23 of node h3: choose another"
+    made.add_nodes(replace(there, description=NodeDescription(routes=("10.0.0.0/8",))))
+    assert choose(made.view, asked()).subnet == "10.0.2.0/24"
 
 
 def test_free_subnet_skips_what_is_used() -> None:

@@ -8,6 +8,7 @@ import pytest
 from manager.control.validate import check_cluster, check_network, check_service
 from swarmapi.errors import SwarmError
 from swarmapi.model.decode import spec_from
+from swarmapi.model.defaults import VXLAN_OPTION
 from swarmapi.model.mounts import OPTIONS
 from swarmapi.model.objects import SpecVersion, Task
 from swarmapi.model.spec import ClusterSpec, Mount, NetworkSpec, ServiceSpec
@@ -178,6 +179,29 @@ def test_accepted_service(path: str, value: Any) -> None:
         ({"Name": "n", "Options": {"encrypted": ""}}, "Options.encrypted: not supported"),
         ({"Name": "n", "IPAM": {"Config": [{"Subnet": "10.0.0.1/24"}]}}, "IPAM.Config[0].Subnet"),
         ({"Name": "n", "IPAM": {"Config": [{"Gateway": "10.0.0.1"}]}}, "IPAM.Config[0].Gateway"),
+        ({"Name": "n", "IPAM": {"Config": [{"Subnet": "fd00::/64"}]}}, "IPAM.Config[0].Subnet: fd"),
+        ({"Name": "n", "IPAM": {"Config": [{}, {}]}}, "IPAM.Config: one subnet"),
+        (
+            {
+                "Name": "n",
+                "IPAM": {"Config": [{"Subnet": "10.9.0.0/24", "IPRange": "10.8.0.0/28"}]},
+            },
+            "IPAM.Config[0].IPRange: ",
+        ),
+        (
+            {
+                "Name": "n",
+                "IPAM": {
+                    "Config": [{"Subnet": "10.9.0.0/24", "AuxiliaryAddresses": {"r": "10.8.0.1"}}]
+                },
+            },
+            "IPAM.Config[0].AuxiliaryAddresses.r: 10.8.0.1 is not in",
+        ),
+        ({"Name": "n", "Options": {VXLAN_OPTION: "0"}}, f"Options.{VXLAN_OPTION}: "),
+        (
+            {"Name": "n", "Options": {VXLAN_OPTION: "4100,4101"}},
+            f"Options.{VXLAN_OPTION}: a",
+        ),
         (
             {"Name": "n", "IPAM": {"Config": [{"Subnet": "10.0.0.0/24", "Gateway": "10.0.1.1"}]}},
             "IPAM.Config[0].Gateway: ",
