@@ -11,7 +11,7 @@ from aiohttp import web
 
 from manager.api.app import build_app
 from manager.api.forward import ForwardService, GrpcForwarder
-from manager.api.keys import RAFT_USAGE
+from manager.api.keys import EXECS, RAFT_USAGE
 from manager.bootstrap import Founding, found
 from manager.ca.service import CertificateService, MembershipService
 from manager.config import RunConfig, split
@@ -19,6 +19,8 @@ from manager.dispatcher.dispatcher import Dispatcher
 from manager.dispatcher.leases import LeaseService
 from manager.dispatcher.service import DispatcherService
 from manager.events import EventLog
+from manager.execs.broker import ExecBroker
+from manager.execs.service import ExecsService
 from manager.front import Front
 from manager.keys import Locker
 from manager.logbroker.broker import LogBroker
@@ -36,6 +38,7 @@ from swarmapi.v1 import (
     ca_pb2,
     ca_pb2_grpc,
     dispatcher_pb2_grpc,
+    exec_pb2_grpc,
     forward_pb2_grpc,
     leases_pb2_grpc,
     logs_pb2_grpc,
@@ -48,6 +51,7 @@ _OPTIONS: Final = (*MESSAGE_OPTIONS, ("grpc.so_reuseport", 0))
 # The generated modules are untyped.
 _ca_rpc: Any = ca_pb2_grpc
 _dispatcher_rpc: Any = dispatcher_pb2_grpc
+_exec_rpc: Any = exec_pb2_grpc
 _forward_rpc: Any = forward_pb2_grpc
 _leases_rpc: Any = leases_pb2_grpc
 _logs_rpc: Any = logs_pb2_grpc
@@ -113,11 +117,17 @@ class Manager:
         tails = Tails(paths.tails)
         broker = LogBroker(self.store, dispatcher.ask_for_log, tails.read)
         keeper = TailKeeper(self.store, broker, tails)
-        dispatcher.on_session = broker.on_session
+        execs = ExecBroker(self.store, dispatcher.ask_for_exec)
+
+        def on_session(node_id: str, began: bool) -> None:
+            broker.on_session(node_id, began)
+            execs.on_session(node_id, began)
+
+        dispatcher.on_session = on_session
         roster = Roster(self.store)
         events = EventLog(self.store.replica)
         await self._log.start()
-        await self._serve_grpc(dispatcher, broker)
+        await self._serve_grpc(dispatcher, broker, execs)
         host, port = split(self._config.listen)
         backends = {JOIN_SERVER_NAME: f"unix:{paths.inner('join')}", **self._log.backends}
         self._front = Front(host, port, backends, f"unix:{paths.inner('grpc')}")
@@ -132,7 +142,7 @@ class Manager:
             self._begin("founding", self._found)
         elif self._config.join:
             self._begin("join", self._join)
-        await self._serve_rest(broker, events)
+        await self._serve_rest(broker, execs, events)
 
     async def stop(self) -> None:
         """End in the reverse order."""
@@ -151,7 +161,9 @@ class Manager:
     def _begin(self, name: str, job: Callable[[], Awaitable[None]]) -> None:
         self._jobs.append(asyncio.create_task(_kept_going(name, job), name=name))
 
-    async def _serve_grpc(self, dispatcher: Dispatcher, broker: LogBroker) -> None:
+    async def _serve_grpc(
+        self, dispatcher: Dispatcher, broker: LogBroker, execs: ExecBroker
+    ) -> None:
         paths = self._config.paths
         authority = CertificateService(self.store, self._tls.ca_pem, self._relay)
         trusted = grpc.aio.server(options=_OPTIONS)
@@ -160,6 +172,7 @@ class Manager:
         _dispatcher_rpc.add_DispatcherServicer_to_server(DispatcherService(dispatcher), trusted)
         _leases_rpc.add_LeasesServicer_to_server(LeaseService(self.store), trusted)
         _logs_rpc.add_LogsServicer_to_server(LogsService(self.store, broker), trusted)
+        _exec_rpc.add_ExecsServicer_to_server(ExecsService(self.store, execs), trusted)
         _forward_rpc.add_ForwardServicer_to_server(
             ForwardService(self.store, paths.socket), trusted
         )
@@ -173,7 +186,7 @@ class Manager:
             path.chmod(0o600)
             self._servers.append(server)
 
-    async def _serve_rest(self, broker: LogBroker, events: EventLog) -> None:
+    async def _serve_rest(self, broker: LogBroker, execs: ExecBroker, events: EventLog) -> None:
         node_id = self._tls.identity.node_id
         locker = self._locker
         app = build_app(
@@ -184,6 +197,7 @@ class Manager:
             events,
             lambda: locker.unlock_key if locker is not None else "",
         )
+        app[EXECS] = execs
         app[RAFT_USAGE] = self._log.usage
         self._runner = runner_of(app, 1.0, handler_cancellation=True)
         await self._runner.setup()

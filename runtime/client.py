@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import json
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -80,6 +81,11 @@ class ExecProcess:
         if self.master_fd < 0:
             raise errors.BadStatus("without a terminal", "started with one")
         termios.tcsetwinsize(self.master_fd, (rows, cols))
+
+    def signal(self, number: int) -> None:
+        """Send it a signal; nothing where it has ended."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, number)
 
     def close(self) -> None:
         """Close the descriptors; the process goes on."""

@@ -35,6 +35,7 @@ class Wish(NamedTuple):
     """Of stdin, stdout and stderr."""
     terminal: bool
     detach: bytes = _DETACH
+    """What leaves the stream; empty where nothing does."""
     keys: str = ""
     proxy: bool = True
     """Whether signals go to the container; a terminal's keys make them there anyway."""
@@ -140,7 +141,7 @@ class Attachment:
         keys = b""
         try:
             while data := os.read(sys.stdin.fileno(), _READ_BYTES):
-                if self._terminal:
+                if self._terminal and self._keys:
                     keys, data = self._without_detach(keys + data)
                     if self._detached:
                         self._stream.close()

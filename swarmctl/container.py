@@ -219,14 +219,18 @@ def _configure_logs(parser: Parser) -> None:
 
 
 def _logs(client: Client, args: Namespace) -> int:
-    from swarmctl.logs import show_container_logs
+    from swarmctl.logs import show_container_logs, show_task_logs
 
     try:
         show_container_logs(client, args.container, args)
     except DaemonError as error:
-        from swarmctl.task_container import container_of
+        from swarmctl.task_container import find
 
-        show_container_logs(client, container_of(client, args.container, error, "logs"), args)
+        found = find(client, args.container, error)
+        if found.here:
+            show_container_logs(client, found.container, args)
+        else:
+            show_task_logs(client, found.task, args)
     return 0
 
 

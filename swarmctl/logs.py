@@ -91,6 +91,12 @@ def show_service_logs(client: Client, path: str, args: Namespace) -> None:
         target.buffer.flush()
 
 
+def show_task_logs(client: Client, task: str, args: Namespace) -> None:
+    """Print the log of a task's container on another node, with the flags of a container's."""
+    as_lines = {"raw": True, "no_resolve": True, "no_trunc": True, "no_task_ids": False}
+    show_service_logs(client, f"/tasks/{task}/logs", Namespace(**{**vars(args), **as_lines}))
+
+
 class _LineNames:
     """Puts `service.slot.task@node    | ` before lines; the widest name so far sets the column."""
 

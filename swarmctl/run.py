@@ -1,11 +1,10 @@
 """container run, create and exec."""
 
-import argparse
 import os
 from argparse import Namespace
 from typing import Any
 
-from swarmctl import attach, create, flags
+from swarmctl import attach, create, flags, task_exec
 from swarmctl.command import Command, Parser, warn
 from swarmctl.errors import ClientError, DaemonError, UsageError
 from swarmctl.http import Client, segment
@@ -119,16 +118,10 @@ def start_code(reason: str) -> int:
 def _configure_exec(parser: Parser) -> None:
     add = parser.add_argument
     add("-d", "--detach", action="store_true", help="do not wait")
-    add("-i", "--interactive", action="store_true", help="pass stdin")
-    add("-t", "--tty", action="store_true", help="give it a terminal")
-    add("-e", "--env", action="append", metavar="NAME=VALUE")
-    add("--env-file", action="append", metavar="FILE")
-    add("-u", "--user", default="")
-    add("-w", "--workdir", default="")
-    add("--privileged", action="store_true")
     add("--detach-keys", default="", metavar="KEYS", help="leave with these, not ctrl-p,ctrl-q")
+    task_exec.add_flags(parser)
     add("container", metavar="CONTAINER")
-    add("command", nargs=argparse.REMAINDER, metavar="COMMAND [ARG...]")
+    task_exec.add_command(parser)
 
 
 def _prepare(client: Client, container: str, body: dict[str, Any]) -> str:
@@ -136,47 +129,44 @@ def _prepare(client: Client, container: str, body: dict[str, Any]) -> str:
 
 
 def _exec(client: Client, args: Namespace) -> int:
-    if not args.command:
-        raise UsageError("swarmctl exec: the command is missing", 1)
     attached = not args.detach
     if attached:
         attach.check_terminal(interactive=args.interactive, terminal=args.tty)
-    body: dict[str, Any] = {
-        "User": args.user,
-        "Privileged": args.privileged,
-        "Tty": args.tty,
+    body = task_exec.body_of(args) | {
         "AttachStdin": attached and args.interactive,
         "AttachStdout": attached,
         "AttachStderr": attached,
-        "Env": flags.environment(args.env, args.env_file),
-        "WorkingDir": args.workdir,
-        "Cmd": args.command,
         "DetachKeys": args.detach_keys,
     }
-    if args.tty:
-        body["ConsoleSize"] = attach.console_size()
     try:
         identity = _prepare(client, args.container, body)
     except DaemonError as error:
-        from swarmctl.task_container import container_of
+        from swarmctl.task_container import find
 
-        identity = _prepare(client, container_of(client, args.container, error, "exec"), body)
-    start = {"Detach": args.detach, "Tty": args.tty}
+        found = find(client, args.container, error)
+        if not found.here:
+            return _exec_elsewhere(client, found.task, args)
+        identity = _prepare(client, found.container, body)
+    path = f"/exec/{identity}"
     if args.detach:
-        client.call("POST", f"/exec/{identity}/start", body=start)
+        client.call("POST", f"{path}/start", body={"Detach": True, "Tty": args.tty})
         return 0
-    stream = client.hijack(f"/exec/{identity}/start", body=start)
     wish = attach.Wish.of(args, {"stdin"} if args.interactive else set(), terminal=args.tty)
-    attachment = attach.Attachment(stream, wish)
-    with (
-        attach.raw_terminal(wanted=args.interactive and args.tty),
-        attach.resized(client, f"/exec/{identity}", wanted=args.tty),
-    ):
-        try:
-            attachment.run()
-        except attach.Detached:
-            return 0
-    return int(client.get(f"/exec/{identity}/json").get("ExitCode") or 0)
+    try:
+        task_exec.stay(client, path, wish)
+    except attach.Detached:
+        return 0
+    return int(client.get(f"{path}/json").get("ExitCode") or 0)
+
+
+def _exec_elsewhere(client: Client, task: str, args: Namespace) -> int:
+    for flag, given in (("-d", args.detach), ("--detach-keys", args.detach_keys)):
+        if given:
+            raise ClientError(
+                f"task {task} runs on another node, where a command ends with its client: "
+                f"leave out {flag}"
+            )
+    return task_exec.run(client, "tasks", task, args)
 
 
 COMMANDS = {

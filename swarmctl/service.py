@@ -1,4 +1,4 @@
-"""service: ls, ps, inspect, rm, logs."""
+"""service: ls, ps, inspect, rm, logs, exec."""
 
 from argparse import Namespace
 from typing import Any
@@ -193,7 +193,22 @@ def _story(client: Client, args: Namespace) -> int:
     return tell_service(client, args)
 
 
+def _configure_exec(parser: Parser) -> None:
+    from swarmctl.task_exec import configure_service
+
+    configure_service(parser)
+
+
+def _exec(client: Client, args: Namespace) -> int:
+    from swarmctl.task_exec import exec_in_service
+
+    return exec_in_service(client, args)
+
+
 COMMANDS = {
+    "exec": Command(
+        "run a command in a service's running task, on any node", _configure_exec, _exec
+    ),
     "history": Command("list the specs a rollback may return to", _configure_history, _history),
     "ls": Command("list services", _configure_ls, _ls),
     "ps": Command("list a service's tasks", _configure_ps, _ps),

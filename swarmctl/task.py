@@ -1,4 +1,4 @@
-"""task: ls, inspect, explain; and the list behind `service ps` and `node ps`."""
+"""task: ls, inspect, explain, exec; and the list behind `service ps` and `node ps`."""
 
 from argparse import Namespace
 from typing import Any
@@ -213,7 +213,20 @@ def _story(client: Client, args: Namespace) -> int:
     return tell_task(client, find_task(client, args.name), args)
 
 
+def _configure_exec(parser: Parser) -> None:
+    from swarmctl.task_exec import configure_task
+
+    configure_task(parser)
+
+
+def _exec(client: Client, args: Namespace) -> int:
+    from swarmctl.task_exec import exec_in_task
+
+    return exec_in_task(client, args)
+
+
 COMMANDS = {
+    "exec": Command("run a command in a running task, on any node", _configure_exec, _exec),
     "ls": Command("list tasks of all services", add_ps_flags, _ls),
     "inspect": Command("show tasks in full", _configure_inspect, _inspect),
     "story": Command("tell what happened to a task and why", _configure_story, _story),

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from runtime.errors import RuntimeFailure
 from runtime.image.errors import ImageNotFound
 from runtime.image.registry.errors import RegistryError
-from swarmapi.errors import Conflict, NotFound, SwarmError
+from swarmapi.errors import Conflict, InvalidArgument, NotFound, SwarmError
 from swarmapi.model import defaults
 from swarmapi.model.expand import TaskPlace, contents, expanded
 from swarmapi.model.objects import NodeDescription, RegistryAuth, SpecVersion, Task
@@ -23,9 +23,11 @@ from swarmapi.model.spec import (
     TaskTemplate,
     to_json,
 )
+from worker.agent.ports import NotStarted
 from worker.agent.secrets import NodeSecrets
 from worker.engine.endpoints import EndpointSpec
 from worker.engine.engine import Engine
+from worker.engine.execs import Exec, ExecConfig
 from worker.engine.healthcheck import is_checked
 from worker.engine.logs import LogLine, LogQuery
 from worker.engine.spec import (
@@ -407,6 +409,22 @@ class EngineExecutor:
         async with aclosing(self._engine.task_logs(found, query)) as batches:
             async for batch in batches:
                 yield batch
+
+    async def run_in(self, task_id: str, config: ExecConfig) -> Exec:
+        """Start a further process in a task's container (errors as `ExecSource` says)."""
+        found = self._by_task().get(task_id, "")
+        if not found:
+            raise NotFound(f"task {task_id} has no container any more")
+        exec_id = self._engine.create_exec(found, config)
+        starting = asyncio.ensure_future(self._engine.start_exec(exec_id))
+        try:
+            return await asyncio.shield(starting)
+        except InvalidArgument as error:
+            code = self._engine.find_exec(exec_id).exit_code
+            raise NotStarted(error.message, code or 0) from error
+        except asyncio.CancelledError:
+            (await starting).hang_up()
+            raise
 
     def _find(self, task: Task) -> str:
         """Return the id of the task's container, empty when there is none."""

@@ -9,6 +9,7 @@ from typing import Final, Protocol
 from aiohttp import web
 
 from manager.api.events import SERVED_HERE
+from manager.api.execs import ENDS_WITH_CLIENT
 from manager.api.keys import BROKER, EVENTS, NODE_ID, STORE
 from manager.api.metrics import SERVED_ALONE as FIGURES
 from manager.api.responses import HAPPENS_ONCE_AS, REQUEST_ID, failure
@@ -151,7 +152,7 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
 @web.middleware
 async def _gate(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Let reads end with their client (the server cancels them); mutations run to their end."""
-    if request.method in ("GET", "HEAD"):
+    if request.method in ("GET", "HEAD") or request.match_info.handler in ENDS_WITH_CLIENT:
         return await _serve(request, handler)
     serving = asyncio.ensure_future(_serve(request, handler))
     serving.add_done_callback(functools.partial(_note, request))

@@ -250,6 +250,7 @@ class ForwardService:
 
 async def _body(context: Any) -> AsyncIterator[bytes]:
     """Yield the request's body as it comes; raises ConnectionResetError when it breaks off."""
+    yield b""  # sends the head: a body may begin long after it
     while isinstance(part := await context.read(), pb.ForwardRequest):
         if part.HasField("end"):
             return

@@ -7,7 +7,7 @@ from typing import Final, TypedDict
 import msgspec
 from aiohttp import web
 
-from manager.api import events, logs, metrics, render, secrets, state, stories
+from manager.api import events, execs, logs, metrics, render, secrets, state, stories
 from manager.api.keys import NODE_ID, STORE
 from manager.api.plans import PLAN_VERSION
 from manager.api.plans import ROUTES as PLAN_ROUTES
@@ -402,6 +402,7 @@ ROUTES: Final[Sequence[rest.Declared]] = (
     *PLAN_ROUTES,
     *stories.ROUTES,
     *logs.ROUTES,
+    *execs.ROUTES,
     *events.ROUTES,
     *metrics.ROUTES,
     *state.ROUTES,

@@ -1,15 +1,23 @@
-"""Tasks: list and explain."""
+"""Tasks: list, explain, and find one to run something in."""
 
+from collections import Counter
 from typing import Any, Final
 
 import msgspec
 
-from manager.control.lookup import Filters, matches_labels, matches_one, matches_prefix
+from manager.control.lookup import (
+    Filters,
+    find_service,
+    find_task,
+    matches_labels,
+    matches_one,
+    matches_prefix,
+)
 from manager.control.nodes import pause_of
 from manager.orchestrator.update import Outdated
 from manager.scheduler.table import table_of
 from manager.store.view import View, is_live
-from swarmapi.errors import InvalidArgument
+from swarmapi.errors import Conflict, InvalidArgument, NotFound
 from swarmapi.model import defaults
 from swarmapi.model.objects import Explanation, Task, TaskState
 
@@ -88,6 +96,68 @@ def _is_up_to_date(view: View, task: Task, outdated: dict[str, Outdated]) -> boo
     if service.id not in outdated:
         outdated[service.id] = Outdated(view, service)
     return not outdated[service.id](task)
+
+
+def task_to_enter(view: View, key: str) -> Task:
+    """Return a running task: by id or its prefix, `service.slot`, or its container's name.
+
+    A global service's slot is its node, by id or hostname. Of several attempts in a slot it is the
+    newest that runs.
+
+    Raises:
+        NotFound: there is no such task.
+        InvalidArgument: a prefix that several ids have.
+        Conflict: it does not run; the message says how it stands.
+    """
+    attempts = [task for task in view.tasks.values() if key in _names(view, task)]
+    if not attempts:
+        attempts = [find_task(view, key)]
+    running = [task for task in attempts if task.status.state == TaskState.RUNNING]
+    if not running:
+        task = max(attempts, key=_newest)
+        state, error = task.status.state.name.lower(), task.status.error
+        why = f" ({error})" if error else ""
+        raise Conflict(f"task {key} is not running: it is {state}{why}")
+    return max(running, key=_newest)
+
+
+def task_of_service(view: View, key: str) -> Task:
+    """Return a running task of a service: that of the lowest slot, or of the one in `service.slot`.
+
+    Raises:
+        NotFound: there is no such service.
+        Conflict: none runs; the message says how they stand.
+    """
+    try:
+        service = find_service(view, key)
+    except NotFound:
+        if "." not in key:
+            raise
+        return task_to_enter(view, key)
+    tasks = [task for task in view.tasks.values() if task.service_id == service.id]
+    running = [task for task in tasks if task.status.state == TaskState.RUNNING]
+    if not running:
+        states = Counter(task.status.state.name.lower() for task in tasks)
+        how = (
+            ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+            or "it has none"
+        )
+        raise Conflict(f"service {service.spec.name} has no running task: {how}")
+    lowest = min((task.slot, task.node_id) for task in running)
+    return max((t for t in running if (t.slot, t.node_id) == lowest), key=_newest)
+
+
+def _names(view: View, task: Task) -> set[str]:
+    node = view.nodes.get(task.node_id)
+    slots = {str(task.slot)} if task.slot else {task.node_id}
+    if node is not None and not task.slot:
+        slots.add(node.description.hostname)
+    names = {f"{task.service_name}.{slot}" for slot in slots}
+    return names | {f"{name}.{task.id}" for name in names}
+
+
+def _newest(task: Task) -> tuple[bool, int]:
+    return task.desired <= TaskState.RUNNING, task.meta.created_ns
 
 
 def explain(view: View, task: Task) -> dict[str, Any]:

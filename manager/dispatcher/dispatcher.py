@@ -30,7 +30,7 @@ from swarmapi.identity import Identity, identity_from_auth_context
 from swarmapi.model import defaults
 from swarmapi.model.objects import Node, NodeDescription, NodeState, TaskStatus
 from swarmapi.v1 import dispatcher_pb2 as pb
-from swarmapi.v1 import logs_pb2
+from swarmapi.v1 import exec_pb2, logs_pb2
 
 log = logging.getLogger(__name__)
 FORMAT: Final = 1
@@ -52,7 +52,8 @@ class Session:
         self.role = role
         self.dirty_tasks: set[str] = set()
         self.stored: list[str] = []
-        self.logs: list[logs_pb2.LogRequest] = []
+        self.requests: list[pb.DispatcherMessage] = []
+        """What its agent is asked to answer with calls of its own."""
         self.beaten = False
         self.changed = asyncio.Event()
         self.error: SwarmError | None = None
@@ -173,10 +174,17 @@ class Dispatcher:
 
     def ask_for_log(self, node_id: str, request: logs_pb2.LogRequest) -> bool:
         """Ask a node's agent to publish a log; returns False when it has no session."""
+        return self._ask(node_id, pb.DispatcherMessage(log=request))
+
+    def ask_for_exec(self, node_id: str, request: exec_pb2.ExecRequest) -> bool:
+        """Ask a node's agent to run a process; returns False when it has no session."""
+        return self._ask(node_id, pb.DispatcherMessage(exec=request))
+
+    def _ask(self, node_id: str, message: pb.DispatcherMessage) -> bool:
         session = self._sessions.get(node_id)
         if session is None:
             return False
-        session.logs.append(request)
+        session.requests.append(message)
         session.changed.set()
         return True
 
@@ -282,9 +290,9 @@ class Dispatcher:
         if session.stored:
             ids, session.stored = session.stored, []
             await context.write(pb.DispatcherMessage(stored=pb.ReportsStored(task_ids=ids)))
-        logs, session.logs = session.logs, []
-        for request in logs:
-            await context.write(pb.DispatcherMessage(log=request))
+        requests, session.requests = session.requests, []
+        for request in requests:
+            await context.write(request)
         dirty, session.dirty_tasks = session.dirty_tasks, set()
         message = session.assigner.incremental(self._store.view, dirty)
         if await _assign(session, message, context):

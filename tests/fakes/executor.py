@@ -3,10 +3,46 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 
-from swarmapi.errors import NotFound
+from swarmapi.errors import NotFound, SwarmError
 from swarmapi.model.objects import SpecVersion, Task
+from worker.engine.execs import ExecConfig
 from worker.engine.logs import LogLine, LogQuery
 from worker.taskmachine import Outcome
+
+
+class FakeExec:
+    """A process that tests speak for; bounded as a pipe is."""
+
+    def __init__(self, task_id: str, config: ExecConfig) -> None:
+        self.task_id = task_id
+        self.config = config
+        self.exit_code: int | None = None
+        self.written: asyncio.Queue[tuple[int, bytes] | None] = asyncio.Queue(1)
+        """What it writes, None at its end."""
+        self.stdin: asyncio.Queue[bytes | None] = asyncio.Queue(1)
+        self.sizes: asyncio.Queue[tuple[int, int]] = asyncio.Queue()
+        self.hung_up = asyncio.Event()
+        """Set when it was left, also after its end."""
+
+    async def output(self) -> AsyncGenerator[tuple[int, bytes], None]:
+        while (piece := await self.written.get()) is not None:
+            yield piece
+
+    async def write(self, data: bytes) -> None:
+        await self.stdin.put(data)
+
+    async def close_stdin(self) -> None:
+        await self.stdin.put(None)
+
+    async def resize(self, rows: int, columns: int) -> None:
+        self.sizes.put_nowait((rows, columns))
+
+    def hang_up(self) -> None:
+        self.hung_up.set()
+
+    async def end(self, code: int) -> None:
+        self.exit_code = code
+        await self.written.put(None)
 
 
 class FakeExecutor:
@@ -29,6 +65,10 @@ class FakeExecutor:
         """What it writes from now on, taken by one reader."""
         self.reading: list[str] = []
         """The tasks whose logs are being read."""
+        self.execs: asyncio.Queue[FakeExec] = asyncio.Queue()
+        """Those that were started."""
+        self.refusal: SwarmError | None = None
+        """Why none can be started."""
 
     async def prepare(self, task: Task, spec: SpecVersion, say: Callable[[str], None]) -> Outcome:
         self.calls.append(("prepare", task.id))
@@ -98,6 +138,13 @@ class FakeExecutor:
                     yield lines
         finally:
             self.reading.remove(task_id)
+
+    async def run_in(self, task_id: str, config: ExecConfig) -> FakeExec:
+        if self.refusal is not None:
+            raise self.refusal
+        found = FakeExec(task_id, config)
+        self.execs.put_nowait(found)
+        return found
 
     def end(self, task_id: str, code: int) -> None:
         """Let a container end by itself."""

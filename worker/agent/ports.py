@@ -3,7 +3,9 @@
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Protocol
 
+from swarmapi.errors import InvalidArgument
 from swarmapi.model.objects import SpecVersion, Task
+from worker.engine.execs import ExecConfig
 from worker.engine.logs import LogLine, LogQuery
 from worker.taskmachine import Outcome
 
@@ -21,7 +23,49 @@ class LogSource(Protocol):
         ...
 
 
-class Executor(LogSource, Protocol):
+class NotStarted(InvalidArgument):
+    """A program that cannot be run in its container; the exit code is a shell's."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class TaskExec(Protocol):
+    """A further process in a task's container."""
+
+    exit_code: int | None
+
+    def output(self) -> AsyncGenerator[tuple[int, bytes], None]:
+        """Yield (1 stdout or 2 stderr, bytes) until the process and its output have ended."""
+        ...
+
+    async def write(self, data: bytes) -> None: ...
+
+    async def close_stdin(self) -> None: ...
+
+    async def resize(self, rows: int, columns: int) -> None: ...
+
+    def hang_up(self) -> None:
+        """Leave it as a lost terminal does; nothing where it has ended."""
+        ...
+
+
+class ExecSource(Protocol):
+    """Where further processes run in this machine's tasks."""
+
+    async def run_in(self, task_id: str, config: ExecConfig) -> TaskExec:
+        """Start a process.
+
+        Raises:
+            NotFound: the task has no container here.
+            Conflict: its container does not run, or is paused.
+            NotStarted: the program cannot be run.
+        """
+        ...
+
+
+class Executor(LogSource, ExecSource, Protocol):
     """Turns operations on tasks into containers. Every call is idempotent.
 
     An expected failure is an Outcome with `error` set; only a bug raises.

@@ -20,9 +20,10 @@ from swarmapi.errors import Unavailable
 from swarmapi.model.objects import Config, NodeDescription, Secret, SpecVersion, Task
 from swarmapi.model.tables import NetworkTable, TableDelta, apply_delta
 from swarmapi.v1 import dispatcher_pb2 as pb
+from worker.agent.execs import ExecRunner
 from worker.agent.leases import NodeLeases
 from worker.agent.logs import LogPublisher
-from worker.agent.ports import Clock, LogSource
+from worker.agent.ports import Clock, ExecSource, LogSource
 from worker.agent.reporter import Reporter
 from worker.agent.secrets import NodeSecrets
 from worker.agent.tasks import Assigned, TaskTable
@@ -72,6 +73,7 @@ class AgentParts:
     secrets: NodeSecrets
     logs: LogSource
     leases: NodeLeases
+    execs: ExecSource
     channel: Callable[[str], grpc.aio.Channel]
     """A mutual-TLS channel to a manager's `host:port`."""
     managers: list[str]
@@ -102,6 +104,7 @@ class Agent:
         """Managers that did not answer; tried before that time only if there is no other."""
         self._chain = 0
         self._publisher: LogPublisher | None = None
+        self._runner: ExecRunner | None = None
         self.session_id = ""
         """Of the session in force; empty while there is none."""
 
@@ -165,11 +168,13 @@ class Agent:
             self._parts.reporter.again(self._parts.tasks.statuses())
             self._publisher = LogPublisher(channel, self._parts.logs)
             self._parts.leases.begin(channel)
+            self._runner = ExecRunner(channel, self._parts.execs)
             try:
                 await self._converse(call, outgoing, welcome.beat_every_ms / 1000)
             finally:
                 self._parts.leases.begin(None)
                 await self._publisher.close()
+                await self._runner.close()
 
     async def _converse(
         self,
@@ -226,6 +231,8 @@ class Agent:
             await self._assign(message.assignments, outgoing)
         elif kind == "log" and self._publisher is not None:
             self._publisher.answer(message.log)
+        elif kind == "exec" and self._runner is not None:
+            self._runner.answer(message.exec)
 
     async def _assign(
         self, message: pb.Assignments, outgoing: "asyncio.Queue[pb.AgentMessage]"

@@ -6,6 +6,7 @@ behind the request's head are taken from the parser, and the transport gets a pr
 
 import asyncio
 import fcntl
+import select
 import struct
 import sys
 import termios
@@ -24,6 +25,7 @@ RAW = "application/vnd.docker.raw-stream"
 MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
 _READ_AHEAD_BYTES = 1 << 20
 _HEAD_PATIENCE_S, _HEAD_POLL_S = 0.25, 0.0005
+_LOOK_S = 0.25
 _CONTROLS = frozenset("abcdefghijklmnopqrstuvwxyz@[\\]^_")
 DEFAULT_DETACH_KEYS = b"\x10\x11"
 _live: set["Hijacked"] = set()
@@ -142,6 +144,17 @@ class Hijacked(asyncio.Protocol):
                 async with asyncio.timeout(_HEAD_POLL_S):
                     await self.gone.wait()
 
+    async def until_gone(self) -> None:
+        """Return when the client has left: also one that had half-closed, which nothing tells.
+
+        TCP shows a close behind a half-close only when something is written.
+        """
+        fd = self.transport.get_extra_info("socket").fileno()
+        while not self.gone.is_set() and not _hung_up(fd):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_S):
+                    await self.gone.wait()
+
     async def close(self) -> None:
         """Flush and close, which is how the client learns of the end."""
         self.transport.close()
@@ -157,6 +170,13 @@ def _unread(fd: int) -> bool:
         count = fcntl.ioctl(fd, termios.TIOCOUTQ, b"\0\0\0\0")
         return int.from_bytes(count, sys.byteorder) > 0
     return False
+
+
+def _hung_up(fd: int) -> bool:
+    """Tell whether both directions are shut (poll(2), POLLHUP)."""
+    poll = select.poll()
+    poll.register(fd, 0)
+    return bool(poll.poll(0))
 
 
 def take_over(request: web.Request, kind: str) -> Hijacked:

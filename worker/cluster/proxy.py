@@ -1,6 +1,7 @@
 """Requests for the cluster pass to the local manager as they are, both directions streaming."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
@@ -89,6 +90,23 @@ class ManagerProxy:
                 raise ConnectionResetError(f"the manager's answer broke off: {error}") from error
             await response.write_eof()
             return response
+
+    @asynccontextmanager
+    async def stream(
+        self, method: str, path: str, body: AsyncIterator[bytes]
+    ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
+        """Send a request with a body as it comes; the answer is there before its end.
+
+        Raises:
+            Unavailable: when the manager does not take the connection.
+        """
+        url = URL(f"http://manager{path}", encoded=True)
+        try:
+            answer = await self._open().request(method, url, data=body, allow_redirects=False)
+        except aiohttp.ClientConnectionError as error:
+            raise _gone(error) from error
+        async with answer:
+            yield answer
 
     async def call(
         self, method: str, url: str, *, body: object = None, timeout_s: float = 15.0

@@ -22,6 +22,7 @@ from worker.api.keys import engine_of
 from worker.api.networks import containers_on
 from worker.api.responses import answer
 from worker.api.version import minor_of
+from worker.cluster import execs
 from worker.cluster.info import SwarmInfo
 from worker.cluster.membership import Member
 from worker.cluster.proxy import ManagerProxy
@@ -95,6 +96,12 @@ async def pass_on(request: web.Request) -> web.StreamResponse:
     """Let the local manager answer; 503 in Docker's words where there is none."""
     request.app[MEMBER].require_manager()
     return await request.app[PROXY].pass_on(request)
+
+
+async def start_exec(request: web.Request) -> web.StreamResponse:
+    """Run a prepared process of a task's container on any node, on the upgraded connection."""
+    request.app[MEMBER].require_manager()
+    return await execs.serve(request, request.app[PROXY])
 
 
 @web.middleware
@@ -183,6 +190,14 @@ ROUTES: Sequence[rest.Declared] = (
         answer=str,
     ),
     Route("POST", "/swarm/leave", leave, (rest.flag("force"),)),
+    Route(
+        "POST",
+        "/swarm/v1/exec/{id}/start",
+        start_exec,
+        body=execs.TaskExecStart,
+        answer=bytes,
+        content="upgrade",
+    ),
     ("*", "/swarm", pass_on),
     ("*", "/swarm/{tail:.*}", pass_on),
     *(("*", path, pass_on) for path in _PASSED_ON),

@@ -133,6 +133,7 @@ class RunningNode:
                 secrets=self._parts.secrets,
                 logs=self._parts.executor,
                 leases=self._parts.leases,
+                execs=self._parts.executor,
                 channel=lambda target: channel_to(target, self._tls),
                 managers=list(self.membership.managers),
                 save_managers=self._save_managers,

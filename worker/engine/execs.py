@@ -2,7 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+import signal
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -124,7 +125,7 @@ class Exec:
         self.on_exit(self.exit_code)
         return self.exit_code
 
-    async def output(self) -> AsyncIterator[tuple[int, bytes]]:
+    async def output(self) -> AsyncGenerator[tuple[int, bytes], None]:
         """Yield (1 stdout or 2 stderr, bytes) until the process and its output have ended."""
         queue: asyncio.Queue[tuple[int, bytes] | None] = asyncio.Queue(maxsize=64)
         pumps = [
@@ -172,6 +173,12 @@ class Exec:
         if self._process is None or self.exit_code is not None:
             raise Conflict(f"exec {self.id} is not running")
         await self._process.resize(rows, columns)
+
+    def hang_up(self) -> None:
+        """Leave it as a lost terminal does: SIGHUP, and nobody at its streams any more."""
+        if self._process is not None and self.exit_code is None:
+            self._process.signal(signal.SIGHUP)
+        self.close()
 
     def close(self) -> None:
         """Let go of the streams; the process goes on."""

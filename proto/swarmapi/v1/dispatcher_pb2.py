@@ -22,10 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from swarmapi.v1 import exec_pb2 as swarmapi_dot_v1_dot_exec__pb2
 from swarmapi.v1 import logs_pb2 as swarmapi_dot_v1_dot_logs__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cswarmapi/v1/dispatcher.proto\x12\x0bswarmapi.v1\x1a\x16swarmapi/v1/logs.proto\"\xb4\x01\n\x0c\x41gentMessage\x12#\n\x05hello\x18\x01 \x01(\x0b\x32\x12.swarmapi.v1.HelloH\x00\x12!\n\x04\x62\x65\x61t\x18\x02 \x01(\x0b\x32\x11.swarmapi.v1.BeatH\x00\x12+\n\x07reports\x18\x03 \x01(\x0b\x32\x18.swarmapi.v1.TaskReportsH\x00\x12$\n\x03\x61\x63k\x18\x04 \x01(\x0b\x32\x15.swarmapi.v1.TableAckH\x00\x42\t\n\x07message\"\xaf\x01\n\x05Hello\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\x0c\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x11\n\tdata_path\x18\x04 \x01(\t\x12.\n\x06tables\x18\x05 \x03(\x0b\x32\x1e.swarmapi.v1.Hello.TablesEntry\x1a-\n\x0bTablesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\x06\n\x04\x42\x65\x61t\"7\n\x0bTaskReports\x12(\n\x07reports\x18\x01 \x03(\x0b\x32\x17.swarmapi.v1.TaskReport\"-\n\nTaskReport\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\x0c\"u\n\x08TableAck\x12\x37\n\trevisions\x18\x01 \x03(\x0b\x32$.swarmapi.v1.TableAck.RevisionsEntry\x1a\x30\n\x0eRevisionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\xf1\x01\n\x11\x44ispatcherMessage\x12\'\n\x07welcome\x18\x01 \x01(\x0b\x32\x14.swarmapi.v1.WelcomeH\x00\x12/\n\x0b\x61ssignments\x18\x02 \x01(\x0b\x32\x18.swarmapi.v1.AssignmentsH\x00\x12,\n\x06stored\x18\x03 \x01(\x0b\x32\x1a.swarmapi.v1.ReportsStoredH\x00\x12!\n\x04\x62\x65\x61t\x18\x04 \x01(\x0b\x32\x11.swarmapi.v1.BeatH\x00\x12&\n\x03log\x18\x05 \x01(\x0b\x32\x17.swarmapi.v1.LogRequestH\x00\x42\t\n\x07message\"d\n\x07Welcome\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x15\n\rbeat_every_ms\x18\x03 \x01(\x04\x12\x10\n\x08managers\x18\x04 \x03(\t\x12\x0c\n\x04role\x18\x05 \x01(\t\"\xa6\x02\n\x0b\x41ssignments\x12+\n\x04kind\x18\x01 \x01(\x0e\x32\x1d.swarmapi.v1.Assignments.Kind\x12\r\n\x05\x63hain\x18\x02 \x01(\x04\x12(\n\x05tasks\x18\x03 \x03(\x0b\x32\x19.swarmapi.v1.AssignedTask\x12\x15\n\rremoved_tasks\x18\x04 \x03(\t\x12\x0e\n\x06tables\x18\x05 \x03(\x0c\x12\x16\n\x0eremoved_tables\x18\x06 \x03(\t\x12\x10\n\x08managers\x18\x07 \x03(\t\x12\x0f\n\x07secrets\x18\x08 \x03(\x0c\x12\x0f\n\x07\x63onfigs\x18\t \x03(\x0c\x12\x17\n\x0fremoved_secrets\x18\n \x03(\t\"%\n\x04Kind\x12\x0f\n\x0bINCREMENTAL\x10\x00\x12\x0c\n\x08\x43OMPLETE\x10\x01\"*\n\x0c\x41ssignedTask\x12\x0c\n\x04task\x18\x01 \x01(\x0c\x12\x0c\n\x04spec\x18\x02 \x01(\x0c\"!\n\rReportsStored\x12\x10\n\x08task_ids\x18\x01 \x03(\t2V\n\nDispatcher\x12H\n\x07Session\x12\x19.swarmapi.v1.AgentMessage\x1a\x1e.swarmapi.v1.DispatcherMessage(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cswarmapi/v1/dispatcher.proto\x12\x0bswarmapi.v1\x1a\x16swarmapi/v1/exec.proto\x1a\x16swarmapi/v1/logs.proto\"\xb4\x01\n\x0c\x41gentMessage\x12#\n\x05hello\x18\x01 \x01(\x0b\x32\x12.swarmapi.v1.HelloH\x00\x12!\n\x04\x62\x65\x61t\x18\x02 \x01(\x0b\x32\x11.swarmapi.v1.BeatH\x00\x12+\n\x07reports\x18\x03 \x01(\x0b\x32\x18.swarmapi.v1.TaskReportsH\x00\x12$\n\x03\x61\x63k\x18\x04 \x01(\x0b\x32\x15.swarmapi.v1.TableAckH\x00\x42\t\n\x07message\"\xaf\x01\n\x05Hello\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\x0c\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x11\n\tdata_path\x18\x04 \x01(\t\x12.\n\x06tables\x18\x05 \x03(\x0b\x32\x1e.swarmapi.v1.Hello.TablesEntry\x1a-\n\x0bTablesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\x06\n\x04\x42\x65\x61t\"7\n\x0bTaskReports\x12(\n\x07reports\x18\x01 \x03(\x0b\x32\x17.swarmapi.v1.TaskReport\"-\n\nTaskReport\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\x0c\"u\n\x08TableAck\x12\x37\n\trevisions\x18\x01 \x03(\x0b\x32$.swarmapi.v1.TableAck.RevisionsEntry\x1a\x30\n\x0eRevisionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\x9b\x02\n\x11\x44ispatcherMessage\x12\'\n\x07welcome\x18\x01 \x01(\x0b\x32\x14.swarmapi.v1.WelcomeH\x00\x12/\n\x0b\x61ssignments\x18\x02 \x01(\x0b\x32\x18.swarmapi.v1.AssignmentsH\x00\x12,\n\x06stored\x18\x03 \x01(\x0b\x32\x1a.swarmapi.v1.ReportsStoredH\x00\x12!\n\x04\x62\x65\x61t\x18\x04 \x01(\x0b\x32\x11.swarmapi.v1.BeatH\x00\x12&\n\x03log\x18\x05 \x01(\x0b\x32\x17.swarmapi.v1.LogRequestH\x00\x12(\n\x04\x65xec\x18\x06 \x01(\x0b\x32\x18.swarmapi.v1.ExecRequestH\x00\x42\t\n\x07message\"d\n\x07Welcome\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x15\n\rbeat_every_ms\x18\x03 \x01(\x04\x12\x10\n\x08managers\x18\x04 \x03(\t\x12\x0c\n\x04role\x18\x05 \x01(\t\"\xa6\x02\n\x0b\x41ssignments\x12+\n\x04kind\x18\x01 \x01(\x0e\x32\x1d.swarmapi.v1.Assignments.Kind\x12\r\n\x05\x63hain\x18\x02 \x01(\x04\x12(\n\x05tasks\x18\x03 \x03(\x0b\x32\x19.swarmapi.v1.AssignedTask\x12\x15\n\rremoved_tasks\x18\x04 \x03(\t\x12\x0e\n\x06tables\x18\x05 \x03(\x0c\x12\x16\n\x0eremoved_tables\x18\x06 \x03(\t\x12\x10\n\x08managers\x18\x07 \x03(\t\x12\x0f\n\x07secrets\x18\x08 \x03(\x0c\x12\x0f\n\x07\x63onfigs\x18\t \x03(\x0c\x12\x17\n\x0fremoved_secrets\x18\n \x03(\t\"%\n\x04Kind\x12\x0f\n\x0bINCREMENTAL\x10\x00\x12\x0c\n\x08\x43OMPLETE\x10\x01\"*\n\x0c\x41ssignedTask\x12\x0c\n\x04task\x18\x01 \x01(\x0c\x12\x0c\n\x04spec\x18\x02 \x01(\x0c\"!\n\rReportsStored\x12\x10\n\x08task_ids\x18\x01 \x03(\t2V\n\nDispatcher\x12H\n\x07Session\x12\x19.swarmapi.v1.AgentMessage\x1a\x1e.swarmapi.v1.DispatcherMessage(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,34 +37,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HELLO_TABLESENTRY']._serialized_options = b'8\001'
   _globals['_TABLEACK_REVISIONSENTRY']._loaded_options = None
   _globals['_TABLEACK_REVISIONSENTRY']._serialized_options = b'8\001'
-  _globals['_AGENTMESSAGE']._serialized_start=70
-  _globals['_AGENTMESSAGE']._serialized_end=250
-  _globals['_HELLO']._serialized_start=253
-  _globals['_HELLO']._serialized_end=428
-  _globals['_HELLO_TABLESENTRY']._serialized_start=383
-  _globals['_HELLO_TABLESENTRY']._serialized_end=428
-  _globals['_BEAT']._serialized_start=430
-  _globals['_BEAT']._serialized_end=436
-  _globals['_TASKREPORTS']._serialized_start=438
-  _globals['_TASKREPORTS']._serialized_end=493
-  _globals['_TASKREPORT']._serialized_start=495
-  _globals['_TASKREPORT']._serialized_end=540
-  _globals['_TABLEACK']._serialized_start=542
-  _globals['_TABLEACK']._serialized_end=659
-  _globals['_TABLEACK_REVISIONSENTRY']._serialized_start=611
-  _globals['_TABLEACK_REVISIONSENTRY']._serialized_end=659
-  _globals['_DISPATCHERMESSAGE']._serialized_start=662
-  _globals['_DISPATCHERMESSAGE']._serialized_end=903
-  _globals['_WELCOME']._serialized_start=905
-  _globals['_WELCOME']._serialized_end=1005
-  _globals['_ASSIGNMENTS']._serialized_start=1008
-  _globals['_ASSIGNMENTS']._serialized_end=1302
-  _globals['_ASSIGNMENTS_KIND']._serialized_start=1265
-  _globals['_ASSIGNMENTS_KIND']._serialized_end=1302
-  _globals['_ASSIGNEDTASK']._serialized_start=1304
-  _globals['_ASSIGNEDTASK']._serialized_end=1346
-  _globals['_REPORTSSTORED']._serialized_start=1348
-  _globals['_REPORTSSTORED']._serialized_end=1381
-  _globals['_DISPATCHER']._serialized_start=1383
-  _globals['_DISPATCHER']._serialized_end=1469
+  _globals['_AGENTMESSAGE']._serialized_start=94
+  _globals['_AGENTMESSAGE']._serialized_end=274
+  _globals['_HELLO']._serialized_start=277
+  _globals['_HELLO']._serialized_end=452
+  _globals['_HELLO_TABLESENTRY']._serialized_start=407
+  _globals['_HELLO_TABLESENTRY']._serialized_end=452
+  _globals['_BEAT']._serialized_start=454
+  _globals['_BEAT']._serialized_end=460
+  _globals['_TASKREPORTS']._serialized_start=462
+  _globals['_TASKREPORTS']._serialized_end=517
+  _globals['_TASKREPORT']._serialized_start=519
+  _globals['_TASKREPORT']._serialized_end=564
+  _globals['_TABLEACK']._serialized_start=566
+  _globals['_TABLEACK']._serialized_end=683
+  _globals['_TABLEACK_REVISIONSENTRY']._serialized_start=635
+  _globals['_TABLEACK_REVISIONSENTRY']._serialized_end=683
+  _globals['_DISPATCHERMESSAGE']._serialized_start=686
+  _globals['_DISPATCHERMESSAGE']._serialized_end=969
+  _globals['_WELCOME']._serialized_start=971
+  _globals['_WELCOME']._serialized_end=1071
+  _globals['_ASSIGNMENTS']._serialized_start=1074
+  _globals['_ASSIGNMENTS']._serialized_end=1368
+  _globals['_ASSIGNMENTS_KIND']._serialized_start=1331
+  _globals['_ASSIGNMENTS_KIND']._serialized_end=1368
+  _globals['_ASSIGNEDTASK']._serialized_start=1370
+  _globals['_ASSIGNEDTASK']._serialized_end=1412
+  _globals['_REPORTSSTORED']._serialized_start=1414
+  _globals['_REPORTSSTORED']._serialized_end=1447
+  _globals['_DISPATCHER']._serialized_start=1449
+  _globals['_DISPATCHER']._serialized_end=1535
 # @@protoc_insertion_point(module_scope)

@@ -1,3 +1,4 @@
+from swarmapi.v1 import exec_pb2 as _exec_pb2
 from swarmapi.v1 import logs_pb2 as _logs_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -73,18 +74,20 @@ class TableAck(_message.Message):
     def __init__(self, revisions: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class DispatcherMessage(_message.Message):
-    __slots__ = ("welcome", "assignments", "stored", "beat", "log")
+    __slots__ = ("welcome", "assignments", "stored", "beat", "log", "exec")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     ASSIGNMENTS_FIELD_NUMBER: _ClassVar[int]
     STORED_FIELD_NUMBER: _ClassVar[int]
     BEAT_FIELD_NUMBER: _ClassVar[int]
     LOG_FIELD_NUMBER: _ClassVar[int]
+    EXEC_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     assignments: Assignments
     stored: ReportsStored
     beat: Beat
     log: _logs_pb2.LogRequest
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., assignments: _Optional[_Union[Assignments, _Mapping]] = ..., stored: _Optional[_Union[ReportsStored, _Mapping]] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ..., log: _Optional[_Union[_logs_pb2.LogRequest, _Mapping]] = ...) -> None: ...
+    exec: _exec_pb2.ExecRequest
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., assignments: _Optional[_Union[Assignments, _Mapping]] = ..., stored: _Optional[_Union[ReportsStored, _Mapping]] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ..., log: _Optional[_Union[_logs_pb2.LogRequest, _Mapping]] = ..., exec: _Optional[_Union[_exec_pb2.ExecRequest, _Mapping]] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("format", "session_id", "beat_every_ms", "managers", "role")

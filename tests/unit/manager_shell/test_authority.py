@@ -16,7 +16,15 @@ from manager.store.changes import Delete, PutNode
 from swarmapi.identity import JOIN_SERVER_NAME, MANAGER, expect
 from swarmapi.model.objects import Node
 from swarmapi.model.spec import NodeRole, NodeSpec
-from swarmapi.v1 import ca_pb2, dispatcher_pb2, forward_pb2, leases_pb2, logs_pb2, raft_pb2
+from swarmapi.v1 import (
+    ca_pb2,
+    dispatcher_pb2,
+    exec_pb2,
+    forward_pb2,
+    leases_pb2,
+    logs_pb2,
+    raft_pb2,
+)
 from tests.unit.manager_shell.test_three_managers import Place
 from tests.unit.manager_shell.wire import material
 
@@ -45,6 +53,7 @@ ALLOWED: Final[dict[tuple[str, str], set[str]]] = {
         for method in ("Find", "Take", "Keep")
     },
     ("Logs", "Publish"): {"worker", "manager", "demoted manager", "promoted worker"},
+    ("Execs", "Attach"): {"worker", "manager", "demoted manager", "promoted worker"},
     ("Forward", "Call"): {"manager"},
     ("Raft", "Stream"): set(),  # its members alone
 }
@@ -52,7 +61,15 @@ ALLOWED: Final[dict[tuple[str, str], set[str]]] = {
 DENIED: Final = {"UNAUTHENTICATED", "PERMISSION_DENIED", "UNIMPLEMENTED", "UNAVAILABLE"}
 METHODS: Final = [
     (service.full_name, service.name, method.name)
-    for module in (ca_pb2, dispatcher_pb2, forward_pb2, leases_pb2, logs_pb2, raft_pb2)
+    for module in (
+        ca_pb2,
+        dispatcher_pb2,
+        exec_pb2,
+        forward_pb2,
+        leases_pb2,
+        logs_pb2,
+        raft_pb2,
+    )
     for service in module.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 ]

@@ -121,6 +121,26 @@ def test_both_directions_pass_piece_by_piece(tmp_path: Path) -> None:
     play(story())
 
 
+def test_an_answer_may_come_before_its_request_has_a_body(tmp_path: Path) -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = await begin(request)
+        await response.write(b"begun")
+        return response
+
+    async def story() -> None:
+        async def body() -> AsyncIterator[bytes]:
+            yield b""  # sends the head
+            await asyncio.Event().wait()
+
+        async with (
+            pair(tmp_path, handler) as both,
+            both.session.post("/x", data=body()) as answer,
+        ):
+            assert await answer.content.read() == b"begun"
+
+    play(story())
+
+
 def test_a_client_that_goes_ends_the_leaders_handler(tmp_path: Path) -> None:
     ended = asyncio.Event()
 

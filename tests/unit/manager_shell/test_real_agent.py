@@ -75,6 +75,7 @@ def agent_of(
             secrets=NodeSecrets(),
             logs=executor,
             leases=NodeLeases(tuple),
+            execs=executor,
             channel=lambda address: channel_to(address, tls),
             managers=[target],
             save_managers=nothing,

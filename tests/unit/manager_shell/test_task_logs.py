@@ -28,10 +28,17 @@ def line(second: int, data: str, stream: int = 1, **attributes: str) -> LogLine:
 class World:
     """One manager with one node, whose service `web` has running tasks."""
 
-    def __init__(self, place: Place, executor: FakeExecutor, session: aiohttp.ClientSession):
+    def __init__(
+        self,
+        place: Place,
+        executor: FakeExecutor,
+        session: aiohttp.ClientSession,
+        agent: "asyncio.Task[None]",
+    ) -> None:
         self.place = place
         self.executor = executor
         self.session = session
+        self.agent = agent
         self.tasks: list[str] = []
         self.node_id = place.node_id
 
@@ -80,7 +87,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     connector = aiohttp.UnixConnector(str(place.paths.socket))
     session = aiohttp.ClientSession("http://manager", connector=connector)
     try:
-        yield World(place, executor, session)
+        yield World(place, executor, session, running)
     finally:
         await session.close()
         while not running.done():

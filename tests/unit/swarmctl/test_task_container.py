@@ -1,9 +1,10 @@
-"""exec and logs of a task: its container where it is here, else the way to it."""
+"""exec and logs of a task: its container where it is here, else through the managers."""
 
 import pytest
 
 from tests.unit.swarmctl.conftest import Run
-from tests.unit.swarmctl.daemon import Daemon, refusal
+from tests.unit.swarmctl.daemon import Daemon, Reply, frame, refusal
+from tests.unit.swarmctl.test_engine import spawn
 
 CONTAINER = "c" * 64
 
@@ -27,18 +28,75 @@ def test_a_task_of_this_node_is_its_container(task: Daemon, ctl: Run) -> None:
     assert task.body("/exec/e1/start") == {"Detach": True, "Tty": False}
 
 
-@pytest.mark.parametrize("words", [("exec", "t1", "true"), ("logs", "t1")])
-def test_a_task_of_another_node_is_refused_with_the_way_to_it(
-    task: Daemon, ctl: Run, words: tuple[str, ...]
-) -> None:
+@pytest.fixture
+def elsewhere(task: Daemon) -> Daemon:
+    """The same, on node n2: a manager that runs what it is asked to on n1."""
     task.on("GET", "/info", {"Swarm": {"NodeID": "n2"}})
-    node = {"Description": {"Hostname": "w1"}, "Status": {"Addr": "192.0.2.7"}}
-    task.on("GET", "/nodes/n1", node)
-    done = ctl(*words)
+    for path in ("tasks/t1", "services/web", "services/web.2"):
+        task.on("POST", f"/swarm/v1/{path}/exec", {"Id": "x1", "TaskID": "t1", "NodeID": "n1"})
+    task.hijacked.add("/swarm/v1/exec/x1/start")
+    task.on("GET", "/swarm/v1/exec/x1", {"ExitCode": 7, "Running": False, "Error": ""})
+    return task
+
+
+@pytest.mark.parametrize(
+    ("words", "path"),
+    [
+        (("exec",), "tasks/t1"),
+        (("task", "exec"), "tasks/t1"),
+        (("service", "exec"), "services/web"),
+        (("service", "exec"), "services/web.2"),
+    ],
+)
+def test_a_command_on_another_node_goes_through_the_managers(
+    elsewhere: Daemon, words: tuple[str, ...], path: str
+) -> None:
+    flags = ("-i", "-e", "A=1", "-u", "u", "-w", "/w", "--privileged")
+    name = path.partition("/")[2]
+    done = spawn(elsewhere, *words, *flags, name, "cat", "-n", stdin=b"in")
+    assert (done.returncode, done.stdout, done.stderr) == (7, b"hello\ngot in", b"warning\n")
+    body = elsewhere.body(f"/swarm/v1/{path}/exec")
+    assert body == {
+        "Cmd": ["cat", "-n"],
+        "Env": ["A=1"],
+        "User": "u",
+        "WorkingDir": "/w",
+        "Privileged": True,
+        "Tty": False,
+        "AttachStdin": True,
+    }
+
+
+def test_an_end_that_nobody_saw_is_no_success(elsewhere: Daemon) -> None:
+    lost = {"ExitCode": None, "Running": False, "Error": "node w1 (n1) was lost"}
+    elsewhere.on("GET", "/swarm/v1/exec/x1", lost)
+    assert spawn(elsewhere, "task", "exec", "-i", "t1", "cat", stdin=b"").returncode == 1
+
+
+@pytest.mark.parametrize("flags", [("-d",), ("--detach-keys", "ctrl-a")])
+def test_what_needs_the_tasks_own_node_is_refused_by_name(
+    elsewhere: Daemon, ctl: Run, flags: tuple[str, ...]
+) -> None:
+    done = ctl("exec", *flags, "t1", "true")
     assert done.code == 1
-    assert "task t1 runs on node w1 (192.0.2.7)" in done.err
-    assert f"swarmctl {words[0]} {CONTAINER[:12]}" in done.err
-    assert "-H" in done.err
+    assert f"leave out {flags[0]}" in done.err
+    assert "POST /swarm/v1/tasks/t1/exec" not in elsewhere.calls()
+
+
+def test_logs_of_a_container_on_another_node_are_its_tasks(elsewhere: Daemon, ctl: Run) -> None:
+    labels = (
+        b"com.docker.swarm.node.id=n1,com.docker.swarm.service.id=s,com.docker.swarm.task.id=t1"
+    )
+    pieces = (frame(1, labels + b" out\n"), frame(2, labels + b" err\n"))
+    kind = "application/vnd.docker.multiplexed-stream"
+    elsewhere.on("GET", "/tasks/t1/logs", Reply(200, pieces, kind))
+    elsewhere.on("GET", "/containers/web.1.t1/json", refusal(404, "No such container"))
+    assert ctl("logs", "--tail", "1", "web.1.t1") == (0, "out\n", "err\n")
+    assert elsewhere.seen[-1].query["tail"] == "1"
+
+
+def test_a_command_must_be_given(ctl: Run) -> None:
+    assert ctl("service", "exec", "web").code == 1
 
 
 def test_what_is_neither_container_nor_task_is_no_container(daemon: Daemon, ctl: Run) -> None:

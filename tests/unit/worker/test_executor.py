@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 from msgspec.structs import replace
 
-from swarmapi.errors import NotFound, Unsupported
+from swarmapi.errors import Conflict, NotFound, Unsupported
 from swarmapi.model.objects import (
     GenericShare,
     NetworkAddress,
@@ -37,7 +37,9 @@ from tests.fakes.registry import FakeRegistry
 from tests.unit.image.registry_images import publish
 from tests.unit.worker.test_engine import World, play
 from tests.unit.worker.test_registry_api import until
+from worker.agent.ports import NotStarted
 from worker.agent.secrets import NodeSecrets
+from worker.engine.execs import ExecConfig
 from worker.engine.logs import LogQuery
 from worker.engine.ports import NetworkInfo
 from worker.engine.registries import Registries
@@ -144,6 +146,22 @@ def test_a_log_that_cannot_be_read_is_refused_in_words(tmp_path: Path) -> None:
         await executor.prepare(_TASK, _logging(LogDriver(name="none")), quiet)
         with pytest.raises(Unsupported, match="does not support reading"):
             await anext(executor.logs("t", LogQuery()))
+
+    play(tmp_path, story)
+
+
+def test_a_command_that_cannot_run_in_a_task_says_why_with_a_shells_code(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        executor, spec, wanted = executor_of(world), _logging(None), ExecConfig(cmd=["nosuch"])
+        with pytest.raises(NotFound, match="task t has no container"):
+            await executor.run_in("t", wanted)
+        await executor.prepare(_TASK, spec, quiet)
+        with pytest.raises(Conflict, match="is not running"):
+            await executor.run_in("t", wanted)
+        await executor.start(_TASK, spec)
+        with pytest.raises(NotStarted, match="executable file not found") as refusal:
+            await executor.run_in("t", wanted)
+        assert refusal.value.exit_code == 127
 
     play(tmp_path, story)
 

@@ -98,6 +98,7 @@ def agent_of(tmp_path: Path, managers: list[str], tables: NoTables | None = None
             secrets=NodeSecrets(),
             logs=FakeExecutor(),
             leases=NodeLeases(tuple),
+            execs=FakeExecutor(),
             channel=grpc.aio.insecure_channel,
             managers=managers,
             save_managers=nothing,
