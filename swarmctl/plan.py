@@ -34,9 +34,13 @@ def show(client: Client, wish: dict[str, Any]) -> int:
     return print_plan(make(client, [wish]))
 
 
-def make(client: Client, wishes: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the daemon's plan of requests about services, made one after the other."""
-    plan: dict[str, Any] = client.call("POST", "/swarm/v1/plan", body={"Services": wishes})
+def make(client: Client, wishes: list[dict[str, Any]], **contents: Any) -> dict[str, Any]:
+    """Return the daemon's plan of requests about services, made one after the other.
+
+    `contents` are lists of Secrets and Configs that are stored first.
+    """
+    body = {"Services": wishes, **contents}
+    plan: dict[str, Any] = client.call("POST", "/swarm/v1/plan", body=body)
     return plan
 
 

@@ -1,6 +1,5 @@
 """Making the cluster what a stack says: networks, secrets, configs, then services in order."""
 
-import base64
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -57,6 +56,7 @@ class Rollout:
         for kind, contents in (("secret", self._stack.secrets), ("config", self._stack.configs)):
             for content in contents:
                 self._keep(kind, content)
+        self._services = self._there()  # some may have followed a secret
         if self._options.prune:
             self._prune()
         for service in self._stack.services:
@@ -85,9 +85,11 @@ class Rollout:
                         f"{kind} {content.name!r} is external and not there: create it first, "
                         f"with swarmctl {kind} create {content.name} FILE"
                     )
-        found = of_stack(self._client, "services", self._stack.name)
-        self._services = {service["Spec"]["Name"]: service for service in found}
         return [n for n in self._stack.networks if n.body is not None and n.name not in there]
+
+    def _there(self) -> dict[str, Any]:
+        found = of_stack(self._client, "services", self._stack.name)
+        return {service["Spec"]["Name"]: service for service in found}
 
     def _find(self, path: str, name: str) -> Any:
         try:
@@ -99,15 +101,9 @@ class Rollout:
 
     def _keep(self, kind: str, content: Content) -> None:
         """Create a secret or config, or let new content take over its name."""
-        if content.data is None:
+        body = content.body
+        if body is None:
             return
-        body: dict[str, Any] = {
-            "Name": content.name,
-            "Labels": content.labels,
-            "Data": base64.b64encode(content.data).decode(),
-        }
-        if content.template_driver:
-            body["Templating"] = {"Name": content.template_driver}
         old = self._find(f"/{kind}s", content.name)
         if old is not None and old["Spec"].get("Labels", {}).get(NAMESPACE) != self._stack.name:
             raise ClientError(f"{kind} {content.name!r} belongs to no stack of this name")

@@ -4,7 +4,7 @@ import re
 from argparse import Namespace
 from typing import Any, Final
 
-from swarmctl import flags, table
+from swarmctl import flags, plan, table
 from swarmctl.command import Command, Parser, each, warn
 from swarmctl.compose.names import NAMESPACE
 from swarmctl.errors import ClientError, UsageError
@@ -34,11 +34,12 @@ def _configure_deploy(parser: Parser) -> None:
     parser.add_argument("-d", "--detach", action="store_true", help="do not wait")
     parser.add_argument("-q", "--quiet", action="store_true", help="show no progress")
     parser.add_argument("--timeout", type=flags.duration, help="give up waiting; exit code 3")
-    parser.add_argument("--plan", action="store_true", help="print what would happen, do nothing")
+    plan.add_flags(parser)
     parser.add_argument("stack", metavar="STACK")
 
 
 def _deploy(client: Client, args: Namespace) -> int:
+    from swarmctl import stackplan
     from swarmctl.compose import load
     from swarmctl.compose.stackfile import stack_of
 
@@ -48,9 +49,9 @@ def _deploy(client: Client, args: Namespace) -> int:
     profiles = frozenset(args.profile or ())
     stack = stack_of(document, args.stack, load.directory_of(paths), variables, profiles)
     if args.plan:
-        from swarmctl.stackplan import show
-
-        return show(client, stack, prune=args.prune)
+        return stackplan.show(client, stack, prune=args.prune)
+    if args.plan_version is not None:
+        stackplan.require(client, stack, args.plan_version, prune=args.prune)
     timeout_s = None if args.timeout is None else args.timeout / 1e9
     options = Options(args.prune, args.resolve_image, args.with_registry_auth, timeout_s)
     identities = Rollout(client, stack, options).run()

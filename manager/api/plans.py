@@ -1,7 +1,7 @@
 """The routes of plans, of requests about services, and of rebalancing."""
 
 from collections.abc import Sequence
-from typing import Any, Final, TypedDict
+from typing import Any, Final, Required, TypedDict
 
 import msgspec
 from aiohttp import web
@@ -14,13 +14,15 @@ from manager.store.view import View
 from swarmapi import query, rest
 from swarmapi.errors import InvalidArgument
 from swarmapi.model.decode import spec_from
-from swarmapi.model.spec import ServiceSpec
+from swarmapi.model.objects import Config, Secret
+from swarmapi.model.spec import SecretSpec, ServiceSpec
 from swarmapi.rest import Route
 
 PLAN_VERSION: Final = rest.integer(
     "planVersion", "refuse where the plan of this request has another version by now", default=-1
 )
 Json = dict[str, Any]
+_CONTENTS: Final = {"Secrets": Secret, "Configs": Config}
 
 
 class PlanItem(TypedDict, total=False):
@@ -33,10 +35,19 @@ class PlanItem(TypedDict, total=False):
     Spec: ServiceSpec
 
 
-class PlanRequest(TypedDict):
-    """What to plan, in order."""
+class PlanRequest(TypedDict, total=False):
+    """What to plan, in order; secrets and configs are made first, or take over their names."""
 
-    Services: list[PlanItem]
+    Services: Required[list[PlanItem]]
+    Secrets: list[SecretSpec]
+    Configs: list[SecretSpec]
+
+
+class PlannedName(TypedDict):
+    """A secret or config: `Action` is create, replace or keep."""
+
+    Name: str
+    Action: str
 
 
 class PlanAnswer(TypedDict):
@@ -45,24 +56,45 @@ class PlanAnswer(TypedDict):
     Version: int
     Fits: bool
     Services: list[Json]
+    Secrets: list[PlannedName]
+    Configs: list[PlannedName]
 
 
 async def make_plan(request: web.Request) -> web.Response:
     """Tell what creating, updating or removing services would do, and where each task would go."""
     store = request.app[STORE]
-    plan = await plans.make_plan(store, _requests(await request.read()))
+    data = _lists(await request.read())
+    plan = await plans.make_plan(store, _requests(data["Services"]), _contents(data))
     return answer(plan_json(store.view, plan))
 
 
-def _requests(raw: bytes) -> list[plans.Request]:
+def _lists(raw: bytes) -> dict[str, list[Json]]:
     try:
         data = msgspec.json.decode(raw, type=dict[str, list[dict[str, Any]]])
     except msgspec.DecodeError as error:
         raise InvalidArgument(f"invalid JSON: {error}: give Services, a list") from error
-    if list(data) != ["Services"] or not data["Services"]:
-        raise InvalidArgument("Services: a list of what to do is expected, and nothing else")
+    unknown = data.keys() - {"Services", *_CONTENTS}
+    if unknown:
+        raise InvalidArgument(f"unsupported field {min(unknown)}")
+    if not data.get("Services"):
+        raise InvalidArgument("Services: a list of what to do is expected")
+    return data
+
+
+def _contents(data: dict[str, list[Json]]) -> list[plans.Content]:
     found = []
-    for number, item in enumerate(data["Services"]):
+    for name, kind in _CONTENTS.items():
+        for number, item in enumerate(data.get(name) or ()):
+            try:
+                found.append((kind, spec_from(item, SecretSpec)))
+            except InvalidArgument as error:
+                raise InvalidArgument(f"{name}[{number}].{error.message}") from error
+    return found
+
+
+def _requests(items: list[Json]) -> list[plans.Request]:
+    found = []
+    for number, item in enumerate(items):
         unknown = item.keys() - {"Action", "ID", "Version", "To", "Spec"}
         if unknown:
             raise InvalidArgument(f"unsupported field Services[{number}].{min(unknown)}")
@@ -87,6 +119,12 @@ def plan_json(view: View, plan: Plan) -> Json:
         "Version": plan.version,
         "Fits": not any(task.unplaced for s in plan.services for task in s.tasks),
         "Services": [_service_json(view, service) for service in plan.services],
+        **{
+            name: [
+                {"Name": c.name, "Action": c.action} for c in plan.contents if c.kind == kind.kind
+            ]
+            for name, kind in _CONTENTS.items()
+        },
     }
 
 

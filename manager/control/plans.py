@@ -7,13 +7,15 @@ import msgspec
 
 from manager.control import services
 from manager.control.lookup import find_service
+from manager.control.secrets import create_secret
 from manager.plan.future import Future
-from manager.plan.outcome import Plan, compare
+from manager.plan.outcome import CREATE, KEEP, REPLACE, Plan, PlannedContent, compare
 from manager.replica import Replica, Store, error_of
 from manager.store.changes import Change
 from manager.store.view import View
 from swarmapi.errors import Conflict, InvalidArgument
-from swarmapi.model.spec import ServiceSpec
+from swarmapi.model.objects import Secret
+from swarmapi.model.spec import SecretSpec, ServiceSpec
 from swarmapi.override import override
 
 ACTIONS: Final = ("create", "update", "remove", "rollback")
@@ -29,6 +31,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     to: int = 0
     """Of a rollback: the spec version to go back to, 0 for the previous one."""
     spec: ServiceSpec = ServiceSpec()
+
+
+Content = tuple[type[Secret], SecretSpec]
+"""A secret or config that is made first, or takes over its name."""
 
 
 class _Rehearsal(Store):
@@ -50,8 +56,10 @@ class _Rehearsal(Store):
             raise error_of(conflict)
 
 
-async def make_plan(store: Store, requests: Sequence[Request]) -> Plan:
-    """Return what would come of doing all requests, one after the other.
+async def make_plan(
+    store: Store, requests: Sequence[Request], contents: Sequence[Content] = ()
+) -> Plan:
+    """Return what would come of storing `contents`, then doing all requests, one after the other.
 
     Raises:
         SwarmError: what doing them would raise, with the number of the request where there are
@@ -59,14 +67,28 @@ async def make_plan(store: Store, requests: Sequence[Request]) -> Plan:
     """
     future = Future(store.view, store.now_ns())
     rehearsal = _Rehearsal(store, future)
-    actions: dict[str, str] = {}
+    made = [await _keep(rehearsal, kind, spec) for kind, spec in contents]
+    actions = {
+        service_id: "update"
+        for service_id, service in sorted(store.view.services.items())
+        if made and future.view.services[service_id].spec_version != service.spec_version
+    }
+    if actions:
+        future.settle(actions)
     for number, request in enumerate(requests):
         if request.action not in ACTIONS:
             raise InvalidArgument(f"Services[{number}].Action: one of {', '.join(ACTIONS)}")
         service_id = await _do(rehearsal, request)
         actions[service_id] = request.action
         future.settle([service_id])
-    return compare(store.view, future.view, actions)
+    return compare(store.view, future.view, actions)._replace(contents=tuple(made))
+
+
+async def _keep(store: Store, kind: type[Secret], spec: SecretSpec) -> PlannedContent:
+    before = store.view.by_name(kind.kind, spec.name)
+    after = (await create_secret(store, spec, kind, replacing=True)).id
+    action = CREATE if before is None else KEEP if after == before else REPLACE
+    return PlannedContent(kind.kind, spec.name, action)
 
 
 async def _do(store: Store, request: Request) -> str:

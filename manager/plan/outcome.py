@@ -48,15 +48,24 @@ class PlannedService(NamedTuple):
         return sum(task.action == action for task in self.tasks)
 
 
+class PlannedContent(NamedTuple):
+    """A secret or config that services need: created, replaced or kept."""
+
+    kind: str
+    name: str
+    action: str
+
+
 class Plan(NamedTuple):
     """What would come of a list of requests."""
 
     services: tuple[PlannedService, ...]
+    contents: tuple[PlannedContent, ...] = ()
 
     @property
     def version(self) -> int:
         """The fingerprint, below 2^53: JSON keeps it."""
-        told = [(s.action, s.changes, s.tasks) for s in self.services]
+        told = [*self.contents, *((s.action, s.changes, s.tasks) for s in self.services)]
         digest = hashlib.blake2b(msgspec.msgpack.encode(told), digest_size=6).digest()
         return int.from_bytes(digest, "big")
 

@@ -1,5 +1,6 @@
 """A Compose file as a stack: networks, secrets, configs and services, ready for the API."""
 
+import base64
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
@@ -26,6 +27,17 @@ class Content(NamedTuple):
     data: bytes | None
     labels: dict[str, str]
     template_driver: str
+
+    @property
+    def body(self) -> dict[str, Any] | None:
+        """What the daemon is asked to keep; None where it must be there already."""
+        if self.data is None:
+            return None
+        data = base64.b64encode(self.data).decode()
+        body: dict[str, Any] = {"Name": self.name, "Labels": self.labels, "Data": data}
+        if self.template_driver:
+            body["Templating"] = {"Name": self.template_driver}
+        return body
 
 
 class Dependency(NamedTuple):

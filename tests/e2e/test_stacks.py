@@ -74,7 +74,15 @@ def test_a_stack_comes_in_order_changes_in_place_and_goes(lab: LabHandle, tmp_pa
     before = set(lab.swarmctl("m1", "stack", "ps", "-q", "st").split())
     deploy("one")
     assert set(lab.swarmctl("m1", "stack", "ps", "-q", "st").split()) == before
-    assert "Replacing secret st_key" in deploy("two")
+    plan = deploy("two", "--plan")
+    assert "replace secret st_key" in plan
+    assert "update st_web: 0 to create, 2 to replace" in plan
+    version = plan.rpartition("Plan version: ")[2].strip()
+    line = ["swarmctl", "stack", "deploy", "--prune", "-c", str(file), "st"]
+    refused = lab.run("exec", "m2", "env", "KEY=one", *line, "--plan-version", version, check=False)
+    assert refused.returncode == 1
+    assert f"moved since plan {version}" in refused.stderr
+    assert "Replacing secret st_key" in deploy("two", "--plan-version", version)
     assert in_task(lab, "st_web", "cat", "/run/secrets/key") == ["two"] * 2
     lab.swarmctl("m3", "stack", "rm", "st")
     assert lab.api("m1", "GET", "/networks?filters=%7B%22name%22%3A%5B%22st_%22%5D%7D").body == []

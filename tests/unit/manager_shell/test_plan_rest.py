@@ -61,6 +61,39 @@ def test_what_is_no_plan_is_refused_with_its_place() -> None:
     play(story)
 
 
+def test_secrets_of_a_plan_are_made_first_and_move_who_follows() -> None:
+    """`stack deploy --plan`: what a new secret replaces is foretold, and nothing is stored."""
+
+    async def story(cluster: MemoryCluster, client: Client) -> None:
+        old = {"Name": "key", "Data": "b25l"}
+        await post(client, "/v1.50/secrets/create", old, 201)
+        reference = {"SecretName": "key", "Follow": True, "File": {"Name": "key"}}
+        using = spec()
+        using["TaskTemplate"]["ContainerSpec"]["Secrets"] = [reference]
+        await post(client, "/v1.50/services/create", using, 201)
+        await cluster.settle()
+        await cluster.run_tasks()
+        new = {"Name": "key", "Data": "dHdv"}
+        body = {**create(spec("other")), "Secrets": [new], "Configs": [{**new, "Name": "page"}]}
+        plan = await post(client, PLAN, body)
+        assert plan["Secrets"] == [{"Name": "key", "Action": "replace"}]
+        assert plan["Configs"] == [{"Name": "page", "Action": "create"}]
+        web, other = plan["Services"]
+        assert (web["Name"], web["Action"], web["Replace"]) == ("web", "update", 2)
+        assert (other["Name"], other["Create"]) == ("other", 2)
+        assert "dHdv" not in str(plan)
+        assert plan["Version"] == (await post(client, PLAN, body))["Version"]
+        kept = await post(client, PLAN, {**body, "Secrets": [old]})
+        assert kept["Secrets"] == [{"Name": "key", "Action": "keep"}]
+        assert [s["Name"] for s in kept["Services"]] == ["other"]
+        assert len(await get(client, "/v1.50/secrets")) == 1
+        assert await get(client, "/v1.50/configs") == []
+        error = await post(client, PLAN, {**body, "Secrets": [{"Nmae": "x"}]}, 400)
+        assert "Secrets[0]." in error["message"]
+
+    play(story)
+
+
 def test_stories_and_the_table_over_rest() -> None:
     async def story(cluster: MemoryCluster, client: Client) -> None:
         await post(
