@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from worker.network import answer as wire
+from worker.network.dnscache import AnswerCache
 from worker.network.local import DNS_ADDRESS, DNS_PORT
 from worker.network.plan import Names
 
@@ -57,6 +58,7 @@ class Resolver:
         self._clients: dict[str, _Client] = {}
         self._turn = itertools.count()
         self._forwards: set[asyncio.Task[None]] = set()
+        self._cache = AnswerCache()
 
     async def attach(
         self,
@@ -157,7 +159,18 @@ class Resolver:
     async def _ask_upstream(
         self, upstream: tuple[str, ...], query: bytes, kind: socket.SocketKind
     ) -> bytes:
-        """Ask all servers at once and return the first useful reply, else SERVFAIL."""
+        """Return what is remembered, else the first useful reply of all servers, else SERVFAIL."""
+        now_s = asyncio.get_running_loop().time()
+        known = self._cache.get((kind, upstream), query, now_s)
+        if known is not None:
+            return known
+        reply = await self._ask_all(upstream, query, kind)
+        self._cache.put((kind, upstream), query, reply, asyncio.get_running_loop().time())
+        return reply
+
+    async def _ask_all(
+        self, upstream: tuple[str, ...], query: bytes, kind: socket.SocketKind
+    ) -> bytes:
         tasks = [asyncio.ensure_future(self._ask(server, query, kind)) for server in upstream]
         fallback: bytes | None = None
         try:

@@ -172,7 +172,7 @@ def name_server(lab: Lab) -> Iterator[list[bytes]]:
 def test_other_names_go_upstream_and_a_dead_server_does_not_delay(lab: Lab, tmp_path: Path) -> None:
     async def scenario() -> None:
         upstream = ("192.168.77.99", "192.168.77.53")
-        with name_server(lab):
+        with name_server(lab) as seen:
             async with start_nodes(lab, tmp_path, NODE, upstream) as made:
                 network = made["n1"]
                 await network.create_bridge_network(BridgeNetwork("red", "red", bridge="swt-red"))
@@ -181,6 +181,10 @@ def test_other_names_go_upstream_and_a_dead_server_does_not_delay(lab: Lab, tmp_
                 fd = attached.netns_fd
                 reply = await asyncio.to_thread(resolve, fd, "example.org")
                 assert reply.addresses == ["9.8.7.6"]
+                assert len(seen) == 1
+                again = await asyncio.to_thread(resolve, fd, "example.org")
+                assert again.addresses == ["9.8.7.6"]
+                assert len(seen) == 1  # remembered for the 9 s that it said
                 assert (await asyncio.to_thread(resolve, fd, "web-alias")).code == 0
                 await network.detach("web")
                 reply = await asyncio.to_thread(resolve, fd, "db")
