@@ -90,7 +90,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _run(words)
+        code = _run(words)
+        sys.stdout.flush()
+        return code
     except ClientError as error:
         print(error, file=sys.stderr)
         return error.code

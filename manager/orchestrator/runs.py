@@ -17,6 +17,7 @@ from swarmapi.model import defaults
 from swarmapi.model.objects import JobOutcome, JobRun, JobStatus, Service
 from swarmapi.model.spec import Cron, Overlap, ServiceSpec
 
+_LOOK_BACK_NS: Final = 60 * defaults.SECOND_NS
 _NOT_RUN: Final = (JobOutcome.MISSED, JobOutcome.SKIPPED)
 
 
@@ -168,11 +169,19 @@ def _due(
 
 
 def _latest(schedule: Schedule, from_ns: int, now_ns: int) -> int:
-    """Return the last start within `from_ns` … `now_ns`, 0 when there is none."""
-    found, start_ns = 0, _following(schedule, from_ns - 1)
-    while start_ns and start_ns <= now_ns:
-        found, start_ns = start_ns, _following(schedule, start_ns)
-    return found
+    """Return the last start within `from_ns` … `now_ns`, 0 when there is none.
+
+    Looks back further and further: after a week there may be 10,000 starts before the last one.
+    """
+    back_ns = _LOOK_BACK_NS
+    while True:
+        begin_ns = max(from_ns, now_ns - back_ns)
+        found, start_ns = 0, _following(schedule, begin_ns - 1)
+        while start_ns and start_ns <= now_ns:
+            found, start_ns = start_ns, _following(schedule, start_ns)
+        if found or begin_ns == from_ns:
+            return found
+        back_ns *= 4
 
 
 def _following(schedule: Schedule, after_ns: int) -> int:

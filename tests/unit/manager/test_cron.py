@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manager import reconcile
-from manager.orchestrator.crontab import parse
+from manager.orchestrator.crontab import _starts, parse
 from manager.store.snapshot import dump, restore
 from swarmapi.errors import InvalidArgument
 from swarmapi.model.objects import JobOutcome, JobRun, JobStatus, Task, TaskState
@@ -231,6 +231,19 @@ def test_a_missed_start_within_the_window_runs_once() -> None:
     finish(world)
     assert status(world).next_start_ns == at(35)
     assert status(world).iteration == 1
+
+
+@pytest.mark.parametrize(
+    ("schedule", "scheduled"), [("* * * * *", 9_999), ("0 */6 * * *", 9_720), ("7 1 * * *", 8_707)]
+)
+def test_after_a_week_without_a_leader_the_last_start_counts(schedule: str, scheduled: int) -> None:
+    """It is found from the end: a minutely job would have 10,000 starts to look at."""
+    world = world_with(Cron(schedule=schedule, missed_run_window=168 * 60 * MINUTE))
+    looked = _starts.cache_info().misses
+    world.now_ns = at(9_999)
+    world.converge()
+    assert (status(world).iteration, status(world).scheduled_ns) == (1, at(scheduled))
+    assert _starts.cache_info().misses - looked < 100
 
 
 def test_a_start_missed_by_more_than_the_window_is_listed() -> None:

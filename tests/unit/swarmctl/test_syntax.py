@@ -338,6 +338,21 @@ def test_start_up_imports_nothing_heavy(line: list[str], tmp_path: Path) -> None
     assert done.stderr.splitlines()[-1] == "[]"
 
 
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'proto'}"}
+    done = subprocess.run(
+        [sys.executable, "-m", "swarmctl.main", "--help"],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 def test_flags_are_read_as_docker_reads_them() -> None:
     parser = Parser("x")
     create.configure(parser)
