@@ -10,7 +10,14 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from swarmapi.errors import Conflict, Internal, NotSwarmManager, SwarmError, Unavailable
+from swarmapi.errors import (
+    Conflict,
+    Internal,
+    InvalidArgument,
+    NotSwarmManager,
+    SwarmError,
+    Unavailable,
+)
 from swarmapi.identity import TLSMaterial
 from swarmapi.keyring import Locked
 from worker.cluster import addresses, ca_client
@@ -374,7 +381,8 @@ class Member:
     async def _ask(self, method: str, url: str, body: object = None) -> dict[str, Any]:
         status, answer = await self._proxy.call(method, url, body=body)
         if status >= 400:
-            raise Internal(_message(answer) or f"{method} {url}: status {status}")
+            error = InvalidArgument if status == 400 else Internal
+            raise error(_message(answer) or f"{method} {url}: status {status}")
         return answer if isinstance(answer, dict) else {}
 
     def _entering(self) -> "_Entering":

@@ -46,6 +46,8 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(200, [{"ID": "n1", "ManagerStatus": {"Addr": "127.0.0.1:2377"}}, {"ID": 2}])
         elif self.path.endswith("/tasks/t1/logs"):
             self.stream()
+        elif self.path.startswith("/swarm/update?") and "wrong" in body:
+            self.reply(400, {"message": "Name: wrong"})
         elif self.path.startswith(("/swarm/update?", "/nodes/n1/update?")):
             with open(Path(os.environ["FAKE_CERTS"]) / "updates", "a") as file:
                 file.write(json.dumps([self.path, json.loads(body)]) + "\n")

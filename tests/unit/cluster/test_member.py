@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 
 from manager.ca.certificates import new_token
-from swarmapi.errors import Forbidden, Internal, NotSwarmManager, Unavailable, Unsupported
+from swarmapi.errors import (
+    Forbidden,
+    Internal,
+    InvalidArgument,
+    NotSwarmManager,
+    Unavailable,
+    Unsupported,
+)
 from tests.fakes.authority import FakeAuthority
 from tests.fakes.pki import CertificateAuthority
 from tests.unit.cluster.bench import Machine
@@ -138,6 +145,20 @@ def test_a_manager_goes_on_alone_with_the_settings_it_is_told(machine: Machine) 
         assert cluster["Dispatcher"] == {"HeartbeatPeriod": 3}, "not named: as it was"
         assert cluster["EncryptionConfig"] == {"AutoLockManagers": True}
         assert node == {"Role": "manager", "Availability": "drain"}
+
+    asyncio.run(run())
+
+
+def test_a_setting_that_is_refused_is_the_requests_fault_and_leaves_nothing(
+    machine: Machine,
+) -> None:
+    async def run() -> None:
+        async with machine.daemon() as (member, _, _):
+            refused = InitRequest(advertise_addr="127.0.0.1:1", spec={"Name": "wrong"})
+            with pytest.raises(InvalidArgument, match="Name: wrong"):
+                await member.init(refused)
+            assert member.membership is None
+            assert not machine.state_dir.exists()
 
     asyncio.run(run())
 
