@@ -44,7 +44,10 @@ def receive(sock: socket.socket, flags: int = 0) -> tuple[dict[str, Any] | None,
     Raises ValueError for what is no JSON object.
     """
     space = socket.CMSG_SPACE(4 * _MAX_FDS)
-    raw, ancillary, _, _ = sock.recvmsg(MAX_MESSAGE, space, socket.MSG_CMSG_CLOEXEC | flags)
+    # a buffer of MAX_MESSAGE is a mapping of its own: ten times the cost of asking for the size
+    size = sock.recv_into(bytearray(1), 0, socket.MSG_PEEK | socket.MSG_TRUNC | flags)
+    room = min(max(size, 1), MAX_MESSAGE)
+    raw, ancillary, _, _ = sock.recvmsg(room, space, socket.MSG_CMSG_CLOEXEC | flags)
     fds = array.array("i")
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
