@@ -5,7 +5,7 @@ one chain per replica count and a shared map (vip . slot), so a service costs el
 """
 
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
@@ -345,8 +345,9 @@ def network_names(
     reverse: dict[str, str] = {}
     if table is not None and not table.ingress:
         _overlay_names(table, forward, reverse)
+    told = frozenset(forward)  # what the managers say of a name is all of it
     for member in members:
-        _member_names(network_id, member, domain, forward, reverse)
+        _member_names(network_id, member, domain, forward, reverse, told)
     return Names(forward, reverse)
 
 
@@ -356,9 +357,10 @@ def _member_names(
     domain: str,
     forward: dict[str, tuple[str, ...]],
     reverse: dict[str, str],
+    told: Collection[str],
 ) -> None:
     address = member.networks[network_id][1]
-    names = member.names.get(network_id, ())
+    names = [name for name in member.names.get(network_id, ()) if name.lower() not in told]
     suffix = f".{domain}" if domain else ""
     for name in [*names, *(name + suffix for name in names if suffix)]:
         have = forward.get(name.lower(), ())

@@ -116,6 +116,27 @@ def test_names_agree_with_the_vip_table() -> None:
     assert without.forward["web"] == ("10.0.1.11",)
 
 
+def test_a_containers_own_names_add_nothing_to_what_the_managers_say_of_them() -> None:
+    own = LocalContainer("c1", {"net1": ("eth0", "10.0.1.11")}, names={"net1": ("WEB", "c1")})
+    other = LocalContainer("c2", {"net1": ("eth0", "10.0.1.12")}, names={"net1": ("c1",)})
+    table = overlay(task(1), task(2, "n2", EndpointState.WITHDRAWN))
+    names = Planner("n1").plan({"net1": table}, [own, other], {}).names["c1"]
+    assert names.forward["web"] == ("10.0.1.2",)
+    assert names.forward["c1"] == ("10.0.1.11", "10.0.1.12")
+
+
+def test_a_container_that_is_no_tasks_is_found_by_all_its_names() -> None:
+    alone = TaskEndpoint(
+        task_id="x", service_id="", node_id="n2", name="x", address="10.0.1.50", aliases=("db",)
+    )
+    state = planned(overlay(task(1), alone))
+    names = state.names["c1"]
+    for name in ("x", "x.app", "db", "db.app"):
+        assert names.forward[name] == ("10.0.1.50",)
+    assert names.reverse["10.0.1.50"] == "x.app"
+    assert ("10.0.1.50", mac_of("10.0.1.50")) in state.overlays["net1"].neighbours
+
+
 def test_host_ports_with_an_address_are_kept_apart() -> None:
     container = LocalContainer(
         "c2",
