@@ -89,9 +89,11 @@ def scale(lab: LabHandle) -> None:
 
 
 def drain(lab: LabHandle) -> None:
-    """Empty the node with most replicas, and let it take tasks again."""
+    """Empty the worker with most replicas, and let it take tasks again; m1 has the clients."""
+    nodes = lab.api("m1", "GET", "/nodes").body
+    workers = [node["ID"] for node in nodes if node["Spec"]["Role"] == "worker"]
     ids = [task["NodeID"] for task in lab.running("m1", "web")]
-    node = max(ids, key=ids.count)
+    node = max(workers, key=ids.count)
     lab.swarmctl("m1", "node", "drain", "--wait", "--timeout", "90s", node)
     lab.swarmctl("m1", "node", "update", "--availability", "active", node)
     lab.await_running("m1", "web", REPLICAS, 60)

@@ -1,7 +1,7 @@
 """HTTP clients on raw sockets that count what fails, by kind. Standard library only.
 
 `load.py HOST:PORT…`: half of the clients open a connection for every request, the others one for
-a hundred. They go on until standard input ends, finish what is under way, and print JSON:
+fifty. They go on until standard input ends, finish what is under way, and print JSON:
 {"requests": n, "failures": {kind: n}, "servers": n}.
 """
 
@@ -13,7 +13,7 @@ from collections import Counter
 
 CLIENTS = 4
 """Of each kind, per target."""
-REQUESTS_KEPT = 100
+REQUESTS_KEPT = 50
 LIMIT_S = 5.0
 """For connecting and for each answer; more is a failure."""
 SHOWN = 20

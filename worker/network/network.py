@@ -454,6 +454,7 @@ class Network:
         """Say which node of a cluster this machine is; overlays opened from now on use it."""
         async with self._lock:
             self._node_id, self._data_path_addr = node_id, data_path_addr
+            self._planner = Planner(node_id)
             await self._on_thread(lambda: self._kernel.use_data_path(data_path_addr))
 
     async def set_tables(self, tables: Mapping[str, NetworkTable]) -> dict[str, int]:

@@ -168,14 +168,15 @@ async def start_nodes(
     try:
         for name, address in addresses.items():
             made[name] = Network(
-                node_id=name,
+                node_id="",
                 run_dir=base / f"run-{name}",
-                data_path_addr=address,
+                data_path_addr="",
                 upstream_dns=upstream_dns,
                 bridge_pool="172.16.0.0/12",
                 node_netns=lab.host(name, address),
             )
             await made[name].start()
+            await made[name].identify(name, address)
         yield made
     finally:
         for network in made.values():
