@@ -45,6 +45,8 @@ def lines(service: Any, networks: list[str]) -> Iterator[str]:
     yield from _resources(template.get("Resources") or {})
     if networks:
         yield "Networks: " + " ".join(networks) + " "
+    if balancing := (spec.get("EndpointSpec") or {}).get("LoadBalancing"):
+        yield f"Load Balancing:\t{balancing}"
     yield f"Endpoint Mode:\t{(spec.get('EndpointSpec') or {}).get('Mode') or 'vip'}"
     yield from _ports((service.get("Endpoint") or {}).get("Ports") or [])
 

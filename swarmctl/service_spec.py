@@ -97,6 +97,7 @@ _SCALARS = (
     _Scalar("--replicas-max-per-node", (*_PLACEMENT, "MaxReplicas"), flags.count),
     _Scalar("--log-driver", (*_LOG, "Name")),
     _Scalar("--endpoint-mode", ("EndpointSpec", "Mode"), choices=("vip", "dnsrr")),
+    _Scalar("--lb", ("EndpointSpec", "LoadBalancing"), choices=("random", "sticky")),
     *_update_scalars("update", "UpdateConfig"),
     *_update_scalars("rollback", "RollbackConfig"),
 )

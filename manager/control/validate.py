@@ -397,6 +397,10 @@ def _check_endpoint(path: str, endpoint: EndpointSpec | None) -> None:
         return
     if endpoint.mode not in ("", "vip", "dnsrr"):
         raise InvalidArgument(f"{path}.Mode: must be vip or dnsrr")
+    if endpoint.load_balancing not in ("", "random", "sticky"):
+        raise InvalidArgument(f"{path}.LoadBalancing: must be random or sticky")
+    if endpoint.mode == "dnsrr" and endpoint.load_balancing:
+        raise InvalidArgument(f"{path}.LoadBalancing: in dnsrr mode the client chooses the task")
     published: set[tuple[str, int]] = set()
     for number, port in enumerate(endpoint.ports or ()):
         where = f"{path}.Ports[{number}]"

@@ -151,6 +151,7 @@ def _service(service: Service, network: Network) -> ServiceEntry:
         vip=vip if defaults.endpoint_mode(service.spec) == "vip" else "",
         aliases=aliases,
         ports=ports,
+        sticky=defaults.is_sticky(service.spec),
     )
 
 

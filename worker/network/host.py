@@ -25,12 +25,10 @@ from worker.network.attachments import (
 )
 from worker.network.conntrack import ConntrackSocket
 from worker.network.dns import open_listeners
-from worker.network.local import INGRESS_LINK, TABLE
+from worker.network.local import INGRESS_LINK, TABLE, VXLAN_PORT
 from worker.network.nft import NftSocket
 from worker.network.overlay import BRIDGE, Overlay, short_name
 from worker.network.plan import DesiredState
-
-VXLAN_PORT = 4789
 
 
 @dataclass
@@ -81,11 +79,10 @@ def node_addresses() -> dict[str, list[str]]:
 class Host:
     """Links, namespaces and tables of the node whose namespace is `node_fd`."""
 
-    def __init__(self, node_fd: int, run_dir: Path, data_path_addr: str, vxlan_port: int) -> None:
+    def __init__(self, node_fd: int, run_dir: Path, data_path_addr: str) -> None:
         self._fd = node_fd
         self._pins = run_dir / "netns"
         self._data_path = data_path_addr
-        self._vxlan_port = vxlan_port
         self._node = open_namespace(node_fd)
         self.overlays: dict[str, Overlay] = {}
         self.containers: dict[str, ContainerNamespace] = {}
@@ -161,7 +158,7 @@ class Host:
             if node is None or not node.gateway:
                 raise NetworkError(f"network {table.name}: this node has no gateway address yet")
             overlay.ingress_gateway = node.gateway
-        overlay.open(self._node.route, self._fd, self._data_path, self._vxlan_port)
+        overlay.open(self._node.route, self._fd, self._data_path, VXLAN_PORT)
         self.overlays[table.network_id] = overlay
 
     def remove_overlay(self, network_id: str) -> None:
@@ -291,7 +288,7 @@ class Host:
         """Read the kernel back, repair, and return how many things had drifted."""
         repaired = sum(self._ensure_bridge(spec) for spec in self.bridges.values())
         repaired += sum(
-            overlay.ensure_links(self._node.route, self._fd, self._data_path, self._vxlan_port)
+            overlay.ensure_links(self._node.route, self._fd, self._data_path, VXLAN_PORT)
             for overlay in self.overlays.values()
         )
         repaired += sum(

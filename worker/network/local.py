@@ -10,6 +10,7 @@ TABLE = "swarm"
 DNS_ADDRESS, DNS_PORT = "127.0.0.11", 40053
 INGRESS_LINK = "swarm-ingress"
 UDP = 17
+VXLAN_PORT = 4789
 
 
 @dataclass(frozen=True)

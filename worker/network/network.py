@@ -27,7 +27,7 @@ from worker.network.attachments import (
     check_binding,
 )
 from worker.network.dns import Resolver
-from worker.network.host import VXLAN_PORT, Host, node_addresses
+from worker.network.host import Host, node_addresses
 from worker.network.ipam import AddressPool, check_subnet, choose_subnet
 from worker.network.local import UDP, LocalBridge, LocalContainer, vanished
 from worker.network.plan import DesiredState, Names, Planner
@@ -67,7 +67,6 @@ class Network:
         upstream_dns: tuple[str, ...],
         bridge_pool: str,
         node_netns: Path = Path("/proc/self/ns/net"),
-        vxlan_port: int = VXLAN_PORT,
     ) -> None:
         self._node_id = node_id
         self._run_dir = run_dir
@@ -75,7 +74,6 @@ class Network:
         self._upstream = upstream_dns
         self._pool = bridge_pool
         self._node_netns = node_netns
-        self._vxlan_port = vxlan_port
         # One thread: setns(2) is per thread, and the kernel's own locks serialise anyway.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="network")
         self._lock = asyncio.Lock()
@@ -98,7 +96,7 @@ class Network:
 
         def open_host() -> Host:
             fd = os.open(self._node_netns, os.O_RDONLY | os.O_CLOEXEC)
-            return Host(fd, self._run_dir, self._data_path_addr, self._vxlan_port)
+            return Host(fd, self._run_dir, self._data_path_addr)
 
         self._run_dir.mkdir(parents=True, exist_ok=True)
         self._host = await self._on_thread(open_host)

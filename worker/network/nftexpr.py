@@ -161,15 +161,28 @@ def masked(register: int, mask: bytes) -> bytes:
     )
 
 
-def lookup(set_name: str, source: int, destination: int | None = None) -> bytes:
+def lookup(
+    set_name: str, source: int, destination: int | None = None, *, inverted: bool = False
+) -> bytes:
     """Match a set, or with `destination` read a map (REG_VERDICT for a verdict map)."""
     target = [] if destination is None else [be32(3, destination)]
+    if inverted:
+        target.append(be32(5, 1))
     return expression("lookup", text(1, set_name), be32(2, source), *target)
 
 
 def random_slot(register: int, slots: int) -> bytes:
     """Load a uniformly random slot number below `slots`."""
     return expression("numgen", be32(1, register), be32(2, slots), be32(3, 1), be32(4, 0))
+
+
+def source_slot(register: int, slots: int) -> bytes:
+    """Load the slot number below `slots` that belongs to the IPv4 source address.
+
+    It is jhash with a seed of zero, so every node answers the same. Uses REG32_03.
+    """
+    seeded = (be32(1, REG32_03), be32(2, register), be32(3, 4), be32(4, slots), be32(5, 0))
+    return load_source(REG32_03) + expression("hash", *seeded)
 
 
 def immediate(register: int, value: bytes) -> bytes:

@@ -9,12 +9,14 @@ from worker.network import nftexpr as nx
 from worker.network.local import (
     INGRESS_LINK,
     TABLE,
+    VXLAN_PORT,
     LocalBridge,
     LocalContainer,
     serving_by_service,
 )
 
 PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
+_SLOTS = {"mesh": nx.random_slot, "sticky": nx.source_slot}
 _LOCAL = struct.pack("=I", nx.RTN_LOCAL)
 
 
@@ -25,7 +27,7 @@ def node_table(
     bridges: Mapping[str, LocalBridge],
 ) -> nx.TableState:
     """Return the node's own `ip swarm` table: mesh, published host ports, bridges."""
-    mesh, targets, counts = _mesh_elements(tables)
+    mesh, targets, balancers = _mesh_elements(tables)
     anywhere, at_address = _host_ports(containers)
     ingress = next((t for t in tables.values() if t.ingress), None)
     service_type = nx.TYPE_PROTO << 6 | nx.TYPE_SERVICE
@@ -43,6 +45,8 @@ def node_table(
             key_type=service_type,
             data_type=nx.TYPE_IPV4 << 6 | nx.TYPE_SERVICE,
         ),
+        "peers": nx.SetShape((4,)),
+        "numbers": nx.SetShape((3,)),
         "address-ports": nx.SetShape(
             (4, 1, 2),
             data_size=8,
@@ -52,18 +56,18 @@ def node_table(
     }
     entry = _entry_rules()
     chains = {
-        f"mesh-{count}": nx.Chain(
+        f"{kind}-{count}": nx.Chain(
             (
                 nx.rule(
                     nx.load_meta(nx.REG32_00, nx.META_L4PROTO),
                     nx.load_port(nx.REG32_01),
-                    nx.random_slot(nx.REG32_02, count),
+                    _SLOTS[kind](nx.REG32_02, count),
                     nx.lookup("targets", nx.REG32_00, nx.REG32_00),
                     nx.dnat(nx.REG32_00, nx.REG32_01),
                 ),
             )
         )
-        for count in sorted(counts)
+        for kind, count in sorted(balancers)
     }
     chains |= {
         # 5 before dstnat and srcnat: ahead of other programs' tables on the same hooks.
@@ -74,7 +78,10 @@ def node_table(
         ),
         "forward": nx.Chain(_forward_rules(bridges), "filter", nx.HOOK_FORWARD, -10),
     }
-    elements = {"mesh": mesh, "targets": targets, "ports": anywhere, "address-ports": at_address}
+    peers, numbers = _underlay(tables)
+    chains["input"] = nx.Chain((_foreign_rule(),), "filter", nx.HOOK_INPUT, -10)
+    elements = {"peers": peers, "numbers": numbers}
+    elements |= {"mesh": mesh, "targets": targets, "ports": anywhere, "address-ports": at_address}
     return nx.table(nx.FAMILY_IPV4, TABLE, chains, shapes, elements)
 
 
@@ -88,10 +95,10 @@ def _target(address: str, port: int) -> bytes:
 
 def _mesh_elements(
     tables: Mapping[str, NetworkTable],
-) -> tuple[dict[bytes, nx.Value], dict[bytes, nx.Value], set[int]]:
+) -> tuple[dict[bytes, nx.Value], dict[bytes, nx.Value], set[tuple[str, int]]]:
     mesh: dict[bytes, nx.Value] = {}
     targets: dict[bytes, nx.Value] = {}
-    counts: set[int] = set()
+    balancers: set[tuple[str, int]] = set()
     for table in tables.values():
         if not table.ingress:
             continue
@@ -100,13 +107,39 @@ def _mesh_elements(
             addresses = groups.get(service.service_id, ())
             if not addresses:
                 continue
+            balancer = ("sticky" if service.sticky else "mesh", len(addresses))
             for port in service.ports:
                 key = _port_key(port.protocol, port.published)
-                mesh[key] = f"mesh-{len(addresses)}"
-                counts.add(len(addresses))
+                mesh[key] = f"{balancer[0]}-{balancer[1]}"
+                balancers.add(balancer)
                 for slot, address in enumerate(addresses):
                     targets[key + struct.pack("=I", slot)] = _target(address, port.target)
-    return mesh, targets, counts
+    return mesh, targets, balancers
+
+
+def _underlay(
+    tables: Mapping[str, NetworkTable],
+) -> tuple[dict[bytes, nx.Value], dict[bytes, nx.Value]]:
+    """Return the addresses of the cluster's nodes and the numbers of its VXLANs."""
+    nodes = {n.data_path for table in tables.values() for n in table.nodes.values()}
+    peers: dict[bytes, nx.Value] = {IPv4Address(address).packed: None for address in nodes}
+    numbers: dict[bytes, nx.Value] = {t.vni.to_bytes(3, "big"): None for t in tables.values()}
+    return peers, numbers
+
+
+def _foreign_rule() -> nx.Rule:
+    """Drop what claims to be of our overlays and comes from no node; others' VXLANs may pass."""
+    return nx.rule(
+        nx.load_meta(nx.REG_1, nx.META_L4PROTO),
+        nx.equal(nx.REG_1, bytes([PROTOCOLS["udp"]])),
+        nx.load_port(nx.REG_1),
+        nx.equal(nx.REG_1, struct.pack(">H", VXLAN_PORT)),
+        nx.load_payload(nx.REG_1, 2, 12, 3),
+        nx.lookup("numbers", nx.REG_1),
+        nx.load_source(),
+        nx.lookup("peers", nx.REG_1, inverted=True),
+        nx.decide(nx.VERDICT_DROP),
+    )
 
 
 def _host_ports(

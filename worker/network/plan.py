@@ -23,6 +23,7 @@ from worker.network.local import (
 from worker.network.node_table import node_table
 
 _TCP = bytes([6])
+_SLOTS = {"lb": nx.random_slot, "sticky": nx.source_slot}
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ def container_table(tables: Mapping[str, NetworkTable], container: LocalContaine
     vips: dict[bytes, nx.Value] = {}
     backends: dict[bytes, nx.Value] = {}
     silent: dict[bytes, nx.Value] = {}
-    counts: set[int] = set()
+    balancers: set[tuple[str, int]] = set()
     for network_id in container.networks:
         table = tables.get(network_id)
         if table is None or table.ingress:
@@ -191,11 +192,12 @@ def container_table(tables: Mapping[str, NetworkTable], container: LocalContaine
             if not addresses:
                 silent[vip] = None
                 continue
-            counts.add(len(addresses))
-            vips[vip] = f"lb-{len(addresses)}"
+            balancer = ("sticky" if service.sticky else "lb", len(addresses))
+            balancers.add(balancer)
+            vips[vip] = f"{balancer[0]}-{balancer[1]}"
             for slot, address in enumerate(addresses):
                 backends[vip + struct.pack("=I", slot)] = IPv4Address(address).packed
-    chains, gateways = _vip_chains(counts), _gateways(tables, container)
+    chains, gateways = _vip_chains(balancers), _gateways(tables, container)
     chains |= _return_chains(tables, container)
     marks: dict[bytes, nx.Value] = {
         bytes.fromhex(mac_of(g).replace(":", "")): _mark(g) for g in gateways
@@ -210,20 +212,20 @@ def container_table(tables: Mapping[str, NetworkTable], container: LocalContaine
     return nx.table(nx.FAMILY_IPV4, TABLE, chains, shapes, elements)
 
 
-def _vip_chains(counts: Iterable[int]) -> dict[str, nx.Chain]:
+def _vip_chains(balancers: Iterable[tuple[str, int]]) -> dict[str, nx.Chain]:
     resolver = IPv4Address(DNS_ADDRESS).packed
     balance = {
-        f"lb-{count}": nx.Chain(
+        f"{kind}-{count}": nx.Chain(
             (
                 nx.rule(
                     nx.load_destination(nx.REG32_00),
-                    nx.random_slot(nx.REG32_01, count),
+                    _SLOTS[kind](nx.REG32_01, count),
                     nx.lookup("backends", nx.REG32_00, nx.REG_1),
                     nx.dnat(nx.REG_1),
                 ),
             )
         )
-        for count in sorted(counts)
+        for kind, count in sorted(balancers)
     }
     redirect = [
         nx.rule(

@@ -168,6 +168,11 @@ def endpoint_mode(spec: ServiceSpec) -> str:
     return (spec.endpoint_spec.mode if spec.endpoint_spec else "") or "vip"
 
 
+def is_sticky(spec: ServiceSpec) -> bool:
+    """Tell whether a client's address decides which task it gets."""
+    return spec.endpoint_spec is not None and spec.endpoint_spec.load_balancing == "sticky"
+
+
 def task_template(spec: ServiceSpec) -> TaskTemplate:
     """Return what tasks are made of, with the defaults that matter to them."""
     own = container(spec)

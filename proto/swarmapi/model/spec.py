@@ -335,6 +335,8 @@ class PortConfig(Spec, frozen=True):
 class EndpointSpec(Spec, frozen=True):
     mode: str = ""
     ports: tuple[PortConfig, ...] | None = None
+    load_balancing: str = ""
+    """Ours: `sticky` sends a client's connections to one task; blank or `random` to any."""
 
 
 class ServiceSpec(Spec, frozen=True):

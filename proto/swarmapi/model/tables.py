@@ -38,6 +38,8 @@ class ServiceEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     aliases: tuple[str, ...] = ()
     ports: tuple[PublishedPort, ...] = ()
     """Ingress-mode ports; filled on the ingress network only."""
+    sticky: bool = False
+    """Whether a client's address decides which task it gets."""
 
 
 class TaskEndpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import socket
+import struct
 from pathlib import Path
 
 import pytest
@@ -13,15 +15,17 @@ from swarmapi.model.tables import (
     ServiceEntry,
     TaskEndpoint,
 )
-from tests.privileged.network.lab import Lab, Server, ask, start_nodes
-from worker.network.attachments import Attached, Attachment
+from tests.privileged.network.lab import Lab, Server, ask, run_in, start_nodes
+from worker.network.attachments import Attached, Attachment, mac_of
+from worker.network.local import VXLAN_PORT
+from worker.network.netlink import mac_bytes
 from worker.network.network import Network
 
 NODES = {"n1": "192.168.77.1", "n2": "192.168.77.2", "n3": "192.168.77.3"}
 CLIENT = "192.168.77.100"
 
 
-def ingress() -> NetworkTable:
+def ingress(*, sticky: bool = False) -> NetworkTable:
     return NetworkTable(
         network_id="ingress1",
         name="ingress",
@@ -35,6 +39,7 @@ def ingress() -> NetworkTable:
                 service_id="s1",
                 name="web",
                 vip="10.0.0.50",
+                sticky=sticky,
                 ports=(
                     PublishedPort(protocol="tcp", published=8080, target=80),
                     PublishedPort(protocol="udp", published=5353, target=53),
@@ -142,5 +147,62 @@ def test_each_ingress_node_uses_its_own_source_ports(lab: Lab, tmp_path: Path) -
                     ports = {int(ask(client, NODES[f"n{i}"], 8080)[2]) for _ in range(20)}
                     low, high = ingress().nodes[f"n{i}"].mesh_ports
                     assert all(low <= port <= high for port in ports)
+
+    asyncio.run(scenario())
+
+
+def test_a_sticky_client_gets_one_replica_whatever_node_it_asks(lab: Lab, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        clients = [f"192.168.77.{number}" for number in range(100, 112)]
+        chosen: dict[str, set[str]] = {}
+        async with start_nodes(lab, tmp_path, NODES) as made:
+            for network in made.values():
+                await network.set_tables({"ingress1": ingress(sticky=True)})
+            with contextlib.ExitStack() as stack:
+                for i in (1, 2, 3):
+                    fd = (await join(made[f"n{i}"], i)).netns_fd
+                    stack.callback(Server(fd, f"r{i}", 80).close)
+                for address in clients:
+                    fd = lab.fd(lab.host(f"c{address[-3:]}", address))
+                    chosen[address] = {
+                        ask(fd, node, 8080)[0] for node in NODES.values() for _ in range(4)
+                    }
+                for network in made.values():
+                    assert await network.verify() == 0
+        assert {len(replicas) for replicas in chosen.values()} == {1}
+        assert len(set().union(*chosen.values())) == 3
+
+    asyncio.run(scenario())
+
+
+def test_vxlan_from_outside_the_cluster_is_dropped(lab: Lab, tmp_path: Path) -> None:
+    """Even a well-formed frame to a task's MAC; the same one from a node arrives."""
+
+    def frame(payload: bytes) -> bytes:
+        source, target = "10.0.0.22", "10.0.0.21"
+        udp = struct.pack(">HHHH", 999, 9999, 8 + len(payload), 0) + payload
+        ip = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0)
+        ip += socket.inet_aton(source) + socket.inet_aton(target)
+        total = sum(struct.unpack(">10H", ip))
+        ip = ip[:10] + struct.pack(">H", 0xFFFF ^ ((total & 0xFFFF) + (total >> 16))) + ip[12:]
+        ethernet = mac_bytes(mac_of(target)) + mac_bytes(mac_of(source)) + b"\x08\0"
+        return struct.pack(">BxxxI", 8, 4096 << 8) + ethernet + ip + udp
+
+    async def scenario() -> None:
+        outside = lab.fd(lab.host("stranger", "192.168.77.66"))
+        async with start_nodes(lab, tmp_path, NODES) as made:
+            for network in made.values():
+                await network.set_tables({"ingress1": ingress()})
+            fd = (await join(made["n1"], 1)).netns_fd
+            with contextlib.ExitStack() as stack:
+                heard = run_in(fd, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+                stack.callback(heard.close)
+                heard.bind(("0.0.0.0", 9999))
+                heard.settimeout(5)
+                for name, where in ((b"evil", outside), (b"peer", lab.fd(tmp_path / "swt-n2"))):
+                    sender = run_in(where, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+                    stack.callback(sender.close)
+                    sender.sendto(frame(name), (NODES["n1"], VXLAN_PORT))
+                assert heard.recv(10) == b"peer"
 
     asyncio.run(scenario())

@@ -159,6 +159,28 @@ def test_table_names_services_ports_and_endpoints() -> None:
     assert net.services["c"].ports == ()
 
 
+def test_stickiness_goes_to_the_tables_and_replaces_no_task() -> None:
+    made = started()
+    wanted = spec("c", networks=("net",), ports=(port(80, 8080),))
+    made.put_service("c", wanted)
+    made.converge()
+    tasks = [t.id for t in made.running("c")]
+    before = network_table(made.view, "ingress")
+    assert wanted.endpoint_spec is not None
+    sticky = replace(wanted.endpoint_spec, load_balancing="sticky")
+    made.put_service("c", replace(wanted, endpoint_spec=sticky))
+    made.converge()
+    for name in ("ingress", "net"):
+        table = network_table(made.view, name)
+        assert table is not None
+        assert table.services["c"].sticky
+    after = network_table(made.view, "ingress")
+    assert before is not None
+    assert after is not None
+    assert after.revision > before.revision
+    assert [t.id for t in made.running("c")] == tasks
+
+
 def test_b55_tasks_wait_for_their_network() -> None:
     """NEW until service and networks are allocated."""
     made = started(ingress=False)

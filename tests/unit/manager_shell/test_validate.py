@@ -129,6 +129,12 @@ def service(path: str, value: Any) -> ServiceSpec:
             "EndpointSpec.Ports[1]: duplicate",
         ),
         ("EndpointSpec", {"Mode": "dnsrr", "Ports": [{"TargetPort": 1}]}, "EndpointSpec.Ports[0]"),
+        ("EndpointSpec", {"LoadBalancing": "fair"}, "EndpointSpec.LoadBalancing"),
+        (
+            "EndpointSpec",
+            {"Mode": "dnsrr", "LoadBalancing": "sticky"},
+            "EndpointSpec.LoadBalancing",
+        ),
     ],
 )
 def test_refused_service(path: str, value: Any, begins: str) -> None:

@@ -78,6 +78,18 @@ def test_a_vip_without_a_backend_is_refused_and_not_balanced() -> None:
     assert not rules.elements["vips"]
 
 
+def test_a_sticky_service_is_chosen_by_the_clients_address() -> None:
+    table, mesh = overlay(task(1), task(2, "n2")), overlay(task(1), task(2, "n2"), ingress=True)
+    sticky = {"s1": msgspec.structs.replace(table.services["s1"], sticky=True)}
+    rules = planned(msgspec.structs.replace(table, services=sticky)).containers["c1"][0]
+    assert rules.elements["vips"] == {packed("10.0.1.2"): "sticky-2"}
+    assert rules.chains["sticky-2"] != planned(table).containers["c1"][0].chains["lb-2"]
+    sticky = {"s1": msgspec.structs.replace(mesh.services["s1"], sticky=True)}
+    node = planned(msgspec.structs.replace(mesh, services=sticky)).node
+    assert list(node.elements["mesh"].values()) == ["sticky-2"]
+    assert "mesh-2" not in node.chains
+
+
 def test_a_container_sees_its_own_networks_only() -> None:
     stranger = LocalContainer("c2", {"red": ("eth0", "172.16.0.2")})
     state = planned(overlay(task(1)), stranger)

@@ -176,7 +176,7 @@ def test_every_flag_of_create_is_a_field_of_the_model(daemon: Daemon, ctl: Run) 
         *shlex.split("--health-retries 2 --health-start-period 1s --health-start-interval 1s"),
         *shlex.split("--limit-cpu 1 --limit-pids 9 --reserve-memory 1m --restart-max-attempts 3"),
         *shlex.split("--restart-window 1s --replicas-max-per-node 2 --endpoint-mode dnsrr"),
-        *shlex.split("--update-monitor 1s --update-failure-action rollback"),
+        *shlex.split("--update-monitor 1s --update-failure-action rollback --lb random"),
         *shlex.split("--update-max-failure-ratio 0.1"),
         *shlex.split("--rollback-delay 1s --rollback-monitor 1s --rollback-failure-action pause"),
         *shlex.split(
