@@ -17,8 +17,9 @@ from typing import Any
 from aiohttp import web
 
 from manager.api import app as manager_app
-from manager.api.keys import RAFT_USAGE
+from manager.api.keys import EXECS, RAFT_USAGE
 from manager.api.state import RaftUsage
+from manager.execs.broker import ExecBroker
 from manager.logbroker.broker import LogBroker
 from runtime.image import archive
 from runtime.image.store import ImageStore
@@ -158,6 +159,7 @@ def manager_target() -> Target:
         await cluster.found()
         broker = LogBroker(cluster.store, lambda node, request: False)
         app = manager_app.build_app(cluster.store, "m1", NoForwarder(), broker, cluster.events)
+        app[EXECS] = ExecBroker(cluster.store, lambda node, request: False)
         app[RAFT_USAGE] = lambda: (
             {"NodeID": "m1", "LeaderID": "m1", "Members": {}}
             | dict.fromkeys(
