@@ -58,7 +58,9 @@ class Future:
         for service_id in waiting:
             self._unsettled |= self.view.by_service.of(service_id)
         objects = len(self.view.services) + len(self.view.tasks)
-        limit = min(MAX_TURNS, MAX_LOOKS // objects) if self._is_rebalancing() else MAX_TURNS
+        limit = (
+            min(MAX_TURNS, MAX_LOOKS // max(objects, 1)) if self._is_rebalancing() else MAX_TURNS
+        )
         for _ in range(max(limit, 1)):
             if self._changes > MAX_CHANGES:
                 break

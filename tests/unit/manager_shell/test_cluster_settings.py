@@ -13,7 +13,7 @@ from swarmapi.model.spec import ClusterSpec
     ("body", "name"),
     [
         (b'{"Raft":{"SnapshotInterval":500}}', "Raft"),
-        (b'{"CAConfig":{"NodeCertExpiry":3600000000000}}', "CAConfig"),
+        (b'{"CAConfig":{"ExternalCAs":[{"URL":"https://ca"}]}}', "CAConfig"),
         (b'{"TaskDefaults":{"LogDriver":{"Name":"syslog"}}}', "TaskDefaults"),
     ],
 )

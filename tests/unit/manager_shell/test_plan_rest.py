@@ -119,6 +119,7 @@ def test_rebalancing_is_planned_begun_followed_and_stopped() -> None:
     async def story(cluster: MemoryCluster, client: Client) -> None:
         path = "/v1.50/swarm/v1/rebalance"
         assert (await get(client, path))["State"] == "none"
+        assert (await get(client, f"{path}/plan"))["Services"] == []
         await post(client, "/v1.50/services/create", spec(), 201)
         await cluster.settle()
         await cluster.run_tasks()
