@@ -28,7 +28,7 @@ from worker.network.attachments import (
     mac_of,
 )
 from worker.network.conntrack import ConntrackSocket
-from worker.network.network import Network
+from worker.network.network import EGRESS_NETWORK, Network
 from worker.network.nft import NftSocket
 
 NODES = {"n1": "192.168.77.1", "n2": "192.168.77.2"}
@@ -254,6 +254,43 @@ def test_a_restarted_network_adopts_what_runs(lab: Lab, tmp_path: Path) -> None:
                 node = lab.fd(tmp_path / "swt-n1")
                 assert ask(node, "127.0.0.1", first.ports[0].host_port)[0] == "one"
             assert await again.verify() == 0
+
+    asyncio.run(scenario())
+
+
+def test_the_way_out_of_an_overlay_outlives_a_restart(lab: Lab, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with start_nodes(lab, tmp_path, {"n1": NODES["n1"]}) as made:
+            made["n1"].spoken_for = ("172.16.0.0/16",)
+            await made["n1"].set_tables({"net1": overlay(1, 2)})
+            attachments = [Attachment("net1", "overlay", "10.0.1.11")]
+            first = await made["n1"].attach("c1", attachments, host_ports=[])
+            out = {e.network_id: e.address for e in first.endpoints}[EGRESS_NETWORK]
+            assert out.startswith("172.17.")
+            pin = tmp_path / "swt-c1"
+            run_in(first.netns_fd, lambda: netns.pin(first.netns_fd, pin))
+            lab.pins.append(pin)
+            await made["n1"].stop(remove=False)
+            made["n1"] = again = Network(
+                node_id="n1",
+                run_dir=tmp_path / "run-n1",
+                data_path_addr=NODES["n1"],
+                upstream_dns=(),
+                bridge_pool="172.16.0.0/12",
+                node_netns=tmp_path / "swt-n1",
+            )
+            await again.start()
+            await again.set_tables({"net1": overlay(1, 2)})
+            kept = list(first.endpoints)
+            adopted = await again.readopt("c1", pin, kept, attachments=attachments, host_ports=[])
+            second = await again.attach(
+                "c2", [Attachment("net1", "overlay", "10.0.1.20")], host_ports=[]
+            )
+            addresses = {e.network_id: e.address for e in second.endpoints}
+            assert addresses[EGRESS_NETWORK].startswith("172.17.")
+            assert addresses[EGRESS_NETWORK] != out
+            with contextlib.closing(Server(second.netns_fd, "two", 80)):
+                assert ask(adopted.netns_fd, "10.0.1.20", 80)[0] == "two"
 
     asyncio.run(scenario())
 
