@@ -22,7 +22,7 @@ soak-managers: ## all managers killed 20 times during a stream of updates: nothi
 	$(python) -m tests.soak.managers
 soak-failover: ## medians of power cuts: a worker's tasks elsewhere, the next write without the leader
 	$(python) -m tests.soak.failover
-soak-drain: ## updates, scale-downs and drained nodes under load, 30 of each: no request fails (root)
+soak-drain: ## updates, scale-downs and drained nodes under load, 30 of each: no request fails; kills are told of (root)
 	$(python) -m tests.soak.drain
 soak-sim: ## 1,000 simulated clusters, ten minutes each, with faults: no promise is broken
 	$(python) -m tests.sim.cluster --seeds 1000 --minutes 10 --jobs 2

@@ -3,6 +3,7 @@
 A lab of one manager and two workers; three replicas whose server ends at once when told to. The
 clients are outside (through the mesh, by two nodes) and in a container (by the service's name,
 which is its VIP). Rounds: an update start-first, one stop-first, a scale-down, a drained node.
+Last come tasks killed by SIGKILL: their requests fail, and each must know it within a second.
 """
 
 import argparse
@@ -99,11 +100,29 @@ def drain(lab: LabHandle) -> None:
     lab.await_running("m1", "web", REPLICAS, 60)
 
 
+def kill(lab: LabHandle) -> None:
+    """Kill a task's process and wait for its replacement."""
+    task = lab.running("m1", "web")[0]
+    nodes = lab.api("m1", "GET", "/nodes").body
+    names = {node["ID"]: node["Description"]["Hostname"] for node in nodes}
+    pid = task["Status"]["ContainerStatus"]["PID"]
+    lab.run("exec", names[task["NodeID"]], "kill", "-9", str(pid))
+
+    def replaced() -> bool:
+        now = [t["ID"] for t in lab.running("m1", "web")]
+        return len(now) == REPLICAS and task["ID"] not in now
+
+    wait_until(replaced, 60, "the killed task is replaced")
+
+
+RESET_S = 1.0
+"""Within which an established connection to a killed task ends."""
 ROUNDS: dict[str, Callable[[LabHandle], None]] = {
     "start-first": lambda lab: update(lab, "start-first"),
     "stop-first": lambda lab: update(lab, "stop-first"),
     "scale-down": scale,
     "drain": drain,
+    "kill": kill,
 }
 
 
@@ -121,10 +140,13 @@ def soak(lab: LabHandle, kind: str, rounds: int) -> int:
     for place, counts in zip(("outside", "inside"), seen, strict=True):
         failures = counts["failures"]
         assert isinstance(failures, dict)
-        failed += sum(failures.values())
+        slowest_s = counts["slowest_s"]
+        assert isinstance(slowest_s, float)
+        failed += sum(failures.values()) if kind != "kill" else int(slowest_s > RESET_S)
         print(
             f"{kind} x {rounds} in {spent_s:.0f} s, {place}: {counts['requests']} requests to"
-            f" {counts['servers']} tasks, failed: {failures or 0}",
+            f" {counts['servers']} tasks, failed: {failures or 0}"
+            + (f", told after {slowest_s:.2f} s at most" if failures else ""),
             flush=True,
         )
     return failed

@@ -2,7 +2,7 @@
 
 `load.py HOST:PORT…`: half of the clients open a connection for every request, the others one for
 fifty. They go on until standard input ends, finish what is under way, and print JSON:
-{"requests": n, "failures": {kind: n}, "servers": n}.
+{"requests": n, "failures": {kind: n}, "slowest_s": of the failures, "servers": n}.
 """
 
 import asyncio
@@ -27,17 +27,19 @@ class Load:
         self.ending = asyncio.Event()
         self.requests = 0
         self.failures: Counter[str] = Counter()
+        self.slowest_s = 0.0
         self.servers: set[bytes] = set()
 
     async def client(self, host: str, port: int, kept: int) -> None:
         """Send requests, `kept` of them on one connection, until the end."""
+        now = asyncio.get_running_loop().time
         while not self.ending.is_set():
-            stage, done, writer = "connect", 0, None
+            stage, done, writer, began = "connect", 0, None, now()
             try:
                 async with asyncio.timeout(LIMIT_S):
                     reader, writer = await asyncio.open_connection(host, port)
                 while done < kept and not (self.ending.is_set() and done):
-                    stage = "first" if not done else "kept"
+                    stage, began = "kept" if done else "first", now()
                     async with asyncio.timeout(LIMIT_S):
                         await self._ask(reader, writer, last=done + 1 == kept)
                     done += 1
@@ -46,8 +48,9 @@ class Load:
                 self.requests += 1
                 kind = f"{host}:{port} {stage}: {type(error).__name__}"
                 self.failures[kind] += 1
+                self.slowest_s = max(self.slowest_s, now() - began)
                 if self.failures.total() <= SHOWN:
-                    print(f"{asyncio.get_running_loop().time():.3f} {kind}", file=sys.stderr)
+                    print(f"{now():.3f} {kind}", file=sys.stderr)
                 await asyncio.sleep(0.01)
             finally:
                 if writer is not None:
@@ -79,6 +82,7 @@ async def main(targets: list[str]) -> None:
     result = {
         "requests": load.requests,
         "failures": load.failures,
+        "slowest_s": round(load.slowest_s, 3),
         "servers": len(load.servers),
     }
     print(json.dumps(result), flush=True)

@@ -67,6 +67,10 @@ def test_vip_reaches_tasks_on_both_nodes(lab: Lab, tmp_path: Path) -> None:
                 seen = Counter(ask(first.netns_fd, VIP, 80)[0] for _ in range(100))
                 assert set(seen) == {"one", "two"}
                 assert min(seen.values()) > 20
+                alone = {"net1": overlay(task(1, "n1"))}
+                await made["n1"].set_tables(alone)
+                hairpin = ask(first.netns_fd, VIP, 80)
+                assert hairpin[:2] == ["one", "10.0.1.11"]
                 await made["n1"].set_tables(
                     {"net1": overlay(task(1, "n1", EndpointState.WITHDRAWN), task(2, "n2"))}
                 )
