@@ -12,7 +12,7 @@ from swarmapi.errors import SwarmError
 from worker.engine import bundle
 from worker.engine.launcher import Launcher, Places
 from worker.engine.ports import Attachment, Networking, Supervisor
-from worker.engine.record import Record
+from worker.engine.record import MountPoint, Record
 from worker.engine.spec import ContainerConfig, decode_host
 from worker.engine.storage import Storage
 
@@ -88,6 +88,11 @@ def _record(step: RunStep, now_ns: int) -> Record:
     host = decode_host({**step.host, "LogConfig": {"Type": "none"}})
     bundle.check_supported(host)
     path, *args = step.argv
+    mounts = []
+    for number, target in enumerate(step.volumes):
+        source = step.directory / f"volume{number}"
+        source.mkdir(mode=0o755)
+        mounts.append(MountPoint(kind="bind", source=str(source), target=target))
     return Record(
         id=step.directory.name,
         name="",
@@ -100,4 +105,5 @@ def _record(step: RunStep, now_ns: int) -> Record:
         path=path,
         args=args,
         env=[f"{name}={value}" for name, value in step.env.items()],
+        mounts=mounts,
     )

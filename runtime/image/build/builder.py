@@ -133,7 +133,7 @@ class _Build:
         target = self._options.target.lower()
         if target:
             found = [i for i, (name, _) in enumerate(names) if name == target]
-            if not found and target.isdigit() and int(target) < len(names):
+            if not found and target.isdecimal() and int(target) < len(names):
                 found = [int(target)]
             if not found:
                 raise BuildError(f'target stage "{self._options.target}" could not be found')
@@ -309,15 +309,22 @@ class _Build:
             self._say(f" ---> Running in {name}\n")
             upper = directory / "upper"
             upper.mkdir(mode=0o755)
+            hidden, lower = tuple(config.get("Volumes") or ()), self._lower()
+            below = LayeredView(lower)
             step = RunStep(
                 directory=directory,
-                lower=self._lower(),
+                lower=lower,
                 argv=argv,
                 env=env,
                 cwd=config.get("WorkingDir") or "/",
                 user=config.get("User") or "",
                 host=self._options.host,
                 output=output,
+                volumes=sorted(
+                    posixpath.join("/", path.strip("/"))
+                    for path in hidden
+                    if path.strip("/") and below.locate(path)[1] is None
+                ),
             )
             code = self._builder._runner.run(step)
             if self._builder._cancelled.is_set():
@@ -325,7 +332,6 @@ class _Build:
             if code:
                 shown = " ".join(argv)
                 raise BuildError(f"The command '{shown}' returned a non-zero code: {code}", code)
-            hidden = tuple(config.get("Volumes") or ())
             layer = put_upper(self._store, upper, hidden)
         self._say(f" ---> Removed intermediate container {name}\n")
         return layer
@@ -360,7 +366,7 @@ class _Build:
                 return self._image_of(stage)
         if self._stage.name == name.lower():
             raise BuildError(f"invalid from flag value {name}: refers to current build stage")
-        if name.isdigit():
+        if name.isdecimal():
             if int(name) == len(self._stages) - 1:
                 raise BuildError(f"invalid from flag value {name}: refers to current build stage")
             if int(name) >= len(self._stages):

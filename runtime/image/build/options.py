@@ -39,6 +39,8 @@ class RunStep:
     user: str
     host: Mapping[str, Any]
     output: Callable[[str, bytes], None]
+    volumes: Sequence[str] = ()
+    """The image's volumes that it has no directory for: the step sees them empty."""
 
 
 class StepRunner(Protocol):

@@ -83,7 +83,7 @@ def test_a_build_of_every_instruction(context: Context) -> None:
         *("--network", "none"),
         dockerfile=(
             "ARG BASE=box:1\nFROM ${BASE} AS maker\nARG V=1\nENV E=e$V\n"
-            "RUN echo $V$E > /made\nMAINTAINER me\nFROM box:1\nCOPY --from=maker /made /m/\n"
+            "VOLUME /new\nRUN echo $V$E > /new/x && cp /new/x /made\nMAINTAINER me\nFROM box:1\nCOPY --from=maker /made /m/\n"
             "COPY --chown=7:8 --chmod=600 . /c/\nWORKDIR /m\nRUN cat made && id -u > uid\n"
             'SHELL ["/bin/sh", "-ec"]\nRUN false || true; touch shell\nUSER 5\n'
             'RUN ["/bin/sh", "-c", "id -u > /tmp/u || true"]\nVOLUME /data\nEXPOSE 80\n'
@@ -91,7 +91,7 @@ def test_a_build_of_every_instruction(context: Context) -> None:
             'ENTRYPOINT ["/bin/sh", "-c"]\nCMD ["cat made uid"]\n'
         ),
     )
-    assert "Step 1/23 : ARG BASE=box:1\nStep 2/23 : FROM ${BASE} AS maker\n ---> " in done.stdout
+    assert "Step 1/24 : ARG BASE=box:1\nStep 2/24 : FROM ${BASE} AS maker\n ---> " in done.stdout
     assert "\n2e2\n ---> Removed intermediate container " in done.stdout
     assert done.stdout.endswith("Successfully tagged all:1\nSuccessfully tagged all:2\n")
     assert context.run("all:1") == "2e2\n0\n"
