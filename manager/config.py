@@ -151,7 +151,7 @@ def load(argv: Sequence[str]) -> InitConfig | RunConfig | RecoverConfig | Descri
 def split(address: str) -> tuple[str, int]:
     """Return (host, port) of `host:port`; raises InvalidArgument."""
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or not 0 <= int(port) < 65_536:
+    if not host or not port.isdecimal() or not 0 <= int(port) < 65_536:
         raise InvalidArgument(f"address {address!r} must be host:port")
     return host, int(port)
 

@@ -43,7 +43,7 @@ def cpus(text: str) -> int:
 
 def count(text: str) -> int:
     """Return a number that is not negative."""
-    if not text.isdigit():
+    if not text.isdecimal():
         raise Bad(f"invalid number {text!r}: want 0 or more")
     return int(text)
 
@@ -129,7 +129,7 @@ def fields(text: str) -> dict[str, str]:
 
 
 def _port(text: str) -> int:
-    if not text.isdigit() or not 0 < int(text) < 65536:
+    if not text.isdecimal() or not 0 < int(text) < 65536:
         raise Bad(f"invalid port {text!r}: want 1 to 65535")
     return int(text)
 

@@ -49,7 +49,7 @@ def moment(text: str) -> str:
 
 def query(args: Namespace) -> dict[str, str]:
     """Return the query of a request for logs."""
-    if args.tail != "all" and not args.tail.lstrip("-").isdigit():
+    if args.tail != "all" and not args.tail.lstrip("-").isdecimal():
         raise ClientError(f"invalid tail {args.tail!r}: want a number or all")
     found = {"stdout": "1", "stderr": "1", "tail": args.tail}
     if args.follow:

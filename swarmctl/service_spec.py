@@ -133,7 +133,7 @@ def _preference(text: str) -> list[Any]:
 def _generic(text: str) -> list[Any]:
     items = []
     for kind, equals, value in (part.strip().partition("=") for part in text.split(",")):
-        if not equals or not kind or not value.isdigit():
+        if not equals or not kind or not value.isdecimal():
             raise flags.Bad(f"invalid generic resource {text!r}: want KIND=NUMBER")
         items.append({"DiscreteResourceSpec": {"Kind": kind, "Value": int(value)}})
     return items

@@ -86,7 +86,7 @@ def shared_bytes(images: Iterable[Image]) -> dict[str, int]:
 def parse_time_ns(text: str) -> int:
     """Nanoseconds since the epoch of an RFC 3339 time; 0 where it is missing or not one."""
     whole, _, rest = text.partition(".")
-    digits = "".join(rest[: next((i for i, c in enumerate(rest) if not c.isdigit()), len(rest))])
+    digits = "".join(rest[: next((i for i, c in enumerate(rest) if not c.isdecimal()), len(rest))])
     zone = rest[len(digits) :] if rest else ""
     try:
         moment = datetime.fromisoformat(whole + zone)

@@ -143,7 +143,7 @@ def log_query(request: web.Request) -> LogQuery:
     if not (stdout or stderr):
         raise InvalidArgument("Bad parameters: you must choose at least one stream")
     tail = query.text(request, "tail") or "all"
-    if tail != "all" and not tail.lstrip("-").isdigit():
+    if tail != "all" and not tail.lstrip("-").isdecimal():
         raise InvalidArgument(f"invalid value {tail!r} for tail: all or a number")
     lines = None if tail == "all" or int(tail) < 0 else int(tail)
     return LogQuery(

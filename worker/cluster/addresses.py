@@ -18,7 +18,7 @@ def split(text: str, default_port: int = CLUSTER_PORT) -> tuple[str, int]:
     host, colon, port = text.strip().rpartition(":")
     if not colon:
         host, port = port, str(default_port)
-    if not host or ":" in host or not port.isdigit() or not 0 < int(port) < 65536:
+    if not host or ":" in host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise InvalidArgument(f"address {text!r} must be host:port with an IPv4 address or name")
     return host, int(port)
 

@@ -366,7 +366,7 @@ def _host_ports(text: str) -> tuple[int, int]:
     """Return the first and last port of `8000-8010`, `80` or nothing."""
     first, dash, last = (text or "0").partition("-")
     last = last if dash else first
-    if not (first.isdigit() and last.isdigit() and int(first) <= int(last) <= 65535):
+    if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last) <= 65535):
         raise InvalidArgument(f"invalid port specification: {text!r}")
     return int(first), int(last)
 
@@ -383,7 +383,7 @@ def parse_port(port: str, *, exposed: bool = False) -> tuple[int, str]:
     number, _, protocol = port.partition("/")
     protocol = protocol or "tcp"
     known = ("tcp", "udp", "sctp") if exposed else ("tcp", "udp")
-    if not number.isdigit() or not 0 < int(number) < 65536 or protocol not in known:
+    if not number.isdecimal() or not 0 < int(number) < 65536 or protocol not in known:
         raise InvalidArgument(f"invalid port specification: {port!r}")
     return int(number), protocol
 

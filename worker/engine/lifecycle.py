@@ -527,11 +527,11 @@ def signal_number(name: str) -> int:
         InvalidArgument: for what is no signal.
     """
     bare = name.upper().removeprefix("SIG")
-    if bare.isdigit() and 0 < int(bare) < signals.NSIG:
+    if bare.isdecimal() and 0 < int(bare) < signals.NSIG:
         return int(bare)
     for anchor, base in (("RTMIN", signals.SIGRTMIN), ("RTMAX", signals.SIGRTMAX)):
         offset = bare.removeprefix(anchor)
-        if bare.startswith(anchor) and offset and offset.lstrip("+-").isdigit():
+        if bare.startswith(anchor) and offset and offset.lstrip("+-").isdecimal():
             return int(base) + int(offset)
     try:
         return int(signals.Signals[f"SIG{bare}"])

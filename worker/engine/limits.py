@@ -222,7 +222,7 @@ def _numbers(text: str) -> set[int]:
     for part in filter(None, text.split(",")):
         first, dash, last = part.partition("-")
         last = last if dash else first
-        if not (first.isdigit() and last.isdigit() and int(first) <= int(last) < 1 << 16):
+        if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last) < 1 << 16):
             raise InvalidArgument(f"Invalid value {text} for cpuset")
         found.update(range(int(first), int(last) + 1))
     return found

@@ -53,7 +53,14 @@ def resolve_links(record: Record, find: Callable[[str], Record]) -> list[str]:
         target, alias = parse_link(link)
         try:
             other = find(target)
+            passed: set[str] = set()
             while other.host.network_mode.startswith("container:"):
+                if other.id in passed:  # names come back: each may share the other's by now
+                    raise InvalidArgument(
+                        f"cannot link to {target}: it shares the network of a container that "
+                        "shares its own"
+                    )
+                passed.add(other.id)
                 other = find(other.host.network_mode.removeprefix("container:"))
         except NotFound as error:
             raise InvalidArgument(

@@ -35,7 +35,7 @@ def check_log(log: LogSpec) -> None:
             raise Unsupported(f"log option {option!r} is not supported by json-file")
     parse_size(options.get("max-size", ""))
     files = options.get("max-file", "1")
-    if not files.isdigit() or int(files) < 1:
+    if not files.isdecimal() or int(files) < 1:
         raise InvalidArgument(f"max-file cannot be less than 1: {files!r}")
     if int(files) > 1 and "max-size" not in options:
         raise InvalidArgument("max-file needs max-size")
@@ -90,7 +90,7 @@ def parse_size(text: str) -> int:
     number = text.lower().removesuffix("ib").removesuffix("b") if text[-1:].isalpha() else text
     unit = number[-1:] if number[-1:].isalpha() else ""
     digits = number[: len(number) - len(unit)]
-    if unit not in _SIZES or not digits.isdigit():
+    if unit not in _SIZES or not digits.isdecimal():
         raise InvalidArgument(f"invalid size: {text!r}")
     return int(digits) * _SIZES[unit]
 

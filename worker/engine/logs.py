@@ -152,7 +152,7 @@ def _rotated(path: Path) -> list[Path]:
     found = []
     for candidate in path.parent.glob(path.name + ".*"):
         suffix = candidate.name.rpartition(".")[2]
-        if suffix.isdigit():
+        if suffix.isdecimal():
             found.append((int(suffix), candidate))
     return [candidate for _, candidate in sorted(found, reverse=True)]
 

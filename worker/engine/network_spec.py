@@ -120,7 +120,7 @@ def check_options(options: Mapping[str, str]) -> None:
         elif key == HOST_ADDRESS:
             _address(value, key)
         elif key == MTU:
-            if not value.isdigit() or not _MTU_SMALLEST <= int(value) <= _MTU_LARGEST:
+            if not value.isdecimal() or not _MTU_SMALLEST <= int(value) <= _MTU_LARGEST:
                 raise InvalidArgument(f"invalid {key} {value!r}: want 68 to 65535")
         else:
             raise Unsupported(f"network option {key} is not supported")

@@ -11,6 +11,7 @@ from runtime.image.view import LayeredView
 from swarmapi.errors import InvalidArgument
 
 _LARGEST_BYTES = 1 << 20
+LARGEST_ID = (1 << 31) - 1
 
 
 def read_member(layers: Sequence[str], path: str) -> str:
@@ -43,7 +44,9 @@ def resolve_user(user: str, groups: Sequence[str], passwd: str, group: str) -> d
     if group_name:
         gid = _group(group_name, teams)
     elif login:
-        extra = [int(t[2]) for t in teams if login in t[3].split(",") and t[2].isdigit()]
+        extra = [
+            _in_range(int(t[2])) for t in teams if login in t[3].split(",") and t[2].isdecimal()
+        ]
     extra += [_group(entry, teams) for entry in groups]
     # The primary group is among the others, so that a setgid program cannot drop it.
     return {"uid": uid, "gid": gid, "additionalGids": sorted({gid, *extra})}
@@ -60,17 +63,24 @@ def home_of(uid: object, passwd: str) -> str:
 
 def _account(name: str, accounts: Sequence[Sequence[str]]) -> tuple[int, int, str]:
     for fields in accounts:
-        if name in (fields[0], fields[2]) and fields[2].isdigit() and fields[3].isdigit():
-            return int(fields[2]), int(fields[3]), fields[0]
-    if name.isdigit():
-        return int(name), 0, ""
+        if name in (fields[0], fields[2]) and fields[2].isdecimal() and fields[3].isdecimal():
+            return _in_range(int(fields[2])), _in_range(int(fields[3])), fields[0]
+    if name.isdecimal():
+        return _in_range(int(name)), 0, ""
     raise InvalidArgument(f"unable to find user {name}: no matching entries in passwd file")
 
 
 def _group(name: str, teams: Sequence[Sequence[str]]) -> int:
     for fields in teams:
-        if name == fields[0] and fields[2].isdigit():
-            return int(fields[2])
-    if name.isdigit():
-        return int(name)
+        if name == fields[0] and fields[2].isdecimal():
+            return _in_range(int(fields[2]))
+    if name.isdecimal():
+        return _in_range(int(name))
     raise InvalidArgument(f"unable to find group {name}: no matching entries in group file")
+
+
+def _in_range(number: int) -> int:
+    """Refuse an id that the kernel would cut off, or take for "stay root" (4294967295)."""
+    if number > LARGEST_ID:
+        raise InvalidArgument(f"uids and gids must be in range 0-{LARGEST_ID}")
+    return number

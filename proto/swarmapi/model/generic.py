@@ -27,7 +27,7 @@ def parse_generic(values: Iterable[str]) -> tuple[GenericShare, ...]:
         if not is_kind(kind) or not _NAME.match(value):
             raise InvalidArgument(f"{text!r} is no generic resource: write KIND=NAME or KIND=COUNT")
         known = shares.get(kind)
-        if value.isdigit():
+        if value.isdecimal():
             if known is not None or int(value) > 1 << 31:
                 raise InvalidArgument(f"generic resource {kind}: one count, or names")
             shares[kind] = GenericShare(kind=kind, count=int(value))

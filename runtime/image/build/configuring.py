@@ -190,7 +190,7 @@ def _workdir(step: Instruction, settings: Settings, variables: Variables) -> str
 def _stopsignal(step: Instruction, settings: Settings, variables: Variables) -> str:
     name = expand(step.text, variables, step.escape)
     known = {entry.name.removeprefix("SIG") for entry in signal.Signals}
-    is_number = name.isdigit() and 0 < int(name) <= signal.SIGRTMAX
+    is_number = name.isdecimal() and 0 < int(name) <= signal.SIGRTMAX
     is_realtime = re.fullmatch(r"RTM(IN(\+\d+)?|AX(-\d+)?)", name.upper().removeprefix("SIG"))
     if not is_number and not is_realtime and name.upper().removeprefix("SIG") not in known:
         raise BuildError(f"invalid signal: {name}")
@@ -224,7 +224,7 @@ def _healthcheck(step: Instruction, settings: Settings, variables: Variables) ->
         check = {"Test": ["CMD-SHELL", rest] if words is None else ["CMD", *words]}
     for flag, value in step.flags:
         if flag == "retries":
-            if not value.lstrip("-").isdigit() or int(value) < 0:
+            if not value.lstrip("-").isdecimal() or int(value) < 0:
                 raise BuildError(f"--retries cannot be negative ({value})")
             check["Retries"] = int(value)
         else:

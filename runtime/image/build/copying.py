@@ -24,6 +24,7 @@ from runtime.image.tree import Node, Tree
 from runtime.image.view import LayeredView
 
 _ACCOUNTS_BYTES = 1 << 20
+_LARGEST_ID = (1 << 31) - 1
 _CHUNK_BYTES = 1 << 18
 _WILDCARD = re.compile(r"(?<!\\)[*?\[]")
 
@@ -240,7 +241,9 @@ def lookup_owner(view: LayeredView, text: str) -> Owner:
 
 
 def _number(view: LayeredView, file: str, name: str, field: int = 2) -> int | None:
-    if name.isdigit():
+    if name.isdecimal():
+        if int(name) > _LARGEST_ID:
+            raise BuildError(f"uids and gids must be in range 0-{_LARGEST_ID}: {name}")
         return int(name)
     entry = view.locate(file)[1]
     if entry is None or not stat.S_ISREG(entry.status.st_mode):
@@ -249,6 +252,6 @@ def _number(view: LayeredView, file: str, name: str, field: int = 2) -> int | No
         lines = opened.read(_ACCOUNTS_BYTES).decode(errors="replace").splitlines()
     for line in lines:
         fields = line.split(":")
-        if fields[0] == name and len(fields) > field and fields[field].isdigit():
+        if fields[0] == name and len(fields) > field and fields[field].isdecimal():
             return int(fields[field])
     return None

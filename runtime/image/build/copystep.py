@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 import stat
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,6 +22,7 @@ from runtime.image.unpack import UnpackOptions, unpack
 from runtime.image.view import LayeredView
 
 _UNNAMED = "__unnamed__"
+_MODE = re.compile("0*[0-7]{1,4}")
 
 
 class CopyStep:
@@ -73,13 +75,12 @@ class CopyStep:
         """Write every source onto the layers below."""
         asked = lookup_owner(below, self._chown) if self._chown else Owner()
         if self._chmod:
-            try:
-                asked = replace(asked, mode=int(self._chmod, 8) & 0o7777)
-            except ValueError:
+            if not _MODE.fullmatch(self._chmod):
                 raise BuildError(
                     f"invalid chmod parameter: '{self._chmod}'. it should be octal string and"
                     " between 0 and 07777"
-                ) from None
+                )
+            asked = replace(asked, mode=int(self._chmod, 8))
         owner = asked if self._chown else replace(asked, uid=0, gid=0)
         for chosen in self._chosen:
             real, is_directory = writer.locate(self._target)

@@ -377,7 +377,7 @@ async def _bounded(response: aiohttp.ClientResponse, limit: int) -> bytes:
 
 
 def _pause_s(attempt: int, retry_after: str) -> float:
-    if retry_after.isdigit():
+    if retry_after.isdecimal():
         return min(float(retry_after), _LONGEST_PAUSE_S)
     base = min(_FIRST_PAUSE_S * 2.0 ** (attempt - 1), _LONGEST_PAUSE_S)
     return base * random.uniform(0.75, 1.25)

@@ -83,7 +83,8 @@ def test_a_build_of_every_instruction(context: Context) -> None:
         *("--network", "none"),
         dockerfile=(
             "ARG BASE=box:1\nFROM ${BASE} AS maker\nARG V=1\nENV E=e$V\n"
-            "VOLUME /new\nRUN echo $V$E > /new/x && cp /new/x /made\nMAINTAINER me\nFROM box:1\nCOPY --from=maker /made /m/\n"
+            "VOLUME /new\nRUN echo $V$E > /new/x && cp /new/x /made\nMAINTAINER me\n"
+            "FROM box:1\nCOPY --from=maker /made /m/\n"
             "COPY --chown=7:8 --chmod=600 . /c/\nWORKDIR /m\nRUN cat made && id -u > uid\n"
             'SHELL ["/bin/sh", "-ec"]\nRUN false || true; touch shell\nUSER 5\n'
             'RUN ["/bin/sh", "-c", "id -u > /tmp/u || true"]\nVOLUME /data\nEXPOSE 80\n'

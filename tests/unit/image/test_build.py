@@ -209,6 +209,10 @@ def test_the_maintainer_is_the_author(bench: Bench) -> None:
         ("FROM scratch\nCOPY d/* /b", "more than one source file, the destination must be"),
         ("FROM scratch\nCOPY --chown=bob f /b", "can't find uid for user bob"),
         ("FROM scratch\nCOPY --chmod=9 f /b", "invalid chmod parameter: '9'"),
+        ("FROM scratch\nCOPY --chmod=-7 f /b", "invalid chmod parameter: '-7'"),
+        ("FROM scratch\nCOPY --chmod=10000 f /b", "invalid chmod parameter: '10000'"),
+        ("FROM scratch\nCOPY --chown=4294967295 f /b", "uids and gids must be in range"),
+        ("FROM scratch\nCOPY --chown=²:1 f /b", "can't find uid for user ²"),
         ("FROM scratch\nCOPY --from=0 f /b", "refers to current build stage"),
         ("FROM scratch\nCOPY --from=7 f /b", "index out of bounds"),
         ("FROM scratch\nCOPY f /f\nCOPY f /f/g/", "not a directory"),
@@ -231,6 +235,12 @@ def test_a_failing_step_ends_the_build_with_its_code(tmp_path: Path) -> None:
     assert str(caught.value) == "The command '/bin/sh -c bad' returned a non-zero code: 7"
     assert bench.store.list() == []
     assert list(bench.store.blobs.temporary.iterdir()) == []
+
+
+def test_a_step_sees_the_volumes_that_the_image_has_no_directory_for(bench: Bench) -> None:
+    bench.file("f")
+    bench.build("FROM scratch\nCOPY f /old/\nVOLUME /old /new/in /new\nRUN x\n")
+    assert list(bench.runner.runs[-1].volumes) == ["/new", "/new/in"]
 
 
 def test_what_a_volume_holds_is_not_kept(bench: Bench) -> None:

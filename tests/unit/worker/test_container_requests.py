@@ -5,6 +5,9 @@ import pytest
 from swarmapi.errors import InvalidArgument
 from worker.engine.bundle import DEFAULT_PATH, merge_env
 from worker.engine.filters import check_container_filters
+from worker.engine.launcher import published_ports
+from worker.engine.limits import check_limits
+from worker.engine.record import Record
 from worker.engine.rootfs import home_of, resolve_user
 from worker.engine.spec import Healthcheck, PortBinding, decode_create
 
@@ -78,6 +81,41 @@ def test_the_primary_group_is_among_the_groups(
 ) -> None:
     found = resolve_user(user, groups, "bob:x:7:8::/home/bob:/bin/sh\n", "staff:x:9:bob\n")
     assert found["additionalGids"] == expected
+
+
+@pytest.mark.parametrize(
+    ("user", "groups", "words"),
+    [
+        ("4294967295", (), "uids and gids must be in range"),  # -1 to setresuid: stay root
+        ("0:4294967296", (), "uids and gids must be in range"),
+        ("0", ("2147483648",), "uids and gids must be in range"),
+        ("mad", (), "uids and gids must be in range"),
+        ("²", (), "unable to find user ²"),
+        ("0:²", (), "unable to find group ²"),
+    ],
+)
+def test_ids_the_kernel_would_take_for_others_are_refused(
+    user: str, groups: tuple[str, ...], words: str
+) -> None:
+    with pytest.raises(InvalidArgument, match=words):
+        resolve_user(user, groups, "mad:x:4294967295:8::/:/bin/sh\n", "")
+
+
+@pytest.mark.parametrize("bindings", [{"²/tcp": [{}]}, {"80/tcp": [{"HostPort": "²"}]}])
+def test_ports_that_are_no_numbers_are_refused(bindings: dict[str, object]) -> None:
+    made = decode_create({"Image": "box", "HostConfig": {"PortBindings": bindings}})
+    record = Record(
+        id="x", name="", created_ns=0, image_id="", image_config={}, config=made.config,
+        host=made.host, endpoints={}, path="", args=[], env=[],
+    )  # fmt: skip
+    with pytest.raises(InvalidArgument, match="²"):
+        published_ports(record)
+
+
+def test_processors_that_are_no_numbers_are_refused() -> None:
+    host = decode_create({"Image": "box", "HostConfig": {"CpusetCpus": "²"}}).host
+    with pytest.raises(InvalidArgument, match="²"):
+        check_limits(host)
 
 
 def test_a_user_nobody_describes_is_at_home_in_the_root() -> None:

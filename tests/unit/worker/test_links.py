@@ -105,6 +105,21 @@ def test_links_that_cannot_be_are_refused(
     play(tmp_path, story)
 
 
+def test_a_link_into_a_circle_of_shared_networks_is_refused(tmp_path: Path) -> None:
+    async def create(world: World, name: str, **host: object) -> None:
+        await world.engine.create(decode_create({"Image": "img:1", "HostConfig": host}, name))
+
+    async def story(world: World) -> None:
+        await create(world, "bb")
+        await create(world, "aa", NetworkMode="container:bb")
+        await world.engine.remove("bb")
+        await create(world, "bb", NetworkMode="container:aa")
+        with pytest.raises(InvalidArgument, match="cannot link to aa: it shares"):
+            await create(world, "web", Links=["aa"])
+
+    play(tmp_path, story)
+
+
 async def mounts(world: World, name: str, **host: object) -> dict[str, dict[str, object]]:
     await world.engine.create(decode_create({"Image": "img:1", "HostConfig": host}, name))
     record = world.engine.inspect(name).record
