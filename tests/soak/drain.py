@@ -101,8 +101,8 @@ def drain(lab: LabHandle) -> None:
 
 
 def kill(lab: LabHandle) -> None:
-    """Kill a task's process and wait for its replacement."""
-    task = lab.running("m1", "web")[0]
+    """Kill the oldest task's process and wait for its replacement."""
+    task = min(lab.running("m1", "web"), key=lambda task: str(task["CreatedAt"]))
     nodes = lab.api("m1", "GET", "/nodes").body
     names = {node["ID"]: node["Description"]["Hostname"] for node in nodes}
     pid = task["Status"]["ContainerStatus"]["PID"]
@@ -115,6 +115,8 @@ def kill(lab: LabHandle) -> None:
     wait_until(replaced, 60, "the killed task is replaced")
 
 
+KILLS = 2 * REPLICAS
+"""At most: from the fourth early end of a slot on, its next task waits ever longer."""
 RESET_S = 1.0
 """Within which an established connection to a killed task ends."""
 ROUNDS: dict[str, Callable[[LabHandle], None]] = {
@@ -128,6 +130,8 @@ ROUNDS: dict[str, Callable[[LabHandle], None]] = {
 
 def soak(lab: LabHandle, kind: str, rounds: int) -> int:
     """Run rounds of one kind under load, print the figures and return the failures."""
+    if kind == "kill":
+        rounds = min(rounds, KILLS)
     clients = start_clients(lab)
     began = time.monotonic()
     try:
@@ -153,7 +157,7 @@ def soak(lab: LabHandle, kind: str, rounds: int) -> int:
 
 
 def main() -> int:
-    """Run all rounds; 1 when a request failed."""
+    """Run all rounds; 1 when a request failed that may not."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=30, help="of each kind")
     parser.add_argument("--kinds", nargs="*", choices=ROUNDS, default=list(ROUNDS))
@@ -171,7 +175,7 @@ def main() -> int:
     finally:
         if not options.lab:
             lab.run("down")
-    print(f"failed requests: {failed}")
+    print(f"requests that failed and may not: {failed}")
     return 1 if failed else 0
 
 
