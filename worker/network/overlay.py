@@ -168,6 +168,8 @@ class Overlay:
     def close(self, *, remove: bool) -> None:
         """Let go; with `remove` the namespace and all in it disappear."""
         if self.route is not None:
+            if remove:
+                self._remove_vxlan(self.route)
             self.route.close()
             self.route = None
         if self.netns_fd >= 0:
@@ -175,3 +177,10 @@ class Overlay:
             self.netns_fd = -1
         if remove:
             netns.unpin(self._pin)
+
+    def _remove_vxlan(self, route: nl.RouteSocket) -> None:
+        """Delete the VXLAN now: with its namespace it would go later, and its id be taken still."""
+        with contextlib.suppress(OSError):
+            link = route.link(self.vxlan)
+            if link is not None:
+                route.batch([nl.remove_link(link.index)])

@@ -54,6 +54,18 @@ async def join(network: Network, number: int) -> Attached:
     )
 
 
+def test_an_overlay_that_went_comes_again_at_once(lab: Lab, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with start_nodes(lab, tmp_path, {"n1": NODES["n1"]}) as made:
+            for _ in range(20):
+                await made["n1"].set_tables({"net1": overlay(task(1, "n1"))})
+                await join(made["n1"], 1)
+                await made["n1"].detach("c1")
+                await made["n1"].set_tables({})
+
+    asyncio.run(scenario())
+
+
 def test_vip_reaches_tasks_on_both_nodes(lab: Lab, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with start_nodes(lab, tmp_path, NODES) as made:
