@@ -53,7 +53,8 @@ class Handler(BaseHTTPRequestHandler):
                 file.write(json.dumps([self.path, json.loads(body)]) + "\n")
             self.reply(200, {})
         elif self.path in ("/swarm", "/nodes/n1"):
-            self.reply(200, {"Version": {"Index": 7}, "Spec": SPECS[self.path]})
+            tokens = {"JoinTokens": {"Worker": "secret"}} if self.path == "/swarm" else {}
+            self.reply(200, {"Version": {"Index": 7}, "Spec": SPECS[self.path], **tokens})
         else:
             self.reply(
                 200,

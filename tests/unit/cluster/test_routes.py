@@ -168,7 +168,7 @@ def test_info_shows_the_cluster_without_its_tokens(machine: Machine) -> None:
             assert swarm["ControlAvailable"] is True
             assert (swarm["Nodes"], swarm["Managers"]) == (2, 1)
             assert swarm["RemoteManagers"] == [{"NodeID": "n1", "Addr": "127.0.0.1:2377"}]
-            assert swarm["Cluster"]["path"] == "/swarm"
+            assert swarm["Cluster"]["Version"] == {"Index": 7}
             assert "JoinTokens" not in swarm["Cluster"]
 
     asyncio.run(run())
