@@ -181,7 +181,7 @@ def test_a_probe_that_hangs_is_killed_with_its_children() -> None:
         (entry,) = state.health["log"]
         assert entry["exit_code"] == -1
         assert entry["output"] == "Health check exceeded timeout (0.5s): first\n"
-        while await bench.supervisor.processes("c") != [started.pid]:
+        while await bench.supervisor.processes("c") != [started.pid]:  # noqa: ASYNC110 - the kernel
             await asyncio.sleep(0.005)  # between two probes nothing of the killed one is left
 
     run(story)
