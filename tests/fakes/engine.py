@@ -75,6 +75,7 @@ class FakeSupervisor:
         self.obeys: set[int] = {9, 15}
         """Signals a container ends by."""
         self.refuse = ""
+        self.failure: type[Exception] = StartFailed
         """Message of the next failing starts; empty lets them succeed."""
         self.lose_answers = 0
         """How many next starts come up without anybody being told."""
@@ -87,7 +88,7 @@ class FakeSupervisor:
     async def start(self, launch: Launch, *, netns_fd: int | None = None) -> ContainerState:
         """Enter a running container."""
         if self.refuse:
-            raise StartFailed(self.refuse)
+            raise self.failure(self.refuse)
         if self.gate is not None:
             await self.gate.wait()
         self._stamp += 1_000_000

@@ -231,7 +231,7 @@ class Lifecycle:
                 await self._supervisor.delete(record.id)
             container.launches += 1
             state = await self._launcher.start(record, lower, lambda: self._table.note(container))
-        except (SwarmError, RuntimeFailure, OSError) as error:
+        except (SwarmError, RuntimeFailure, OSError, ValueError) as error:
             await self._end_unrecorded(record.id)  # one whose answer was lost, say, may be up
             await self._record_failed_start(container, str(error))
             if isinstance(error, SwarmError):
@@ -255,10 +255,13 @@ class Lifecycle:
 
     async def _tell_linked(self, record: Record) -> None:
         """Give those that link to a container its address of now."""
-        for other in self._table:
+        for other in tuple(self._table):
             found = other.record
             if found.running and any(link.startswith(record.id) for link in found.host.links):
-                await self._launcher.write_files(found)
+                try:
+                    await self._launcher.write_files(found)
+                except OSError as error:  # the container that started runs all the same
+                    log.warning("container %s is not told of a link: %s", found.id[:12], error)
 
     async def _record_failed_start(self, container: Container, message: str) -> None:
         record = container.record

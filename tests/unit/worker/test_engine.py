@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime.errors import StartFailed
 from runtime.image import archive
 from runtime.image.store import ImageStore
 from runtime.oci import ContainerState, Launch, LogConfig
@@ -224,8 +225,12 @@ def test_what_was_said_of_an_earlier_run_is_void(tmp_path: Path) -> None:
     play(tmp_path, story)
 
 
-def test_failed_start_keeps_the_container_and_tells_why(tmp_path: Path) -> None:
+@pytest.mark.parametrize("failure", [StartFailed, ValueError])
+def test_failed_start_keeps_the_container_and_tells_why(
+    tmp_path: Path, failure: type[Exception]
+) -> None:
     async def story(world: World) -> None:
+        world.supervisor.failure = failure
         world.supervisor.refuse = 'exec: "serve": executable file not found in $PATH'
         with pytest.raises(InvalidArgument, match="executable file not found"):
             await world.run("bad")

@@ -158,3 +158,16 @@ def test_a_volume_that_another_inherited_outlives_its_first_container(tmp_path: 
         assert not Path(str(got["/v"]["Source"])).exists()
 
     play(tmp_path, story)
+
+
+def test_who_cannot_be_told_of_a_link_fails_no_start(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        await world.run("db")
+        web = await world.run("web", {"Links": ["db:data"]})
+        await world.engine.stop("db", 0)
+        (world.engine.places.directory(web) / "hosts").unlink()
+        (world.engine.places.directory(web) / "hosts").mkdir()
+        await world.engine.start("db")
+        assert world.engine.inspect("db").record.running
+
+    play(tmp_path, story)
