@@ -40,6 +40,8 @@ class NodeLeases:
         self._channel: grpc.aio.Channel | None = None
         self._taken: dict[tuple[str, str], Held] = {}
         """Those whose container is not seen on the network yet."""
+        self._told: dict[tuple[str, str], Held] | None = None
+        """What the managers know; None when that is not certain."""
         self._calling = asyncio.Lock()
         self._changed = asyncio.Event()
 
@@ -68,6 +70,7 @@ class NodeLeases:
             network=network, container_id=container_id, wanted=wanted, names=names
         )
         async with self._calling:
+            self._told = None  # even a container that is gone before the next look was told of
             answer = await self._call("Take", request, pb.TakenLease)
             lease = msgspec.msgpack.decode(answer.lease, type=NetworkLease)
             key = (lease.network_id, container_id)
@@ -87,15 +90,15 @@ class NodeLeases:
 
     async def run(self) -> None:
         """Tell what is held, at once and after each change, until the session ends."""
-        told: dict[tuple[str, str], Held] | None = None
+        self._told = None
         while True:
             self._changed.clear()
             async with self._calling:
                 held = self._present()
-                if held != told:
+                if held != self._told:
                     try:
                         await self._tell(held)
-                        told = held
+                        self._told = held
                     except SwarmError as error:
                         log.info("leases are not told: %s", error.message)
             with contextlib.suppress(TimeoutError):
