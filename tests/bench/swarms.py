@@ -44,6 +44,10 @@ class Swarm:
         """Remove the service; nothing is waited for."""
         self._client.call("DELETE", f"/services/{NAME}")
 
+    def leave(self) -> None:
+        """Leave the cluster and end its manager."""
+        self._client.call("POST", "/swarm/leave?force=1")
+
     def running(self) -> set[str]:
         """Return the tasks that run and are to."""
         wanted = {"service": [NAME], "desired-state": ["running"]}
@@ -127,12 +131,16 @@ class Swarms:
         )
 
     def close(self) -> None:
-        """End both."""
+        """End both; ours leaves its cluster first, as a manager outlives its daemon."""
         try:
             if self.peer is not None:
                 self.peer.close()
         finally:
-            self.machine.close()
+            try:
+                if ours := self.found.get("swarm"):
+                    ours.leave()
+            finally:
+                self.machine.close()
             shutil.rmtree(self.root, ignore_errors=True)
 
 
