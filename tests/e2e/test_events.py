@@ -98,7 +98,7 @@ def test_tasks_are_told_where_they_are_asked_for(lab: LabHandle) -> None:
     assert " task " not in lab.swarmctl("m2", *words)
 
 
-def test_exec_and_logs_of_a_task_lead_to_its_node(lab: LabHandle) -> None:
+def test_exec_and_logs_of_a_task_reach_it_on_any_node(lab: LabHandle) -> None:
     worker = next(
         e for e in lab.api("m1", "GET", "/nodes").body if e["Description"]["Hostname"] == "w1"
     )
@@ -106,11 +106,8 @@ def test_exec_and_logs_of_a_task_lead_to_its_node(lab: LabHandle) -> None:
     lab.await_running("m1", "far", 1)
     (task,) = lab.running("m1", "far")
     container = task["Status"]["ContainerStatus"]["ContainerID"]
-    for words in (("exec", "far.1", "echo", "hello"), ("logs", task["ID"])):
-        refused = lab.run("exec", "m1", "swarmctl", *words, check=False)
-        assert refused.returncode == 1
-        assert f"runs on node w1 ({lab.address('w1')})" in refused.stderr
-        assert f"swarmctl {words[0]} {container[:12]}" in refused.stderr
+    assert lab.swarmctl("m1", "exec", "far.1", "echo", "hello") == "hello\n"
+    assert lab.swarmctl("m1", "logs", task["ID"]) == ""
     assert lab.swarmctl("w1", "exec", container[:12], "echo", "hello") == "hello\n"
     assert lab.swarmctl("w1", "logs", container[:12]) == ""
     sleepers(lab, "m1", "near", 1, "--constraint", "node.hostname==m1")

@@ -7,34 +7,35 @@ from manager.store import changes as c
 from manager.store.view import View, is_live, is_placed, is_wanted
 from swarmapi.model import defaults
 from swarmapi.model.objects import Service, Task, TaskState, UpdateState
-from swarmapi.model.spec import UpdateConfig
+from swarmapi.model.spec import Availability, UpdateConfig
 
 
 def check_pace(view: View, now_ns: int, result: TurnResult) -> None:
     """Compare what a turn begins, by updates and by drains, with what is under way."""
-    begun: Counter[tuple[str, bool]] = Counter()
+    begun: dict[tuple[str, bool], list[tuple[int, str]]] = {}
     for change in result.changes:
         if isinstance(change, c.PutTask) and (change.task.by_update or change.task.by_move):
-            begun[(change.task.service_id, change.task.by_update)] += 1
+            task = change.task
+            begun.setdefault((task.service_id, task.by_update), []).append(_slot_of(task))
     given_up = {
         change.task_id
         for change in result.changes
         if isinstance(change, c.SetDesired | c.SetTaskStatus | c.SetEndpoint)
     }
-    for (service_id, by_update), count in begun.items():
+    for (service_id, by_update), new in begun.items():
         service = view.services[service_id]
         config = _config(service, by_update)
         if not config.parallelism or config != _config(_after(service, result), by_update):
             continue
         slots = {
-            (t.slot, "" if t.slot else t.node_id)
+            _slot_of(t)
             for t in view.tasks_of_service(service_id)
             if t.id not in given_up
-            and (_is_updating(service, t) if by_update else t.by_move)
+            and (_is_updating(service, t) if by_update else _is_moving(view, t))
             and _is_under_way(view, now_ns, config, t)
         }
         what = "updated" if by_update else "moved"
-        total = count + len(slots)
+        total = len(new) + len(slots.difference(new))  # one may be moved again
         assert total <= config.parallelism, f"{service_id}: {total} slots are {what} at once"
 
 
@@ -72,6 +73,24 @@ def _is_updating(service: Service, task: Task) -> bool:
         and task.spec_version == service.spec_version
         and status is not None
         and task.meta.created_ns >= status.started_ns
+    )
+
+
+def _slot_of(task: Task) -> tuple[int, str]:
+    return (task.slot, "" if task.slot else task.node_id)
+
+
+def _is_moving(view: View, task: Task) -> bool:
+    """Tell whether a slot waits for a move: not where an update's task runs there by now."""
+    return task.by_move and not any(
+        t.id != task.id
+        and t.slot == task.slot
+        and is_wanted(t)
+        and t.status.state == TaskState.RUNNING
+        and t.meta.created_ns >= task.meta.created_ns
+        and (node := view.nodes.get(t.node_id)) is not None
+        and node.spec.availability == Availability.ACTIVE
+        for t in view.tasks_of_service(task.service_id)
     )
 
 
