@@ -182,9 +182,11 @@ class ManagerProcess:
 
     async def stop(self) -> None:
         """End the manager: SIGTERM, and SIGKILL when that takes too long."""
-        pid = self.pid()
-        if not pid:
-            return
+        if pid := self.pid():
+            await self._end(pid)
+        cgroup.remove(self._cgroup)  # also that of one which ended by itself
+
+    async def _end(self, pid: int) -> None:
         fd = os.pidfd_open(pid)
         try:
             # The socket may have changed hands between asking and opening.
@@ -196,7 +198,6 @@ class ManagerProcess:
         finally:
             os.close(fd)
         _reap(pid)
-        cgroup.remove(self._cgroup)
 
     def _directories(self) -> list[str]:
         return ["--state-dir", str(self.state_dir), "--run-dir", str(self._run_dir)]
