@@ -1,19 +1,19 @@
 """`service create --replicas 50` to all Running on one node, beside dockerd in swarm mode."""
 
+from functools import partial
+
 from tests.bench.contest import Benchmark
 from tests.bench.swarms import Swarm, Swarms, created, removed
 
-REPLICAS = 50
 
-
-def sample(swarm: Swarm) -> float:
+def sample(swarm: Swarm, replicas: int) -> float:
     """Create the service and wait for its tasks; its removal is not counted."""
-    spent_s = created(swarm, REPLICAS)
+    spent_s = created(swarm, replicas)
     removed(swarm)
     return spent_s
 
 
-def benchmark() -> Benchmark:
-    """Return the benchmark; DESIGN's end target."""
-    title = f"service create --replicas {REPLICAS} to all Running, one node"
-    return Swarms().contest(title, sample, budget=0.15)
+def benchmark(replicas: int = 50) -> Benchmark:
+    """Return the benchmark for a number of replicas."""
+    title = f"service create --replicas {replicas} to all Running, one node"
+    return Swarms().contest(title, partial(sample, replicas=replicas), budget=0.15)

@@ -1,19 +1,9 @@
-"""The same with 100 replicas, beside dockerd in swarm mode."""
+"""`service create --replicas 100`, as `replicas` does with 50."""
 
+from tests.bench import replicas
 from tests.bench.contest import Benchmark
-from tests.bench.swarms import Swarm, Swarms, created, removed
-
-REPLICAS = 100
-
-
-def sample(swarm: Swarm) -> float:
-    """Create the service and wait for its tasks; its removal is not counted."""
-    spent_s = created(swarm, REPLICAS)
-    removed(swarm)
-    return spent_s
 
 
 def benchmark() -> Benchmark:
-    """Return the benchmark; DESIGN's end target."""
-    title = f"service create --replicas {REPLICAS} to all Running, one node"
-    return Swarms().contest(title, sample, budget=0.15)
+    """Return the benchmark."""
+    return replicas.benchmark(100)

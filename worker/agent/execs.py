@@ -13,6 +13,7 @@ import grpc
 
 from swarmapi.errors import SwarmError
 from swarmapi.v1 import exec_pb2 as pb
+from worker.agent.answers import Answers
 from worker.agent.ports import ExecSource, NotStarted, TaskExec
 from worker.engine.execs import ExecConfig
 
@@ -31,25 +32,20 @@ class ExecRunner:
             request_serializer=pb.ExecOutput.SerializeToString,
             response_deserializer=pb.ExecInput.FromString,
         )
-        self._jobs: set[asyncio.Task[None]] = set()
+        self._answers = Answers()
 
     @property
     def running(self) -> int:
         """How many processes there are."""
-        return len(self._jobs)
+        return len(self._answers)
 
     def answer(self, request: pb.ExecRequest) -> None:
         """Run what is asked for in the background."""
-        job = asyncio.create_task(self._answer(request))
-        self._jobs.add(job)
-        job.add_done_callback(self._jobs.discard)
+        self._answers.begin(self._answer(request))
 
     async def close(self) -> None:
         """Hang up on every process."""
-        jobs = tuple(self._jobs)
-        for job in jobs:
-            job.cancel()
-        await asyncio.gather(*jobs, return_exceptions=True)
+        await self._answers.close()
 
     async def _answer(self, request: pb.ExecRequest) -> None:
         call = self._attach()
@@ -86,7 +82,7 @@ class ExecRunner:
             await asyncio.gather(*jobs, return_exceptions=True)
 
     async def _begin(self, start: pb.ExecStart) -> TaskExec | pb.ExecEnd:
-        if len(self._jobs) > MOST_EXECS:
+        if len(self._answers) > MOST_EXECS:
             return pb.ExecEnd(error=f"this node runs {MOST_EXECS} execs already: try again later")
         try:
             return await self._source.run_in(start.task_id, _config(start))

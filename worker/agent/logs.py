@@ -14,6 +14,7 @@ import grpc
 
 from swarmapi.errors import SwarmError
 from swarmapi.v1 import logs_pb2 as pb
+from worker.agent.answers import Answers
 from worker.agent.ports import LogSource
 from worker.engine.logs import LogLine, LogQuery
 
@@ -33,25 +34,20 @@ class LogPublisher:
             request_serializer=pb.LogPublication.SerializeToString,
             response_deserializer=pb.LogReceipt.FromString,
         )
-        self._jobs: set[asyncio.Task[None]] = set()
+        self._answers = Answers()
 
     @property
     def publications(self) -> int:
         """How many logs are being read."""
-        return len(self._jobs)
+        return len(self._answers)
 
     def answer(self, request: pb.LogRequest) -> None:
         """Publish in the background."""
-        job = asyncio.create_task(self._answer(request))
-        self._jobs.add(job)
-        job.add_done_callback(self._jobs.discard)
+        self._answers.begin(self._answer(request))
 
     async def close(self) -> None:
         """End every publication."""
-        jobs = tuple(self._jobs)
-        for job in jobs:
-            job.cancel()
-        await asyncio.gather(*jobs, return_exceptions=True)
+        await self._answers.close()
 
     async def _answer(self, request: pb.LogRequest) -> None:
         call = self._publish()
@@ -72,7 +68,7 @@ class LogPublisher:
     async def _send(self, call: Any, request: pb.LogRequest) -> None:
         await call.write(pb.LogPublication(head=pb.LogHead(request_id=request.request_id)))
         error = ""
-        if len(self._jobs) > MOST_PUBLICATIONS:
+        if len(self._answers) > MOST_PUBLICATIONS:
             error = f"this node reads {MOST_PUBLICATIONS} logs already: try again later"
         else:
             try:

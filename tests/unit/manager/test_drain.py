@@ -1,4 +1,4 @@
-"""The acknowledged drain (DESIGN: a task stops only after nobody sends to it)."""
+"""The acknowledged drain: a task stops only after nobody sends to it."""
 
 from msgspec.structs import replace
 

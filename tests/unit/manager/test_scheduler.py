@@ -135,7 +135,7 @@ def test_b49_b50_filters(
 
 
 def test_every_filter_is_counted() -> None:
-    """DESIGN 4: a node that fails several filters is counted by each."""
+    """A node that fails several filters is counted by each."""
     made = World()
     made.add_nodes(node("n1", memory_bytes=MIB, state=NodeState.DOWN), node("n2", memory_bytes=MIB))
     made.put_service("s", spec(memory_bytes=2 * MIB, constraints=("node.labels.a==b",)))
