@@ -6,4 +6,4 @@ from tests.bench.contest import Benchmark
 
 def benchmark() -> Benchmark:
     """Return the benchmark."""
-    return replicas.benchmark(100)
+    return replicas.of(100)
