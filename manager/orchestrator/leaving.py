@@ -63,7 +63,8 @@ def drain_nodes(turn: Turn, service: Service, slots: Iterable[Slot]) -> None:
         if not others:
             todo += [(slot, leaving)] if leaving else []
             continue
-        if not leaving and not any(t.by_move for t in others):
+        by_move = any(t.by_move for t in others)  # an update's task may be on its way beside it
+        if not leaving and not by_move:
             continue
         new = max(others, key=lambda t: t.status.state)
         stuck = is_stuck(turn, new, config)
@@ -72,7 +73,7 @@ def drain_nodes(turn: Turn, service: Service, slots: Iterable[Slot]) -> None:
             for task in leaving:
                 stop(turn, task, TaskState.SHUTDOWN, f"its node is drained: {new.id} replaces it")
             leaving = []
-        moving += bool(leaving) or (new.by_move and not runs and not stuck)
+        moving += bool(leaving) or (by_move and not runs and not stuck)
     for slot, leaving in todo[: max((config.parallelism or total) - moving, 0)]:
         if turn.is_full():
             turn.again.add(("service", service.id))

@@ -111,6 +111,22 @@ def test_a_drain_and_an_update_do_not_fight() -> None:
     assert len([t for t in made.view.tasks.values() if t.spec_version == 2]) == 4
 
 
+def test_a_move_counts_while_an_update_takes_its_slot_too() -> None:
+    config = UpdateConfig(parallelism=1, order="start-first")
+    made = started(2, update=config)
+    drain(made)
+    (moved,) = (t for t in made.tasks("s") if t.by_move)
+    made.put_service("s", spec(replicas=2, image="new:2", update=config))
+    made.settle()
+    (updated,) = (t for t in made.tasks("s") if t.by_update)
+    assert updated.slot == moved.slot
+    made.report(updated.id, TaskState.STARTING)  # further on than the one of the move
+    (old,) = (t for t in made.tasks("s") if t.slot == moved.slot and t.node_id == "n1")
+    made.report(old.id, TaskState.FAILED)
+    made.settle()
+    assert [t.id for t in made.tasks("s") if t.by_move] == [moved.id]
+
+
 def test_a_drained_node_that_no_longer_suits_is_left_at_the_same_pace() -> None:
     """The enforcer would take everything off it at once."""
     ssd = {"disk": "ssd"}
