@@ -11,6 +11,7 @@ from manager.raft.outcomes import RaftStatus
 from manager.replica import LogStatus, Replica
 from swarmapi.identity import TLSMaterial
 from swarmapi.keyring import Keyring
+from swarmapi.model.spec import RaftSettings
 
 
 def open_log(
@@ -115,6 +116,14 @@ class RaftLog:
             "SnapshotBytes": snapshot.st_size if snapshot else 0,
             "LastCompactionNs": snapshot.st_mtime_ns if snapshot else 0,
         }
+
+    def tune(self, settings: RaftSettings) -> None:
+        """Keep the log as the cluster's settings say."""
+        self._node.tune(
+            settings.snapshot_interval,
+            settings.log_entries_for_slow_followers,
+            settings.keep_old_snapshots or 0,
+        )
 
     async def reseal(self) -> None:
         """Return once everything on the disk is sealed with the newest key of the ring."""

@@ -29,10 +29,13 @@ from manager.logbroker.tails import TailKeeper, Tails
 from manager.loop import ControlLoop
 from manager.replica import Log, Replica, Store
 from manager.roster import Roster
+from manager.store.apply import Applied
 from swarmapi.conversation import LEADER_METADATA, MESSAGE_OPTIONS
 from swarmapi.errors import BY_GRPC_CODE, SwarmError, Unavailable
 from swarmapi.identity import JOIN_SERVER_NAME, MANAGER, TLSMaterial, expect
 from swarmapi.keyring import Keyring
+from swarmapi.model import defaults
+from swarmapi.model.spec import RaftSettings
 from swarmapi.query import runner_of
 from swarmapi.v1 import (
     ca_pb2,
@@ -68,6 +71,9 @@ class RunningLog(Log, Protocol):
 
     async def reseal(self) -> None:
         """Return once what is on the disk is sealed with the newest key of the node."""
+
+    def tune(self, settings: RaftSettings) -> None:
+        """Keep the log as the cluster's settings say."""
 
     def usage(self) -> dict[str, Any]:
         """Return what the log takes on the disk, and how far it reaches."""
@@ -127,6 +133,7 @@ class Manager:
         roster = Roster(self.store)
         events = EventLog(self.store.replica)
         await self._log.start()
+        self._follow_raft_settings()
         await self._serve_grpc(dispatcher, broker, execs)
         host, port = split(self._config.listen)
         backends = {JOIN_SERVER_NAME: f"unix:{paths.inner('join')}", **self._log.backends}
@@ -157,6 +164,22 @@ class Manager:
         for server in self._servers:
             await server.stop(0.5)
         await self._log.stop()
+
+    def _follow_raft_settings(self) -> None:
+        """Have the log kept as the cluster's settings say, now and after each change of them."""
+        replica, told = self.store.replica, RaftSettings()
+
+        def tell() -> None:
+            nonlocal told
+            cluster = replica.view.cluster
+            wanted = defaults.raft(cluster.spec) if cluster is not None else told
+            if wanted != told:
+                told = wanted
+                self._log.tune(wanted)
+
+        replica.subscribe(lambda applied: tell() if touches_cluster(applied) else None)
+        replica.on_restore(tell)
+        tell()
 
     def _begin(self, name: str, job: Callable[[], Awaitable[None]]) -> None:
         self._jobs.append(asyncio.create_task(_kept_going(name, job), name=name))
@@ -252,6 +275,11 @@ class Manager:
             if self.store.log.status.leader_address:
                 return
             await asyncio.sleep(RETRY_S)
+
+
+def touches_cluster(applied: Applied) -> bool:
+    """Tell whether the cluster object is among what changed."""
+    return any(kind == "cluster" for kind, _ in applied.changed)
 
 
 async def _kept_going(name: str, job: Callable[[], Awaitable[None]]) -> None:

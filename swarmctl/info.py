@@ -75,10 +75,33 @@ def _swarm(info: Any) -> _Lines:
         yield 2, "ClusterID", (swarm.get("Cluster") or {}).get("ID", "")
         yield 2, "Managers", swarm.get("Managers", 0)
         yield 2, "Nodes", swarm.get("Nodes", 0)
+        yield from _cluster_settings((swarm.get("Cluster") or {}).get("Spec") or {})
     yield 2, "Node Address", swarm.get("NodeAddr", "")
     managers = [manager["Addr"] for manager in swarm.get("RemoteManagers") or []]
     if managers:
         yield 2, "Manager Addresses", " ".join(sorted(managers))
+
+
+def _cluster_settings(spec: Any) -> _Lines:
+    if not spec:
+        return
+    yield 2, "Orchestration", ""
+    limit = (spec.get("Orchestration") or {}).get("TaskHistoryRetentionLimit", "")
+    yield 3, "Task History Retention Limit", limit
+    raft = spec.get("Raft") or {}
+    yield 2, "Raft", ""
+    yield 3, "Snapshot Interval", raft.get("SnapshotInterval", 0)
+    yield 3, "Number of Old Snapshots to Retain", raft.get("KeepOldSnapshots") or 0
+    yield 3, "Heartbeat Tick", raft.get("HeartbeatTick", 0)
+    yield 3, "Election Tick", raft.get("ElectionTick", 0)
+    for part, name, key in (
+        ("Dispatcher", "Heartbeat Period", "HeartbeatPeriod"),
+        ("CAConfig", "Expiry Duration", "NodeCertExpiry"),
+    ):
+        yield 2, "CA Configuration" if part == "CAConfig" else part, ""
+        yield 3, name, table.age((spec.get(part) or {}).get(key, 0) / 1e9)
+    autolock = (spec.get("EncryptionConfig") or {}).get("AutoLockManagers", False)
+    yield 2, "Autolock Managers", bool(autolock)
 
 
 def _machine(info: Any) -> _Lines:

@@ -31,18 +31,40 @@ def _configure_init(parser: Parser) -> None:
     _address_flags(parser)
     parser.add_argument("--default-addr-pool", action="append", metavar="CIDR")
     parser.add_argument("--default-addr-pool-mask-length", type=_mask, default=24)
-    parser.add_argument("--task-history-limit", type=count)
     parser.add_argument("--force-new-cluster", action="store_true")
     parser.add_argument("--autolock", action="store_true", help="managers need a key to start")
+    _setting_flags(parser)
+
+
+_SETTINGS = (
+    ("cert_expiry", "CAConfig", "NodeCertExpiry"),
+    ("dispatcher_heartbeat", "Dispatcher", "HeartbeatPeriod"),
+    ("task_history_limit", "Orchestration", "TaskHistoryRetentionLimit"),
+    ("snapshot_interval", "Raft", "SnapshotInterval"),
+    ("max_snapshots", "Raft", "KeepOldSnapshots"),
+)
+"""Flag, and where its value goes in the cluster's spec."""
+
+
+def _setting_flags(parser: Parser) -> None:
     parser.add_argument("--cert-expiry", type=duration, metavar="DURATION", help="of nodes")
+    parser.add_argument("--dispatcher-heartbeat", type=duration, metavar="DURATION")
+    parser.add_argument("--task-history-limit", type=count)
+    parser.add_argument("--snapshot-interval", type=count, help="Raft entries between snapshots")
+    parser.add_argument("--max-snapshots", type=count, help="older snapshots kept on the disk")
+
+
+def _with_settings(args: Namespace, spec: dict[str, Any]) -> dict[str, Any]:
+    """Return a cluster's spec with what the flags say."""
+    changed = dict(spec)
+    for flag, part, key in _SETTINGS:
+        value = getattr(args, flag)
+        if value is not None:
+            changed[part] = {**(changed.get(part) or {}), key: value}
+    return changed
 
 
 def _init(client: Client, args: Namespace) -> int:
-    spec: dict[str, Any] = {}
-    if args.task_history_limit is not None:
-        spec["Orchestration"] = {"TaskHistoryRetentionLimit": args.task_history_limit}
-    if args.cert_expiry is not None:
-        spec["CAConfig"] = {"NodeCertExpiry": args.cert_expiry}
     body = {
         "ListenAddr": args.listen_addr,
         "AdvertiseAddr": args.advertise_addr,
@@ -52,7 +74,7 @@ def _init(client: Client, args: Namespace) -> int:
         "AutoLockManagers": args.autolock,
         "DefaultAddrPool": args.default_addr_pool or [],
         "SubnetSize": args.default_addr_pool_mask_length,
-        "Spec": spec,
+        "Spec": _with_settings(args, {}),
     }
     node_id = client.call("POST", "/swarm/init", body=body)
     print(f"Swarm initialized: current node ({node_id}) is now a manager.\n")
@@ -123,27 +145,19 @@ def _unlock(client: Client, args: Namespace) -> int:
 
 def _configure_update(parser: Parser) -> None:
     parser.add_argument("--autolock", choices=("true", "false"), nargs="?", const="true")
-    parser.add_argument("--cert-expiry", type=duration, metavar="DURATION", help="of nodes")
-    parser.add_argument("--task-history-limit", type=count)
-    parser.add_argument("--dispatcher-heartbeat", type=duration, metavar="DURATION")
+    _setting_flags(parser)
 
 
 def _update(client: Client, args: Namespace) -> int:
-    changes: dict[str, Any] = {}
-    if args.autolock is not None:
-        changes["EncryptionConfig"] = {"AutoLockManagers": args.autolock == "true"}
-    if args.task_history_limit is not None:
-        changes["Orchestration"] = {"TaskHistoryRetentionLimit": args.task_history_limit}
-    if args.cert_expiry is not None:
-        changes["CAConfig"] = {"NodeCertExpiry": args.cert_expiry}
-    if args.dispatcher_heartbeat is not None:
-        changes["Dispatcher"] = {"HeartbeatPeriod": args.dispatcher_heartbeat}
-    if not changes:
+    if args.autolock is None and not _with_settings(args, {}):
         raise ClientError("nothing to change: see swarmctl swarm update --help")
     swarm = client.get("/swarm")
-    was_locked = swarm["Spec"]["EncryptionConfig"]["AutoLockManagers"]
+    spec = _with_settings(args, swarm["Spec"])
+    was_locked = spec["EncryptionConfig"]["AutoLockManagers"]
+    if args.autolock is not None:
+        spec["EncryptionConfig"] = {"AutoLockManagers": args.autolock == "true"}
     query = {"version": str(swarm["Version"]["Index"])}
-    client.call("POST", "/swarm/update", query=query, body={**swarm["Spec"], **changes})
+    client.call("POST", "/swarm/update", query=query, body=spec)
     print("Swarm updated.")
     if args.autolock == "true" and not was_locked:
         _print_unlock(client.get("/swarm/unlockkey")["UnlockKey"])

@@ -139,7 +139,7 @@ def _host(
     ports: dict[str, list[PortBinding] | None],
 ) -> HostConfig:
     limits = template.resources.limits if template.resources else None
-    log = template.log_driver or LogDriver()
+    log = template.log_driver or task.log_driver or LogDriver()
     dns = container.dns_config
     return HostConfig(
         network_mode=task.addresses[0].network_id if task.addresses else "default",

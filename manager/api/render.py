@@ -454,18 +454,27 @@ def cluster_spec_json(cluster: Cluster) -> Json:
     spec = cluster.spec
     limit = spec.orchestration.task_history_retention_limit if spec.orchestration else None
     period = spec.dispatcher.heartbeat_period if spec.dispatcher else 0
+    raft = defaults.raft(spec)
+    driver = defaults.log_driver(spec)
     return {
         "Name": "default",
         "Labels": dict(spec.labels or {}),
         "Orchestration": {
             "TaskHistoryRetentionLimit": defaults.HISTORY_LIMIT if limit is None else limit
         },
+        "Raft": {
+            "SnapshotInterval": raft.snapshot_interval,
+            "KeepOldSnapshots": raft.keep_old_snapshots,
+            "LogEntriesForSlowFollowers": raft.log_entries_for_slow_followers,
+            "HeartbeatTick": raft.heartbeat_tick,
+            "ElectionTick": raft.election_tick,
+        },
         "Dispatcher": {"HeartbeatPeriod": period or defaults.HEARTBEAT_PERIOD_NS},
         "CAConfig": {
             "NodeCertExpiry": (spec.ca_config.node_cert_expiry if spec.ca_config else 0)
             or CERT_EXPIRY_NS
         },
-        "TaskDefaults": {},
+        "TaskDefaults": {} if driver is None else {"LogDriver": to_json(driver)},
         "EncryptionConfig": {"AutoLockManagers": bool(cluster.unlock_key)},
     }
 

@@ -47,12 +47,7 @@ async def update_cluster(request: web.Request) -> web.Response:
         raise InvalidArgument(f"invalid JSON: {error}") from error
     if not isinstance(data, dict):
         raise InvalidArgument("invalid JSON: an object is expected")
-    # Clients send back what they read: fixed settings pass only with the value shown.
-    shown = render.cluster_spec_json(cluster.the_cluster(store))
     _refuse_ca_changes(data.get("CAConfig"))
-    for name in ("TaskDefaults",):
-        if data.get(name) == shown[name]:
-            del data[name]
     await cluster.update_cluster(
         store,
         spec_from(data, ClusterSpec),

@@ -23,14 +23,17 @@ from swarmapi.model.spec import (
     EndpointSpec,
     HealthConfig,
     IPAMPool,
+    LogDriver,
     Mount,
     NetworkSpec,
     Placement,
     Privileges,
+    RaftSettings,
     ReplicatedJob,
     Resources,
     RestartPolicy,
     ServiceSpec,
+    TaskDefaults,
     UpdateConfig,
 )
 
@@ -38,6 +41,8 @@ MIN_CPU_NANOS: Final = 1_000_000
 MIN_MEMORY_BYTES: Final = 4 << 20
 MIN_HEALTH_NS: Final = 1_000_000
 LOG_DRIVERS: Final = ("json-file", "none")
+MAX_OLD_SNAPSHOTS: Final = 100
+MAX_LOG_ENTRIES: Final = 1_000_000
 MAX_REPLICAS: Final = 100_000
 MAX_HISTORY: Final = 100
 MISSED_RUN_WINDOW_NS: Final = (defaults.SECOND_NS, 168 * 3_600 * defaults.SECOND_NS)
@@ -66,11 +71,7 @@ def check_service(spec: ServiceSpec) -> None:
     _check_resources("TaskTemplate.Resources", spec.task_template.resources)
     _check_restart("TaskTemplate.RestartPolicy", spec.task_template.restart_policy)
     _check_placement("TaskTemplate.Placement", spec.task_template.placement)
-    driver = spec.task_template.log_driver
-    if driver is not None and driver.name not in ("", *LOG_DRIVERS):
-        raise Unsupported(
-            f"TaskTemplate.LogDriver.Name: {driver.name!r} is not {' or '.join(LOG_DRIVERS)}"
-        )
+    _check_log_driver("TaskTemplate.LogDriver", spec.task_template.log_driver)
     _check_update("UpdateConfig", spec.update_config, ("pause", "continue", "rollback"))
     _check_update("RollbackConfig", spec.rollback_config, ("pause", "continue"))
     _check_endpoint("EndpointSpec", spec.endpoint_spec)
@@ -193,6 +194,26 @@ def check_cluster(spec: ClusterSpec) -> None:
     _not_negative("Dispatcher.HeartbeatPeriod", period)
     if 0 < period < 100_000_000:
         raise InvalidArgument("Dispatcher.HeartbeatPeriod: must be at least 100ms")
+    _check_raft("Raft", spec.raft or RaftSettings())
+    _check_log_driver("TaskDefaults.LogDriver", (spec.task_defaults or TaskDefaults()).log_driver)
+
+
+def _check_raft(path: str, raft: RaftSettings) -> None:
+    _within(f"{path}.SnapshotInterval", raft.snapshot_interval, 0, MAX_LOG_ENTRIES)
+    _within(f"{path}.KeepOldSnapshots", raft.keep_old_snapshots or 0, 0, MAX_OLD_SNAPSHOTS)
+    entries = raft.log_entries_for_slow_followers
+    _within(f"{path}.LogEntriesForSlowFollowers", entries, 0, MAX_LOG_ENTRIES)
+    for name, ticks, fixed in (
+        ("HeartbeatTick", raft.heartbeat_tick, defaults.HEARTBEAT_TICK),
+        ("ElectionTick", raft.election_tick, defaults.ELECTION_TICK),
+    ):
+        if ticks not in (0, fixed):
+            raise Unsupported(f"{path}.{name}: it is {fixed} and cannot be changed: leave it out")
+
+
+def _check_log_driver(path: str, driver: LogDriver | None) -> None:
+    if driver is not None and driver.name not in ("", *LOG_DRIVERS):
+        raise Unsupported(f"{path}.Name: {driver.name!r} is not {' or '.join(LOG_DRIVERS)}")
 
 
 def _check_pool(pool: IPAMPool) -> None:

@@ -79,7 +79,7 @@ def create_task(
     replaces: str = "",
 ) -> Task:
     """Emit a new attempt at a slot, of the current spec version and, of a job, iteration."""
-    job = service.job_status
+    job, cluster = service.job_status, turn.view.cluster
     if job is not None and desired == TaskState.RUNNING:
         desired = TaskState.COMPLETE
     task = Task(
@@ -97,6 +97,7 @@ def create_task(
         early_ends=early_ends,
         replaces=replaces,
         job_iteration=job.iteration if job is not None else None,
+        log_driver=defaults.log_driver(cluster.spec) if cluster is not None else None,
     )
     turn.emit(PutTask(task=task, reason=reason))
     return task

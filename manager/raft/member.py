@@ -155,6 +155,11 @@ class MemberThread:
         self._snapshots.reseal()
         self._out.append(Done(future, core.applied_index))
 
+    def tune(self, core: RaftCore, config: RaftConfig, keep_old: int) -> None:
+        """Have the log kept in another way from now on."""
+        core.config = config
+        self._snapshots.keep_old = keep_old
+
     async def _reach_and_add(self, future: "asyncio.Future[int]", member: Member) -> None:
         # A member that cannot be reached may cost the quorum the moment it is added.
         if await self._links.reachable(member, self._settings.config.reach_timeout_s):

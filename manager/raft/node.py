@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -193,6 +194,15 @@ class RaftNode:
     async def reseal(self) -> None:
         """Return once everything on the disk is sealed with the newest key of the ring."""
         await self._ask(self._running().reseal)
+
+    def tune(self, snapshot_entries: int, keep_entries: int, keep_old: int) -> None:
+        """Set the entries between snapshots and behind one, and the old snapshots kept."""
+        thread = self._running()
+        self._config = replace(
+            self._config, snapshot_entries=snapshot_entries, keep_entries=keep_entries
+        )
+        config = self._config
+        thread.post([lambda core: thread.tune(core, config, keep_old)])
 
     async def transfer_leadership(self, to: str | None = None) -> None:
         """Hand the leadership to `to`, or to the member with the most of the log.

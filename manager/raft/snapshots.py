@@ -33,6 +33,8 @@ class FileSnapshots:
         self._executor = executor
         self._freeze = freeze
         self._keyring = keyring
+        self.keep_old = 0
+        """Snapshots kept besides the one in force."""
         self._header: SnapshotHeader | None = None
         self._asked = False
         self._frozen: Frozen | None = None
@@ -81,8 +83,14 @@ class FileSnapshots:
         return frozen
 
     def write(self, header: SnapshotHeader, parts: Iterable[bytes]) -> None:
+        old, keep = self._header, self.keep_old
+
         def work() -> SnapshotHeader:
+            if old is not None and keep:
+                keep_as(self._path, old.index)
             write_snapshot(self._path, header, parts, self._keyring)
+            for former in old_snapshots(self._path)[keep:]:
+                former.unlink(missing_ok=True)
             return header
 
         self._job = self._executor.submit(work)
@@ -95,15 +103,29 @@ class FileSnapshots:
         return self._header
 
     def reseal(self) -> None:
-        """Write the present snapshot anew under the newest key."""
+        """Write all snapshots anew under the newest key."""
         if self._job is not None:
             self._job.result()
-        if self._path.exists():
-            found = read_snapshot(self._path.read_bytes(), self._keyring)
-            write_snapshot(self._path, *found, self._keyring)
+        for path in (self._path, *old_snapshots(self._path)):
+            if path.exists():
+                found = read_snapshot(path.read_bytes(), self._keyring)
+                write_snapshot(path, *found, self._keyring)
 
     def _discard_job(self) -> None:
         """Wait for an older snapshot under way: it must not replace the newer one."""
         if self._job is not None:
             self._job.result()
             self._job = None
+
+
+def keep_as(path: Path, index: int) -> None:
+    """Keep the snapshot at `path`, which covers `index`, when the next one takes its place."""
+    former = path.with_name(f"{path.name}.{index}")
+    former.unlink(missing_ok=True)
+    former.hardlink_to(path)
+
+
+def old_snapshots(path: Path) -> list[Path]:
+    """Return the snapshots kept besides the one at `path`, the newest first."""
+    kept = [p for p in path.parent.glob(f"{path.name}.*") if p.suffix[1:].isdigit()]
+    return sorted(kept, key=lambda p: int(p.suffix[1:]), reverse=True)

@@ -8,6 +8,7 @@ from typing import Any
 from manager.raft.replication import RaftConfig
 from manager.replica import LogStatus, Replica
 from swarmapi.errors import InvalidArgument, NotLeader
+from swarmapi.model.spec import RaftSettings
 
 COMMAND_MAX_BYTES = RaftConfig().command_max_bytes
 
@@ -29,6 +30,7 @@ class SingleCopyLog:
         self._members = {node_id: "127.0.0.1:2377"}
         self.started = False
         self.resealed = 0
+        self.tuned: list[RaftSettings] = []
         self.refusals = 0
         """How many reads are answered by NotLeader before the status tells."""
         self.refused_proposals = 0
@@ -49,6 +51,9 @@ class SingleCopyLog:
 
     def usage(self) -> dict[str, Any]:
         return {"LastIndex": self._index}
+
+    def tune(self, settings: RaftSettings) -> None:
+        self.tuned.append(settings)
 
     async def reseal(self) -> None:
         self.resealed += 1

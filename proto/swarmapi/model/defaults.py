@@ -13,7 +13,9 @@ from swarmapi.model.spec import (
     ClusterSpec,
     ContainerSpec,
     EndpointSpec,
+    LogDriver,
     NetworkSpec,
+    RaftSettings,
     Reference,
     RestartCondition,
     RestartPolicy,
@@ -35,6 +37,10 @@ DISAPPEARANCE_SHARE = 0.5
 DISAPPEARANCE_LABEL = "disappearance.share"
 HISTORY_LIMIT = 5
 HEARTBEAT_PERIOD_NS = SECOND_NS
+SNAPSHOT_INTERVAL = 5000
+LOG_ENTRIES_KEPT = 500
+HEARTBEAT_TICK, ELECTION_TICK = 1, 10
+"""Of Raft, in ticks of 100 ms; fixed."""
 VXLAN_OPTION = "com.docker.network.driver.overlay.vxlanid_list"
 STRATEGY_LABEL = "placement.strategy"
 DYNAMIC_PORTS = (30000, 32767)
@@ -203,6 +209,23 @@ def placement_strategy(spec: ClusterSpec) -> str:
     A label, because a client of Docker's sends those back when it changes another setting.
     """
     return (spec.labels or {}).get(STRATEGY_LABEL, "") or "spread"
+
+
+def raft(spec: ClusterSpec) -> RaftSettings:
+    """Return how managers keep the log, every field set."""
+    given = spec.raft or RaftSettings()
+    return RaftSettings(
+        snapshot_interval=given.snapshot_interval or SNAPSHOT_INTERVAL,
+        keep_old_snapshots=given.keep_old_snapshots or 0,
+        log_entries_for_slow_followers=given.log_entries_for_slow_followers or LOG_ENTRIES_KEPT,
+        heartbeat_tick=HEARTBEAT_TICK,
+        election_tick=ELECTION_TICK,
+    )
+
+
+def log_driver(spec: ClusterSpec) -> LogDriver | None:
+    """Return what a new task logs with where its service does not say."""
+    return spec.task_defaults.log_driver if spec.task_defaults else None
 
 
 def specs_kept(spec: ClusterSpec) -> int:

@@ -12,6 +12,7 @@ import msgspec
 from swarmapi.model.spec import (
     Availability,
     ClusterSpec,
+    LogDriver,
     NetworkSpec,
     NodeRole,
     NodeSpec,
@@ -146,6 +147,8 @@ class Task(Stored, frozen=True):
     """Why it is not placed: msgpack of `Explanation`, empty when placed."""
     generic: tuple[GenericShare, ...] = ()
     """What it has of its node's generic resources; given with the node."""
+    log_driver: LogDriver | None = None
+    """The cluster's default when it was made; a service's own comes first."""
 
     @property
     def number(self) -> int:

@@ -374,6 +374,25 @@ class OrchestrationConfig(Spec, frozen=True):
     task_history_retention_limit: int | None = None
 
 
+class RaftSettings(Spec, frozen=True):
+    """How managers keep the log; 0 of interval and entries is the default."""
+
+    snapshot_interval: int = 0
+    """Entries between two snapshots."""
+    keep_old_snapshots: int | None = None
+    """Kept on the disk besides the one in force."""
+    log_entries_for_slow_followers: int = 0
+    """Kept behind a snapshot, so that a follower that is behind needs none."""
+    heartbeat_tick: int = 0
+    election_tick: int = 0
+
+
+class TaskDefaults(Spec, frozen=True):
+    """What a new task has where its service says nothing."""
+
+    log_driver: LogDriver | None = None
+
+
 class DispatcherConfig(Spec, frozen=True):
     heartbeat_period: int = 0
 
@@ -394,6 +413,8 @@ class ClusterSpec(Spec, frozen=True):
     name: str = ""
     labels: dict[str, str] | None = None
     orchestration: OrchestrationConfig | None = None
+    raft: RaftSettings | None = None
+    task_defaults: TaskDefaults | None = None
     dispatcher: DispatcherConfig | None = None
     encryption_config: EncryptionConfig | None = None
     ca_config: CAConfig | None = msgspec.field(default=None, name="CAConfig")

@@ -138,6 +138,21 @@ def test_a_joiner_gets_a_snapshot(tmp_path: Path) -> None:
     run(cluster, work())
 
 
+def test_the_settings_of_the_log_take_effect_while_it_runs(tmp_path: Path) -> None:
+    cluster = RaftCluster(tmp_path)
+
+    async def work() -> None:
+        node = await cluster.start("m1", bootstrap=True)
+        await cluster.leader()
+        node.tune(snapshot_entries=20, keep_entries=3, keep_old=1)
+        async with asyncio.timeout(20):
+            while not list((tmp_path / "m1").glob("snapshot.*")):
+                await propose(cluster, [b"%d" % number for number in range(10)])
+        assert node.status.snapshot_index - node.status.first_index <= 3
+
+    run(cluster, work())
+
+
 @pytest.mark.parametrize("config", [RaftConfig(pending_max=3), RaftConfig(pending_max_bytes=3)])
 def test_more_than_fits_in_flight_is_refused(tmp_path: Path, config: RaftConfig) -> None:
     cluster = RaftCluster(tmp_path, config)

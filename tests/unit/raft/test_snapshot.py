@@ -48,6 +48,36 @@ def test_a_sealed_snapshot_needs_its_key_and_keeps_its_order(tmp_path: Path) -> 
             read_snapshot(data, wrong)
 
 
+def test_as_many_old_snapshots_are_kept_as_wanted_and_turned_with_the_newest(
+    tmp_path: Path,
+) -> None:
+    path, keyring = tmp_path / "snapshot", Keyring.fresh()
+    with ThreadPoolExecutor(1) as worker:
+        snapshots = FileSnapshots(path, worker, lambda: None, keyring)
+        snapshots.keep_old = 2
+
+        def write(index: int) -> None:
+            snapshots.write(SnapshotHeader(index, 1, ()), [b"%d" % index])
+            worker.submit(lambda: None).result()
+            assert snapshots.written() is not None
+
+        for index in (10, 20, 30, 40):
+            write(index)
+        assert sorted(p.name for p in tmp_path.iterdir()) == [
+            "snapshot",
+            "snapshot.20",
+            "snapshot.30",
+        ]
+        fresh = Keyring.fresh()
+        keyring.add(fresh.keys[0])
+        snapshots.reseal()
+        for name, held in (("snapshot.20", b"20"), ("snapshot", b"40")):
+            assert read_snapshot((tmp_path / name).read_bytes(), fresh)[1] == [held]
+        snapshots.keep_old = 0
+        write(50)
+    assert [p.name for p in tmp_path.iterdir()] == ["snapshot"]
+
+
 def test_the_file_is_turned_when_loaded_and_sent_in_clear(tmp_path: Path) -> None:
     path, keyring = tmp_path / "snapshot", Keyring.fresh()
     write_snapshot(path, HEADER, PARTS)

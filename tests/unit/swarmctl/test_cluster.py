@@ -3,6 +3,7 @@
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -291,6 +292,29 @@ def test_autolock_is_told_with_its_key(ctl: Run, daemon: Daemon) -> None:
     assert "autolock is not turned on" in ctl("swarm", "unlock-key", "--rotate").err
     assert ctl("swarm", "unlock-key", "-q").out == "SWMKEY-1-k\n"
     assert "nothing to change" in ctl("swarm", "update").err
+
+
+@pytest.mark.parametrize("command", ["update", "init"])
+def test_every_setting_of_docker_is_a_flag(ctl: Run, daemon: Daemon, command: str) -> None:
+    serve_cluster(daemon)
+    spec = {"EncryptionConfig": {"AutoLockManagers": False}, "Raft": {"ElectionTick": 10}}
+    swarm = {"Version": {"Index": 7}, "Spec": spec, "JoinTokens": {"Worker": "t"}}
+    daemon.on("GET", "/swarm", swarm)
+    daemon.on("POST", "/swarm/update", {})
+    daemon.on("POST", "/swarm/init", NODE["ID"])
+    flags = ["--cert-expiry=2h", "--dispatcher-heartbeat=3s", "--task-history-limit=0"]
+    flags += ["--snapshot-interval=77", "--max-snapshots=2"]
+    assert ctl("swarm", command, *flags).code == 0
+    body = daemon.body(f"/swarm/{command}")
+    settings = body["Spec"] if command == "init" else body
+    kept: dict[str, Any] = {} if command == "init" else spec
+    assert settings == {
+        **kept,
+        "CAConfig": {"NodeCertExpiry": 2 * 3600 * 10**9},
+        "Dispatcher": {"HeartbeatPeriod": 3 * 10**9},
+        "Orchestration": {"TaskHistoryRetentionLimit": 0},
+        "Raft": {**kept.get("Raft", {}), "SnapshotInterval": 77, "KeepOldSnapshots": 2},
+    }
 
 
 def test_unlock_reads_the_key_and_refuses_where_nothing_is_locked(

@@ -353,6 +353,14 @@ def test_build_with_a_dockerfile_from_elsewhere(daemon: Daemon, ctl: Run, tmp_pa
 
 def test_info_version_events(daemon: Daemon, ctl: Run, tmp_path: Path) -> None:
     swarm = {"LocalNodeState": "active", "NodeID": "n1", "ControlAvailable": True, "Managers": 1}
+    swarm["Cluster"] = {
+        "ID": "c1",
+        "Spec": {
+            "Orchestration": {"TaskHistoryRetentionLimit": 4},
+            "Raft": {"SnapshotInterval": 77, "KeepOldSnapshots": 2},
+            "Dispatcher": {"HeartbeatPeriod": 3 * 10**9},
+        },
+    }
     info = {"Containers": 3, "MemTotal": 25276502016, "Swarm": swarm, "Warnings": ["careful"]}
     daemon.on("GET", "/info", info)
     daemon.on("GET", "/version", {"Version": "28.2.2", "ApiVersion": "1.50", "Os": "linux"})
@@ -365,6 +373,14 @@ def test_info_version_events(daemon: Daemon, ctl: Run, tmp_path: Path) -> None:
     daemon.on("GET", "/events", lines(event))
     shown = ctl("info")
     assert " Swarm: active\n  NodeID: n1\n  Is Manager: true\n" in shown.out
+    for line in (
+        "   Task History Retention Limit: 4",
+        "   Snapshot Interval: 77",
+        "   Number of Old Snapshots to Retain: 2",
+        "   Heartbeat Period: 3 seconds",
+        "  Autolock Managers: false",
+    ):
+        assert f"{line}\n" in shown.out
     assert " Total Memory: 23.54GiB\n" in shown.out
     assert shown.err == "careful\n"
     assert ctl("info", "--format", "{{.Swarm.NodeID}}").out == "n1\n"

@@ -117,6 +117,9 @@ def test_the_log_driver_of_a_service_is_its_containers() -> None:
     made = to_container(_TASK, _logging(log)).host.log_config
     assert (made.type, made.config) == ("json-file", {"max-size": "1m"})
     assert to_container(_TASK, _logging(None)).host.log_config.type == ""
+    by_default = replace(_TASK, log_driver=LogDriver(name="none"))
+    assert to_container(by_default, _logging(None)).host.log_config.type == "none"
+    assert to_container(by_default, _logging(log)).host.log_config.type == "json-file"
 
 
 def test_what_confines_a_task_and_what_it_may_read() -> None:
