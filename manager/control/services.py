@@ -18,7 +18,7 @@ from manager.control.validate import check_service
 from manager.orchestrator.jobs import is_complete
 from manager.orchestrator.runs import first_status, updated_status
 from manager.orchestrator.slots import slots_of
-from manager.orchestrator.update import Outdated
+from manager.orchestrator.update import Outdated, lost_reference
 from manager.replica import OUT_OF_SEQUENCE, Store
 from manager.store.changes import Delete, PutService, PutSpecVersion, SetUpdateStatus
 from manager.store.view import View, is_live, is_wanted, ports_of, published
@@ -145,6 +145,11 @@ async def rollback_service(
             f"service {service.spec.name} cannot go back to spec version {to}: kept are {others}"
         )
     kept = record.spec
+    if missing := lost_reference(store.view, kept):
+        raise FailedPrecondition(
+            f"service {service.spec.name} cannot go back to spec version {record.version}: "
+            f"{missing} was removed: see service history for others, or update the service"
+        )
     spec, networks = _resolve_networks(store.view, resolve_references(store.view, kept))
     _check_ports(store.view, spec, service.id)
     auth = auth or record.registry_auth

@@ -213,10 +213,12 @@ def _act_on_failure(
         _pause(turn, service, status, UpdateState.ROLLBACK_PAUSED, f"rollback paused {cause}")
         return
     previous = turn.view.specs.get((service.id, service.previous_spec_version))
-    if config.failure_action != "rollback" or previous is None:
+    missing = lost_reference(turn.view, previous.spec) if previous is not None else ""
+    if config.failure_action != "rollback" or previous is None or missing:
         message = f"update paused {cause}"
         if config.failure_action == "rollback":
-            message += "; there is no previous spec to roll back to"
+            gone = f"the previous spec cannot run any more: {missing} was removed"
+            message += f"; {gone if missing else 'there is no previous spec to roll back to'}"
         _pause(turn, service, status, UpdateState.PAUSED, message)
         return
     message = f"update rolled back {cause}"
@@ -232,6 +234,17 @@ def _act_on_failure(
     turn.again.add(("service", service.id))
     if service.meta.version < NOT_COMMITTED:  # else this turn wrote it: the next one goes on
         turn.emit(PutService(service=restored, expect_version=service.meta.version, reason=message))
+
+
+def lost_reference(view: View, spec: ServiceSpec) -> str:
+    """Return what a kept spec refers to and the cluster has no more, `secret NAME`; or blank.
+
+    Nothing keeps a secret for a rollback alone: rotating one by hand ends with its removal.
+    """
+    for kind, reference in defaults.references(spec):
+        if reference.id not in view.table_of(kind):
+            return f"{kind} {reference.name or reference.id}"
+    return ""
 
 
 def _pause(

@@ -7,7 +7,7 @@ from manager import reconcile
 from manager.store.changes import PutService
 from manager.store.snapshot import dump, restore
 from swarmapi.model.objects import Service, Task, TaskState, UpdateState, UpdateStatus
-from swarmapi.model.spec import UpdateConfig
+from swarmapi.model.spec import ContainerSpec, ReferenceFile, SecretReference, UpdateConfig
 from tests.builders import SECOND, World, node, spec
 
 PAUSE = UpdateConfig(parallelism=1, monitor=SECOND)
@@ -252,6 +252,24 @@ def test_b35_automatic_rollback() -> None:
     assert status(made).state == UpdateState.ROLLBACK_COMPLETED
     assert service(made).previous_spec_version == 0
     assert {v for (_, v) in made.view.specs} == {1, 2}
+
+
+def test_b35_an_update_pauses_where_the_previous_spec_lost_its_secret() -> None:
+    """Going back would fail every task that still runs."""
+    update = UpdateConfig(parallelism=1, failure_action="rollback", monitor=SECOND)
+    gone = SecretReference(id="x", name="db", file=ReferenceFile(name="db"))
+    given = spec(replicas=3, update=update)
+    container = ContainerSpec(image="image:1", secrets=(gone,))
+    template = replace(given.task_template, container_spec=container)
+    made = World()
+    made.add_nodes(node("n1"))
+    made.put_service("s", replace(given, task_template=template))
+    made.converge()
+    new_version(made, update=update)
+    fail_new(made)
+    assert status(made).state == UpdateState.PAUSED
+    assert status(made).message.endswith("cannot run any more: secret db was removed")
+    assert service(made).spec_version == 2
 
 
 def test_b36_rollback_is_never_rolled_back() -> None:

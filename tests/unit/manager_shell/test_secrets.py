@@ -371,6 +371,25 @@ def test_a_service_that_cannot_follow_is_named() -> None:
     play(story)
 
 
+def test_a_rollback_to_what_was_removed_is_refused_by_its_name() -> None:
+    async def story(cluster: MemoryCluster, client: Client) -> None:
+        await post(client, "/secrets/create", made("old"), 201)
+        await post(client, "/secrets/create", made("new"), 201)
+        created = await post(client, "/services/create", using("secret", {"name": "old"}), 201)
+        path, view = f"/services/{created['ID']}", cluster.store.view
+        index = (await get(client, path))["Version"]["Index"]
+        body = using("secret", {"name": "new"})
+        await post(client, f"{path}/update?version={index}", body, 200)
+        assert (await client.delete("/secrets/old")).status == 204
+        index = (await get(client, path))["Version"]["Index"]
+        refused = await post(client, f"{path}/update?version={index}&rollback=previous", body, 400)
+        assert "cannot go back to spec version" in refused["message"]
+        assert "secret old was removed" in refused["message"]
+        assert view.services[created["ID"]].update_status is None
+
+    play(story)
+
+
 def test_a_job_gets_its_secrets_too() -> None:
     async def story(cluster: MemoryCluster, client: Client) -> None:
         await post(client, "/secrets/create", made("s"), 201)
