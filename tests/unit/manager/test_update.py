@@ -4,10 +4,16 @@ import pytest
 from msgspec.structs import replace
 
 from manager import reconcile
-from manager.store.changes import PutService
+from manager.store.changes import Delete, PutSecret, PutService
 from manager.store.snapshot import dump, restore
-from swarmapi.model.objects import Service, Task, TaskState, UpdateState, UpdateStatus
-from swarmapi.model.spec import ContainerSpec, ReferenceFile, SecretReference, UpdateConfig
+from swarmapi.model.objects import Secret, Service, Task, TaskState, UpdateState, UpdateStatus
+from swarmapi.model.spec import (
+    ContainerSpec,
+    ReferenceFile,
+    SecretReference,
+    SecretSpec,
+    UpdateConfig,
+)
 from tests.builders import SECOND, World, node, spec
 
 PAUSE = UpdateConfig(parallelism=1, monitor=SECOND)
@@ -263,9 +269,11 @@ def test_b35_an_update_pauses_where_the_previous_spec_lost_its_secret() -> None:
     template = replace(given.task_template, container_spec=container)
     made = World()
     made.add_nodes(node("n1"))
+    made.commit(PutSecret(secret=Secret(id="x", spec=SecretSpec(name="db", data=b"x"))))
     made.put_service("s", replace(given, task_template=template))
     made.converge()
     new_version(made, update=update)
+    assert made.commit(Delete(object="secret", id="x")).conflict is None
     fail_new(made)
     assert status(made).state == UpdateState.PAUSED
     assert status(made).message.endswith("cannot run any more: secret db was removed")
