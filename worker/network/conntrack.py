@@ -7,7 +7,8 @@ the reply tuple together with CTA_ID names exactly one entry.
 import errno
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from ipaddress import IPv4Address, IPv4Network
 
 from worker.network.netlink import NLM_DUMP, NetlinkSocket, attributes
 from worker.network.nftexpr import attribute, nested
@@ -47,7 +48,22 @@ class ConntrackSocket(NetlinkSocket):
     def forget(self, address: str, protocols: Iterable[int] = ()) -> int:
         """Delete a backend's entries and return how many; only `protocols` if any are given."""
         only = set(protocols)
-        found = [e for e in self.of_backend(address) if not only or _protocol(e) in only]
+        return self._delete(
+            [e for e in self.of_backend(address) if not only or _protocol(e) in only]
+        )
+
+    def forget_dead(self, subnets: Mapping[str, Collection[str]]) -> int:
+        """Delete entries whose backend's address is in a subnet and not in use there."""
+        ranges = [(IPv4Network(subnet), used) for subnet, used in subnets.items()]
+
+        def is_dead(entry: dict[int, bytes]) -> bool:
+            backend = IPv4Address(attributes(attributes(entry[_CTA_TUPLE_REPLY])[1])[1])
+            return any(backend in subnet and str(backend) not in used for subnet, used in ranges)
+
+        entries = (attributes(raw, 4) for raw in self.dump(_GET, _HEAD, flags=NLM_DUMP))
+        return self._delete([e for e in entries if is_dead(e)])
+
+    def _delete(self, found: Sequence[dict[int, bytes]]) -> int:
         self.batch(
             [
                 (

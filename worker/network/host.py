@@ -25,10 +25,14 @@ from worker.network.attachments import (
 )
 from worker.network.conntrack import ConntrackSocket
 from worker.network.dns import open_listeners
+from worker.network.drift import mend_link, mend_port, mend_way_out
 from worker.network.local import INGRESS_LINK, TABLE, VXLAN_PORT
 from worker.network.nft import NftSocket
 from worker.network.overlay import BRIDGE, Overlay, short_name
 from worker.network.plan import DesiredState
+
+DEAD_LOOKS = 4
+"""Namespaces whose connections are looked at in one round of verifying."""
 
 
 @dataclass
@@ -41,8 +45,9 @@ class ContainerNamespace:
     conntrack: ConntrackSocket
     rules: TableKeeper
     returns: TableKeeper
-    interfaces: dict[str, str] = field(default_factory=dict)
-    """Network id to interface name."""
+    endpoints: dict[str, AttachedEndpoint] = field(default_factory=dict)
+    """By network id."""
+    way_out: AttachedEndpoint | None = None
 
     def close(self) -> None:
         """Close every handle; with the last one the kernel drops the namespace and its veths."""
@@ -112,9 +117,10 @@ class Host:
         if link is None:
             raise NetworkError(f"interface {spec.bridge} vanished: try again")
         prefix = IPv4Network(spec.subnet).prefixlen
-        whole = (link.index, spec.gateway, prefix) in self._node.route.addresses()
-        if existing is not None and link.up and whole:
-            return 0
+        if existing is not None:
+            mended = mend_link(self._node.route, spec.bridge, spec.gateway, prefix, spec.subnet)
+            if spec.network_id in self.bridges:
+                return mended
         self._node.route.batch(
             [nl.set_link(link.index, up=True), nl.add_address(link.index, spec.gateway, prefix)]
         )
@@ -181,11 +187,22 @@ class Host:
         space.route.batch([nl.set_link(1, up=True)])
         self.containers[container_id] = space
 
-    def adopt_container(self, container_id: str, path: Path, interfaces: Mapping[str, str]) -> None:
+    def adopt_container(
+        self, container_id: str, path: Path, endpoints: Iterable[AttachedEndpoint]
+    ) -> None:
         """Take over a namespace that outlived its former owner."""
         space = open_namespace(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-        space.interfaces.update(interfaces)
+        space.endpoints.update({e.network_id: e for e in endpoints})
         self.containers[container_id] = space
+
+    def adopt_ports(self, container_id: str, way_out: str | None) -> None:
+        """Know again the ports of overlays it is behind, and the network that leads out of it."""
+        space = self.containers[container_id]
+        space.way_out = space.endpoints.get(way_out or "")
+        for endpoint in space.endpoints.values():
+            link = space.route.link(endpoint.interface)
+            if link is not None and endpoint.network_id in self.overlays:
+                self.overlays[endpoint.network_id].welcome(endpoint.mac, link.peer)
 
     def connect(
         self, container_id: str, network_id: str, interface: str, address: str, mac: str
@@ -215,25 +232,40 @@ class Host:
             socket_of.batch([port])
         index = space.route.index(interface)
         space.route.batch([nl.set_link(index, up=True), nl.add_address(index, address, prefix)])
-        space.interfaces[network_id] = interface
-        return AttachedEndpoint(network_id, interface, address, prefix, mac, gateway)
+        if network_id in self.overlays:
+            self.overlays[network_id].welcome(mac, socket_of.index(name))
+        made = AttachedEndpoint(network_id, interface, address, prefix, mac, gateway)
+        space.endpoints[network_id] = made
+        return made
 
     def disconnect(self, container_id: str, network_id: str) -> None:
         """Unplug a container from one network."""
         space = self.containers[container_id]
-        link = space.route.link(space.interfaces.pop(network_id))
+        endpoint = space.endpoints.pop(network_id)
+        self._part(endpoint)
+        if space.way_out == endpoint:
+            space.way_out = None
+        link = space.route.link(endpoint.interface)
         if link is not None:
             space.route.batch([nl.remove_link(link.index)])
 
     def route_through(self, container_id: str, endpoint: AttachedEndpoint) -> None:
         """Make a network the way out."""
-        route = self.containers[container_id].route
-        route.batch([nl.default_route(endpoint.gateway, route.index(endpoint.interface))])
+        space = self.containers[container_id]
+        index = space.route.index(endpoint.interface)
+        space.route.batch([nl.default_route(endpoint.gateway, index)])
+        space.way_out = endpoint
+
+    def _part(self, endpoint: AttachedEndpoint) -> None:
+        if endpoint.network_id in self.overlays:
+            self.overlays[endpoint.network_id].part(endpoint.mac)
 
     def drop_container(self, container_id: str) -> None:
         """Let go of a container's namespace."""
         space = self.containers.pop(container_id, None)
         if space is not None:
+            for endpoint in space.endpoints.values():
+                self._part(endpoint)
             space.close()
 
     def listeners(self, container_id: str) -> tuple[socket.socket, socket.socket]:
@@ -285,8 +317,9 @@ class Host:
         return changed + self._node.rules.settle(desired.node)
 
     def verify(self, desired: DesiredState) -> int:
-        """Read the kernel back, repair, and return how many things had drifted."""
+        """Read the node's networks back, repair, and return how many things had drifted."""
         repaired = sum(self._ensure_bridge(spec) for spec in self.bridges.values())
+        repaired += self._mend_ports()
         repaired += sum(
             overlay.ensure_links(self._node.route, self._fd, self._data_path, VXLAN_PORT)
             for overlay in self.overlays.values()
@@ -296,9 +329,56 @@ class Host:
             for key, state in desired.overlays.items()
             if key in self.overlays
         )
-        for space in [*self.containers.values(), self._node]:
-            repaired += space.rules.verify() + space.returns.verify()
-        return repaired
+        return repaired + self._node.rules.verify()
+
+    def _mend_ports(self) -> int:
+        """Plug containers into their bridges again; return how many were not."""
+        links = {link.index: link for link in self._node.route.links().values()}
+        mended = 0
+        for space in self.containers.values():
+            for network_id, endpoint in space.endpoints.items():
+                bridge = self.bridges.get(network_id)
+                inner = space.route.link(endpoint.interface)
+                port = links.get(inner.peer) if bridge and inner else None
+                if bridge is None or port is None:
+                    continue
+                plugged = mend_port(self._node.route, port, self._node.route.index(bridge.bridge))
+                if plugged:
+                    isolated = not bridge.talkative
+                    self._node.route.batch([nl.set_port(port.index, isolated=isolated)])
+                mended += plugged
+        return mended
+
+    def verify_container(self, container_id: str) -> int:
+        """Read a container's namespace back, repair, and return how many things had drifted."""
+        space = self.containers.get(container_id)
+        if space is None:
+            return 0
+        repaired = 0
+        for endpoint in space.endpoints.values():
+            place = IPv4Interface(f"{endpoint.address}/{endpoint.prefix}")
+            repaired += mend_link(
+                space.route,
+                endpoint.interface,
+                endpoint.address,
+                endpoint.prefix,
+                str(place.network),
+            )
+        if space.way_out is not None:
+            out = space.way_out
+            repaired += mend_way_out(space.route, out.interface, out.gateway)
+        return repaired + space.rules.verify() + space.returns.verify()
+
+    def forget_dead(self, subnets: Mapping[str, frozenset[str]], turn: int) -> int:
+        """Delete the connections of addresses that overlays no longer have; return how many.
+
+        `subnets` are the overlays' and the addresses in use. A few namespaces in each turn: the
+        kernel walks the connections of the whole machine for each.
+        """
+        spaces = [self._node, *self.containers.values()]
+        first = turn * DEAD_LOOKS % len(spaces)
+        looked = (spaces + spaces)[first : first + min(DEAD_LOOKS, len(spaces))]
+        return sum(s.conntrack.forget_dead(subnets) for s in looked if s.conntrack.count())
 
     def connections(self, container_id: str, addresses: Iterable[str]) -> int:
         """Return how many TCP connections to these addresses of a container are open."""

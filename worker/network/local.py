@@ -70,3 +70,9 @@ def vanished(
             elif state == EndpointState.WITHDRAWN and endpoint.state == EndpointState.SERVING:
                 gone.append((endpoint.address, (UDP,)))
     return gone
+
+
+def in_use(table: NetworkTable) -> frozenset[str]:
+    """Return the addresses of a network that somebody has."""
+    gateways = [node.gateway for node in table.nodes.values()]
+    return frozenset([table.gateway, *gateways, *(e.address for e in table.endpoints.values())])

@@ -10,6 +10,7 @@ import socket
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Network
 from typing import Self
 
 from worker.network.nftexpr import attribute, nested
@@ -20,11 +21,11 @@ NLMSG_ERROR, NLMSG_DONE = 2, 3
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_GETADDR = 20, 22
-RTM_NEWROUTE = 24
+RTM_NEWROUTE, RTM_GETROUTE = 24, 26
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 AF_BRIDGE = 7
 NUD_PERMANENT, NUD_NOARP = 0x80, 0x40
-NTF_SELF = 0x02
+NTF_SELF, NTF_MASTER, NTF_STICKY = 0x02, 0x04, 0x40
 IFF_UP = 1
 
 _HEADER = struct.Struct("=IHHII")
@@ -260,6 +261,15 @@ def default_route(gateway: str, index: int) -> Message:
     return RTM_NEWROUTE, NLM_CREATE | NLM_REPLACE, body
 
 
+def link_route(index: int, subnet: str, source: str) -> Message:
+    """Route a subnet into the link that has the address `source` in it."""
+    network = IPv4Network(subnet)
+    head = struct.pack("=BBBBBBBBI", socket.AF_INET, network.prefixlen, 0, 0, 254, 2, 253, 1, 0)
+    body = head + attribute(1, network.network_address.packed) + _u32(4, index)
+    body += attribute(7, socket.inet_aton(source))
+    return RTM_NEWROUTE, NLM_CREATE | NLM_REPLACE, body
+
+
 def remove_default_route() -> Message:
     """Delete the default route."""
     return (
@@ -277,6 +287,13 @@ def fdb_entry(index: int, mac: str, destination: str, *, remove: bool = False) -
     """Say behind which underlay address a VXLAN finds `mac`."""
     head = _neighbour(AF_BRIDGE, index, NUD_PERMANENT | NUD_NOARP, NTF_SELF)
     body = head + attribute(2, mac_bytes(mac)) + attribute(1, socket.inet_aton(destination))
+    return (RTM_DELNEIGH, 0, body) if remove else (RTM_NEWNEIGH, NLM_CREATE | NLM_REPLACE, body)
+
+
+def bridge_station(port: int, mac: str, *, remove: bool = False) -> Message:
+    """Say behind which port of its bridge `mac` is, whatever was or will be learned."""
+    head = _neighbour(AF_BRIDGE, port, NUD_NOARP, NTF_MASTER | NTF_STICKY)
+    body = head + attribute(2, mac_bytes(mac))
     return (RTM_DELNEIGH, 0, body) if remove else (RTM_NEWNEIGH, NLM_CREATE | NLM_REPLACE, body)
 
 
@@ -298,6 +315,8 @@ class Link:
     up: bool
     master: int
     kind: str
+    peer: int
+    """Of a veth: the index that its other end has in its own namespace."""
 
 
 class RouteSocket(NetlinkSocket):
@@ -353,6 +372,28 @@ class RouteSocket(NetlinkSocket):
                 found.add((parts[2].hex(":"), socket.inet_ntoa(parts[1])))
         return found
 
+    def stations(self) -> set[tuple[str, int]]:
+        """Return (MAC, port) of what bridges were told, without what they learned."""
+        found = set()
+        for raw in self.dump(RTM_GETNEIGH, _neighbour(AF_BRIDGE, 0, 0, 0)):
+            _, _, _, port, state, flags, _ = struct.unpack_from("=BBHiHBB", raw)
+            mac = attributes(raw, 12).get(2)
+            told = state & (NUD_NOARP | NUD_PERMANENT) == NUD_NOARP
+            if told and mac is not None and not flags & NTF_SELF:
+                found.add((mac.hex(":"), port))
+        return found
+
+    def routes(self) -> set[tuple[str, int]]:
+        """Return (IPv4 prefix, link index) of every route of the main table."""
+        found = set()
+        for raw in self.dump(RTM_GETROUTE, struct.pack("=BBBBBBBBI", socket.AF_INET, *(0,) * 8)):
+            _, length, _, _, table = struct.unpack_from("=BBBBB", raw)
+            parts = attributes(raw, 12)
+            if table == 254 and 4 in parts:
+                where = socket.inet_ntoa(parts.get(1, bytes(4)))
+                found.add((f"{where}/{length}", struct.unpack("=I", parts[4])[0]))
+        return found
+
     def neighbours(self, index: int) -> set[tuple[str, str]]:
         """Return (IPv4 address, MAC) of a link's permanent neighbours."""
         found = set()
@@ -376,4 +417,5 @@ def _parse_link(raw: bytes) -> Link:
         up=bool(flags & IFF_UP),
         master=struct.unpack("=I", parts[10])[0] if 10 in parts else 0,
         kind=info.get(1, b"").rstrip(b"\0").decode(),
+        peer=struct.unpack("=I", parts[5])[0] if 5 in parts else 0,
     )

@@ -27,9 +27,10 @@ from worker.network.attachments import (
     check_binding,
 )
 from worker.network.dns import Resolver
+from worker.network.drift import keep_verifying
 from worker.network.host import Host, node_addresses
 from worker.network.ipam import AddressPool, check_subnet, choose_subnet
-from worker.network.local import UDP, LocalBridge, LocalContainer, vanished
+from worker.network.local import UDP, LocalBridge, LocalContainer, in_use, vanished
 from worker.network.plan import DesiredState, Names, Planner
 
 T = TypeVar("T")
@@ -38,7 +39,6 @@ _log = logging.getLogger(__name__)
 EGRESS_NETWORK = "swarm-egress"
 """The bridge that gives tasks on overlays a way out of the node, unless these are internal."""
 _EGRESS = BridgeNetwork(EGRESS_NETWORK, EGRESS_NETWORK, bridge="swarm-egress")
-VERIFY_INTERVAL_S = 30.0
 
 
 @dataclass
@@ -88,6 +88,7 @@ class Network:
         self._planner = Planner(node_id)
         self._desired: DesiredState | None = None
         self._drift_repaired = 0
+        self._turn = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._forgetting: set[asyncio.Task[None]] = set()
 
@@ -101,7 +102,7 @@ class Network:
         self._run_dir.mkdir(parents=True, exist_ok=True)
         self._host = await self._on_thread(open_host)
         self._resolver = Resolver(self._host.upstream_socket)
-        self._spawn(self._verify_forever(), self._tasks)
+        self._spawn(keep_verifying(self.verify), self._tasks)
 
     async def stop(self, *, remove: bool) -> None:
         """Close everything; with `remove` also take every link, table and pin away."""
@@ -363,8 +364,7 @@ class Network:
             else netns_path_or_pid
         )
         async with self._lock:
-            interfaces = {e.network_id: e.interface for e in endpoints}
-            if EGRESS_NETWORK in interfaces:
+            if any(e.network_id == EGRESS_NETWORK for e in endpoints):
                 attachments = [*attachments, Attachment(EGRESS_NETWORK, "bridge")]
             container = _Container(
                 {a.network_id: a for a in attachments},
@@ -373,12 +373,13 @@ class Network:
                 next_interface=1 + max((int(e.interface[3:]) for e in endpoints), default=-1),
             )
             await self._on_thread(
-                lambda: self._kernel.adopt_container(container_id, path, interfaces)
+                lambda: self._kernel.adopt_container(container_id, path, endpoints)
             )
             async with self._entering(container_id, container):
                 for endpoint in endpoints:
                     await self._readopt_network(endpoint)
-                container.way_out = self._way_out(container)
+                container.way_out = out = self._way_out(container)
+                await self._on_thread(lambda: self._kernel.adopt_ports(container_id, out))
                 container.ports = await self._reserve(container, host_ports, anew=False)
             return self._attached(container_id)
 
@@ -558,17 +559,16 @@ class Network:
             if desired is None:
                 return 0
             repaired = await self._on_thread(lambda: self._kernel.verify(desired))
-            self._drift_repaired += repaired
-            return repaired
-
-    async def _verify_forever(self) -> None:
-        while True:
-            await asyncio.sleep(VERIFY_INTERVAL_S)
-            try:
-                await self.verify()
-            except (OSError, NetworkError):
-                # The next round tries again.
-                _log.exception("the network could not be verified")
+            used = {t.subnet: in_use(t) for t in self._tables.values()}
+            self._turn += 1
+            repaired += await self._on_thread(lambda: self._kernel.forget_dead(used, self._turn))
+        for container_id in list(self._containers):
+            # One by one: who attaches or sets tables meanwhile does not wait for all of them.
+            async with self._lock:
+                look = partial(self._kernel.verify_container, container_id)
+                repaired += await self._on_thread(look)
+        self._drift_repaired += repaired
+        return repaired
 
     # The thread
 

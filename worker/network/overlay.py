@@ -5,6 +5,7 @@ firewall rules and br_netfilter never see bridged overlay traffic.
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
@@ -15,6 +16,7 @@ from swarmapi.model.tables import NetworkTable
 from worker.network import netlink as nl
 from worker.network import netns
 from worker.network.attachments import NetworkError, mac_of
+from worker.network.drift import mend_link, mend_port, mend_stations
 from worker.network.local import INGRESS_LINK
 from worker.network.plan import OverlayState
 
@@ -37,6 +39,8 @@ class Overlay:
         self.ingress_gateway = ""
         self.vxlan = f"vxlan{table.vni}"
         self._applied: OverlayState | None = None
+        self.members: dict[str, int] = {}
+        """MACs of this node's containers and the bridge's ports they are behind."""
         self.route: nl.RouteSocket | None = None
 
     def open(self, node: nl.RouteSocket, node_fd: int, data_path: str, port: int) -> None:
@@ -81,10 +85,22 @@ class Overlay:
         if vxlan is None:
             self._make_vxlan(node, bridge, data_path, port)
             made += 1
-        if self.table.ingress and node.link(INGRESS_LINK) is None:
-            self._make_ingress_leg(node, node_fd, bridge)
-            made += 1
+        made += sum(
+            mend_port(self.socket, link, bridge)
+            for link in links.values()
+            if link.index not in (1, bridge) and BRIDGE in links
+        )
+        if self.table.ingress:
+            made += self._ensure_ingress_leg(node, node_fd, bridge)
         return made
+
+    def _ensure_ingress_leg(self, node: nl.RouteSocket, node_fd: int, bridge: int) -> int:
+        if node.link(INGRESS_LINK) is None:
+            self._make_ingress_leg(node, node_fd, bridge)
+            return 1
+        subnet = self.table.subnet
+        prefix = int(subnet.partition("/")[2])
+        return mend_link(node, INGRESS_LINK, self.ingress_gateway, prefix, subnet)
 
     def _make_bridge(self, links: Mapping[str, nl.Link]) -> None:
         def prepare() -> None:
@@ -162,8 +178,22 @@ class Overlay:
         messages += [nl.fdb_entry(vxlan, mac, node) for mac, node in desired.fdb - fdb]
         messages += [nl.neighbour(vxlan, a, mac) for a, mac in desired.neighbours - neighbours]
         self.socket.batch(messages)
+        stations = {**self.members, **{mac: vxlan for mac, _ in desired.fdb}}
+        changed = len(messages) + mend_stations(self.socket, stations)
         self._applied = desired
-        return len(messages)
+        return changed
+
+    def welcome(self, mac: str, port: int) -> None:
+        """Find a local container's MAC behind a port of the bridge from now on."""
+        self.members[mac] = port
+        self.socket.batch([nl.bridge_station(port, mac)])
+
+    def part(self, mac: str) -> None:
+        """Look for a MAC no more behind the port it had here."""
+        port = self.members.pop(mac, None)
+        if port is not None:
+            gone = nl.bridge_station(port, mac, remove=True)
+            self.socket.batch([gone], ignore=(errno.ENOENT, errno.ENODEV, errno.EINVAL))
 
     def close(self, *, remove: bool) -> None:
         """Let go; with `remove` the namespace and all in it disappear."""

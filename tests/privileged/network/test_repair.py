@@ -101,7 +101,7 @@ def test_drift_is_repaired_and_counted(lab: Lab, tmp_path: Path) -> None:
                 run_in(pin, delete_links)
             finally:
                 os.close(pin)
-            assert await network.verify() == 4
+            assert await network.verify() == 6
             assert await network.verify() == 0
             second = await join(made["n2"], 2)
             with contextlib.closing(Server(second.netns_fd, "two", 80)):
