@@ -17,6 +17,7 @@ from manager.orchestrator.slots import (
     SlotKey,
     create_task,
     ended_by_itself,
+    may_restart,
     must_leave,
     slots_of,
 )
@@ -281,7 +282,7 @@ class _Step:
             clean = [t for t in _staying(self.turn, slot) if not self.outdated(t)]
             if clean:
                 self._finish(slot, clean)
-            elif not any(_made_now(t, self.service, self.status) for t in slot.tasks):
+            elif self._may_begin(slot):
                 todo.append(slot)
         limit = self.config.parallelism or len(slots)
         for slot in todo[: max(limit - busy, 0)]:
@@ -293,6 +294,22 @@ class _Step:
             return
         if not any(self._keeps_old(slot) for slot in dirty):
             self._conclude()
+
+    def _may_begin(self, slot: Slot) -> bool:
+        """Tell whether a slot without a new task may have one: once, unless it was taken away.
+
+        Started first, a new task that is stopped with its node, or to make room for others,
+        leaves the old one alone in its slot; only what ends by itself is no reason to try again.
+        """
+        made = [t for t in slot.tasks if _made_now(t, self.service, self.status)]
+        if not made:
+            return True
+        tries = [t for t in slot.tasks if t.meta.created_ns >= made[0].meta.created_ns]
+        tries = [t for t in tries if t.spec_version == self.service.spec_version]
+        if any(is_wanted(t) for t in tries):
+            return False
+        last = tries[-1]
+        return not ended_by_itself(last) or may_restart(self.turn.view, self.service, slot, last)
 
     def _keeps_old(self, slot: Slot) -> bool:
         """Tell whether an outdated task goes on beside a new one that never ran."""

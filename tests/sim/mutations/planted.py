@@ -307,6 +307,12 @@ UPDATES: Final = (
         'return "all" if same(',
     ),
     Planted(
+        "an update forgets slots whose new task went with its node",
+        f"{_ORCHESTRATOR}/update.py",
+        "return not ended_by_itself(last) or may_restart(self.turn.view, self.service, slot, last)",
+        "return False",
+    ),
+    Planted(
         "a turn of an update is over too early",
         f"{_ORCHESTRATOR}/update.py",
         "if not any(self._keeps_old(slot) for slot in dirty):",

@@ -7,8 +7,8 @@ from manager import reconcile
 from manager.scheduler.schedule import hindrances
 from manager.store import changes as c
 from manager.store.snapshot import dump, restore
-from swarmapi.model.objects import TaskState, UpdateState, UpdateStatus
-from swarmapi.model.spec import ServiceSpec, UpdateConfig
+from swarmapi.model.objects import NodeState, TaskState, UpdateState, UpdateStatus
+from swarmapi.model.spec import Availability, RestartCondition, ServiceSpec, UpdateConfig
 from tests.builders import MIB, SECOND, World, node, port, spec
 
 DEADLINE = 30 * SECOND
@@ -149,6 +149,68 @@ def test_start_first_keeps_the_old_task_where_its_end_would_not_help() -> None:
     made.advance(30)
     assert [t.spec_version for t in made.running("s")] == [1]
     assert status(made).state == UpdateState.PAUSED
+
+
+def test_start_first_tries_again_where_the_new_task_went_with_its_node() -> None:
+    """The old task ran on alone, and the update was never over."""
+    config = UpdateConfig(parallelism=1, order="start-first", monitor=SECOND)
+    made = started(spec(replicas=1), nodes=2)
+    made.put_service("s", spec(replicas=1, image="image:2", update=config))
+    made.settle()
+    (new,) = (t for t in made.tasks("s") if t.by_update)
+    made.commit(c.SetNodeStatus(node_id=new.node_id, state=NodeState.DOWN))
+    made.converge()
+    made.advance(2)
+    assert {t.spec_version for t in made.running("s")} == {2}
+    assert status(made).state == UpdateState.COMPLETED
+
+
+def test_start_first_tries_again_what_failed_as_it_made_room() -> None:
+    config = UpdateConfig(
+        parallelism=1, order="start-first", failure_action="continue", monitor=SECOND
+    )
+    made = started(spec(replicas=1))
+    made.put_service("s", spec(replicas=1, image="image:2", update=config))
+    made.settle()
+    (new,) = (t for t in made.tasks("s") if t.by_update)
+    made.commit(c.SetDesired(task_id=new.id, desired=TaskState.SHUTDOWN))
+    made.report(new.id, TaskState.FAILED)
+    made.converge()
+    made.advance(2)
+    assert {t.spec_version for t in made.running("s")} == {2}
+    assert status(made).state == UpdateState.COMPLETED
+
+
+def test_start_first_leaves_a_new_task_that_a_drain_will_move_to_the_drain() -> None:
+    config = UpdateConfig(
+        parallelism=1, order="start-first", failure_action="continue", progress_deadline=DEADLINE
+    )
+    made = started(spec(replicas=2), nodes=3)
+    made.put_service("s", spec(replicas=2, image="image:2", update=config))
+    made.settle()
+    made.obey(t.id for t in made.tasks("s") if t.slot == 1)
+    made.settle()
+    made.advance(30)
+    before = [t.id for t in made.tasks("s") if t.slot == 2]
+    assert len(before) == 2
+    for name in ("n0", "n1", "n2"):
+        made.commit(c.PutNode(node=node(name, availability=Availability.DRAIN)))
+    made.settle()
+    assert sum(t.by_move for t in made.tasks("s") if t.slot == 1) == 1
+    assert [t.id for t in made.tasks("s") if t.slot == 2] == before
+
+
+def test_start_first_does_not_try_again_what_may_not_be_restarted() -> None:
+    config = UpdateConfig(parallelism=1, order="start-first", failure_action="continue")
+    made = started(spec(replicas=1))
+    never = RestartCondition.NONE
+    made.put_service("s", spec(replicas=1, image="image:2", condition=never, update=config))
+    made.settle()
+    (new,) = (t for t in made.tasks("s") if t.by_update)
+    made.report(new.id, TaskState.FAILED)
+    made.converge()
+    assert [t.spec_version for t in made.running("s")] == [1]
+    assert len(made.view.tasks) == 2
 
 
 def test_a_resumed_update_forgives_and_keeps_its_limits() -> None:
