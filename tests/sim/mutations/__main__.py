@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,14 +18,14 @@ SUITES = ("tests/unit/manager", "tests/property/manager", "tests/sim/cluster")
 LIMIT_S = 900.0
 
 
-def is_caught(bug: Planted, workspace: Path) -> bool:
-    """Tell whether a test fails, or does not end, once the bug is planted.
+def catcher(bug: Planted | None, workspace: Path) -> str:
+    """Return the test that fails, or that none ends, once the bug, if any, is planted; else "".
 
     Raises:
         ValueError: its text does not stand in the file exactly once any more.
     """
-    text = (ROOT / bug.path).read_text()
-    if text.count(bug.old) != 1:
+    text = (ROOT / bug.path).read_text() if bug is not None else ""
+    if bug is not None and text.count(bug.old) != 1:
         raise ValueError(f"{bug.path} has this {text.count(bug.old)} times: {bug.old!r}")
     copy = Path(tempfile.mkdtemp(dir=workspace))
     for part in PARTS:
@@ -32,18 +33,28 @@ def is_caught(bug: Planted, workspace: Path) -> bool:
             shutil.copytree(ROOT / part, copy / part)
         else:
             shutil.copy(ROOT / part, copy / part)
-    (copy / bug.path).write_text(text.replace(bug.old, bug.new))
+    if bug is not None:
+        (copy / bug.path).write_text(text.replace(bug.old, bug.new))
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *SUITES]
     environment = {**os.environ, "PYTHONPATH": f"{copy}:{copy / 'proto'}"}
     try:
         result = subprocess.run(
-            command, cwd=copy, env=environment, capture_output=True, timeout=LIMIT_S, check=False
+            command,
+            cwd=copy,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+            check=False,
         )
     except subprocess.TimeoutExpired:
-        return True
+        return f"no end within {LIMIT_S:g} s"
     finally:
         shutil.rmtree(copy)
-    return result.returncode != 0
+    if result.returncode == 0:
+        return ""
+    found = re.findall(r"^(?:FAILED|ERROR) (\S+)", result.stdout, re.MULTILINE)
+    return found[0] if found else f"pytest's exit code {result.returncode}"
 
 
 def main() -> int:
@@ -55,12 +66,16 @@ def main() -> int:
     chosen = [bug for bug in ALL if args.only in bug.name]
     caught = 0
     with tempfile.TemporaryDirectory() as workspace, ThreadPoolExecutor(args.jobs) as pool:
-        runs = [(bug, pool.submit(is_caught, bug, Path(workspace))) for bug in chosen]
+        broken = catcher(None, Path(workspace))
+        if broken:
+            sys.stdout.write(f"without any bug, too, fails {broken}: nothing can be told\n")
+            return 1
+        runs = [(bug, pool.submit(catcher, bug, Path(workspace))) for bug in chosen]
         for bug, future in runs:
             error = future.exception()
-            found = error is None and future.result()
-            caught += found
-            state = str(error) if error is not None else "caught" if found else "SURVIVED"
+            found = future.result() if error is None else ""
+            caught += bool(found)
+            state = f"caught by {found}" if found else str(error or "SURVIVED")
             sys.stdout.write(f"{bug.name}: {state}\n")
             sys.stdout.flush()
     sys.stdout.write(f"{caught} of {len(chosen)} caught\n")
