@@ -32,7 +32,7 @@ fuzz: ## requests made from the API's document, for ten minutes (root)
 	$(python) -m tests.fuzz --seconds 600
 openapi: ## print the API's document
 	@$(python) -m worker.cluster.document
-soak-engine: ## kill -9 of swarmd, supervisor and log pump, 200 times while containers come and go (root)
+soak-engine: ## kill -9 of swarmd, supervisor and log pump, 200 times while containers and images come and go (root)
 	$(python) -m tests.soak.engine --kills 200
 proto: ## generate proto/swarmapi/v1 anew
 	cd proto && ../$(python) -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. swarmapi/v1/*.proto

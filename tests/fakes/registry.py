@@ -7,7 +7,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -196,7 +196,8 @@ class FakeRegistry:
             assert request.transport is not None
             request.transport.close()
             return response
-        await response.write(body)
+        with suppress(ConnectionError):  # the client died in the middle
+            await response.write(body)
         return response
 
     async def _search(self, request: web.Request) -> web.Response:

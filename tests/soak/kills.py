@@ -1,4 +1,4 @@
-"""Kill -9 of `swarmd`, fork server, log pump and holder at random moments of containers' lives.
+"""Kill -9 of `swarmd`, fork server, log pump and holder while containers and images come and go.
 
 What must hold: a container runs or has its right exit code, its log has every line once, and in
 the end nothing is left. Only the holder's death may cost containers: those end as lost (255).
@@ -6,18 +6,20 @@ The pump's death may cost log lines it had read, but no line comes twice or out 
 """
 
 import http.client
+import io
 import json
 import os
 import random
 import signal
 import subprocess
+import tarfile
 import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.engine.machine import Machine
+from tests.e2e.engine.machine import Machine, serving_registry
 from tests.e2e.lab import connect
 
 LINES, CODE, LOST = 60, 7, 255
@@ -26,6 +28,10 @@ PROGRAM = (
     f"test $((i % 20)) = 0 && sleep 0.03; done; exit {CODE}"
 )
 BODY = {"Image": "box:1", "Cmd": ["sh", "-c", PROGRAM]}
+PORT = 5000
+LAYERS, LAYER_BYTES = 3, 6_000_000
+PULLED = f"test $(cat /layer* | wc -c) = {LAYERS * LAYER_BYTES} && {PROGRAM}"
+"""Ends with 1 where the image it runs in is not whole."""
 GIVE_UP_S = 60.0
 VICTIMS = ("swarmd", "server", "both", "pump", "holder")
 
@@ -47,6 +53,13 @@ class Soak:
     def run(self, workers: int = 3) -> None:
         """Run to the end; `faults` says what went wrong."""
         self._over = threading.Event()
+        with serving_registry(self.machine, PORT, "none"):
+            for number in range(workers):
+                self._publish(number)
+            self._survive(workers)
+        self.faults += self._leftovers()
+
+    def _survive(self, workers: int) -> None:
         threads = [threading.Thread(target=self._work, args=(n,)) for n in range(workers)]
         for thread in threads:
             thread.start()
@@ -57,7 +70,6 @@ class Soak:
         self._over.set()
         for thread in threads:
             thread.join()
-        self.faults += self._leftovers()
 
     # ---- killing ---------------------------------------------------------------------------
 
@@ -99,18 +111,20 @@ class Soak:
             count += 1
             name = f"c{number}-{count}"
             try:
-                kind = chance.choice(("run", "run", "run", "stop", "build"))
+                kind = chance.choice(("run", "run", "run", "stop", "build", "pull"))
                 if kind == "build":
                     self._build(name)
+                elif kind == "pull":
+                    self._pull(name, _published(number))
                 else:
-                    self._container(name, stop=kind == "stop")
+                    self._container(name, BODY, stop=kind == "stop")
                 self.done += 1
             except (AssertionError, OSError, subprocess.SubprocessError, KeyError) as error:
                 self.faults.append(f"{name}: {type(error).__name__}: {error}")
 
-    def _container(self, name: str, *, stop: bool) -> None:
+    def _container(self, name: str, body: Any, *, stop: bool) -> None:
         before, pumps_before = self.holder_kills, self.pump_kills
-        body = {**BODY, "HostConfig": {"NetworkMode": "none" if len(name) % 2 else "bridge"}}
+        body = {**body, "HostConfig": {"NetworkMode": "none" if len(name) % 2 else "bridge"}}
         self._ask("POST", f"/containers/create?name={name}", body, (201, 409))
         self._start(name)
         if stop:
@@ -161,13 +175,33 @@ class Soak:
 
     def _build(self, name: str) -> None:
         recipe = f"FROM box:1\nRUN echo {name} > /made\nRUN cat /made && sleep 0.05\n"
-        deadline = time.monotonic() + GIVE_UP_S
-        words = ("build", "-q", "-t", f"{name}:1", "-")
-        while (built := self.machine.docker(*words, stdin=recipe.encode(), check=False)).returncode:
-            if time.monotonic() > deadline:
-                raise AssertionError(f"build: {built.stderr.decode()}")
-            time.sleep(0.2)
+        self._insist("build", "-q", "-t", f"{name}:1", "-", stdin=recipe.encode())
         self._ask("DELETE", f"/images/{name}:1?force=1", None, (200, 404))
+
+    def _pull(self, name: str, image: str) -> None:
+        """Pull an image of which nothing is here but its base, run it and remove it."""
+        self._insist("pull", "-q", image)
+        self._container(name, {"Image": image, "Cmd": ["sh", "-c", PULLED]}, stop=False)
+        self._ask("DELETE", f"/images/{image}?force=1", None, (200, 404))
+
+    def _publish(self, number: int) -> None:
+        """Push the image that a worker pulls and keep nothing of it."""
+        recipe = "FROM box:1\n" + "".join(f"COPY layer{n} /\n" for n in range(LAYERS))
+        chance = random.Random(number)
+        files = {"Dockerfile": recipe.encode()}
+        files |= {f"layer{n}": chance.randbytes(LAYER_BYTES) for n in range(LAYERS)}
+        image = _published(number)
+        self.machine.docker("build", "-q", "-t", image, "-", stdin=_tar(files))
+        self.machine.docker("push", "-q", image)
+        self.machine.docker("rmi", image)
+
+    def _insist(self, *words: str, stdin: bytes = b"") -> None:
+        """Run the docker CLI until it succeeds."""
+        deadline = time.monotonic() + GIVE_UP_S
+        while (done := self.machine.docker(*words, stdin=stdin, check=False)).returncode:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{words[0]}: {done.stderr.decode()}")
+            time.sleep(0.2)
 
     def _ask(self, method: str, url: str, body: object, good: tuple[int, ...]) -> Any:
         """Ask until there is an answer; raises AssertionError when it is none of the good ones."""
@@ -226,6 +260,20 @@ class Soak:
         )
         left += [line for line in links.stdout.splitlines() if "veth" in line]
         return left
+
+
+def _published(number: int) -> str:
+    return f"127.0.0.1:{PORT}/soak{number}:1"
+
+
+def _tar(files: dict[str, bytes]) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return packed.getvalue()
 
 
 def _rises(lines: list[str]) -> bool:

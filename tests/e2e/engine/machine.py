@@ -9,12 +9,14 @@ import subprocess
 import sys
 import tarfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from runtime.client import Supervisor
 
+REPOSITORY = Path(__file__).parents[3]
 BUSYBOX = Path("/usr/bin/busybox")
 APPLETS = (
     "sh", "cat", "echo", "sleep", "true", "wget", "httpd", "mkdir", "wc", "ls", "id", "stat",
@@ -159,3 +161,23 @@ def install_box(machine: Machine) -> None:
     with tarfile.open(machine.root / "box.tar", "w") as tar:
         tar.add(rootfs, ".")
     machine.docker("import", str(machine.root / "box.tar"), "box:1")
+
+
+@contextmanager
+def serving_registry(machine: Machine, port: int, auth: str) -> Iterator[None]:
+    """Run the fake registry on the machine's loopback for the length of the block."""
+    process = subprocess.Popen(
+        machine.inside(sys.executable, "-m", "tests.fakes.registry", str(port), auth),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=REPOSITORY,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == b"up\n"
+        yield
+    finally:
+        process.stdin.close()
+        process.wait(20)
+        process.stdout.close()

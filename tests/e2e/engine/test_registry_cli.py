@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.bench import peers
-from tests.e2e.engine.machine import Machine, install_box
+from tests.e2e.engine.machine import Machine, install_box, serving_registry
 
-REPOSITORY = Path(__file__).parents[3]
 ALICE = "alice:$2b$04$MJpm6DG8nG7Gd.DdHDYiuu5C4NwY0YVeDVXpy3KfNQju.Vj.Cycae\n"  # sekret
 PORTS = count(5000)
 MIRROR = "http://127.0.0.1:4999"
@@ -26,25 +25,6 @@ def need_peers(*names: str) -> None:
     for name in names:
         if why := peers.missing(name):
             pytest.skip(why)
-
-
-@contextmanager
-def fake(machine: Machine, port: int, auth: str) -> Iterator[None]:
-    process = subprocess.Popen(
-        machine.inside(sys.executable, "-m", "tests.fakes.registry", str(port), auth),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        cwd=REPOSITORY,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        assert process.stdout.readline() == b"up\n"
-        yield
-    finally:
-        process.stdin.close()
-        process.wait(20)
-        process.stdout.close()
 
 
 @contextmanager
@@ -108,7 +88,7 @@ def registry(
     request: pytest.FixtureRequest, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Start]:
     """How to start a registry on the machine's loopback; clients have logins of their own."""
-    kind = fake
+    kind = serving_registry
     if request.param == "docker-registry":
         need_peers("docker-registry")
         kind = distribution
@@ -238,7 +218,7 @@ def test_images_go_both_ways_with_skopeo(machine: Machine, tmp_path: Path) -> No
 def test_a_mirror_is_asked_for_docker_hubs_images(machine: Machine) -> None:
     assert MIRROR in machine.out("info", "--format", "{{json .RegistryConfig.Mirrors}}")
     host = MIRROR.removeprefix("http://")
-    with fake(machine, int(host.partition(":")[2]), "none"):
+    with serving_registry(machine, int(host.partition(":")[2]), "none"):
         machine.docker("tag", "box:1", f"{host}/library/famous:1")
         machine.docker("push", f"{host}/library/famous:1")
         machine.docker("rmi", f"{host}/library/famous:1")
