@@ -103,6 +103,8 @@ class MachineNetworking:
         Raises:
             InvalidArgument: when the default bridge cannot be as the daemon's options have it.
         """
+        for begun in self._endpoints_dir.glob("*.new"):  # by a daemon that died
+            begun.unlink()
         taken = [network.subnet for network in networks]
         self._bridges = {network.id: network for network in networks}
         if self._default.link:

@@ -79,3 +79,16 @@ def test_nothing_of_the_cluster_stays_when_its_tables_go(lab: Lab, tmp_path: Pat
             assert after == before  # a container's own veth goes with its namespace, later
 
     asyncio.run(scenario())
+
+
+def test_what_a_daemon_that_died_had_begun_to_write_goes(lab: Lab, tmp_path: Path) -> None:
+    begun = tmp_path / "run/endpoints/c1.new"
+    begun.parent.mkdir(parents=True)
+    begun.write_bytes(b"half")
+
+    async def scenario() -> None:
+        async with started(lab, tmp_path, NODE) as (_, networking):
+            await networking.open([])
+
+    asyncio.run(scenario())
+    assert not begun.exists()
