@@ -171,11 +171,13 @@ def _kill(client: Client, args: Namespace) -> int:
 def _configure_rm(parser: Parser) -> None:
     parser.add_argument("-f", "--force", action="store_true", help="also while it runs")
     parser.add_argument("-v", "--volumes", action="store_true", help="with anonymous volumes")
+    parser.add_argument("-l", "--link", action="store_true", help="only the link PARENT/ALIAS")
     _names(parser)
 
 
 def _rm(client: Client, args: Namespace) -> int:
-    query = {name: "1" for name, wanted in (("force", args.force), ("v", args.volumes)) if wanted}
+    flags = (("force", args.force), ("v", args.volumes), ("link", args.link))
+    query = {name: "1" for name, wanted in flags if wanted}
 
     def remove(name: str) -> None:
         try:

@@ -138,7 +138,7 @@ class Change(TypedDict):
 
 
 _PATH = rest.text("path", "in the container")
-_ARCHIVE = "/containers/{id}/archive"
+_ARCHIVE = "/containers/{id:.+}/archive"
 ROUTES = (
     Route("HEAD", _ARCHIVE, head, (_PATH,)),
     Route("GET", _ARCHIVE, get, (_PATH,), answer=bytes, content="tar"),
@@ -153,6 +153,6 @@ ROUTES = (
         ),
         body=bytes,
     ),
-    Route("GET", "/containers/{id}/changes", changes, answer=list[Change]),
-    Route("GET", "/containers/{id}/export", export, answer=bytes, content="tar"),
+    Route("GET", "/containers/{id:.+}/changes", changes, answer=list[Change]),
+    Route("GET", "/containers/{id:.+}/export", export, answer=bytes, content="tar"),
 )

@@ -52,7 +52,9 @@ async def list_containers(request: web.Request) -> web.StreamResponse:
     limit = query.integer(request, "limit")
     everything = query.flag(request, "all") or limit > 0
     found = engine.list(query.filters(request), everything=everything)
-    rendered = [container_summary(c.record) for c in (found[:limit] if limit > 0 else found)]
+    shown = found[:limit] if limit > 0 else found
+    links = engine.link_names()
+    rendered = [container_summary(c.record, links.get(c.record.id, ())) for c in shown]
     if query.flag(request, "size"):
         for summary in rendered:
             upper = engine.places.directory(summary["Id"]) / "upper"
@@ -130,7 +132,10 @@ async def update(request: web.Request) -> web.StreamResponse:
 
 
 async def remove(request: web.Request) -> web.StreamResponse:
-    """Delete a container."""
+    """Delete a container, or with `link` one of its names."""
+    if query.flag(request, "link"):
+        await engine_of(request).connections.unlink(request.match_info["id"])
+        return nothing()
     await engine_of(request).remove(
         request.match_info["id"],
         force=query.flag(request, "force"),
@@ -261,7 +266,7 @@ def _timeout(request: web.Request) -> float | None:
 _SIGNAL = rest.text("signal", "name or number")
 _STOP = (_SIGNAL, rest.integer("t", "seconds until it is killed", default=_OWN_TIMEOUT))
 _SIZE = rest.flag("size", "with SizeRw and SizeRootFs")
-_IN = "/containers/{id}"
+_IN = "/containers/{id:.+}"
 ROUTES = (
     Route(
         "POST",
@@ -323,7 +328,11 @@ ROUTES = (
         "DELETE",
         _IN,
         remove,
-        (rest.flag("v", "also anonymous volumes"), rest.flag("force"), *rest.refused("link")),
+        (
+            rest.flag("v", "also anonymous volumes"),
+            rest.flag("force"),
+            rest.flag("link", "the link of this name, `parent/alias`, not the container"),
+        ),
         status=204,
     ),
 )

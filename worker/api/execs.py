@@ -114,7 +114,7 @@ async def resize(request: web.Request) -> web.StreamResponse:
 ROUTES = (
     Route(
         "POST",
-        "/containers/{id}/exec",
+        "/containers/{id:.+}/exec",
         create,
         body=ExecConfig,
         answer=answers.Id,

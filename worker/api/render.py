@@ -82,11 +82,11 @@ def _links(engine: Engine, record: Record) -> list[str] | None:
     return shown or None
 
 
-def container_summary(record: Record) -> dict[str, Any]:
-    """Render one entry of `GET /containers/json`."""
+def container_summary(record: Record, links: Sequence[str] = ()) -> dict[str, Any]:
+    """Render one entry of `GET /containers/json`; `links` are its names as others link to it."""
     return {
         "Id": record.id,
-        "Names": [f"/{record.name}"],
+        "Names": sorted(f"/{name}" for name in (record.name, *links)),
         "Image": record.config.image,
         "ImageID": record.image_id,
         "Command": command_line(record),

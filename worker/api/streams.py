@@ -176,7 +176,7 @@ LOG_QUERY = (
 ROUTES = (
     Route(
         "POST",
-        "/containers/{id}/attach",
+        "/containers/{id:.+}/attach",
         attach,
         _ATTACHED,
         answer=bytes,
@@ -184,11 +184,11 @@ ROUTES = (
     ),
     Route(
         "GET",
-        "/containers/{id}/attach/ws",
+        "/containers/{id:.+}/attach/ws",
         attach_socket,
         _ATTACHED,
         answer=bytes,
         content="upgrade",
     ),
-    Route("GET", "/containers/{id}/logs", logs, LOG_QUERY, answer=bytes, content="upgrade"),
+    Route("GET", "/containers/{id:.+}/logs", logs, LOG_QUERY, answer=bytes, content="upgrade"),
 )

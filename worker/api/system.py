@@ -174,9 +174,13 @@ async def disk_usage(request: web.Request) -> web.StreamResponse:
             for image in found
         ]
     if "container" in kinds:
+        links = engine.link_names()
         body["Containers"] = [
             {
-                **older.container(container_summary(container.record), minor_of(request)),
+                **older.container(
+                    container_summary(container.record, links.get(container.record.id, ())),
+                    minor_of(request),
+                ),
                 "SizeRw": await asyncio.to_thread(
                     tree_bytes, engine.places.directory(container.record.id) / "upper"
                 ),

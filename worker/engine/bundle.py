@@ -65,7 +65,8 @@ def build_config(
     host = record.host
     security = security_options(host)
     own = {point.target for point in record.mounts}
-    binds = [_bind(source, target) for target, source in files.items() if target not in own]
+    mode = ("ro",) if host.readonly_rootfs else ()
+    binds = [_bind(source, target, *mode) for target, source in files.items() if target not in own]
     if host.ipc_mode == "host":
         binds.append(_bind("/dev/shm", "/dev/shm"))
     if ipc_owner:
@@ -205,8 +206,8 @@ def _rlimits(host: HostConfig) -> list[dict[str, Any]]:
     ]
 
 
-def _bind(source: str, target: str) -> dict[str, Any]:
-    options = ["rbind", "rprivate"]
+def _bind(source: str, target: str, *more: str) -> dict[str, Any]:
+    options = ["rbind", "rprivate", *more]
     return {"destination": target, "type": "bind", "source": source, "options": options}
 
 

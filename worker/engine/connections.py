@@ -102,6 +102,25 @@ class Connections:
             await self._launcher.write_files(record)
         await self._table.save(container)
 
+    async def unlink(self, name: str) -> None:
+        """Take away a link, `parent/alias`.
+
+        Raises:
+            NotFound: when there is none.
+            Conflict: for a container's own name.
+        """
+        target = self._table.get(name).record.id
+        parent, slash, alias = name.removeprefix("/").partition("/")
+        if not slash:
+            raise Conflict("Conflict, cannot remove the default link name of the container")
+        container = self._table.get(parent)
+        async with container.lock:
+            record = container.record
+            record.host.links = [one for one in record.host.links if one != f"{target}:{alias}"]
+            await self._table.save(container)
+            if record.running:
+                await self._launcher.write_files(record)
+
     async def renamed(self, record: Record) -> None:
         """Let a container that runs answer to its new name."""
         if record.running and record.owns_network:

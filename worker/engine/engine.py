@@ -16,7 +16,7 @@ from runtime.image.registry.endpoint import NO_SETTINGS, RegistrySettings
 from runtime.image.removal import User
 from runtime.image.store import ImageStore
 from runtime.image.verify import Finding
-from swarmapi.errors import Conflict, InvalidArgument, NotFound, Unsupported
+from swarmapi.errors import Conflict, InvalidArgument, NotFound, SwarmError, Unsupported
 from worker.engine import bundle, healthcheck, storagedriver
 from worker.engine.attach import AttachSession
 from worker.engine.check import SystemCheck
@@ -28,8 +28,9 @@ from worker.engine.files import Files
 from worker.engine.filters import Filters, check_container_filters, matches
 from worker.engine.journal import Journal
 from worker.engine.launcher import Launcher, Places, published_ports
-from worker.engine.lifecycle import Lifecycle, exit_code_of_failure, signal_number
+from worker.engine.lifecycle import Lifecycle, exit_code_of_failure
 from worker.engine.limits import resources_of
+from worker.engine.links import names_by_target
 from worker.engine.logoptions import check_log
 from worker.engine.logs import LogLine, LogQuery, read_batches, read_log
 from worker.engine.names import check_name, fresh_name
@@ -37,6 +38,7 @@ from worker.engine.networks import Networks
 from worker.engine.ports import Clock, Networking, Supervisor
 from worker.engine.record import Container, ExitStatus, Record
 from worker.engine.registries import Registries
+from worker.engine.signals import signal_number
 from worker.engine.spec import ContainerCreate
 from worker.engine.stepper import Stepper
 from worker.engine.storage import Storage
@@ -92,7 +94,7 @@ class Engine:
             parts.clock.now_ns,
             parts.random_bytes,
             lambda: [container.record for container in self._table],
-            lambda reference: self._table.get(reference).record,
+            self._record,
         )
         self.storage = Storage(
             self.volumes,
@@ -100,10 +102,10 @@ class Engine:
             parts.clock.now_ns,
             parts.random_bytes,
             lambda: [container.record for container in self._table],
-            lambda reference: self._table.get(reference).record,
+            self._record,
         )
         self._launcher = Launcher(
-            self.places, parts.supervisor, parts.networking, self.storage, self._sharing
+            self.places, parts.supervisor, parts.networking, self.storage, self._record
         )
         self.connections = Connections(
             self._table, self.networks, parts.networking, self._launcher, self.events
@@ -202,8 +204,12 @@ class Engine:
     ) -> None:
         """Stop, when running, and start again."""
         container = self._table.get(reference)
-        await self._lifecycle.stop(container, timeout_s, signal)
-        await self.start(container.record.id)
+        try:
+            await self._lifecycle.stop(container, timeout_s, signal)
+            await self.start(container.record.id)
+        except SwarmError as error:
+            said = f"Cannot restart container {reference}: {error.message}"
+            raise type(error)(said) from error
         self._emit(container, "restart")
 
     async def kill(self, reference: str, signal: str = "KILL") -> None:
@@ -272,6 +278,10 @@ class Engine:
     def find(self, container_id: str) -> Container | None:
         """Return the container of a full id, if it is still here."""
         return self._table.find(container_id)
+
+    def link_names(self) -> Mapping[str, Sequence[str]]:
+        """Return, by a container's id, what it is called by those that link to it."""
+        return names_by_target(container.record for container in self._table)
 
     def list(self, filters: Filters | None = None, *, everything: bool = False) -> list[Container]:
         """Return containers, newest first; without `everything` and a status filter: running."""
@@ -468,7 +478,7 @@ class Engine:
             self.networking,
             self.storage,
             self.places,
-            self._sharing,
+            self._record,
             self.networks.resolve,
             self.parts.clock.now_ns,
         )
@@ -546,12 +556,8 @@ class Engine:
             raise Conflict(f"container {container.record.id} is not running")
         return container
 
-    def _sharing(self, reference: str) -> Record:
-        """Return the running container whose network another one shares."""
-        record = self._table.get(reference).record
-        if not record.running:
-            raise Conflict(f"cannot join the namespaces of a non running container: {record.id}")
-        return record
+    def _record(self, reference: str) -> Record:
+        return self._table.get(reference).record
 
     def _forget_old_execs(self) -> None:
         for exec_id, known in list(self._execs.items()):

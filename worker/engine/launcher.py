@@ -14,7 +14,7 @@ from runtime.errors import SupervisorGone
 from runtime.image.copied import make_copy
 from runtime.image.snapshot import make_snapshot
 from runtime.oci import ContainerState, Launch, Overlay
-from swarmapi.errors import InvalidArgument
+from swarmapi.errors import Conflict, InvalidArgument
 from worker.engine import bundle, healthcheck, initlayer, links, netfiles, rootfs
 from worker.engine.execs import ExecConfig
 from worker.engine.logoptions import log_config
@@ -65,13 +65,13 @@ class Launcher:
         supervisor: Supervisor,
         networking: Networking,
         storage: Storage,
-        running: Callable[[str], Record],
+        find: Callable[[str], Record],
     ) -> None:
         self._places = places
         self._supervisor = supervisor
         self._networking = networking
         self._storage = storage
-        self._running = running
+        self._find = find
 
     async def start(
         self,
@@ -94,7 +94,7 @@ class Launcher:
         joined: Joined | None = None
         try:
             joined = await self._join(record)
-            links.linked(record, self._running, lenient=False)
+            links.linked(record, self._find, lenient=False)
             files = await self.write_files(record)
             launch = await asyncio.to_thread(self._launch, record, overlay, files, netns)
             joined_network()
@@ -184,7 +184,7 @@ class Launcher:
         )
 
     def _link_env(self, record: Record) -> list[str]:
-        linked = links.linked(record, self._running, lenient=True)
+        linked = links.linked(record, self._find, lenient=True)
         known = {entry.partition("=")[0] for entry in record.env}
         found = links.environment(record.name, linked)
         return [entry for entry in found if entry.partition("=")[0] not in known]
@@ -233,6 +233,13 @@ class Launcher:
         elif overlay.copied:
             make_copy(layers, upper)
         return overlay
+
+    def _running(self, reference: str) -> Record:
+        """Return the running container whose namespaces another one shares."""
+        record = self._find(reference)
+        if not record.running:
+            raise Conflict(f"cannot join the namespaces of a non running container: {record.id}")
+        return record
 
     def _netns(self, record: Record) -> str:
         """Return where its network namespace comes from, in Launch's words."""
@@ -287,7 +294,7 @@ class Launcher:
         gateway = ""
         if any(entry.endswith(f":{netfiles.HOST_GATEWAY}") for entry in record.host.extra_hosts):
             gateway = await self._networking.host_gateway()
-        linked = links.linked(record, self._running, lenient=True)
+        linked = links.linked(record, self._find, lenient=True)
         return netfiles.write_files(self._places.directory(record.id), record, gateway, linked)
 
 

@@ -18,13 +18,16 @@ from worker.engine.events import EventBus, emit_network, emit_volume
 from worker.engine.launcher import Launcher, Places, join_request
 from worker.engine.ports import Clock, JoinedEndpoint, Networking, Supervisor
 from worker.engine.record import Container, ExitStatus, Health, Record
+from worker.engine.signals import signal_number, stop_signal_of
 from worker.engine.table import ContainerTable
 
 DEFAULT_STOP_TIMEOUT_S = 10
 KILL_WAIT_S = 10.0
 LOST_EXIT_CODE = 255
-_BOOT_RETRY_S = 1.0
 """The exit code of a container whose end nobody saw (as Docker has it after a reboot)."""
+_BOOT_RETRY_S = 1.0
+_BOOT_WAIT_S = 60.0
+"""So long the boot of a container waits for those of others, as with Docker."""
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -58,6 +61,9 @@ class Lifecycle:
         self._clock = clock
         self._tasks: set[asyncio.Task[None]] = set()
         self._starts: set[asyncio.Task[bool]] = set()
+        self._adopted = asyncio.Event()
+        self._booting: dict[str, asyncio.Event] = {}
+        """Adopted ones that had ended; set when they run again, or are not going to."""
 
     async def open(self) -> None:
         """Adopt what the supervisor holds, mark what is lost, and watch for ends."""
@@ -73,6 +79,7 @@ class Lifecycle:
             log.warning("container %s of the supervisor has no record: it is ended", orphan)
             self._spawn(self.end_orphan(orphan))
         self._spawn(self._watch(queue))
+        self._adopted.set()
 
     async def close(self) -> None:
         """Stop watching; containers go on, and starts under way come to their end first."""
@@ -233,10 +240,12 @@ class Lifecycle:
             state = await self._launcher.start(record, lower, lambda: self._table.note(container))
         except (SwarmError, RuntimeFailure, OSError, ValueError) as error:
             await self._end_unrecorded(record.id)  # one whose answer was lost, say, may be up
-            await self._record_failed_start(container, str(error))
             if isinstance(error, SwarmError):
+                await self._record_failed_start(container, error.message)
                 raise
-            raise InvalidArgument(start_message(str(error))) from error
+            message = start_message(str(error))
+            await self._record_failed_start(container, message)
+            raise InvalidArgument(message) from error
         _take_run(record, state)
         try:
             await self._table.save(container)
@@ -244,7 +253,7 @@ class Lifecycle:
             await self._end_unrecorded(record.id)
             await self._launcher.release(record)
             record.finished_ns = self._clock.now_ns()
-            await self._record_failed_start(container, str(error))
+            await self._record_failed_start(container, start_message(str(error)))
             raise
         container.networked = True
         await self._tell_linked(record)
@@ -265,7 +274,7 @@ class Lifecycle:
 
     async def _record_failed_start(self, container: Container, message: str) -> None:
         record = container.record
-        record.error = start_message(message)
+        record.error = message
         record.exit_code = exit_code_of_failure(message)
         if record.status != "created":
             record.status = "exited"
@@ -348,8 +357,14 @@ class Lifecycle:
             await self._start_at_boot(container)
 
     async def _start_at_boot(self, container: Container) -> None:
-        """Start it, on a network of the cluster as soon as the managers can be asked."""
+        """Start it after what it leans on, on the cluster's networks once managers can be asked."""
         record = container.record
+        await self._adopted.wait()
+        for reference in record.leans_on:
+            with suppress(NotFound, InvalidArgument, KeyError, TimeoutError):
+                other = self._booting[self._table.get(reference).record.id]
+                async with asyncio.timeout(_BOOT_WAIT_S):
+                    await other.wait()
         while not record.alive and self._table.find(record.id) is container:
             try:
                 await self.start(container)
@@ -388,7 +403,7 @@ class Lifecycle:
             return
         if state is not None and (unknown or record.alive):
             _take_run(record, state)
-            self._spawn(self._ended(container, state, container.launches))
+            self._take_up(container, self._ended(container, state, container.launches))
             return
         if state is not None or record.alive or record.joined:
             await self._let_go(container)
@@ -398,7 +413,19 @@ class Lifecycle:
             record.finished_ns = self._clock.now_ns()
             await self._table.settle(container)
         if record.status == "exited":
-            self._spawn(self._follow_end(container, unseen=True))
+            self._take_up(container, self._follow_end(container, unseen=True))
+
+    def _take_up(self, container: Container, follow: Coroutine[None, None, None]) -> None:
+        """Let what follows an end happen; who leans on the container may wait for it."""
+        over = self._booting[container.record.id] = asyncio.Event()
+
+        async def boot() -> None:
+            try:
+                await follow
+            finally:
+                over.set()
+
+        self._spawn(boot())
 
     async def end_orphan(self, container_id: str) -> None:
         """End what no record tells of: a step of a build whose daemon is gone."""
@@ -523,30 +550,6 @@ def _health_of(state: ContainerState) -> Health | None:
     return None if state.health is None else msgspec.convert(state.health, Health)
 
 
-def signal_number(name: str) -> int:
-    """Return the number of TERM, SIGTERM, RTMIN+3 or 15.
-
-    Raises:
-        InvalidArgument: for what is no signal.
-    """
-    bare = name.upper().removeprefix("SIG")
-    if bare.isdecimal() and 0 < int(bare) < signals.NSIG:
-        return int(bare)
-    for anchor, base in (("RTMIN", signals.SIGRTMIN), ("RTMAX", signals.SIGRTMAX)):
-        offset = bare.removeprefix(anchor)
-        if bare.startswith(anchor) and offset and offset.lstrip("+-").isdecimal():
-            return int(base) + int(offset)
-    try:
-        return int(signals.Signals[f"SIG{bare}"])
-    except KeyError:
-        raise InvalidArgument(f"Invalid signal: {name}") from None
-
-
-def stop_signal_of(record: Record) -> str:
-    """Return the signal that asks this container to end."""
-    return record.config.stop_signal or str(record.image_config.get("StopSignal") or "TERM")
-
-
 def start_message(message: str) -> str:
     """Word a failed start as clients expect: they read exit codes 126 and 127 from it."""
     if message.startswith("failed to create task"):
@@ -569,8 +572,3 @@ def _waiter(waiters: set[asyncio.Future[_T]]) -> asyncio.Future[_T]:
     waiters.add(future)
     future.add_done_callback(waiters.discard)
     return future
-
-
-def no_such_container(reference: str) -> NotFound:
-    """Return Docker's error for a container that is not there."""
-    return NotFound(f"No such container: {reference}")

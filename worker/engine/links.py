@@ -4,10 +4,10 @@ On a user-defined network a link is an alias that its name service answers; here
 /etc/hosts and variables, as Docker has had them before there was a name service.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from swarmapi.errors import Conflict, InvalidArgument, NotFound
+from swarmapi.errors import InvalidArgument, NotFound
 from worker.engine.endpoints import parse_link
 from worker.engine.record import Record
 
@@ -48,7 +48,8 @@ def resolve_links(record: Record, find: Callable[[str], Record]) -> list[str]:
         raise InvalidArgument(f"conflicting options: {shared} can't be used with links")
     if mode not in ("default", _BRIDGE):
         return []  # clients name them in EndpointsConfig
-    found = []
+    found: dict[str, str] = {}
+    """By alias: the first one has it, as with Docker."""
     for link in links:
         target, alias = parse_link(link)
         try:
@@ -68,11 +69,26 @@ def resolve_links(record: Record, find: Callable[[str], Record]) -> list[str]:
             ) from None
         if other.host.network_mode == "host":
             raise InvalidArgument("conflicting options: host networking can't be used with links")
-        found.append(f"{other.id}:{alias}")
-    return found
+        found.setdefault(alias, f"{other.id}:{alias}")
+    return list(found.values())
 
 
-def linked(record: Record, running: Callable[[str], Record], *, lenient: bool) -> list[Linked]:
+def names_by_target(records: Iterable[Record]) -> dict[str, list[str]]:
+    """Return, by a container's id, what it is called by those that link to it: `parent/alias`."""
+    names: dict[str, list[str]] = {}
+    for record in records:
+        for target, alias in map(parse_link, record.host.links):
+            names.setdefault(target, []).append(f"{record.name}/{alias}")
+    return names
+
+
+def target_of(record: Record, alias: str) -> str:
+    """Return the id of the container that a record calls by an alias, empty for none."""
+    links = map(parse_link, record.host.links)
+    return next((target for target, own in links if own == alias), "")
+
+
+def linked(record: Record, find: Callable[[str], Record], *, lenient: bool) -> list[Linked]:
     """Return those a record links to; a removed one is no more, nor, if `lenient`, a stopped one.
 
     Raises:
@@ -82,15 +98,15 @@ def linked(record: Record, running: Callable[[str], Record], *, lenient: bool) -
     for link in record.host.links:
         target, alias = parse_link(link)
         try:
-            other = running(target)
+            other = find(target)
         except NotFound:
             continue
-        except Conflict:
+        if not other.running:
             if lenient:
                 continue
             raise InvalidArgument(
-                f"Cannot link to a non running container: {target[:12]} AS /{record.name}/{alias}"
-            ) from None
+                f"Cannot link to a non running container: /{other.name} AS /{record.name}/{alias}"
+            )
         place = other.joined.get(_BRIDGE)
         if place is None:
             if lenient:

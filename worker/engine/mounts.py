@@ -104,7 +104,7 @@ def inherit(
         if not reference:
             raise InvalidArgument(f"invalid volumes-from specification: '{wish}'")
         if not set(words) <= {"ro", "rw", "z", "Z"} or {"ro", "rw"} <= set(words):
-            raise InvalidArgument(f"invalid mode for volumes-from: {mode}")
+            raise InvalidArgument(f"invalid mode: {mode}")
         try:
             points = mounts_of(reference)
         except NotFound as error:
@@ -161,7 +161,7 @@ def _from_bind(bind: str) -> tuple[MountPoint, VolumeWish | None]:
         kind="bind" if is_path else "volume",
         source=source if is_path else "",
         target=target,
-        mode=mode,
+        mode=mode if mode or is_path else "z",
         read_only="ro" in words,
         no_copy="nocopy" in words,
     )

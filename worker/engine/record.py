@@ -112,6 +112,17 @@ class Record(msgspec.Struct, kw_only=True):
         return mode not in ("none", "host") and not mode.startswith("container:")
 
     @property
+    def leans_on(self) -> list[str]:
+        """The containers, by id or name, that must run for it to start: links, shared namespaces.
+
+        A link is taken as `id:alias`.
+        """
+        host = self.host
+        modes = (host.network_mode, host.pid_mode, host.ipc_mode)
+        shared = [mode.partition(":")[2] for mode in modes if mode.startswith("container:")]
+        return [link.partition(":")[0] for link in host.links] + shared
+
+    @property
     def alive(self) -> bool:
         """Whether it runs, or will again without anyone's doing."""
         return self.running or self.status == "restarting"

@@ -28,7 +28,7 @@ class Stepper:
         networking: Networking,
         storage: Storage,
         places: Places,
-        running: Callable[[str], Record],
+        find: Callable[[str], Record],
         resolve: Callable[[Record], Awaitable[None]],
         now: Callable[[], int],
     ) -> None:
@@ -36,7 +36,7 @@ class Stepper:
         self._networking = networking
         self._storage = storage
         self._places = places
-        self._owner = running
+        self._find = find
         self._resolve = resolve
         self._now = now
         self._loop = asyncio.get_running_loop()
@@ -60,7 +60,7 @@ class Stepper:
         except SwarmError as error:
             raise BuildError(error.message) from error
         places = replace(self._places, containers=step.directory.parent)
-        launcher = Launcher(places, self._supervisor, self._networking, self._storage, self._owner)
+        launcher = Launcher(places, self._supervisor, self._networking, self._storage, self._find)
         attachment = await self._supervisor.attach(record.id)
         try:
             try:

@@ -7,6 +7,7 @@ import msgspec
 
 from swarmapi.errors import AlreadyExists, InvalidArgument, NotFound
 from worker.engine.journal import Journal
+from worker.engine.links import target_of
 from worker.engine.record import Container, Record
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class ContainerTable:
         return self._by_id.get(container_id)
 
     def get(self, reference: str) -> Container:
-        """Return the container of an id, a unique prefix of one, or a name.
+        """Return the container of an id, a unique prefix of one, a name or a link, `parent/alias`.
 
         Raises:
             NotFound: when there is none.
@@ -59,6 +60,9 @@ class ContainerTable:
             return self._by_id[bare]
         if bare in self._by_name:
             return self._by_id[self._by_name[bare]]
+        parent, slash, alias = bare.partition("/")
+        if slash and parent in self._by_name:
+            bare = target_of(self._by_id[self._by_name[parent]].record, alias)
         found = [known for known in self._by_id if bare and known.startswith(bare)]
         if len(found) > 1:
             raise InvalidArgument(f"Multiple IDs found with provided prefix: {bare}")

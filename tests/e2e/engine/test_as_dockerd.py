@@ -121,6 +121,15 @@ def test_a_link_gives_names_and_variables(shared: Machine) -> None:
     shared.docker("network", "connect", "linked", "db")
     ask = "run --rm --network linked --link db:data box:1 wget -q -O /dev/null http://data/bin/ls"
     shared.docker(*ask.split())
+    shared.docker("run", "-d", "--name", "site", "--link", "db:data", "box:1", "sleep", "1000")
+    assert "db,site/data" in shared.out("ps", "--no-trunc", "--format", "{{.Names}}").split()
+    assert shared.inspect("inspect", "site/data")["Name"] == "/db"
+    assert shared.out("exec", "site/data", "echo", "here") == "here"
+    assert "default link name" in shared.refused("rm", "--link", "db")
+    shared.swarmctl("rm", "--link", "site/data")
+    assert "No such container: site/data" in shared.refused("rm", "--link", "site/data")
+    assert "data" not in shared.out("exec", "site", "cat", "/etc/hosts")
+    shared.docker("rm", "-f", "site")
 
 
 def test_volumes_come_from_another_container(shared: Machine) -> None:

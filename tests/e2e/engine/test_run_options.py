@@ -33,6 +33,7 @@ SEEN = [
     ("--sysctl net.ipv4.ip_forward=1", "cat /proc/sys/net/ipv4/ip_forward", "1\n"),
     ("--sysctl kernel.msgmax=1000", "cat /proc/sys/kernel/msgmax", "1000\n"),
     ("--read-only", "sh -c 'touch /x; echo $?'", "1\n"),
+    ("--read-only", "sh -c 'touch /etc/hosts; echo $?'", "1\n"),
     ("--read-only --tmpfs /tmp", "sh -c 'touch /tmp/x; echo $?'", "0\n"),
     ("--entrypoint /bin/echo", "a b", "a b\n"),
     ("-w /new/dir", "sh -c pwd", "/new/dir\n"),

@@ -389,6 +389,30 @@ def test_after_a_reboot_policies_decide(
     play(tmp_path, story)
 
 
+def test_after_a_reboot_nobody_starts_before_those_it_leans_on(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        always: dict[str, object] = {"RestartPolicy": {"Name": "always"}}
+        first = await world.run("first", always)
+        second = await world.run("second", always)
+        # made first, started last
+        await world.engine.rename("first", "web")
+        third = await world.run("third", {**always, "PidMode": f"container:{second}"})
+        fourth = await world.run("fourth", {**always, "Links": ["third", "web:w"]})
+        del world.supervisor.launches[:]
+        await world.engine.close()
+        world.supervisor.states.clear()
+        engine = world.boot()
+        wanted = (first, second, third, fourth)
+        await engine.open()
+        await until(lambda: all(engine.inspect(one).record.running for one in wanted))
+        order = [launch.container_id for launch in world.supervisor.launches]
+        assert order.index(second) < order.index(third) < order.index(fourth)
+        assert order.index(first) < order.index(fourth)
+        assert len(order) == 4
+
+    play(tmp_path, story)
+
+
 def test_names_are_unique_and_ids_may_be_short(tmp_path: Path) -> None:
     async def story(world: World) -> None:
         container_id = await world.run("web")

@@ -11,9 +11,9 @@ from tests.fakes.full_disk import no_room_above
 from worker.api.hijack import frame, parse_detach_keys
 from worker.api.render import human_duration
 from worker.engine.journal import Journal
-from worker.engine.lifecycle import signal_number
 from worker.engine.logoptions import parse_size
 from worker.engine.logs import LogQuery, read_log
+from worker.engine.signals import signal_number
 
 
 def test_journal_survives_a_torn_tail(tmp_path: Path) -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from swarmapi.errors import InvalidArgument
+from swarmapi.errors import Conflict, InvalidArgument, NotFound
 from tests.unit.worker.test_engine import World, play
-from worker.api.render import container_details
+from worker.api.render import container_details, container_summary
 from worker.engine.endpoints import parse_link
 from worker.engine.links import Linked, environment
 from worker.engine.spec import decode_create
@@ -116,6 +116,36 @@ def test_a_link_into_a_circle_of_shared_networks_is_refused(tmp_path: Path) -> N
         await create(world, "bb", NetworkMode="container:aa")
         with pytest.raises(InvalidArgument, match="cannot link to aa: it shares"):
             await create(world, "web", Links=["aa"])
+
+    play(tmp_path, story)
+
+
+def test_a_link_is_a_name_until_it_is_removed(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        db = await world.run("db", Env=["USER=bob"])
+        other = await world.run("other")
+        web = await world.run("web", {"Links": ["db:data", "db", "other:data"]})
+        engine = world.engine
+        assert engine.link_names() == {db: ["web/data", "web/db"]}
+        assert engine.inspect("/web/data").record.id == db
+        assert container_summary(engine.inspect(db).record, engine.link_names()[db])["Names"] == [
+            "/db", "/web/data", "/web/db"
+        ]  # fmt: skip
+        for name, kind in (("db", Conflict), ("web/none", NotFound), ("none/data", NotFound)):
+            with pytest.raises(kind):
+                await engine.connections.unlink(name)
+        await engine.connections.unlink("web/data")
+        assert engine.link_names() == {db: ["web/db"]}
+        assert "data" not in hosts_of(world, web)
+        assert "db" in hosts_of(world, web)
+        with pytest.raises(NotFound):
+            engine.inspect("web/data")
+        await engine.stop("db", 0)
+        with pytest.raises(InvalidArgument, match="Cannot restart container web: Cannot") as told:
+            await engine.restart("web", 0)
+        assert told.value.message.endswith("link to a non running container: /db AS /web/db")
+        assert engine.inspect(web).record.error.startswith("Cannot link")
+        assert engine.inspect(other).record.running
 
     play(tmp_path, story)
 
