@@ -9,13 +9,13 @@ from manager.config import RunConfig
 from manager.raft.node import RaftNode
 from manager.raft.outcomes import RaftStatus
 from manager.replica import LogStatus, Replica
-from swarmapi.identity import LiveTLS
+from swarmapi.identity import TLSMaterial
 from swarmapi.keyring import Keyring
 from swarmapi.model.spec import RaftSettings
 
 
 def open_log(
-    config: RunConfig, tls: LiveTLS, replica: Replica, keyring: Keyring, *, first: bool
+    config: RunConfig, tls: TLSMaterial, replica: Replica, keyring: Keyring, *, first: bool
 ) -> "RaftLog":
     """Return this node's log; `first` founds a cluster where there is no state yet."""
     return RaftLog(config, tls, replica, keyring, first=first)
@@ -31,7 +31,7 @@ class RaftLog:
     def __init__(
         self,
         config: RunConfig,
-        tls: LiveTLS,
+        tls: TLSMaterial,
         replica: Replica,
         keyring: Keyring,
         *,

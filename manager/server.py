@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 import grpc
 from aiohttp import web
 
-from manager.api.app import Local, build_app
+from manager.api.app import build_app
 from manager.api.forward import ForwardService, GrpcForwarder
 from manager.api.keys import EXECS, RAFT_USAGE
 from manager.bootstrap import Founding, found
@@ -22,7 +22,7 @@ from manager.events import EventLog
 from manager.execs.broker import ExecBroker
 from manager.execs.service import ExecsService
 from manager.front import Front
-from manager.keys import Locker, load_tls
+from manager.keys import Locker
 from manager.logbroker.broker import LogBroker
 from manager.logbroker.service import LogsService
 from manager.logbroker.tails import TailKeeper, Tails
@@ -31,8 +31,8 @@ from manager.replica import Log, Replica, Store
 from manager.roster import Roster
 from manager.store.apply import Applied
 from swarmapi.conversation import LEADER_METADATA, MESSAGE_OPTIONS
-from swarmapi.errors import BY_GRPC_CODE, FailedPrecondition, SwarmError, Unavailable
-from swarmapi.identity import JOIN_SERVER_NAME, MANAGER, LiveTLS, expect
+from swarmapi.errors import BY_GRPC_CODE, SwarmError, Unavailable
+from swarmapi.identity import JOIN_SERVER_NAME, MANAGER, TLSMaterial, expect
 from swarmapi.keyring import Keyring
 from swarmapi.model import defaults
 from swarmapi.model.spec import RaftSettings
@@ -89,7 +89,7 @@ class Manager:
     def __init__(
         self,
         config: RunConfig,
-        tls: LiveTLS,
+        tls: TLSMaterial,
         new_log: Callable[[Replica], RunningLog],
         new_id: Callable[[], str],
         founding: Founding | None = None,
@@ -98,7 +98,6 @@ class Manager:
         self._config = config
         self._tls = tls
         self._founding = founding
-        self._keyring = keyring
         self._log = new_log(replica := Replica())
         self.store = Store(replica, self._log, new_id)
         self._locker = (
@@ -108,7 +107,7 @@ class Manager:
         )
         self._jobs: list[asyncio.Task[None]] = []
         self._servers: list[grpc.aio.Server] = []
-        self._forwarder = GrpcForwarder(tls.identity.node_id, lambda: tls.material)
+        self._forwarder = GrpcForwarder(tls.identity.node_id, lambda: tls)
         self._front: Front | None = None
         self._runner: web.AppRunner | None = None
         self.port = 0
@@ -189,7 +188,7 @@ class Manager:
         self, dispatcher: Dispatcher, broker: LogBroker, execs: ExecBroker
     ) -> None:
         paths = self._config.paths
-        authority = CertificateService(self.store, self._tls.material.ca_pem, self._relay)
+        authority = CertificateService(self.store, self._tls.ca_pem, self._relay)
         trusted = grpc.aio.server(options=_OPTIONS)
         _ca_rpc.add_CertificateAuthorityServicer_to_server(authority, trusted)
         _ca_rpc.add_MembershipServicer_to_server(MembershipService(self.store), trusted)
@@ -219,10 +218,7 @@ class Manager:
             self._forwarder,
             broker,
             events,
-            Local(
-                lambda: locker.unlock_key if locker is not None else "",
-                self._take_certificate,
-            ),
+            lambda: locker.unlock_key if locker is not None else "",
         )
         app[EXECS] = execs
         app[RAFT_USAGE] = self._log.usage
@@ -232,18 +228,6 @@ class Manager:
         path.unlink(missing_ok=True)
         await web.UnixSite(self._runner, str(path)).start()
         path.chmod(0o600)
-
-    def _take_certificate(self) -> None:
-        """Go on with the certificate on the disk; every connection stays.
-
-        Raises:
-            FailedPrecondition: it is another node's, or a worker's.
-        """
-        tls = load_tls(self._config.paths, self._keyring)
-        if tls.identity != self._tls.identity:
-            raise FailedPrecondition(f"the certificate is of {tls.identity}: restart the manager")
-        self._tls.material = tls
-        log.info("a new certificate is in use")
 
     async def _relay(self, leader: str, request: ca_pb2.IssueRequest) -> ca_pb2.IssueReply:
         """Carry a join token to the leader."""

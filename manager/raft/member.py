@@ -37,7 +37,7 @@ from swarmapi.errors import (
     SwarmError,
     Unavailable,
 )
-from swarmapi.identity import LiveTLS
+from swarmapi.identity import TLSMaterial
 from swarmapi.keyring import Keyring
 
 _TICK_S: Final = 0.02
@@ -52,7 +52,7 @@ class MemberSettings:
     address: str
     listen_address: str
     state_dir: Path
-    tls: LiveTLS
+    tls: TLSMaterial
     bootstrap: bool
     config: RaftConfig
     keyring: Keyring | None = None

@@ -22,7 +22,7 @@ from manager.raft.outcomes import (
 from manager.raft.ports import Frozen
 from manager.raft.replication import RaftConfig
 from swarmapi.errors import InvalidArgument, Unavailable
-from swarmapi.identity import LiveTLS
+from swarmapi.identity import TLSMaterial
 from swarmapi.keyring import Keyring
 
 _TRANSFER_TIMEOUT_S: Final = 5.0
@@ -65,7 +65,7 @@ class RaftNode:
         address: str,
         state_dir: Path,
         machine: Machine,
-        tls: LiveTLS,
+        tls: TLSMaterial,
         bootstrap: bool = False,
         config: RaftConfig | None = None,
         listen_address: str = "",

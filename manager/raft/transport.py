@@ -21,7 +21,7 @@ from manager.raft.driver import Connected, Disconnected, Event, Received
 from manager.raft.messages import Message
 from manager.raft.ports import Member
 from swarmapi.errors import SwarmError
-from swarmapi.identity import LiveTLS, expect, identity_from_auth_context
+from swarmapi.identity import TLSMaterial, expect, identity_from_auth_context
 from swarmapi.override import override
 from swarmapi.v1 import raft_pb2, raft_pb2_grpc
 
@@ -89,7 +89,7 @@ class GrpcLinks:
     def __init__(
         self,
         node_id: str,
-        tls: LiveTLS,
+        tls: TLSMaterial,
         put: Callable[[Event], None],
         accepts: Callable[[str], bool],
     ) -> None:

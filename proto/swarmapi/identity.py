@@ -117,37 +117,6 @@ class TLSMaterial:
         )
 
 
-class LiveTLS:
-    """A node's material, replaced while servers and channels use it.
-
-    Connections that are established go on; every later handshake is of the newest material.
-    """
-
-    def __init__(self, material: TLSMaterial) -> None:
-        self.material = material
-
-    @property
-    def identity(self) -> Identity:
-        """The identity the material proves."""
-        return self.material.identity
-
-    def client(self) -> grpc.ChannelCredentials:
-        """Return credentials of a channel that is made now."""
-        return self.material.client()
-
-    def server(self, require_client_auth: bool = True) -> grpc.ServerCredentials:
-        """Return a server's credentials (see `TLSMaterial.server`) that follow the material."""
-
-        def present() -> grpc.ServerCertificateConfiguration:  # gRPC asks in each handshake
-            material = self.material
-            return grpc.ssl_server_certificate_configuration(
-                [(material.key_pem, material.cert_pem)],
-                material.ca_pem if require_client_auth else None,
-            )
-
-        return grpc.dynamic_ssl_server_credentials(present(), present, require_client_auth)
-
-
 def validity(cert_pem: bytes) -> tuple[int, int]:
     """Return from when until when a certificate holds, in nanoseconds of the epoch."""
     certificate = x509.load_pem_x509_certificate(cert_pem)

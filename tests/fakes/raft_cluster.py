@@ -11,7 +11,6 @@ import msgspec
 from manager.raft.node import RaftNode
 from manager.raft.outcomes import Applied, RaftStatus
 from manager.raft.replication import RaftConfig
-from swarmapi.identity import LiveTLS
 from tests.fakes.pki import CertificateAuthority
 
 
@@ -77,7 +76,7 @@ class RaftCluster:
             address=self.address(node_id),
             state_dir=self._path / node_id,
             machine=machine,
-            tls=LiveTLS((authority or self._authority).issue(node_id)),
+            tls=(authority or self._authority).issue(node_id),
             bootstrap=bootstrap,
             config=self._config,
             on_halt=self.halts.append,
