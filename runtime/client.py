@@ -14,7 +14,7 @@ import socket
 import struct
 import subprocess
 import termios
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -119,15 +119,21 @@ class Supervisor:
     # ---- connection ------------------------------------------------------------------------
 
     @classmethod
-    async def connect(cls, state_dir: Path, run_dir: Path, cgroup_parent: str) -> Supervisor:
+    async def connect(
+        cls, state_dir: Path, run_dir: Path, cgroup_parent: str, starter: Sequence[str] = ()
+    ) -> Supervisor:
         """Adopt the running supervisor of these directories or launch one, detached.
 
         Its program is replaced, without touching containers, when it is of another version.
+        `starter` is a command that has the service manager run the words behind it as a service
+        of Type=notify, and returns once that is ready (systemd-run(1)); without one the
+        supervisor becomes a child of ours with a session of its own.
         """
         state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         run_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
         program = await asyncio.to_thread(bundle.build, state_dir)
-        launch = partial(_launch, program, state_dir, run_dir, cgroup_parent)
+        words = (program, state_dir, run_dir, cgroup_parent)
+        launch = partial(_have_launched, starter, *words) if starter else partial(_launch, *words)
         sock = _dial(run_dir)
         launched = sock is None
         if sock is None:
@@ -477,10 +483,30 @@ def _dial(run_dir: Path) -> socket.socket | None:
     return wire.tune(sock)
 
 
+def _holder(
+    program: Path, state_dir: Path, run_dir: Path, cgroup_parent: str, ready_fd: int
+) -> list[str]:
+    command = [bundle.interpreter(), "-I", "-S", "-E", str(program), "holder"]
+    return [*command, str(state_dir), str(run_dir), cgroup_parent, str(ready_fd)]
+
+
+def _have_launched(
+    starter: Sequence[str], program: Path, state_dir: Path, run_dir: Path, cgroup_parent: str
+) -> None:
+    command = [*starter, *_holder(program, state_dir, run_dir, cgroup_parent, -1)]
+    environment = {k: v for k, v in os.environ.items() if k != "NOTIFY_SOCKET"}  # ours alone
+    done = subprocess.run(
+        command, cwd="/", env=environment, stdin=subprocess.DEVNULL, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    if done.returncode != 0:
+        said = done.stderr.strip() or f"see journalctl ({command[0]}: {done.returncode})"
+        raise errors.SupervisorGone(f"the supervisor did not start: {said}")
+
+
 def _launch(program: Path, state_dir: Path, run_dir: Path, cgroup_parent: str) -> None:
     reader, writer = os.pipe()
-    command = [bundle.interpreter(), "-I", "-S", "-E", str(program), "holder"]
-    command += [str(state_dir), str(run_dir), cgroup_parent, str(writer)]
+    command = _holder(program, state_dir, run_dir, cgroup_parent, writer)
     with open(state_dir / "supervisor.err", "ab") as log:
         child = subprocess.Popen(
             command, pass_fds=[writer], start_new_session=True, cwd="/",

@@ -11,6 +11,7 @@ from typing import Any
 from runtime.errors import Unsupported
 from runtime.supervisor.capabilities import CAPABILITIES
 from runtime.supervisor.health import HealthCheck
+from runtime.supervisor.process import STOP_SIGNAL as STOP_SIGNAL
 from runtime.supervisor.restart import RestartPolicy
 from runtime.supervisor.seccomp import default_profile
 

@@ -1,7 +1,9 @@
 """Configuration of `swarmd`: every option of the daemon, declared once."""
 
+import grp
 import ipaddress
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +56,20 @@ def _are_subnets(values: Sequence[str]) -> None:
 def _is_cgroup(value: str) -> None:
     if not value.strip("/") or ".." in value.split("/"):
         raise InvalidArgument(f"{value!r} names no cgroup")
+
+
+def _is_unit(value: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9:_.-]+", value.removesuffix(".service")):
+        raise InvalidArgument(f"{value!r} names no systemd service")
+    if not Path("/run/systemd/system").is_dir():
+        raise InvalidArgument("systemd does not run this machine: leave it out")
+
+
+def _is_group(value: str) -> None:
+    try:
+        grp.getgrnam(value)
+    except KeyError:
+        raise InvalidArgument(f"there is no group {value!r}: make it with groupadd") from None
 
 
 def _is_on(value: bool) -> None:
@@ -213,6 +229,10 @@ class Config:
         "swarm", "cgroup below which every container lives", group=_CONTAINERS, metavar="CGROUP",
         check=_is_cgroup,
     )  # fmt: skip
+    supervisor_unit: str = option(
+        "", "systemd unit to run the containers' supervisor in (default: a child of ours)",
+        group=_CONTAINERS, metavar="UNIT", check=_is_unit,
+    )  # fmt: skip
     live_restore: bool = option(
         True, "containers outlive the daemon: always on", group=_CONTAINERS, check=_is_on
     )
@@ -227,6 +247,10 @@ class Config:
     host: tuple[str, ...] = option(
         (), "listen on unix://PATH or tcp://HOST:PORT (default unix://RUN_DIR/swarmd.sock)",
         group=_API, short="-H", metavar="URL", check=_are_hosts,
+    )  # fmt: skip
+    group: str = option(
+        "swarm", "group whose members may use the unix sockets, where there is such a group",
+        group=_API, short="-G", metavar="GROUP", check=_is_group,
     )  # fmt: skip
     tlsverify: bool = option(
         False, "ask every TCP client for a certificate; needed off loopback", group=_API

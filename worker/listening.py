@@ -6,6 +6,7 @@ one socket pair per connection, whose half-close is the client's close_notify.
 """
 
 import asyncio
+import grp
 import ipaddress
 import logging
 import os
@@ -83,14 +84,15 @@ def _split(rest: str, text: str) -> tuple[str, int]:
     return address, int(port)
 
 
-def listen(endpoint: Endpoint) -> socket.socket:
+def listen(endpoint: Endpoint, group: str = "") -> socket.socket:
     """Return a listening socket; raises OSError naming the endpoint.
 
-    A unix socket is root's and its group's; one that is left over is replaced.
+    A unix socket is root's and the group's, where there is such a group, else our own group's;
+    one that is left over is replaced.
     """
     try:
         if endpoint.kind == "unix":
-            return _listen_unix(Path(endpoint.address))
+            return _listen_unix(Path(endpoint.address), group)
         family = socket.AF_INET6 if ":" in endpoint.address else socket.AF_INET
         listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -105,12 +107,14 @@ def listen(endpoint: Endpoint) -> socket.socket:
     return listener
 
 
-def _listen_unix(path: Path) -> socket.socket:
+def _listen_unix(path: Path, group: str) -> socket.socket:
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     mask = os.umask(0o117)
     try:
         listener.bind(str(path))
+        with suppress(KeyError):
+            os.chown(path, -1, grp.getgrnam(group).gr_gid)
     except OSError:
         listener.close()
         raise

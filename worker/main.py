@@ -10,6 +10,7 @@ import ssl
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from aiohttp import web
@@ -19,6 +20,7 @@ from runtime.errors import RuntimeFailure, SupervisorGone
 from runtime.image.store import ImageStore
 from swarmapi.errors import SwarmError
 from swarmapi.query import runner_of
+from worker import check, servicemanager
 from worker.api.app import build_app
 from worker.cluster.side import ClusterSide
 from worker.config import Config, load
@@ -90,18 +92,21 @@ async def daemon(config: Config) -> AsyncIterator[Engine]:
 
 
 async def _connect(config: Config) -> Supervisor:
+    connect = partial(
+        Supervisor.connect,
+        config.data_root / "runtime",
+        config.run_dir,
+        config.cgroup_parent,
+        servicemanager.starter(config.supervisor_unit),
+    )
     # a supervisor of another version replaces itself while we connect, and the connection ends
     for _ in range(CONNECT_TRIES):
         try:
-            return await Supervisor.connect(
-                config.data_root / "runtime", config.run_dir, config.cgroup_parent
-            )
+            return await connect()
         except SupervisorGone as error:
             log.info("supervisor: %s", error)
             await asyncio.sleep(CONNECT_PAUSE_S)
-    return await Supervisor.connect(
-        config.data_root / "runtime", config.run_dir, config.cgroup_parent
-    )
+    return await connect()
 
 
 def _lock(data_root: Path) -> int:
@@ -126,7 +131,7 @@ class Listeners:
         """Listen; raises OSError naming what cannot be listened on."""
         context = tls_of(self._config)
         for endpoint in self._config.endpoints:
-            listener = listen(endpoint)
+            listener = listen(endpoint, self._config.group)
             if context is None or endpoint.kind == "unix":
                 await web.SockSite(self._runner, listener).start()
             else:
@@ -163,14 +168,20 @@ async def serve(config: Config) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with daemon(config):
+        servicemanager.notify("READY=1")
         await stop.wait()
+        servicemanager.notify("STOPPING=1")
         log.info("stopping; containers go on")
 
 
 def main() -> int:
     """Run the daemon; the entry point of `swarmd`."""
+    words = sys.argv[1:]
+    checking, as_json = words[:1] == ["check"], words[1:2] == ["--json"]
     try:
-        config = load(sys.argv[1:], os.environ)
+        config = load(words[checking + as_json :], os.environ)
+        if checking:
+            return check.main(config, as_json=as_json)
         logging.basicConfig(
             level=config.logging_level,
             format="%(asctime)s %(levelname)s %(name)s: %(message)s",

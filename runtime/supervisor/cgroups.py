@@ -12,7 +12,7 @@ import errno
 import os
 import signal
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from runtime.errors import StartFailed, SysError, Unsupported
@@ -109,13 +109,17 @@ def detect(parent: str, bpf_devices: bool) -> Layout:
     """Find the hierarchies and make the parent cgroup in each.
 
     A relative `parent` lies below the caller's own cgroup of that hierarchy, an absolute one below
-    the hierarchy's root. Raises Unsupported where no place can be named.
+    the hierarchy's root; so does a relative one in v2 where the caller shares its cgroup with other
+    processes, as that hands no controllers down. Raises Unsupported where no place can be named.
     """
     own = _own_paths()
     v2, v1, controllers = "", {}, []
     for kind, root, point, options in _mounts():
         if kind == "cgroup2" and not v2:
-            v2 = _place(root, point, own.get("", "/"), parent)
+            path = own.get("", "/")
+            if parent != "." and _is_shared(_place(root, point, path, ".")):
+                path = root
+            v2 = _place(root, point, path, parent)
             os.makedirs(v2, exist_ok=True)
             controllers = _delegate(v2, point)
         for name in (*_V1_USED, "cpuset", "devices", "freezer"):
@@ -129,15 +133,38 @@ def detect(parent: str, bpf_devices: bool) -> Layout:
     return Layout(v2, v1, tuple(controllers), bool(v2) and bpf_devices)
 
 
+def handed_down(layout: Layout) -> Layout:
+    """Hand v2's controllers down to the layout's parent cgroup again; return what it has now.
+
+    For a service whose cgroup was its only process's own until that moved below the parent.
+    """
+    points = [point for kind, _, point, _ in _mounts() if kind == "cgroup2"]
+    if not layout.v2 or not points:
+        return layout
+    return replace(layout, v2_controllers=tuple(_delegate(layout.v2, points[0])))
+
+
+def _is_shared(directory: str) -> bool:
+    """Tell whether a v2 cgroup with controllers to hand down has processes besides us."""
+    others = set(read(f"{directory}/cgroup.procs").split()) - {str(os.getpid())}
+    return bool(others) and bool(read(f"{directory}/cgroup.controllers").split())
+
+
 def _delegate(directory: str, mount_point: str) -> list[str]:
-    """Enable what controllers we can from the mount point down; return those enabled."""
+    """Enable what controllers we can from the mount point down; return those enabled.
+
+    Below the root, a cgroup with processes hands none down, and to ask it for a threaded one makes
+    its children unusable (cgroup-v2.rst, "No Internal Process Constraint" and "Threads").
+    """
     chain = [directory]
     while chain[-1] != mount_point and len(chain[-1]) > len(mount_point):
         chain.append(os.path.dirname(chain[-1]))
     for node in reversed(chain):
+        if os.path.exists(f"{node}/cgroup.type") and read(f"{node}/cgroup.procs").strip():
+            break
         for name in read(f"{node}/cgroup.controllers").split():
             if name in ("cpu", "cpuset", "io", "memory", "pids"):
-                # EBUSY: processes live in that inner cgroup; the missing limit is refused later
+                # a controller that the one above does not hand down; its limit is refused later
                 with contextlib.suppress(SysError):
                     write(f"{node}/cgroup.subtree_control", f"+{name}")
     return read(f"{directory}/cgroup.subtree_control").split()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -33,6 +34,8 @@ class Container:
     """Where its cgroups lie when it asked for a parent of its own: `cgroups.Layout`'s fields."""
     # of the present or last run
     pid: int = 0
+    stop_signal: int = signal.SIGTERM
+    """What the holder ends it with when the machine shuts down."""
     started_ns: int = 0
     finished_ns: int = 0
     exit_code: int | None = None

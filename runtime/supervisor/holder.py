@@ -21,6 +21,8 @@ from runtime.errors import SysError
 from runtime.supervisor import cgroups, devices, kernel, wire
 
 _RESTART_PAUSE_S = 0.2
+_STOP_TIMEOUT_S = 10.0
+"""How long a container may take to end when the machine goes down: Docker's default."""
 _CPU_TIMES = 32
 """Our share of the processors, in shares of a container that asks for no other: who starts and ends
 containers must get on however many of them are busy."""
@@ -30,7 +32,8 @@ class Holder:
     """Owns the listening socket, both children and the kept descriptors."""
 
     def __init__(self, state_dir: str, run_dir: str, parent: str, ready_fd: int) -> None:
-        self.state_dir, self.run_dir, self.ready_fd = state_dir, run_dir, ready_fd
+        self.state_dir, self.run_dir = state_dir, run_dir
+        self.ready_fd = ready_fd if ready_fd >= 0 else _service_manager()
         self.program = sys.argv[0]
         self.replaced = self.former = ""
         """The program before: until the next fork server starts, and until that one works."""
@@ -43,6 +46,7 @@ class Holder:
         self.layout = cgroups.detect(parent, devices.available())
         self.own = cgroups.Group(self.layout, "supervisor")
         self._enter_cgroup()
+        self.layout = cgroups.handed_down(self.layout)
         self.listener = self._listen()
         self.server_end, self.server_far = wire.pair()
         self.pump_near, self.pump_far = wire.pair()
@@ -161,6 +165,7 @@ class Holder:
         _heed_signals()
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda *_: None)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         poll = select.epoll()
         poll.register(wake_read, select.EPOLLIN)
@@ -172,7 +177,9 @@ class Holder:
             while watched is self.server_end and not self.quitting:
                 for fd, _ in poll.poll():
                     if fd == wake_read:
-                        os.read(wake_read, 4096)
+                        if signal.SIGTERM in os.read(wake_read, 4096):
+                            self._shut_down()
+                            return
                         self._reap()
                     elif watched is self.server_end:
                         self._command()
@@ -210,12 +217,46 @@ class Holder:
             self.quitting = True
         return True
 
+    def _shut_down(self) -> None:
+        """End every container by its stop signal, then us: the machine goes down.
+
+        The fork server goes first: it would start again what ends, and on its record containers
+        shall be running, so that those come back whose restart policy says so.
+        """
+        self._kill("server")
+        pidfds = [
+            (kept[meta["streams"].index("pidfd")], meta["stop_signal"])
+            for meta, kept in self.kept.values()
+            if "pidfd" in meta["streams"]
+        ]
+        running = select.poll()
+        for pidfd, number in pidfds:
+            running.register(pidfd, select.POLLIN)
+            _signal(pidfd, number)
+        left, late, deadline = len(pidfds), False, time.monotonic() + _STOP_TIMEOUT_S
+        while left:
+            ended = running.poll(None if late else max(0, deadline - time.monotonic()) * 1000)
+            if not ended:
+                late = True
+                for pidfd, _ in pidfds:
+                    _signal(pidfd, signal.SIGKILL)
+            for pidfd, _ in ended:
+                running.unregister(pidfd)
+            left -= len(ended)
+        self.pump_near.close()
+        self.pump_far.close()
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pids["pump"], 0)  # it writes what is still in the pipes
+
+    def _kill(self, role: str) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pids[role], signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pids[role], 0)
+
     def _quit(self) -> None:
-        for pid in self.pids.values():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, 0)
+        for role in self.pids:
+            self._kill(role)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{self.run_dir}/supervisor.sock")
         self._leave_cgroup()
@@ -239,6 +280,21 @@ def _execveat(fd: int, arguments: list[str]) -> None:
 def main(state_dir: str, run_dir: str, parent: str, ready_fd: int) -> None:
     """Run the holder in the foreground."""
     Holder(state_dir, run_dir, parent, ready_fd).run()
+
+
+def _signal(pidfd: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, number)
+
+
+def _service_manager() -> int:
+    """Return a descriptor to say READY=1 to (sd_notify(3)); -1 where nobody listens."""
+    path = os.environ.get("NOTIFY_SOCKET", "")
+    if not path:
+        return -1
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    sock.connect("\0" + path[1:] if path.startswith("@") else path)
+    return sock.detach()
 
 
 def _heed_signals() -> None:

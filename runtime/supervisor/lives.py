@@ -218,6 +218,7 @@ class Lives:
         container.pidfd, container.master = child.pidfd, child.master
         container.args, container.health = settings["args"], None
         self._read_check(container, request)
+        container.stop_signal = process.stop_signal_of(request["config"])
         log = request["log"]
         self._keep(container, ["pidfd", *child.streams], [child.pidfd, *child.stream_fds], log)
         add = {"op": "add", "id": name, "streams": child.streams, "log": log}
@@ -251,7 +252,7 @@ class Lives:
         if container.netns_fd >= 0:
             streams, fds = [*streams, "netns"], [*fds, container.netns_fd]
         message = {"op": "keep", "id": container.id, "streams": streams, "log": log}
-        wire.send(self.holder, message, fds)
+        wire.send(self.holder, message | {"stop_signal": container.stop_signal}, fds)
 
     @staticmethod
     def _read_check(container: Container, request: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import struct
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,7 @@ class Door:
     report_fd: int
 
 
+STOP_SIGNAL = "org.opencontainers.image.stopSignal"
 _BIT = dict(zip(CAPABILITIES, range(len(CAPABILITIES)), strict=True))
 _SYS_RESOURCE = 1 << _BIT["CAP_SYS_RESOURCE"]
 _RLIMITS = [
@@ -59,6 +61,16 @@ _WRITE_ONLY = 0o2000001  # with O_CLOEXEC
 with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as _file:
     LAST_CAPABILITY = int(_file.read())
 PERMITTED = kernel.permitted_capabilities()
+
+
+def stop_signal_of(config: dict[str, Any]) -> int:
+    """Return the number an OCI config's annotation names, SIGTERM where there is none.
+
+    `org.opencontainers.image.stopSignal` (image-spec, annotations.md), as a number.
+    """
+    text = str((config.get("annotations") or {}).get(STOP_SIGNAL, ""))
+    number = int(text) if text.isdecimal() else 0
+    return number if 0 < number < signal.NSIG else signal.SIGTERM
 
 
 def mask_of(names: list[str], warnings: list[str]) -> int:

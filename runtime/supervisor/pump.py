@@ -23,6 +23,7 @@ FRAME = struct.Struct(">BI")
 STDOUT, STDERR = 1, 2
 _NAMES = {STDOUT: "stdout", STDERR: "stderr"}
 _READ_BYTES = 65536
+_LAST_OUTPUT_S = 0.5
 _PARTIAL_BYTES = 16384  # Docker splits longer lines
 _BACKLOG_HIGH, _BACKLOG_LOW = 1 << 20, 1 << 18
 
@@ -158,16 +159,21 @@ class Pump:
         self.attached: dict[int, Attached] = {}
 
     def run(self) -> None:
-        """Serve until the supervisor is gone."""
+        """Serve until the supervisor is gone and nothing more comes from its containers."""
+        gone = False
         while True:
             closed: set[int] = set()
-            for fd, event in self.poll.poll():
+            ready = self.poll.poll(_LAST_OUTPUT_S if gone else None)
+            if gone and not (ready and self.by_output):
+                break
+            for fd, event in ready:
                 if fd in closed:
                     continue  # the number may already be another file's (epoll(7))
                 before = set(self.by_output) | set(self.by_stdin) | set(self.attached)
                 if fd == self.control.fileno():
                     if not self._command():
-                        return
+                        gone = True
+                        self.poll.unregister(fd)
                 elif fd in self.by_output:
                     self._output(self.by_output[fd], fd)
                 elif fd in self.by_stdin:
@@ -175,6 +181,12 @@ class Pump:
                 elif fd in self.attached:
                     self._client(self.attached[fd], event)
                 closed |= before - set(self.by_output) - set(self.by_stdin) - set(self.attached)
+        for source in self.sources.values():
+            source.log.close()
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        with contextlib.suppress(BrokenPipeError):  # the last output of a supervisor that is gone
+            wire.send(self.control, message)
 
     # ---- commands --------------------------------------------------------------------------
 
@@ -204,7 +216,7 @@ class Pump:
         except OSError:
             file = LogFile("none", "", 0, 1)
             warning = {"op": "warn", "id": container_id, "text": f"log {log['path']} not writable"}
-            wire.send(self.control, warning)
+            self._tell(warning)
         source = self.sources[container_id] = Source(file)
         for name, fd in zip(message["streams"], fds, strict=True):
             os.set_blocking(fd, False)
@@ -230,7 +242,7 @@ class Pump:
         source = self.sources.get(container_id)
         if source is None:
             self._end_clients(container_id)
-            wire.send(self.control, {"op": "finished", "id": container_id})
+            self._tell({"op": "finished", "id": container_id})
             return
         for fd in list(source.outputs):
             while fd in source.outputs and self._output(container_id, fd):
@@ -241,7 +253,7 @@ class Pump:
         source.log.close()
         del self.sources[container_id]
         self._end_clients(container_id)
-        wire.send(self.control, {"op": "finished", "id": container_id})
+        self._tell({"op": "finished", "id": container_id})
 
     def _end_clients(self, container_id: str) -> None:
         for client in self._clients(container_id):
@@ -381,7 +393,7 @@ class Pump:
             self._watch(client)
         if source.close_after_input and source.outputs and not self._is_tty(source):
             self._close_stdin(source)
-            wire.send(self.control, {"op": "stdin-closed", "id": container_id})
+            self._tell({"op": "stdin-closed", "id": container_id})
 
     @staticmethod
     def _is_tty(source: Source) -> bool:

@@ -306,7 +306,7 @@ def main(
     server = Server(holder, listener, pump, state_dir, Layout.from_dict(json.loads(layout)))
     server.lives.adopt()
     if ready_fd >= 0:
-        os.write(ready_fd, b"1")
+        os.write(ready_fd, b"READY=1")
         os.close(ready_fd)
     wire.send(holder, {"op": "up"})
     gc.collect()

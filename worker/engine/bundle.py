@@ -1,16 +1,18 @@
 """A record turned into an OCI config.json, on top of the runtime's Docker defaults."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from runtime.errors import Unsupported as RuntimeUnsupported
-from runtime.oci import capability_set, default_config
+from runtime.oci import STOP_SIGNAL, capability_set, default_config
 from swarmapi.errors import InvalidArgument
 from worker.engine.devices import devices_of, rules_of
 from worker.engine.limits import check_limits, resources_of
 from worker.engine.mounts import to_oci
 from worker.engine.record import Record
 from worker.engine.security import check_sysctls, security_options
+from worker.engine.signals import signal_number, stop_signal_of
 from worker.engine.spec import ContainerConfig, HostConfig
 
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -111,8 +113,9 @@ def build_config(
         linux["maskedPaths"], linux["readonlyPaths"] = [], []
     if parent := host.cgroup_parent.strip("/"):
         linux["cgroupsPath"] = f"/{parent}/{record.id}"
-    if host.annotations:
-        config["annotations"] = dict(host.annotations)
+    config["annotations"] = dict(host.annotations or {})
+    with suppress(InvalidArgument):  # an image's own, which nobody checked
+        config["annotations"][STOP_SIGNAL] = str(signal_number(stop_signal_of(record)))
     return config
 
 

@@ -12,10 +12,10 @@ import pytest
 
 from runtime.errors import Unsupported
 from runtime.oci import DEFAULT_CAPABILITIES, capability_set, default_config
-from runtime.supervisor import pidone, sealed, usher
+from runtime.supervisor import cgroups, pidone, sealed, usher
 from runtime.supervisor.devices import rules_of, v1_lines
 from runtime.supervisor.journal import Journal
-from runtime.supervisor.process import failure_words, report_words
+from runtime.supervisor.process import STOP_SIGNAL, failure_words, report_words, stop_signal_of
 from runtime.supervisor.pump import STDERR, STDOUT, LogFile
 from tests.fakes.full_disk import no_room_above
 
@@ -166,3 +166,27 @@ def test_the_report_of_an_exec_may_be_anything() -> None:
     assert report_words(struct.pack("<ii", 0, 1), labels, ["x"]).startswith("setsid: ")
     for forged in (b"", b"x" * 7, struct.pack("<ii", 2, 1), struct.pack("<ii", -2, 1)):
         assert report_words(forged, labels, ["x"]) == unknown
+
+
+def test_a_cgroup_with_processes_hands_no_controllers_down(tmp_path: Path) -> None:
+    root, busy = tmp_path, tmp_path / "busy"
+    inner = busy / "inner"
+    for one in (root, busy, inner):
+        one.mkdir(exist_ok=True)
+        (one / "cgroup.controllers").write_text("cpu memory\n")
+        (one / "cgroup.subtree_control").write_text("")
+        (one / "cgroup.procs").write_text("1\n" if one in (root, busy) else "")
+        if one != root:  # the root alone may have both, and is of no type
+            (one / "cgroup.type").write_text("domain\n")
+    assert cgroups._delegate(str(inner), str(root)) == []
+    assert (root / "cgroup.subtree_control").read_text() == "+memory"
+    assert (busy / "cgroup.subtree_control").read_text() == ""
+    (busy / "cgroup.procs").write_text("")
+    cgroups._delegate(str(inner), str(root))
+    assert (inner / "cgroup.subtree_control").read_text() == "+memory"
+
+
+@pytest.mark.parametrize(("text", "number"), [("3", 3), ("", 15), ("SIGINT", 15), ("999", 15)])
+def test_a_stop_signal_is_a_number_in_an_annotation(text: str, number: int) -> None:
+    assert stop_signal_of({"annotations": {STOP_SIGNAL: text}}) == number
+    assert stop_signal_of({}) == 15
