@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -20,15 +21,34 @@ TRANSACTION_BYTES: Final = 512 << 10
 
 A turn may be cut anywhere: what is missing is found again from the View.
 """
+UNNOTICED_S: Final = 0.01
+LONGEST_REST_S: Final = 0.25
+"""A turn that took longer than UNNOTICED_S is followed by a rest as long as it was, up to this.
+
+Beats and reports get their share, and the changes that come meanwhile cost one turn together.
+"""
 SHORTEST_S: Final = 0.005
 """Sleep at least this long where a turn that is due changes nothing."""
+
+
+def rest_s(turn_s: float) -> float:
+    """Return how long to rest after a turn that took so long."""
+    return min(turn_s, LONGEST_REST_S) if turn_s > UNNOTICED_S else 0.0
 
 
 class ControlLoop:
     """Runs turns while this member leads; the sleep ends at the smallest deadline."""
 
-    def __init__(self, store: Store, acks: Callable[[], Acks]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        acks: Callable[[], Acks],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._store = store
+        self._clock = clock
+        self._turn_s = 0.0
+        """How long the last turn held the loop."""
         self._acks = acks
         self._dirty: set[Key] = set()
         self._wake = asyncio.Event()
@@ -61,10 +81,12 @@ class ControlLoop:
     async def step(self) -> bool:
         """Run one turn; tell whether another one should follow at once."""
         dirty, self._dirty = self._dirty, set()
+        began_s = self._clock()
         now_ns = self._store.now_ns()
         try:
             result = turn(self._store.view, dirty, Env(now_ns, self._store.new_id), self._acks())
             self._deadline_ns = result.next_deadline_ns
+            self._turn_s = self._clock() - began_s
             for part in parts(result.changes, TRANSACTION_BYTES):
                 await self._store.propose(part)
         except BaseException:
@@ -90,8 +112,8 @@ class ControlLoop:
                 busy = False
                 await asyncio.sleep(RETRY_S)
                 self._wake.set()
+            await asyncio.sleep(rest_s(self._turn_s))
             if busy:
-                await asyncio.sleep(0)  # requests and sessions get their share
                 continue
             await self._sleep(self._until_deadline_s())
 
@@ -103,6 +125,8 @@ class ControlLoop:
         return max(SHORTEST_S, (self._deadline_ns - self._store.now_ns()) / 1e9)
 
     async def _sleep(self, limit_s: float) -> None:
+        # Not wait_for: what wakes it in the very moment it is cancelled would make it go on.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), limit_s)
+            async with asyncio.timeout(limit_s):
+                await self._wake.wait()
         self._wake.clear()

@@ -5,7 +5,7 @@ committed a further turn gives none. A new leader calls it with every key.
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from manager.allocator.allocate import allocate
 from manager.orchestrator import disappearance, drain, jobs, leaving, nodes, restart
@@ -20,6 +20,9 @@ from manager.store.view import View
 from swarmapi.model import defaults
 
 __all__ = ["MAX_CHANGES", "Acks", "Env", "Key", "TurnResult", "all_keys", "turn"]
+
+MOST_LOOKED_AT: Final = 20_000
+"""Tasks whose services one turn reconciles: a new leader's first turns hold its loop no longer."""
 
 
 class TurnResult(NamedTuple):
@@ -69,10 +72,12 @@ def turn(view: View, dirty: Iterable[Key], env: Env, acks: Acks) -> TurnResult:
     nodes.orphan_lost(run)
     drain.advance(run)
     restart.release_parked(run)
+    looked_at = 0
     for service_id in sorted(services):
-        if run.is_full():
+        if run.is_full() or looked_at >= MOST_LOOKED_AT:
             run.again.add(("service", service_id))
         else:
+            looked_at += len(run.view.by_service.of(service_id))
             _reconcile_service(run, service_id)
     rebalance(run)
     allocate(run)

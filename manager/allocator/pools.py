@@ -31,11 +31,13 @@ class AddressPool:
         self._high = min(self._last, int(part.broadcast_address))
         in_range = [a for a in self._used if self._low <= a <= self._high]
         self._next = max(in_range, default=self._low - 1) + 1
+        self._is_full = False
+        """Known to be: nothing comes back to a pool, so it is looked through in vain but once."""
 
     def take(self) -> str | None:
         """Return a free address with prefix length, or None when there is none."""
         size = self._high - self._low + 1
-        if size <= 0:
+        if size <= 0 or self._is_full:
             return None
         for step in range(size):
             candidate = self._low + (self._next - self._low + step) % size
@@ -43,6 +45,7 @@ class AddressPool:
                 self._used.add(candidate)
                 self._next = candidate + 1
                 return f"{IPv4Address(candidate)}/{self._prefix}"
+        self._is_full = True
         return None
 
     def take_this(self, wanted: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Final
 
 from aiohttp import web
@@ -33,12 +34,16 @@ def raft_metrics(status: LogStatus, view: View) -> list[Metric]:
     ]
 
 
+_state = attrgetter("status.state")
+
+
 def cluster_metrics(view: View) -> list[Metric]:
     """Return what the cluster holds, by state."""
     nodes = Counter(dict.fromkeys((state.name.lower() for state in NodeState), 0))
     nodes.update(node.state.name.lower() for node in view.nodes.values())
+    states = Counter(map(_state, view.tasks.values()))  # names are made once, tasks are many
     tasks = Counter(dict.fromkeys((state.name.lower() for state in TaskState), 0))
-    tasks.update(task.status.state.name.lower() for task in view.tasks.values())
+    tasks.update({state.name.lower(): count for state, count in states.items()})
     return [
         Metric("swarm_nodes", "Nodes by state.", by("state", nodes)),
         Metric("swarm_tasks", "Tasks by state, ended ones that are kept too.", by("state", tasks)),

@@ -7,6 +7,7 @@ from typing import Any
 from manager.ca.authority import check_manager, check_node
 from manager.ca.certificates import check_returning, lifetime_of, role_of_token, sign_request
 from manager.ca.rpc import refuse
+from manager.dispatcher.assignments import manager_addresses
 from manager.replica import Store
 from manager.store.changes import PutNode, SetNodeDescription
 from swarmapi.errors import Forbidden, InvalidArgument, NotLeader, SwarmError, Unavailable
@@ -82,13 +83,12 @@ class CertificateService:
             )
         except SwarmError as error:
             await refuse(context, error)
-        managers = [n.manager_address for n in self._store.view.nodes.values() if n.is_manager]
         return pb.IssueReply(
             node_id=node.id,
             cluster_id=cluster.id,
             role=node.spec.role.value,
             certificate_pem=certificate,
-            managers=sorted(m for m in managers if m),
+            managers=manager_addresses(self._store.view),
         )
 
     def _leading(self) -> tuple[Cluster, RootCA]:

@@ -169,6 +169,5 @@ class Assigner:
 
 def manager_addresses(view: View) -> list[str]:
     """Return `host:port` of every manager, in order."""
-    return sorted(
-        n.manager_address for n in view.nodes.values() if n.is_manager and n.manager_address
-    )
+    managers = (view.nodes[node_id] for node_id in view.managers.of("node"))
+    return sorted(n.manager_address for n in managers if n.manager_address)

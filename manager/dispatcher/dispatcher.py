@@ -5,7 +5,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -28,7 +28,7 @@ from swarmapi.errors import (
 )
 from swarmapi.identity import Identity, identity_from_auth_context
 from swarmapi.model import defaults
-from swarmapi.model.objects import Node, NodeDescription, NodeState, TaskStatus
+from swarmapi.model.objects import NetworkLease, Node, NodeDescription, NodeState, TaskStatus
 from swarmapi.v1 import dispatcher_pb2 as pb
 from swarmapi.v1 import exec_pb2, logs_pb2
 
@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 FORMAT: Final = 1
 MERGE_S: Final = 0.02
 """Changes within this time travel in one message."""
+MESSAGES_A_SECOND: Final = 1_000
+"""To all sessions together, when something changes for all of them again and again."""
 HELLO_WAIT_S: Final = 10.0
 SESSIONS_WITHIN: Final = (3, 8.0)
 """A node begins at most so many sessions within so many seconds: each one writes to the log."""
@@ -119,14 +121,19 @@ class Dispatcher:
 
     def _on_applied(self, applied: Applied) -> None:
         view = self._store.view
-        for kind, object_id in applied.changed:
+        for (kind, object_id), moved in applied.changed.items():
             if kind == "task":
                 self._route_task(object_id)
             elif kind == "node":
                 self._node_changed(object_id)
-        if self._sessions and any(n.table_index == applied.index for n in view.networks.values()):
-            for session in self._sessions.values():
-                session.changed.set()
+                if _manager_of(moved.before) != _manager_of(moved.after):
+                    self._wake(self._sessions)
+            elif isinstance(moved.before, NetworkLease):
+                self._wake((moved.before.node_id,))  # it may have left the network
+            elif kind == "network" and moved.after is None:
+                self._wake(self._sessions)
+        for network_id in applied.tables:
+            self._wake(view.participants(view.networks[network_id]))
 
     def _route_task(self, task_id: str) -> None:
         task = self._store.view.tasks.get(task_id)
@@ -151,8 +158,14 @@ class Dispatcher:
             session.end(Conflict(f"node {node_id} is now a {node.spec.role.value}"))
         if node is not None and self._led and node.state != NodeState.DOWN:
             self.liveness.expect(node_id, self._clock(), self.period_s())
-        for other in self._sessions.values():
-            other.changed.set()  # the list of managers may differ
+        self._wake((node_id,))
+
+    def _wake(self, node_ids: Iterable[str]) -> None:
+        """Let the sessions of these nodes look for what is new to them."""
+        for node_id in node_ids:
+            session = self._sessions.get(node_id)
+            if session is not None:
+                session.changed.set()
 
     # one session ----------------------------------------------------------------------------
 
@@ -212,6 +225,8 @@ class Dispatcher:
         self._refuse_flapping(node_id)
         description = _decoded(hello.description, NodeDescription)
         address = hello.address or _host(context.peer())
+        # Before READY is proposed: else its silence might be found, and stored, after it.
+        self.liveness.register(node_id, self._clock(), self.period_s())
         await self._store.propose(
             (
                 SetNodeDescription(
@@ -235,7 +250,6 @@ class Dispatcher:
             older.end(Conflict("another session of this node began"))
         self._sessions[node_id] = session
         self._acks[node_id] = held
-        self.liveness.register(node_id, self._clock(), self.period_s())
         self.on_acks()
         return session
 
@@ -276,7 +290,7 @@ class Dispatcher:
                 await self._send(session, context)
                 if not session.changed.is_set():
                     continue
-                await asyncio.sleep(MERGE_S)
+                await asyncio.sleep(self._merge_s())
             reader.result()
         finally:
             reader.cancel()
@@ -296,7 +310,11 @@ class Dispatcher:
         dirty, session.dirty_tasks = session.dirty_tasks, set()
         message = session.assigner.incremental(self._store.view, dirty)
         if await _assign(session, message, context):
-            await asyncio.sleep(MERGE_S)
+            await asyncio.sleep(self._merge_s())
+
+    def _merge_s(self) -> float:
+        """Return how long a session rests after a message."""
+        return max(MERGE_S, len(self._sessions) / MESSAGES_A_SECOND)
 
     async def _read(self, session: Session, messages: AsyncIterator[pb.AgentMessage]) -> None:
         pending: set[asyncio.Task[None]] = set()
@@ -387,6 +405,11 @@ async def _assign(session: Session, message: pb.Assignments | None, context: Any
     for part in parts:
         await context.write(pb.DispatcherMessage(assignments=part))
     return bool(parts)
+
+
+def _manager_of(node: object) -> str:
+    """Return what the list of managers holds of a node, empty when nothing."""
+    return node.manager_address if isinstance(node, Node) and node.is_manager else ""
 
 
 def _decoded(raw: bytes, kind: type[Any]) -> Any:

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from manager.replica import Store
 from manager.store.changes import SetTaskStatus
+from manager.store.effects import says_nothing_new
 from swarmapi.errors import Forbidden, Internal, InvalidArgument, SwarmError
 from swarmapi.model.objects import TaskState, TaskStatus
 
@@ -53,6 +54,8 @@ class ReportBatcher:
             if task is None or status.state < max(task.status.state, TaskState.ACCEPTED):
                 continue
             before = self._waiting.get(task_id)
+            if before is None and says_nothing_new(task.status, status):
+                continue  # all that a node reports again in a new session
             if before is None or status.state >= before.state:
                 self._waiting[task_id] = status
             if task_id not in self._stored:

@@ -54,6 +54,8 @@ class Applied(msgspec.Struct, frozen=True, kw_only=True):
     """Every object written or deleted, by (kind, id) in order: what it was, and what it is."""
     dirty: frozenset[Key] = frozenset()
     """Reconciler keys to run: (`service` | `node` | `network` | `cluster`, id)."""
+    tables: frozenset[str] = frozenset()
+    """Ids of the networks whose endpoint table has a new revision, `index`."""
 
 
 def apply(view: View, index: int, now_ns: int, transaction: c.Transaction) -> Applied:
@@ -75,12 +77,11 @@ def apply(view: View, index: int, now_ns: int, transaction: c.Transaction) -> Ap
     effects = Effects(view, index, now_ns, tells=True)
     for change in transaction.changes:
         apply_change(effects, change)
-    for network_id in effects.tables:
-        network = view.networks.get(network_id)
-        if network is not None:
-            view.put_network(replace(network, table_index=index))
+    tables = frozenset(i for i in effects.tables if i in view.networks)
+    for network_id in tables:
+        view.put_network(replace(view.networks[network_id], table_index=index))
     dirty = frozenset(effects.dirty)
-    return Applied(index=index, changed=effects.changed, dirty=dirty)
+    return Applied(index=index, changed=effects.changed, dirty=dirty, tables=tables)
 
 
 def apply_change(effects: Effects, change: c.Change) -> None:

@@ -221,10 +221,9 @@ def observe(fx: Effects, task: Task, status: TaskStatus) -> None:
     if status.state < old.state or status.state == TaskState.REMOVE:
         return
     if status.state == old.state:
-        same = replace(status, applied_ns=old.applied_ns, timestamp_ns=old.timestamp_ns)
-        if same == old or not is_live(task):
+        if says_nothing_new(old, status) or not is_live(task):
             return
-        status = same
+        status = replace(status, applied_ns=old.applied_ns, timestamp_ns=old.timestamp_ns)
     else:
         status = replace(status, applied_ns=fx.now_ns)
     running_ns = task.running_ns
@@ -233,6 +232,11 @@ def observe(fx: Effects, task: Task, status: TaskStatus) -> None:
     store_task(fx, task, replace(task, status=status, running_ns=running_ns))
     if status.state in (TaskState.FAILED, TaskState.REJECTED) and is_live(task):
         _count_failure(fx, task)
+
+
+def says_nothing_new(old: TaskStatus, status: TaskStatus) -> bool:
+    """Tell whether two statuses differ in their times at most."""
+    return replace(status, applied_ns=old.applied_ns, timestamp_ns=old.timestamp_ns) == old
 
 
 def _count_failure(fx: Effects, task: Task) -> None:

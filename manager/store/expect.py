@@ -149,7 +149,7 @@ def _last_manager(view: View, node_id: str, spec: NodeSpec) -> Conflict | None:
     old = view.nodes.get(node_id)
     if old is None or spec.role is NodeRole.MANAGER or not old.is_manager:
         return None
-    if any(n.is_manager and n.id != node_id for n in view.nodes.values()):
+    if view.managers.of("node") - {node_id}:
         return None
     message = "attempting to demote the last manager of the swarm"
     return Conflict(code="manager", object="node", id=node_id, message=message)

@@ -1,8 +1,9 @@
 """Endpoint tables, derived from the View alone."""
 
+from collections.abc import Mapping
 from typing import Final
 
-from manager.store.view import View, bare, is_placed
+from manager.store.view import View, bare
 from swarmapi.model import defaults
 from swarmapi.model.objects import Network, NetworkLease, Node, NodeState, Service, Task
 from swarmapi.model.tables import (
@@ -28,20 +29,12 @@ def network_table(view: View, network_id: str) -> NetworkTable | None:
     nodes = sorted(view.participants(network))
     known = [view.nodes[n] for n in nodes if n in view.nodes]
     members = [node for node in known if _has_place(node, network)]
-    endpoints: dict[str, TaskEndpoint] = {}
-    service_ids: set[str] = set()
-    for node in members:
-        for task in view.tasks_of_node(node.id):
-            endpoint = _endpoint(task, network_id)
-            if endpoint is not None:
-                endpoints[task.id] = endpoint
-                service_ids.add(task.service_id)
-        for lease in _leases(view, node):
-            if lease.network_id == network_id:
-                endpoints[lease.container_id] = _container(lease)
-    for service in view.services.values():
-        if any(vip.network_id == network_id for vip in service.endpoint.vips):
-            service_ids.add(service.id)
+    places = {node.id: node for node in members}
+    tasks = (view.tasks[i] for i in sorted(view.endpoints_of.of(network_id)))
+    placed = [task for task in tasks if task.node_id in places]
+    endpoints = {task.id: _endpoint(task, network_id) for task in placed}
+    endpoints |= {lease.container_id: _container(lease) for lease in _leases(view, network, places)}
+    service_ids = {task.service_id for task in placed} | view.vips_of.of(network_id)
     services = {
         i: _service(view.services[i], network) for i in sorted(service_ids) if i in view.services
     }
@@ -94,28 +87,22 @@ def task_name(task: Task) -> str:
     return f"{task.service_name}.{task.slot or task.node_id}.{task.id}"
 
 
-def _endpoint(task: Task, network_id: str) -> TaskEndpoint | None:
-    if not is_placed(task):
-        return None
-    for lease in task.addresses:
-        if lease.network_id == network_id:
-            return TaskEndpoint(
-                task_id=task.id,
-                service_id=task.service_id,
-                node_id=task.node_id,
-                name=task_name(task),
-                address=bare(lease.address),
-                state=task.endpoint.state,
-            )
-    return None
+def _endpoint(task: Task, network_id: str) -> TaskEndpoint:
+    return TaskEndpoint(
+        task_id=task.id,
+        service_id=task.service_id,
+        node_id=task.node_id,
+        name=task_name(task),
+        address=next(bare(a.address) for a in task.addresses if a.network_id == network_id),
+        state=task.endpoint.state,
+    )
 
 
-def _leases(view: View, node: Node) -> list[NetworkLease]:
-    """Return the leases of a node's running containers; nobody finds those of one that is down."""
-    if node.state is NodeState.DOWN:
-        return []
-    leases = (view.leases[i] for i in sorted(view.leases_of.of(node.id)))
-    return [lease for lease in leases if lease.is_up and lease.address]
+def _leases(view: View, network: Network, places: Mapping[str, Node]) -> list[NetworkLease]:
+    """Return the leases of running containers; nobody finds those on a node that is down."""
+    leases = (view.leases[i] for i in sorted(view.leases_of.of(network.id)))
+    up = [lease for lease in leases if lease.is_up and lease.address and lease.node_id in places]
+    return [lease for lease in up if places[lease.node_id].state is not NodeState.DOWN]
 
 
 def _container(lease: NetworkLease) -> TaskEndpoint:

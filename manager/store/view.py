@@ -168,6 +168,12 @@ class View:
         """Network id to ids of nodes with placed tasks or running containers on it."""
         self.networks_of = over("networks_of")
         """Node id to ids of networks with its placed tasks or running containers."""
+        self.endpoints_of = over("endpoints_of")
+        """Network id to ids of placed tasks with an address there."""
+        self.vips_of = over("vips_of")
+        """Network id to ids of services with a virtual IP there."""
+        self.managers = over("managers")
+        """`node` to ids of the nodes that are managers, likewise `down` and `drained`."""
         self.leases_of = over("leases_of")
         """Node id and network id to ids of leases."""
         self.unallocated = over("unallocated")
@@ -244,6 +250,7 @@ class View:
         _flag(self.down, "node", node.id, node.state == NodeState.DOWN)
         drained = node.spec.availability == Availability.DRAIN
         _flag(self.drained, "node", node.id, drained)
+        _flag(self.managers, "node", node.id, node.is_manager)
         ingress = self.ingress_network()
         owed = node.mesh_slot < 0 or bool(ingress and ingress.subnet and not node.ingress_address)
         _flag(self.unallocated, "node", node.id, owed)
@@ -260,6 +267,7 @@ class View:
         self._drop_name("node", node.description.hostname, node_id)
         _flag(self.down, "node", node_id, on=False)
         _flag(self.drained, "node", node_id, on=False)
+        _flag(self.managers, "node", node_id, on=False)
         _flag(self.unallocated, "node", node_id, on=False)
         ingress = self.ingress_network()
         if ingress is not None and node.ingress_address:
@@ -325,6 +333,7 @@ class View:
             self.port_claims.add((mode, *key), service.id)
         for vip in service.endpoint.vips:
             self.addresses_of.add(vip.network_id, bare(vip.address))
+            self.vips_of.add(vip.network_id, service.id)
         _flag(self.unallocated, "service", service.id, is_unallocated(service))
         status = service.update_status
         busy = status is not None and status.state in (
@@ -435,6 +444,7 @@ class View:
             self.port_claims.discard((mode, *key), service.id)
         for vip in service.endpoint.vips:
             self.addresses_of.discard(vip.network_id, bare(vip.address))
+            self.vips_of.discard(vip.network_id, service.id)
 
     def _stage(self, old: Task | None, new: Task | None) -> None:
         before = _stages(old) if old is not None else ()
@@ -478,6 +488,7 @@ class View:
         node_id = task.node_id
         for lease in task.addresses:
             self._join(lease.network_id, node_id, sign)
+            _flag(self.endpoints_of, lease.network_id, task.id, sign > 0)
         demand = self.demands.get((task.service_id, task.spec_version), Demand())
         wanted = is_wanted(task)
         load = self.loads.get(node_id, Load())

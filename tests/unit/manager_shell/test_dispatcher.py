@@ -1,7 +1,7 @@
 """Sessions over loopback gRPC with mutual TLS; liveness on a clock of the test's own."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
 import grpc
@@ -11,17 +11,18 @@ import pytest
 from manager.control.lookup import find_service
 from manager.control.nodes import remove_node
 from manager.control.services import create_service, remove_service, update_service
-from manager.dispatcher.dispatcher import Dispatcher
+from manager.dispatcher.dispatcher import MERGE_S, MESSAGES_A_SECOND, Dispatcher
 from manager.dispatcher.liveness import Liveness, beat_period_s
 from manager.replica import LogStatus
-from manager.store.changes import PutCluster, PutNode
+from manager.store.changes import Change, PutCluster, PutNetwork, PutNode, SetNodeStatus
 from swarmapi.errors import NotLeader
-from swarmapi.model.objects import Node, NodeState, RootCA, TaskState
+from swarmapi.model.objects import Network, Node, NodeState, RootCA, TaskState
 from swarmapi.model.spec import (
     ClusterSpec,
     ContainerSpec,
     DispatcherConfig,
     EndpointSpec,
+    NetworkSpec,
     NodeRole,
     NodeSpec,
     Placement,
@@ -484,5 +485,88 @@ def test_b57_without_a_certificate_there_is_no_session() -> None:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await call.read()
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+    play(story)
+
+
+def test_a_change_wakes_the_sessions_it_concerns_alone() -> None:
+    async def story(field: Field) -> None:
+        store, sessions = field.cluster.store, field.dispatcher._sessions
+        await store.propose((PutNode(node=Node(id="w2"), expect_version=0),))
+        await field.cluster.settle()
+        for agent in (field.agent("w1"), field.agent("w2")):
+            await agent.hello()
+        await field.cluster.settle()
+
+        async def woken_by(*changes: Change) -> set[str]:
+            while any(session.changed.is_set() for session in sessions.values()):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            await store.propose(changes)
+            return {i for i, session in sessions.items() if session.changed.is_set()}
+
+        status = SetNodeStatus(node_id="w2", state=NodeState.READY, message="hot")
+        assert await woken_by(status) == {"w2"}
+        manager = store.view.nodes["m1"]
+        same = msgspec.structs.replace(manager, message="hot")
+        assert await woken_by(PutNode(node=same)) == set()
+        moved = msgspec.structs.replace(manager, manager_address="192.0.2.1:2377")
+        assert await woken_by(PutNode(node=moved)) == {"w1", "w2"}
+        net = Network(id="net", spec=NetworkSpec(name="net", driver="overlay"))
+        assert await woken_by(PutNetwork(network=net)) == set()
+
+    play(story)
+
+
+def test_a_silence_found_while_a_session_begins_does_not_outlive_it() -> None:
+    """Ten seconds after its join a node came, and was marked down for ever in the same moment."""
+    clock = Hand()
+
+    async def story(field: Field) -> None:
+        store = field.cluster.store
+        await store.propose((PutNode(node=Node(id="w2"), expect_version=0),))
+        clock.now += 60
+        propose = store.propose
+
+        async def slow(changes: Iterable[Change], request_id: str = "") -> None:
+            await propose(changes, request_id)
+            store.propose = propose  # type: ignore[method-assign]
+            await field.dispatcher.expire()
+
+        store.propose = slow  # type: ignore[method-assign]
+        await field.agent("w2").hello()
+        assert store.view.nodes["w2"].state == NodeState.READY
+
+    play(story, clock)
+
+
+def test_what_is_reported_again_is_not_stored_again() -> None:
+    async def story(field: Field) -> None:
+        cluster = field.cluster
+        agent = field.agent()
+        await agent.hello()
+        await create_service(cluster.store, spec())
+        await cluster.settle()
+        (task,) = cluster.store.view.tasks.values()
+        await agent.report(task.id, TaskState.RUNNING)
+        assert await agent.stored() == [task.id]
+        await cluster.settle()
+        index = cluster.store.view.index
+        await agent.report(task.id, TaskState.RUNNING)
+        assert await agent.stored() == [task.id]
+        assert cluster.store.view.index == index
+
+    play(story)
+
+
+def test_sessions_of_a_large_cluster_rest_longer_between_messages() -> None:
+    async def story(field: Field) -> None:
+        one = field.agent()
+        await one.hello()
+        session = field.dispatcher._sessions["w1"]
+        assert field.dispatcher._merge_s() == MERGE_S
+        many = dict.fromkeys(map(str, range(2_000)), session)
+        field.dispatcher._sessions = many
+        assert field.dispatcher._merge_s() == 2_000 / MESSAGES_A_SECOND
+        field.dispatcher._sessions = {"w1": session}
 
     play(story)

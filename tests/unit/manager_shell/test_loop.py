@@ -4,6 +4,7 @@ import asyncio
 
 from manager.control.services import create_service
 from manager.dispatcher.reports import LARGEST_BATCH, ReportBatcher
+from manager.loop import LONGEST_REST_S, rest_s
 from swarmapi.errors import AlreadyExists
 from swarmapi.model.objects import TaskState, TaskStatus
 from swarmapi.model.spec import (
@@ -76,3 +77,24 @@ def test_reports_with_long_texts_are_stored() -> None:
         assert {view.tasks[t].status.state for t in tasks} == {TaskState.FAILED}
 
     asyncio.run(story())
+
+
+def test_a_loop_that_is_woken_as_it_is_cancelled_ends() -> None:
+    """A manager whose nodes were busy did not stop: the wake swallowed the cancellation."""
+
+    async def story() -> None:
+        cluster = MemoryCluster()
+        await cluster.found()
+        await cluster.settle()
+        running = asyncio.create_task(cluster.loop.run())
+        await asyncio.sleep(0.05)
+        cluster.loop.nudge()
+        running.cancel()
+        done, _ = await asyncio.wait([running], timeout=5)
+        assert running in done
+
+    asyncio.run(story())
+
+
+def test_after_a_long_turn_the_loop_rests_as_long_but_not_for_ever() -> None:
+    assert [rest_s(turn_s) for turn_s in (0.001, 0.1, 9.0)] == [0.0, 0.1, LONGEST_REST_S]
