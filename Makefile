@@ -1,4 +1,4 @@
-.PHONY: help check test demo clean bench bench-gate soak-engine soak-managers soak-failover soak-drain soak-sim mutate fuzz openapi proto fmt
+.PHONY: help check test demo clean bench bench-gate soak-engine soak-managers soak-failover soak-drain soak-fleet soak-sim mutate fuzz openapi proto fmt
 .DEFAULT_GOAL := help
 python := .venv/bin/python
 
@@ -24,6 +24,8 @@ soak-failover: ## medians of power cuts: a worker's tasks elsewhere, the next wr
 	$(python) -m tests.soak.failover
 soak-drain: ## updates, scale-downs and drained nodes under load, 30 of each: no request fails; kills are told of (root)
 	$(python) -m tests.soak.drain
+soak-fleet: ## a manager with 1,000 simulated nodes and 30,000 tasks for ten minutes: CPU, memory, latencies
+	$(python) -m tests.soak.fleet
 soak-sim: ## 1,000 simulated clusters, ten minutes each, with faults: no promise is broken
 	$(python) -m tests.sim.cluster --seeds 1000 --minutes 10 --jobs 2
 mutate: ## bugs planted in the control plane one by one: which of them the tests catch

@@ -14,6 +14,7 @@ from manager.store.view import View
 from swarmapi.model.objects import Node, TaskEndpointLease
 from swarmapi.model.spec import NodeRole, NodeSpec
 from swarmapi.model.tables import EndpointState
+from swarmapi.override import override
 from tests.builders import World, node, spec
 
 
@@ -22,14 +23,17 @@ class Watched(dict[str, Any]):
 
     looks = 0
 
+    @override
     def __getitem__(self, key: str) -> Any:
         self.looks += 1
         return super().__getitem__(key)
 
+    @override
     def get(self, key: str, default: Any = None) -> Any:
         self.looks += 1
         return super().get(key, default)
 
+    @override
     def values(self) -> Any:
         return list(self._all())
 
@@ -121,6 +125,7 @@ def test_an_exhausted_pool_is_looked_through_once() -> None:
     class Counted(set[int]):
         looks = 0
 
+        @override
         def __contains__(self, key: object) -> bool:
             Counted.looks += 1
             return super().__contains__(key)
