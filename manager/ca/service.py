@@ -7,7 +7,6 @@ from typing import Any
 from manager.ca.authority import check_manager, check_node
 from manager.ca.certificates import check_returning, lifetime_of, role_of_token, sign_request
 from manager.ca.rpc import refuse
-from manager.dispatcher.assignments import manager_addresses
 from manager.replica import Store
 from manager.store.changes import PutNode, SetNodeDescription
 from swarmapi.errors import Forbidden, InvalidArgument, NotLeader, SwarmError, Unavailable
@@ -88,7 +87,7 @@ class CertificateService:
             cluster_id=cluster.id,
             role=node.spec.role.value,
             certificate_pem=certificate,
-            managers=manager_addresses(self._store.view),
+            managers=self._store.view.manager_addresses(),
         )
 
     def _leading(self) -> tuple[Cluster, RootCA]:

@@ -156,7 +156,7 @@ class Assigner:
             message.removed_secrets.append(key[1])
 
     def _add_managers(self, view: View, message: pb.Assignments) -> None:
-        managers = manager_addresses(view)
+        managers = view.manager_addresses()
         if managers != self._managers:
             self._managers = managers
             message.managers.extend(managers)
@@ -165,9 +165,3 @@ class Assigner:
         self._chain += 1
         message.chain = self._chain
         return message
-
-
-def manager_addresses(view: View) -> list[str]:
-    """Return `host:port` of every manager, in order."""
-    managers = (view.nodes[node_id] for node_id in view.managers.of("node"))
-    return sorted(n.manager_address for n in managers if n.manager_address)

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from manager.ca.authority import check_node
-from manager.dispatcher.assignments import Assigner, manager_addresses
+from manager.dispatcher.assignments import Assigner
 from manager.dispatcher.liveness import Liveness, beat_period_s
 from manager.dispatcher.reports import ReportBatcher
 from manager.dispatcher.tables import TableCache
@@ -267,7 +267,7 @@ class Dispatcher:
             format=FORMAT,
             session_id=session.id,
             beat_every_ms=int(self.period_s() * 1000),
-            managers=manager_addresses(self._store.view),
+            managers=self._store.view.manager_addresses(),
             role=session.role,
         )
 

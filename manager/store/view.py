@@ -229,6 +229,11 @@ class View:
         """Return ids of nodes that hold the network's table: all for ingress."""
         return self.nodes if network.spec.ingress else self.members_of.of(network.id)
 
+    def manager_addresses(self) -> list[str]:
+        """Return `host:port` of every manager, in order."""
+        managers = (self.nodes[node_id] for node_id in self.managers.of("node"))
+        return sorted(n.manager_address for n in managers if n.manager_address)
+
     def next_spec_version(self, service_id: str) -> int:
         """Return a version number never used by a stored spec of this service."""
         return max((int(v) for v in self.versions_of.of(service_id)), default=0) + 1

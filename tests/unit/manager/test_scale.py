@@ -7,7 +7,6 @@ import pytest
 
 from manager import reconcile
 from manager.allocator.pools import AddressPool
-from manager.dispatcher.assignments import manager_addresses
 from manager.store import tables
 from manager.store.changes import SetEndpoint
 from manager.store.view import View
@@ -81,7 +80,7 @@ def test_managers_are_known_without_a_look_at_the_workers() -> None:
     made.add_nodes(Node(id="m1", spec=spec_, manager_address="192.0.2.9:2377"))
     made.add_nodes(*(node(f"n{number}") for number in range(50)))
     nodes = watched(made.view, "nodes")
-    assert manager_addresses(made.view) == ["192.0.2.9:2377"]
+    assert made.view.manager_addresses() == ["192.0.2.9:2377"]
     assert nodes.looks == 1
 
 
