@@ -23,6 +23,7 @@ from typing import Any
 from runtime import errors
 from runtime.oci import ContainerState, Launch
 from runtime.supervisor import bundle, wire
+from runtime.supervisor.ids import IdMap
 from runtime.supervisor.restart import RestartPolicy
 
 Pids = list[int]  # the class below has a method named list
@@ -320,6 +321,15 @@ class Supervisor:
         state = _state(value[0])
         self._states.setdefault(state.container_id, state)
         return state
+
+    async def new_netns(self, ids: IdMap, joined_pid: int = 0) -> int:
+        """Return a network namespace in a new user namespace with these ids; the caller closes it.
+
+        With `joined_pid` in the user namespace that process is in. Raises StartFailed or SysError.
+        """
+        joined = f"/proc/{joined_pid}/ns/net" if joined_pid else ""
+        _, fds, _ = await self._call("netns", linux=ids.to_oci(), joined=joined)
+        return fds[0]
 
     async def _seccomp(self, config: dict[str, Any]) -> tuple[dict[str, Any], str]:
         """Send a profile once per connection; the config then goes without it."""

@@ -11,6 +11,7 @@ from typing import Any
 from runtime.errors import Unsupported
 from runtime.supervisor.capabilities import CAPABILITIES
 from runtime.supervisor.health import HealthCheck
+from runtime.supervisor.ids import IdMap
 from runtime.supervisor.process import STOP_SIGNAL as STOP_SIGNAL
 from runtime.supervisor.restart import RestartPolicy
 from runtime.supervisor.seccomp import default_profile
@@ -262,6 +263,12 @@ def default_config(
         "mounts": base + extra,
         "linux": linux,
     }
+
+
+def map_ids(config: dict[str, Any], ids: IdMap) -> None:
+    """Run a config in a user namespace: its network namespace's, or a new one with these ids."""
+    config["linux"]["namespaces"].append({"type": "user"})
+    config["linux"] |= ids.to_oci()
 
 
 def _mounts_without(

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from runtime.errors import BadStatus, RuntimeFailure
 from runtime.image.durable import open_in_root
 from runtime.oci import Overlay
-from runtime.supervisor import kernel
+from runtime.supervisor import kernel, userns
 
 _PATH_DIRECTORY = os.O_PATH | os.O_DIRECTORY
 _MOVE_FD_TO_FD = kernel.MOVE_MOUNT_F_EMPTY_PATH | kernel.MOVE_MOUNT_T_EMPTY_PATH
@@ -28,13 +28,15 @@ _SET_STRING, _CREATE = 1, 6  # fsconfig(2) commands
 class BindMount:
     """A host file or directory shown at `target`, an absolute path in the container.
 
-    With `subpath` only what that is inside of the source.
+    With `subpath` only what that is inside of the source; `mapped`: in a user namespace its files
+    have the container's ids all the same.
     """
 
     source: str
     target: str
     read_only: bool = False
     subpath: str = ""
+    mapped: bool = False
 
 
 class RootView:
@@ -61,7 +63,8 @@ def assemble(
 ) -> RootView:
     """Mount a container's layers and binds; with `pid` of its first process, while it runs.
 
-    Nothing else the container has mounted is seen. Without `writable` the upper directory is only
+    Nothing else the container has mounted is seen. One that runs is seen with the host's ids, any
+    other tree with the container's. Without `writable` the upper directory is only
     one lower layer more. Raises OSError or RuntimeFailure.
     """
     made: list[RootView] = []
@@ -71,7 +74,7 @@ def assemble(
         try:
             tree = _root_of(pid) if pid else _tree_of(overlay, writable)
             try:
-                made.append(_assemble(tree, overlay.merged, binds))
+                made.append(_assemble(tree, overlay.merged, binds, pid))
             finally:
                 os.close(tree)
         except (OSError, RuntimeFailure) as error:
@@ -111,7 +114,18 @@ def _namespace_of(pid: int) -> int:
         raise BadStatus("ending", "running or stopped") from None
 
 
-def _assemble(tree: int, merged: str, binds: Iterable[BindMount]) -> RootView:
+def _assemble(tree: int, merged: str, binds: Iterable[BindMount], pid: int) -> RootView:
+    mapping = -1
+    if pid and userns.of_other(pid):
+        mapping = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return _put_together(tree, merged, binds, mapping)
+    finally:
+        if mapping >= 0:
+            os.close(mapping)
+
+
+def _put_together(tree: int, merged: str, binds: Iterable[BindMount], mapping: int) -> RootView:
     kernel.syscall("unshare", kernel.CLONE_NEWNS)
     kernel.syscall("mount", None, b"/", None, kernel.MS_REC | kernel.MS_PRIVATE, None)
     flags = kernel.MOVE_MOUNT_F_EMPTY_PATH
@@ -120,7 +134,7 @@ def _assemble(tree: int, merged: str, binds: Iterable[BindMount]) -> RootView:
     root = os.open(merged, _PATH_DIRECTORY | os.O_CLOEXEC)
     try:
         for bind in binds:
-            _bind(root, bind)
+            _bind(root, bind, mapping if bind.mapped else -1)
         namespace = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     except BaseException:
         os.close(root)
@@ -163,7 +177,7 @@ def _new_overlay(options: list[tuple[str, str]]) -> int:
         os.close(context)
 
 
-def _bind(root_fd: int, bind: BindMount) -> None:
+def _bind(root_fd: int, bind: BindMount, mapping: int) -> None:
     source = os.open(bind.source, os.O_PATH | os.O_CLOEXEC)
     try:
         if bind.subpath:
@@ -175,6 +189,8 @@ def _bind(root_fd: int, bind: BindMount) -> None:
         os.close(source)
     try:
         kernel.mount_setattr(tree, 0, True, kernel.MS_PRIVATE)
+        if mapping >= 0:
+            userns.map_ids(tree, mapping)
         if bind.read_only:
             kernel.mount_setattr(tree, kernel.MOUNT_ATTR_RDONLY, True)
         target = _mount_point(root_fd, bind.target, is_file=is_file)

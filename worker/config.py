@@ -10,6 +10,7 @@ from pathlib import Path
 
 from runtime.image.bounds import UnpackLimits
 from runtime.image.registry.endpoint import BadRegistry, RegistrySettings
+from runtime.supervisor.ids import IdMap
 from swarmapi.errors import InvalidArgument, SwarmError
 from swarmapi.model.generic import parse_generic
 from swarmapi.model.objects import GenericShare
@@ -17,6 +18,7 @@ from swarmapi.rest import API_VERSION
 from worker import options
 from worker.api.version import SWARM_VERSION
 from worker.bridge import BridgeOptions
+from worker.engine import subids
 from worker.engine.defaults import ContainerDefaults, parse_ulimit
 from worker.engine.logoptions import parse_size
 from worker.listening import Endpoint, parse_host
@@ -77,12 +79,9 @@ def _is_on(value: bool) -> None:
         raise InvalidArgument("containers always outlive the daemon: false is not possible")
 
 
-def _is_off(why: str) -> options.Check:
-    def check(value: object) -> None:
-        if value:
-            raise InvalidArgument(why)
-
-    return check
+def _has_ids(value: str) -> None:
+    if value:
+        subids.find(value, subids.read_files())
 
 
 def _no_selinux(value: bool) -> None:
@@ -237,8 +236,8 @@ class Config:
         True, "containers outlive the daemon: always on", group=_CONTAINERS, check=_is_on
     )
     userns_remap: str = option(
-        "", "user whose subordinate ids containers get: not supported", group=_CONTAINERS,
-        metavar="USER", check=_is_off("user namespaces for every container are not supported"),
+        "", "run containers in user namespaces with the subordinate ids of this user and group",
+        group=_CONTAINERS, metavar="USER[:GROUP]|default", check=_has_ids,
     )  # fmt: skip
     selinux_enabled: bool = option(
         False, "label containers for SELinux: not supported", group=_CONTAINERS, check=_no_selinux
@@ -333,6 +332,11 @@ class Config:
             masquerade=self.ip_masq,
             host_address=self.ip,
         )
+
+    @property
+    def ids(self) -> IdMap | None:
+        """What the ids of containers are on this host; None: the same."""
+        return subids.find(self.userns_remap, subids.read_files()) if self.userns_remap else None
 
     @property
     def defaults(self) -> ContainerDefaults:

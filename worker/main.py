@@ -52,6 +52,8 @@ async def daemon(config: Config) -> AsyncIterator[Engine]:
     try:
         await asyncio.to_thread(storagedriver.check, config.storage_driver, config.data_root)
         supervisor = await _connect(config)
+        if config.ids is not None:
+            await storagedriver.check_mapping(supervisor, config.ids, config.data_root)
         networking = open_networking(config)
         engine = Engine(
             EngineParts(
@@ -66,6 +68,7 @@ async def daemon(config: Config) -> AsyncIterator[Engine]:
                 labels=config.labels,
                 debug=config.debug,
                 storage_driver=config.storage_driver,
+                ids=config.ids,
                 registry=config.registry,
             )
         )

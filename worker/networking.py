@@ -213,7 +213,11 @@ class MachineNetworking:
             for network_id in keys:
                 await self._open_bridge(network_id)
             attached = await self._network.attach(
-                request.container_id, attachments, host_ports=ports, upstream=request.dns
+                request.container_id,
+                attachments,
+                host_ports=ports,
+                upstream=request.dns,
+                netns_fd=request.netns_fd,
             )
         except PortTaken as error:
             network_id = next(iter(keys), "")

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from runtime.supervisor.ids import IdMap
 from swarmapi.errors import InvalidArgument
 from swarmapi.model import defaults
 from swarmapi.model.objects import SpecVersion
@@ -34,8 +35,15 @@ def mount_tmpfs(directory: Path) -> None:
 class SecretFiles:
     """One directory for each task, in it one file for each reference of its spec, numbered."""
 
-    def __init__(self, directory: Path, mount: Callable[[Path], None] = mount_tmpfs) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        mount: Callable[[Path], None] = mount_tmpfs,
+        ids: IdMap | None = None,
+    ) -> None:
+        """Keep files below `directory`; `ids` are those of the user namespaces tasks run in."""
         self._directory = directory
+        self._ids = ids
         self._mount = mount
         self._mounting = threading.Lock()
 
@@ -72,7 +80,8 @@ class SecretFiles:
             descriptor = os.open(begun, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0)
             with open(descriptor, "wb") as out:
                 out.write(content)
-                os.fchown(descriptor, int(file.uid or 0), int(file.gid or 0))
+                owner = int(file.uid or 0), int(file.gid or 0)
+                os.fchown(descriptor, *(self._ids.outside(*owner) if self._ids else owner))
                 os.fchmod(descriptor, mode)
             begun.replace(directory / str(number))
 

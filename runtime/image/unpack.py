@@ -17,10 +17,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime.errors import StartFailed
 from runtime.image.bounds import DEFAULT_LIMITS, Readable, UnpackLimits
 from runtime.image.durable import FULL, open_in_root
 from runtime.image.errors import BadArchive
 from runtime.image.tarstream import TarReader, decompress, mtime_ns, xattrs
+from runtime.supervisor.ids import IdMap
 
 WHITEOUT_PREFIX = ".wh."
 OPAQUE_MARK = ".wh..wh..opq"
@@ -32,13 +34,15 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 class UnpackOptions:
     """How to unpack: `whiteouts` makes overlayfs ones of OCI ones, `devices` allows nodes.
 
-    `owner` (uid, gid) replaces the members' own; `keep_kinds` refuses to replace a directory by
+    `owner` (uid, gid) replaces the members' own; `ids` says what they are outside of the user
+    namespace the tree is seen from outside of; `keep_kinds` refuses to replace a directory by
     something else or the other way round.
     """
 
     whiteouts: bool = False
     devices: bool = False
     owner: tuple[int, int] | None = None
+    ids: IdMap | None = None
     keep_kinds: bool = False
     limits: UnpackLimits = DEFAULT_LIMITS
 
@@ -251,15 +255,21 @@ class Unpacker:
 
     def _describe(self, fd: int, member: tarfile.TarInfo) -> None:
         if self._owners:
-            os.fchown(fd, *(self._options.owner or (member.uid, member.gid)))
+            os.fchown(fd, *self._owner(member))
         os.fchmod(fd, member.mode & 0o7777)  # after chown, which clears setuid
         for key, value in xattrs(member).items():
             _set_xattr(fd, key, value)
 
+    def _owner(self, member: tarfile.TarInfo) -> tuple[int, int]:
+        owner = self._options.owner or (member.uid, member.gid)
+        try:
+            return self._options.ids.outside(*owner) if self._options.ids else owner
+        except StartFailed as error:
+            raise BadArchive(f"tar member {member.name!r}: {error}") from error
+
     def _describe_unopened(self, parent: int, name: str, member: tarfile.TarInfo) -> None:
         if self._owners:
-            owner = self._options.owner or (member.uid, member.gid)
-            os.chown(name, *owner, dir_fd=parent, follow_symlinks=False)
+            os.chown(name, *self._owner(member), dir_fd=parent, follow_symlinks=False)
         os.utime(name, ns=(mtime_ns(member),) * 2, dir_fd=parent, follow_symlinks=False)
         for key, value in xattrs(member).items():
             _set_xattr(f"/proc/self/fd/{parent}/{name}", key, value)

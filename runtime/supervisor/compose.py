@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.errors import StartFailed, SysError, Unsupported
-from runtime.supervisor import demands, kernel, process
+from runtime.supervisor import demands, kernel, process, userns
 from runtime.supervisor.kernel import AT_FDCWD
 from runtime.supervisor.plan import EXISTS_OK, MISSING_OK, NOT_OPEN, Plan, Slot
 from runtime.supervisor.process import _FILE_SLOT
 from runtime.supervisor.process import _ROOT_SLOT as ROOT
 
-_MOUNT_SLOT, _OLD_SLOT = 4, 5
+_MOUNT_SLOT, _OLD_SLOT, _EARLY_SLOT = 4, 5, 7
 _MAX_OVERLAY_OPTIONS = 4000  # mount(2) copies one page
 _NEUTRAL = {"rw", "suid", "dev", "exec", "async", "atime", "defaults", "bind", "rbind"}
 _PROPAGATION = {
@@ -54,7 +54,10 @@ _IN_PROC = frozenset((
 ))  # fmt: skip
 """What may be mounted over, as runc has it; the rest of /proc must be the kernel's word."""
 _FRESH = {"proc", "sysfs", "tmpfs", "devpts", "mqueue"}
-_DEVICES = (("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9))
+_DEVICES = (
+    ("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9),
+    ("tty", 5, 0),
+)  # fmt: skip
 _LINKS = (
     ("/proc/self/fd", "fd"),
     ("/proc/self/fd/0", "stdin"),
@@ -79,6 +82,9 @@ class Site:
     devpts_fd: int = -1
     init_fd: int = -1
     gate: tuple[int, int] = (-1, -1)  # pipe by which the child is given leave to run its program
+    userns: userns.UserNamespace | None = None
+    report_fd: int = -1
+    early: dict[str, int] = field(default_factory=dict)  # destination → slot of a detached mount
     warnings: list[str] = field(default_factory=list)
     fds: list[int] = field(default_factory=list)  # opened while composing, closed after clone
 
@@ -100,18 +106,26 @@ def compose(config: dict[str, Any], site: Site) -> Composed:
     plan = Plan()
     # so that it sees the end of who would give it leave
     plan.call("close", site.gate[1], allow=NOT_OPEN)
-    plan.call("setsid")
+    if site.userns is None:
+        plan.call("setsid")
     for path in site.tasks:
         plan.call("openat", AT_FDCWD, path, os.O_WRONLY | os.O_CLOEXEC, 0, slot=_FILE_SLOT)
         plan.call("write", Slot(_FILE_SLOT), "0", 1, label=f"enter cgroup {path}")
         plan.call("close", Slot(_FILE_SLOT))
+    settings = config.get("process") or {}
+    process.adjust_oom_score(plan, settings)
+    if site.userns is not None:
+        process.limit(plan, settings, site.warnings)
+        plan.call("setns", site.userns.fd, kernel.CLONE_NEWUSER, label="user namespace")
+        process.become_root(plan)
     flags, pid_ns_fd, late = _namespaces(plan, linux, site)
-    process.adjust_oom_score(plan, config.get("process") or {})
-    if late:
+    if site.userns is not None:
+        _be_born_again(plan, flags | late, pid_ns_fd, site)
+    elif late:
         plan.call("unshare", late, label="cgroup namespace")
-    _enter_root(plan, root, site)
+    _enter_root(plan, config, site)
     fresh = _mounts(plan, config, site)
-    _devices(plan, config, linux, fresh)
+    _devices(plan, linux, fresh, site)
     if site.devpts_fd >= 0:
         _console(plan, site)
     _proc_rules(plan, linux, site)
@@ -120,7 +134,6 @@ def compose(config: dict[str, Any], site: Site) -> Composed:
         plan.call("sethostname", hostname, len(hostname.encode()))
     if config.get("domainname"):
         plan.call("setdomainname", config["domainname"], len(config["domainname"].encode()))
-    settings = config.get("process") or {}
     if root.get("readonly"):
         cwd = settings.get("cwd") or "/"
         process.make_directories(plan, cwd, ROOT)
@@ -129,14 +142,15 @@ def compose(config: dict[str, Any], site: Site) -> Composed:
     if site.init_fd >= 0 and not flags & kernel.CLONE_NEWPID:
         raise Unsupported("--init needs a pid namespace of the container's own")
     plan.gate(site.gate[0])
-    process.finish(plan, settings, site.stdio, site.bpf, site.warnings, site.init_fd)
-    return Composed(plan, flags, pid_ns_fd)
+    mapped = site.userns is not None
+    process.finish(plan, settings, site.stdio, site.bpf, site.warnings, site.init_fd, mapped=mapped)
+    return Composed(plan, 0, -1) if mapped else Composed(plan, flags, pid_ns_fd)
 
 
 def _refuse(linux: dict[str, Any]) -> None:
     for namespace in linux.get("namespaces") or []:
-        if namespace["type"] in ("user", "time"):
-            raise Unsupported(f"a {namespace['type']} namespace is not supported")
+        if namespace["type"] == "time" or (namespace["type"] == "user" and namespace.get("path")):
+            raise Unsupported(f"a {namespace['type']} namespace like this is not supported")
 
 
 def _namespaces(plan: Plan, linux: dict[str, Any], site: Site) -> tuple[int, int, int]:
@@ -144,8 +158,8 @@ def _namespaces(plan: Plan, linux: dict[str, Any], site: Site) -> tuple[int, int
     flags, pid_ns_fd, late = 0, -1, 0
     for namespace in linux.get("namespaces") or []:
         kind, path = namespace["type"], namespace.get("path")
-        if kind == "network":
-            continue  # Launch.netns decides
+        if kind in ("network", "user"):
+            continue  # Launch.netns decides, and a user namespace is its owner
         bit = _NAMESPACES[kind]
         if path:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -188,8 +202,70 @@ def _network(plan: Plan, site: Site) -> int:
     return 0
 
 
-def _enter_root(plan: Plan, root: dict[str, Any], site: Site) -> None:
+def _be_born_again(plan: Plan, flags: int, pid_ns_fd: int, site: Site) -> None:
+    """Make the namespaces from inside the user namespace, to which they then belong.
+
+    Only a child is in a new pid namespace; it says so, and the kernel tells its pid to who reads.
+    """
+    if pid_ns_fd >= 0:
+        plan.call("setns", pid_ns_fd, kernel.CLONE_NEWPID, label="join pid namespace")
+    plan.call("unshare", flags, label="namespaces")
+    plan.fork(kernel.CLONE_PARENT)
+    plan.call("exit_group", 0)
+    plan.call("write", site.report_fd, "b", 1, label="report")
+    plan.call("setsid")
+
+
+def _detached_kernel_mounts(plan: Plan, config: dict[str, Any], site: Site) -> None:
+    """Make /proc and /sys while the host's are seen: without that no user namespace may."""
+    for mount in config.get("mounts") or []:
+        kind, options = mount.get("type"), mount.get("options") or []
+        if kind in ("proc", "sysfs"):
+            slot = site.early[os.path.normpath(mount["destination"])] = _EARLY_SLOT + len(
+                site.early
+            )
+            plan.call("fsopen", kind, 1, slot=slot, label=f"mount {kind}")
+            plan.call("fsconfig", Slot(slot), 1, "source", kind, 0, label=f"mount {kind}")
+            plan.call("fsconfig", Slot(slot), 6, 0, 0, 0, label=f"mount {kind}")
+            bits = _attributes(options)
+            plan.call("fsmount", Slot(slot), 1, bits, slot=slot, label=f"mount {kind}")
+
+
+def _attributes(options: list[str]) -> int:
+    return sum(_ATTRIBUTES[option] for option in set(options) if option in _ATTRIBUTES)
+
+
+def _enter_mapped_root(
+    plan: Plan, config: dict[str, Any], space: userns.UserNamespace, site: Site
+) -> None:
+    """Go to a root made outside; its place on the host may be out of the container's reach."""
+    tree = space.overlay(site.overlay) if site.overlay else space.tree(config["root"]["path"])
+    site.fds.append(tree)
+    _detached_kernel_mounts(plan, config, site)
+    bits = kernel.MOVE_MOUNT_F_EMPTY_PATH
+    plan.call("move_mount", tree, "", AT_FDCWD, "/", bits, label="mount rootfs")
+    plan.call("openat", AT_FDCWD, "/", os.O_DIRECTORY | os.O_CLOEXEC, 0, slot=_OLD_SLOT)
+    plan.call("fchdir", tree, label="enter rootfs")
+
+
+def _enter_root(plan: Plan, config: dict[str, Any], site: Site) -> None:
+    root = config.get("root") or {}
     plan.call("mount", 0, "/", 0, kernel.MS_REC | kernel.MS_PRIVATE, 0, label="private mounts")
+    if site.userns is not None:
+        _enter_mapped_root(plan, config, site.userns, site)
+    else:
+        _enter_plain_root(plan, root, site)
+    plan.call("pivot_root", ".", ".")
+    # the old root lies over the new one: drop it before anything of the image is resolved
+    plan.call("fchdir", Slot(_OLD_SLOT))
+    plan.call("umount2", ".", kernel.MNT_DETACH, label="drop old root")
+    plan.call("close", Slot(_OLD_SLOT))
+    plan.call("chdir", "/")
+    plan.call("umask", 0)
+    process.open_root(plan)
+
+
+def _enter_plain_root(plan: Plan, root: dict[str, Any], site: Site) -> None:
     if site.overlay:
         target = site.overlay["merged"]
         os.makedirs(target, exist_ok=True)
@@ -202,14 +278,6 @@ def _enter_root(plan: Plan, root: dict[str, Any], site: Site) -> None:
         plan.call("mount", target, target, 0, bits, 0, label=f"mount rootfs {target}")
     plan.call("openat", AT_FDCWD, "/", os.O_DIRECTORY | os.O_CLOEXEC, 0, slot=_OLD_SLOT)
     plan.call("chdir", target, label=f"enter rootfs {target}")
-    plan.call("pivot_root", ".", ".")
-    # the old root lies over the new one: drop it before anything of the image is resolved
-    plan.call("fchdir", Slot(_OLD_SLOT))
-    plan.call("umount2", ".", kernel.MNT_DETACH, label="drop old root")
-    plan.call("close", Slot(_OLD_SLOT))
-    plan.call("chdir", "/")
-    plan.call("umask", 0)
-    process.open_root(plan)
 
 
 def _overlay(plan: Plan, site: Site) -> None:
@@ -254,9 +322,10 @@ def _mounts(plan: Plan, config: dict[str, Any], site: Site) -> set[str]:
             raise Unsupported(f"mount type {kind} at {destination} is not supported")
         flags, data = _flags_and_data(options)
         _mount_point(plan, destination, fresh)
-        if kind == "devpts" and site.devpts_fd >= 0:
+        made = _made(kind, destination, config, site)
+        if made is not None:
             bits = kernel.MOVE_MOUNT_F_EMPTY_PATH
-            plan.call("move_mount", site.devpts_fd, "", AT_FDCWD, ".", bits, label=destination)
+            plan.call("move_mount", made, "", AT_FDCWD, ".", bits, label=destination)
         else:
             source = mount.get("source") or kind
             label = f"mount {kind} at {destination}"
@@ -266,6 +335,24 @@ def _mounts(plan: Plan, config: dict[str, Any], site: Site) -> set[str]:
         fresh.add(destination)
     plan.call("chdir", "/")
     return fresh
+
+
+def _made(kind: str, destination: str, config: dict[str, Any], site: Site) -> int | None:
+    """Return the descriptor or slot of a mount that is there already, to be moved."""
+    if kind == "devpts" and site.devpts_fd >= 0:
+        return site.devpts_fd
+    if destination in site.early:
+        return Slot(site.early[destination])
+    if site.userns is None or (kind, destination) != ("tmpfs", "/dev"):
+        return None
+    options = next(m["options"] for m in config["mounts"] if m["destination"] == "/dev")
+    basic: list[dict[str, Any]] = [
+        {"path": f"/dev/{name}", "type": "c", "major": major, "minor": minor}
+        for name, major, minor in _DEVICES
+    ]
+    nodes = basic + list((config.get("linux") or {}).get("devices") or [])
+    site.fds.append(site.userns.devices(options, _attributes(options), nodes))
+    return site.fds[-1]
 
 
 def _mount_point(plan: Plan, destination: str, fresh: set[str]) -> None:
@@ -307,7 +394,7 @@ def _bind(
 ) -> None:
     if f"{destination}/".startswith("/proc/") and destination not in _IN_PROC:
         raise Unsupported(f"{destination} cannot be mounted on: it is inside /proc")
-    known = set(_ATTRIBUTES) | set(_RECURSIVE) | _NEUTRAL | set(_PROPAGATION)
+    known = set(_ATTRIBUTES) | set(_RECURSIVE) | _NEUTRAL | set(_PROPAGATION) | {"idmap"}
     for option in options:
         if option not in known:
             raise Unsupported(f"bind option {option} at {destination} is not supported")
@@ -322,7 +409,9 @@ def _bind(
             source = _below(source, mount["subpath"], site)
         fd, is_file = kernel.open_tree(source, recursive), not os.path.isdir(source)
     site.fds.append(fd)
-    attributes = sum(_ATTRIBUTES[o] for o in set(options) if o in _ATTRIBUTES)
+    if "idmap" in options:
+        _map(fd, destination, site)
+    attributes = _attributes(options)
     below = sum(_RECURSIVE[o] for o in set(options) if o in _RECURSIVE)
     propagation = next((_PROPAGATION[o] for o in options if o in _PROPAGATION), kernel.MS_PRIVATE)
     kernel.mount_setattr(fd, 0, True, propagation)
@@ -336,6 +425,18 @@ def _bind(
     bits = kernel.MOVE_MOUNT_F_EMPTY_PATH | kernel.MOVE_MOUNT_T_EMPTY_PATH
     plan.call("move_mount", fd, "", Slot(_MOUNT_SLOT), "", bits, label=f"bind {destination}")
     plan.call("close", Slot(_MOUNT_SLOT))
+
+
+def _map(fd: int, destination: str, site: Site) -> None:
+    if site.userns is None:
+        raise Unsupported(f"bind option idmap at {destination} needs a user namespace")
+    try:
+        userns.map_ids(fd, site.userns.fd)
+    except SysError as error:
+        raise StartFailed(
+            f"mount of {destination}: its file system cannot translate ids for a user namespace "
+            f"({os.strerror(error.errno).lower()}): use another one, or --userns host"
+        ) from error
 
 
 def _below(source: str, path: str, site: Site) -> str:
@@ -370,18 +471,21 @@ def _cgroup_mount(plan: Plan, destination: str, options: list[str], site: Site) 
         plan.call("mount", 0, ".", 0, bits, 0, label=destination)
 
 
-def _devices(plan: Plan, config: dict[str, Any], linux: dict[str, Any], fresh: set[str]) -> None:
+def _devices(plan: Plan, linux: dict[str, Any], fresh: set[str], site: Site) -> None:
     if "/dev" in fresh:
-        for name, minor in _DEVICES:
-            plan.call("mknodat", AT_FDCWD, f"/dev/{name}", 0o20666, os.makedev(1, minor))
-        plan.call("mknodat", AT_FDCWD, "/dev/tty", 0o20666, os.makedev(5, 0))
         for target, name in _LINKS:
             plan.call("symlinkat", target, AT_FDCWD, f"/dev/{name}")
+        if site.userns is None:
+            for name, major, minor in _DEVICES:
+                device = os.makedev(major, minor)
+                plan.call("mknodat", AT_FDCWD, f"/dev/{name}", 0o20666, device)
     kinds = {"c": 0o20000, "u": 0o20000, "b": 0o60000, "p": 0o10000}
     for device in linux.get("devices") or []:
         path = device["path"]
         if not path.startswith("/dev/") or "/dev" not in fresh:
             raise Unsupported(f"device {path} must lie in the container's own /dev")
+        if site.userns is not None:
+            continue  # it came with the /dev
         if os.path.dirname(path) != "/dev":
             process.make_directories(plan, os.path.dirname(path), ROOT)
         mode = kinds[device["type"]] | (device.get("fileMode") or 0o666)

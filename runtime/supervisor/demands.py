@@ -13,8 +13,13 @@ _KNOWN = {
     "": "ociVersion process root hostname domainname mounts linux annotations",
     "root": "path readonly",
     "mounts": "destination type source options subpath namespace",
-    "linux": "namespaces resources devices sysctl maskedPaths readonlyPaths seccomp cgroupsPath",
+    "linux": (
+        "namespaces uidMappings gidMappings resources devices sysctl maskedPaths readonlyPaths "
+        "seccomp cgroupsPath"
+    ),
     "linux.namespaces": "type path",
+    "linux.uidMappings": "containerID hostID size",
+    "linux.gidMappings": "containerID hostID size",
     "linux.devices": "type path major minor fileMode uid gid",
     "linux.resources": "devices memory cpu pids blockIO unified",
     "linux.resources.devices": "allow type major minor access",

@@ -14,6 +14,24 @@ from runtime.supervisor.plan import REPORT_SIZE
 _CREDENTIALS = struct.Struct("<iII")
 
 
+def open_report() -> tuple[socket.socket, int]:
+    """Return a socket that knows who writes to it, and the descriptor of its far end."""
+    report, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    report.setblocking(False)
+    report.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    with far:  # the usher has a place of its own for it
+        return report, fcntl.fcntl(far, fcntl.F_DUPFD_CLOEXEC, usher.REPORT + 1)
+
+
+def read_report(report: socket.socket) -> tuple[bytes, int]:
+    """Return a message, empty at the end, and the pid of its writer: the kernel's word."""
+    data, ancillary, _, _ = report.recvmsg(REPORT_SIZE, socket.CMSG_SPACE(_CREDENTIALS.size))
+    for level, kind, raw in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
+            return data, _CREDENTIALS.unpack(raw[: _CREDENTIALS.size])[0]
+    return data, 0
+
+
 class Entrant:
     """What is known of it: `pid` is 0 until it is in the container, `failure` why it is not.
 
@@ -27,11 +45,7 @@ class Entrant:
         self.warnings: list[str] = []
         self.pid, self.pidfd, self.master = 0, -1, -1
         self.failure = ""
-        self.report, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.report.setblocking(False)
-        self.report.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        with far:  # the usher has a place of its own for it
-            self.report_fd = fcntl.fcntl(far, fcntl.F_DUPFD_CLOEXEC, usher.REPORT + 1)
+        self.report, self.report_fd = open_report()
 
     def cloned(self, pid: int, pidfd: int, *, inside: bool) -> None:
         """Take what clone returned: the process itself, or who is to fork it into the container."""
@@ -43,12 +57,11 @@ class Entrant:
         """Take what has been reported; true once nothing more is to come."""
         while True:
             try:
-                room = socket.CMSG_SPACE(_CREDENTIALS.size)
-                data, ancillary, _, _ = self.report.recvmsg(REPORT_SIZE, room)
+                data, pid = read_report(self.report)
             except BlockingIOError:
                 return False
             if len(data) == 1 and not self.pid:
-                self._entered(ancillary)
+                self._entered(pid)
                 continue
             if data:
                 self.failure = process.report_words(data, self.labels, self.args)
@@ -56,10 +69,8 @@ class Entrant:
                 self.failure = "the process was killed before it could run"
             return True
 
-    def _entered(self, ancillary: list[tuple[int, int, bytes]]) -> None:
-        for level, kind, raw in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
-                self.pid = _CREDENTIALS.unpack(raw[: _CREDENTIALS.size])[0]
+    def _entered(self, pid: int) -> None:
+        self.pid = pid
         with contextlib.suppress(ProcessLookupError):  # it has ended, as who forked it has
             ended, self.pidfd = self.pidfd, os.pidfd_open(self.pid)
             os.close(ended)

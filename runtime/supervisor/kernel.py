@@ -213,11 +213,24 @@ def new_netns(own_fd: int) -> int:
     syscall("unshare", CLONE_NEWNET)
     try:
         fd = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-            fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("<16sh22x", b"lo", 0x41))
+        _bring_up_lo()
     finally:
         syscall("setns", own_fd, CLONE_NEWNET)
     return fd
+
+
+def bring_up_lo(fd: int, own_fd: int) -> None:
+    """Bring up the loopback link of another network namespace; `own_fd` is the caller's."""
+    syscall("setns", fd, CLONE_NEWNET)
+    try:
+        _bring_up_lo()
+    finally:
+        syscall("setns", own_fd, CLONE_NEWNET)
+
+
+def _bring_up_lo() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("<16sh22x", b"lo", 0x41))
 
 
 def filesystem_magic(fd: int) -> int:

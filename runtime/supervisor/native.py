@@ -199,7 +199,7 @@ def _encode(plan: Plan, index: int, slots: int, data: int) -> bytes:
             harmless = sum(1 << code for code in allow)
     if index == plan.gated:
         flags |= _IS_GATE
-    elif index == plan.forked:
+    elif index in plan.forked:
         flags |= _IS_FORK
     return _CALL.pack(number, *words, slots + 8 * (slot % _SLOTS), harmless, flags)
 

@@ -44,7 +44,8 @@ class Plan:
         self._strings: dict[bytes, Pointer] = {}
         self._relocations: list[tuple[int, int]] = []
         self._slotted: set[int] = set()
-        self.forked = self.gated = -1
+        self.forked: set[int] = set()
+        self.gated = -1
 
     def buffer(self, content: bytes) -> Pointer:
         """Place bytes in the data, aligned to 8."""
@@ -90,10 +91,10 @@ class Plan:
         self.calls.append((NR[name], list(values), slot, allow))
         self.labels.append(label or name)
 
-    def fork(self) -> None:
+    def fork(self, flags: int = signal.SIGCHLD) -> None:
         """Split in two: the old process makes the next call alone, the new one those after it."""
-        self.forked = len(self.calls)
-        self.call("clone", signal.SIGCHLD, 0, 0, 0, 0, label="fork")
+        self.forked.add(len(self.calls))
+        self.call("clone", flags, 0, 0, 0, 0, label="fork")
 
     def gate(self, fd: int) -> None:
         """Go on only once a byte comes from `fd`; at its end, end."""
@@ -138,7 +139,7 @@ class Plan:
             if result >= 0:
                 if slot >= 0:
                     slots[slot] = result
-                if index == self.forked and result == 0:
+                if index in self.forked and result == 0:
                     left_out = index + 1
                 if index == self.gated and result == 0:
                     os._exit(127)

@@ -137,6 +137,13 @@ def adjust_oom_score(plan: Plan, process: dict[str, Any]) -> None:
         write_file(plan, "/proc/self/oom_score_adj", str(adjust), frozenset({1, 13}))
 
 
+def become_root(plan: Plan) -> None:
+    """Be root of the user namespace just entered, with all its capabilities."""
+    plan.call("setgroups", 0, 0)
+    plan.call("setresgid", 0, 0, 0)
+    plan.call("setresuid", 0, 0, 0)
+
+
 def open_root(plan: Plan, slot: int = _ROOT_SLOT) -> int:
     """Open the current root; returns the slot."""
     plan.call("openat", kernel.AT_FDCWD, "/", _O_PATH | _O_DIRECTORY | _O_CLOEXEC, 0, slot=slot)
@@ -152,12 +159,15 @@ def finish(
     init_fd: int = -1,
     make_cwd: bool = True,
     door: Door | None = None,
+    *,
+    mapped: bool = False,
 ) -> None:
     """Append everything from the working directory to execve.
 
     A container's first process has its working directory made; a later one must find it. With
     `init_fd` this process becomes that program and the user's program is its child; with a `door`
-    it becomes the usher, and so is the user's program.
+    it becomes the usher, and so is the user's program. `mapped`: it is in a user namespace, where
+    nobody may set limits or give streams away; that was done outside.
     """
     demands.check_process(process)
     cwd = process.get("cwd") or "/"
@@ -168,12 +178,11 @@ def finish(
     resolve_directory(plan, cwd, _ROOT_SLOT, _WORK_SLOT)
     plan.labels[-1] = f"chdir to cwd ({cwd!r})"
     _streams(plan, process, stdio, door)
-    _limits(plan, process, warnings)
     user = process.get("user") or {}
     uid, gid = int(user.get("uid", 0)), int(user.get("gid", 0))
-    if uid:
-        for fd in range(3):  # so that /dev/stdout can be opened by the user, as runc does
-            plan.call("fchown", fd, uid, -1, allow=IGNORE)
+    if not mapped:
+        limit(plan, process, warnings)
+        _give_streams(plan, uid)
     plan.call("fchdir", Slot(_WORK_SLOT), label=f"chdir to cwd ({cwd!r})")
     plan.call("close_range", 3, 0xFFFFFFFF, _CLOSE_RANGE_CLOEXEC)
     if door is not None:
@@ -210,6 +219,11 @@ def _streams(
         plan.call("ioctl", 0, kernel.TIOCSCTTY, 0, label="controlling terminal")
 
 
+def _give_streams(plan: Plan, uid: int) -> None:
+    for fd in range(3 if uid else 0):  # so that /dev/stdout can be opened by the user, as runc does
+        plan.call("fchown", fd, uid, -1, allow=IGNORE)
+
+
 def _become_usher(plan: Plan, process: dict[str, Any], door: Door) -> None:
     letter = "t" if process.get("terminal") else "-"
     arguments = plan.strings([letter, *_candidates(process), "", *process["args"]])
@@ -231,7 +245,8 @@ def _become_init(plan: Plan, process: dict[str, Any], init_fd: int) -> None:
     plan.call("rt_sigprocmask", 2, plan.buffer(b"\0" * 8), 0, 8)
 
 
-def _limits(plan: Plan, process: dict[str, Any], warnings: list[str]) -> None:
+def limit(plan: Plan, process: dict[str, Any], warnings: list[str]) -> None:
+    """Set the process's rlimits, clamped to what this host grants."""
     for entry in process.get("rlimits") or []:
         name = str(entry["type"]).removeprefix("RLIMIT_")
         if name not in _RLIMITS:

@@ -19,6 +19,7 @@ from runtime.supervisor import counters, demands, kernel, launch, wire
 from runtime.supervisor.cgroups import Group, Layout
 from runtime.supervisor.container import Container
 from runtime.supervisor.entering import Entrant
+from runtime.supervisor.ids import IdMap
 from runtime.supervisor.lives import Lives
 from runtime.supervisor.loop import Loop
 from runtime.supervisor.restart import RestartPolicy
@@ -161,6 +162,14 @@ class Server:
             self._tell(client, {"id": message["id"], "err": failure})
 
         self.lives.start(message, fds, started, failed)
+
+    def _do_netns(self, message: dict[str, Any], _: Any, answer: Answer, __: Any) -> None:
+        ids = IdMap.from_oci(message["linux"])
+        fd = self.lives.launcher.new_netns(ids, message["joined"])
+        try:
+            answer(None, fd)
+        finally:
+            os.close(fd)
 
     def _do_policy(self, message: dict[str, Any], _: Any, answer: Answer, __: Any) -> None:
         container = self._get(message, "running", "paused", "restarting")

@@ -9,6 +9,7 @@ from typing import Any
 
 from runtime.errors import BadStatus, NoSuchContainer, StartFailed, SysError
 from runtime.oci import ContainerState, Launch
+from runtime.supervisor.ids import IdMap
 from runtime.supervisor.restart import RestartPolicy, should_restart
 from swarmapi.errors import NotFound
 from worker.engine.networks import BRIDGE_ID, HOST_ID, NONE_ID
@@ -84,6 +85,10 @@ class FakeSupervisor:
         self.attachments: dict[str, FakeAttachment] = {}
         self._queues: list[asyncio.Queue[ContainerState]] = []
         self._stamp = 0
+
+    async def new_netns(self, ids: IdMap, joined_pid: int = 0) -> int:
+        """Return a descriptor that stands for one."""
+        return os.open("/proc/self/ns/net", os.O_RDONLY)
 
     async def start(self, launch: Launch, *, netns_fd: int | None = None) -> ContainerState:
         """Enter a running container."""

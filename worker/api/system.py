@@ -150,7 +150,10 @@ def describe(engine: Engine) -> dict[str, Any]:
         "ContainerdCommit": {"ID": "", "Expected": ""},
         "RuncCommit": {"ID": "", "Expected": ""},
         "InitCommit": {"ID": "", "Expected": ""},
-        "SecurityOptions": ["name=seccomp,profile=builtin"],
+        "SecurityOptions": [
+            "name=seccomp,profile=builtin",
+            *(["name=userns"] if engine.parts.ids is not None else []),
+        ],
         "Warnings": list(engine.swarm_warnings()) or None,
     }
 

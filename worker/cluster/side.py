@@ -49,7 +49,7 @@ class ClusterSide:
                 executor=EngineExecutor(
                     engine,
                     secrets,
-                    SecretFiles(config.run_dir / "secrets"),
+                    SecretFiles(config.run_dir / "secrets", ids=config.ids),
                     lambda: describe(config.labels),
                 ),
                 secrets=secrets,

@@ -5,7 +5,8 @@ from contextlib import suppress
 from typing import Any
 
 from runtime.errors import Unsupported as RuntimeUnsupported
-from runtime.oci import STOP_SIGNAL, capability_set, default_config
+from runtime.oci import STOP_SIGNAL, capability_set, default_config, map_ids
+from runtime.supervisor.ids import IdMap
 from swarmapi.errors import InvalidArgument
 from worker.engine.devices import devices_of, rules_of
 from worker.engine.limits import check_limits, resources_of
@@ -58,21 +59,15 @@ def build_config(
     pid_owner: int = 0,
     ipc_owner: int = 0,
     link_env: Sequence[str] = (),
+    ids: IdMap | None = None,
 ) -> dict[str, Any]:
     """Return the config.json of a start; `files` maps a target like /etc/hosts to a host file.
 
     The owners are first processes of containers whose namespaces are shared, 0 for none; `link_env`
-    are the variables of its links.
+    are the variables of its links; with `ids` it is in a user namespace.
     """
     host = record.host
     security = security_options(host)
-    own = {point.target for point in record.mounts}
-    mode = ("ro",) if host.readonly_rootfs else ()
-    binds = [_bind(source, target, *mode) for target, source in files.items() if target not in own]
-    if host.ipc_mode == "host":
-        binds.append(_bind("/dev/shm", "/dev/shm"))
-    if ipc_owner:
-        binds.append(_bind("/dev/shm", "/dev/shm") | {"namespace": f"/proc/{ipc_owner}/ns/mnt"})
     config = default_config(
         [record.path, *record.args],
         _environment(record, home, link_env),
@@ -89,7 +84,11 @@ def build_config(
         read_only=host.readonly_rootfs,
         # Parents before children: a volume at /etc must not hide /etc/hosts.
         mounts=sorted(
-            [*binds, *to_oci(record.mounts)], key=lambda mount: mount["destination"].count("/")
+            [
+                *_binds(record, files, ipc_owner, mapped=ids is not None),
+                *to_oci(record.mounts, mapped=ids is not None),
+            ],
+            key=lambda mount: mount["destination"].count("/"),
         ),
         shm_bytes=host.shm_size or DEFAULT_SHM_BYTES,
         resources=resources_of(host) | {"devices": rules_of(host)},
@@ -102,6 +101,8 @@ def build_config(
         shared_namespaces=_shared_namespaces(host, pid_owner, ipc_owner),
         domainname=record.config.domainname,
     )
+    if ids is not None:
+        map_ids(config, ids)
     linux = config["linux"]
     if host.ipc_mode == "none":
         config["mounts"] = [one for one in config["mounts"] if one["destination"] != "/dev/shm"]
@@ -113,10 +114,28 @@ def build_config(
         linux["maskedPaths"], linux["readonlyPaths"] = [], []
     if parent := host.cgroup_parent.strip("/"):
         linux["cgroupsPath"] = f"/{parent}/{record.id}"
-    config["annotations"] = dict(host.annotations or {})
-    with suppress(InvalidArgument):  # an image's own, which nobody checked
-        config["annotations"][STOP_SIGNAL] = str(signal_number(stop_signal_of(record)))
+    config["annotations"] = _annotations(record)
     return config
+
+
+def _binds(
+    record: Record, files: Mapping[str, str], ipc_owner: int, *, mapped: bool
+) -> list[dict[str, Any]]:
+    own = {point.target for point in record.mounts}
+    words = (["ro"] if record.host.readonly_rootfs else []) + (["idmap"] if mapped else [])
+    binds = [_bind(source, target, *words) for target, source in files.items() if target not in own]
+    if record.host.ipc_mode == "host":
+        binds.append(_bind("/dev/shm", "/dev/shm"))
+    if ipc_owner:
+        binds.append(_bind("/dev/shm", "/dev/shm") | {"namespace": f"/proc/{ipc_owner}/ns/mnt"})
+    return binds
+
+
+def _annotations(record: Record) -> dict[str, str]:
+    annotations = dict(record.host.annotations or {})
+    with suppress(InvalidArgument):  # an image's own, which nobody checked
+        annotations[STOP_SIGNAL] = str(signal_number(stop_signal_of(record)))
+    return annotations
 
 
 def working_dir_of(record: Record) -> str:

@@ -16,6 +16,7 @@ from runtime.image.registry.endpoint import NO_SETTINGS, RegistrySettings
 from runtime.image.removal import User
 from runtime.image.store import ImageStore
 from runtime.image.verify import Finding
+from runtime.supervisor.ids import IdMap
 from swarmapi.errors import Conflict, InvalidArgument, NotFound, SwarmError, Unsupported
 from worker.engine import bundle, healthcheck, storagedriver
 from worker.engine.attach import AttachSession
@@ -38,6 +39,7 @@ from worker.engine.networks import Networks
 from worker.engine.ports import Clock, Networking, Supervisor
 from worker.engine.record import Container, ExitStatus, Record
 from worker.engine.registries import Registries
+from worker.engine.security import check_user_namespace
 from worker.engine.signals import signal_number
 from worker.engine.spec import ContainerCreate
 from worker.engine.stepper import Stepper
@@ -64,6 +66,7 @@ class EngineParts:
     labels: Mapping[str, str] = field(default_factory=dict)
     debug: bool = False
     storage_driver: str = "overlay2"
+    ids: IdMap | None = None
     random_bytes: Callable[[int], bytes] = os.urandom
     registry: RegistrySettings = NO_SETTINGS
     swarm_info: Callable[[], Mapping[str, Any]] = field(
@@ -83,7 +86,7 @@ class Engine:
         self.events = EventBus(parts.clock.now_ns, parts.data_root / "events.json")
         self.registries = Registries(parts.images, parts.registry, self._image_changed)
         self.volumes = Volumes(parts.data_root / "volumes")
-        self.places = Places(parts.data_root / "containers", parts.storage_driver)
+        self.places = Places(parts.data_root / "containers", parts.storage_driver, parts.ids)
         self.swarm_info = parts.swarm_info
         self.swarm_warnings: Callable[[], Sequence[str]] = tuple
         self._table = ContainerTable(Journal(parts.data_root / "containers.journal"))
@@ -513,6 +516,8 @@ class Engine:
             check_name(spec.name)
         self.parts.defaults.apply(spec.host)
         bundle.check_supported(spec.host)
+        if self.parts.ids is not None:
+            check_user_namespace(spec.host)
         storagedriver.container_size(self.parts.storage_driver, spec.host.storage_opt)
         try:
             image = self.images.resolve(spec.config.image)

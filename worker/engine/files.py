@@ -5,12 +5,12 @@ import os
 import posixpath
 import stat
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import IO
 
 from runtime import rootview
-from runtime.errors import RuntimeFailure
+from runtime.errors import BadStatus, RuntimeFailure
 from runtime.image.copied import ADDED, DELETED, MODIFIED, differences
 from runtime.image.durable import open_in_root
 from runtime.image.pack import is_opaque, is_whiteout, pack_entry, pack_rootfs
@@ -18,6 +18,8 @@ from runtime.image.unpack import UnpackOptions, unpack
 from runtime.image.view import Entry, LayeredView
 from runtime.image.walking import directories
 from runtime.oci import Overlay
+from runtime.supervisor import userns
+from runtime.supervisor.ids import IdMap
 from swarmapi.errors import Conflict, InvalidArgument, NotFound
 from worker.engine import paths
 from worker.engine.launcher import Launcher
@@ -82,16 +84,21 @@ class Files:
         """
         container = self._get(reference)
         owner = await asyncio.to_thread(self._owner, container.record) if own else None
-        options = UnpackOptions(owner=owner, keep_kinds=keep_kinds)
+        ids = _ids_outside(container.record)
+        options = UnpackOptions(owner=owner, ids=ids, keep_kinds=keep_kinds)
 
         def work(root: int) -> None:
+            with userns.acting_as(*ids.outside(0, 0)) if ids else nullcontext():
+                put(root)
+
+        def put(root: int) -> None:
             target = paths.follow(root, paths.clean(path))
             if not _lookup(reference, root, target).is_directory:
                 raise InvalidArgument("extraction point is not a directory")
             _refuse_read_only(container.record, target)
             unpack(source, root, options, below=target)
 
-        async with self._seen(container) as root:
+        async with self._seen(container, ids is not None) as root:
             await asyncio.to_thread(work, root)
 
     @asynccontextmanager
@@ -123,15 +130,23 @@ class Files:
         )
 
     @asynccontextmanager
-    async def _seen(self, container: Container) -> AsyncIterator[int]:
-        """Yield the root; a container that does not run cannot be started meanwhile."""
+    async def _seen(self, container: Container, live: bool = False) -> AsyncIterator[int]:
+        """Yield the root; a container that does not run cannot be started meanwhile.
+
+        Files have the container's ids; only `live`, where it runs in a user namespace and the tree
+        can be written to, the host's.
+        """
         record = container.record
         async with container.lock:
             if record.status in ("removing", "dead"):
                 raise Conflict(f"container {record.id} is being removed")
             overlay = await asyncio.to_thread(self._overlay, record)
             binds = self._binds(record)
-            view = await asyncio.to_thread(rootview.assemble, overlay, binds, pid=record.pid)
+            layers = not live and _ids_outside(record) is not None
+            view = await asyncio.to_thread(
+                rootview.assemble, overlay, binds, pid=0 if layers else record.pid,
+                writable=not layers,
+            )  # fmt: skip
             if not record.pid:
                 with view:
                     yield view.root_fd
@@ -145,17 +160,33 @@ class Files:
 
     def _binds(self, record: Record) -> list[rootview.BindMount]:
         binds = [
-            rootview.BindMount(mount.source, mount.target, mount.read_only, mount.subpath)
+            rootview.BindMount(
+                mount.source,
+                mount.target,
+                mount.read_only,
+                mount.subpath,
+                mapped=mount.kind == "volume",
+            )
             for mount in record.mounts
             if mount.kind != "tmpfs"
         ]
         files = self._launcher.files_of(record.id)
         taken = {bind.target for bind in binds}
         return binds + [
-            rootview.BindMount(source, target)
+            rootview.BindMount(source, target, mapped=True)
             for target, source in files.items()
             if target not in taken and os.path.exists(source)
         ]
+
+
+def _ids_outside(record: Record) -> IdMap | None:
+    """Return the ids of a container that runs in a user namespace."""
+    if not record.pid:
+        return None
+    try:
+        return userns.ids_of(record.pid) if userns.of_other(record.pid) else None
+    except (FileNotFoundError, ProcessLookupError):
+        raise BadStatus("ending", "running or stopped") from None
 
 
 def _refuse_read_only(record: Record, path: str) -> None:

@@ -5,7 +5,7 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from runtime.errors import SupervisorGone
 from runtime.image.copied import make_copy
 from runtime.image.snapshot import make_snapshot
 from runtime.oci import ContainerState, Launch, Overlay
+from runtime.supervisor.ids import IdMap
 from swarmapi.errors import Conflict, InvalidArgument
 from worker.engine import bundle, healthcheck, initlayer, links, netfiles, rootfs
 from worker.engine.execs import ExecConfig
@@ -41,6 +42,8 @@ class Places:
 
     containers: Path
     storage_driver: str = "overlay2"
+    ids: IdMap | None = None
+    """What the containers' ids are on the host, where they run in user namespaces."""
 
     @property
     def copies(self) -> bool:
@@ -50,6 +53,10 @@ class Places:
     def directory(self, container_id: str) -> Path:
         """The directory of one container."""
         return self.containers / container_id
+
+    def ids_of(self, record: Record) -> IdMap | None:
+        """What a container's ids are on the host; None: the same."""
+        return None if record.host.userns_mode == "host" else self.ids
 
     def log(self, container_id: str) -> Path:
         """Its json-file log."""
@@ -180,6 +187,7 @@ class Launcher:
             rootfs=overlay.upper if overlay.copied else overlay.merged,
             pid_owner=self._owner(record.host.pid_mode),
             ipc_owner=self._ipc_owner(record.host.ipc_mode),
+            ids=self._places.ids_of(record),
             link_env=self._link_env(record),
         )
 
@@ -277,10 +285,26 @@ class Launcher:
             if network_id is not None:
                 record.joined = {mode: _unplugged(record.id, network_id, mode)}
             return None
-        joined = await self._networking.join(join_request(record, ports=published_ports(record)))
+        request = join_request(record, ports=published_ports(record))
+        ids = self._places.ids_of(record)
+        if ids is None:
+            joined = await self._networking.join(request)
+        else:
+            joined = await self._join_mapped(record, request, ids)
         record.joined = {one.network: to_state(one) for one in joined.endpoints}
         record.ports = list(joined.ports)
         return joined
+
+    async def _join_mapped(self, record: Record, request: JoinRequest, ids: IdMap) -> Joined:
+        """Join with a network namespace that belongs to the container's user namespace."""
+        host = record.host
+        # namespaces can be shared within a user namespace alone
+        sharer = self._owner(host.pid_mode) or self._owner(host.ipc_mode)
+        netns_fd = await self._supervisor.new_netns(ids, sharer)
+        try:
+            return await self._networking.join(replace(request, netns_fd=netns_fd))
+        finally:
+            os.close(netns_fd)
 
     async def write_files(self, record: Record) -> dict[str, str]:
         """Write the container's /etc/hosts and its kin; return their paths by target.

@@ -116,15 +116,19 @@ def inherit(
     return found
 
 
-def to_oci(points: Iterable[MountPoint]) -> list[dict[str, Any]]:
-    """Render mount points as OCI mounts; `subpath` is our runtime's: the part of the source."""
+def to_oci(points: Iterable[MountPoint], *, mapped: bool = False) -> list[dict[str, Any]]:
+    """Render mount points as OCI mounts; `subpath` is our runtime's: the part of the source.
+
+    `mapped`: the container is in a user namespace. Its volumes have its ids all the same.
+    """
     rendered = []
     for point in points:
         if point.kind == "tmpfs":
             options = [*point.options, *(["ro"] if point.read_only else [])]
             rendered.append(_oci("tmpfs", "tmpfs", point.target, options))
         else:
-            mount = _oci("bind", point.source, point.target, _bind_options(point))
+            words = ["idmap"] if mapped and point.kind == "volume" else []
+            mount = _oci("bind", point.source, point.target, [*_bind_options(point), *words])
             rendered.append(mount | ({"subpath": point.subpath} if point.subpath else {}))
     return rendered
 

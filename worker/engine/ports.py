@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from runtime.oci import ContainerState, Launch
+from runtime.supervisor.ids import IdMap
 from runtime.supervisor.restart import RestartPolicy
 from worker.engine.endpoints import EndpointSpec
 
@@ -40,6 +41,7 @@ class Supervisor(Protocol):
     """The owner of every container of the machine."""
 
     async def start(self, launch: Launch, *, netns_fd: int | None = None) -> ContainerState: ...
+    async def new_netns(self, ids: IdMap, joined_pid: int = 0) -> int: ...
     async def exec(
         self, container_id: str, process: dict[str, Any], stdio: tuple[int, int, int] | None
     ) -> ExecProcess: ...
@@ -111,6 +113,8 @@ class JoinRequest:
     """By the network's name or id."""
     ports: tuple[PortWish, ...] = ()
     dns: tuple[str, ...] = ()
+    netns_fd: int = -1
+    """The namespace to be configured, the caller's; -1: a new one."""
 
 
 @dataclass(frozen=True)

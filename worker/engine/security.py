@@ -65,6 +65,29 @@ def _way_out(key: str) -> str:
     return f": {why}; leave it out, or say apparmor=unconfined"
 
 
+def check_user_namespace(host: HostConfig) -> None:
+    """Refuse what a container in a user namespace cannot be, in Docker's words.
+
+    Raises:
+        InvalidArgument: for a privileged one, or one that shares a namespace of the host.
+    """
+    if host.userns_mode == "host":
+        return
+    if host.privileged:
+        raise InvalidArgument(
+            "privileged mode is incompatible with user namespaces. "
+            "You must run the container in the host namespace when running privileged mode"
+        )
+    for mode, name in (
+        (host.network_mode, "host's network"), (host.pid_mode, "host PID"),
+        (host.ipc_mode, "host IPC"), (host.cgroupns_mode, "host cgroup"),
+    ):  # fmt: skip
+        if mode == "host":
+            raise InvalidArgument(
+                f"cannot share the {name} namespace when user namespaces are enabled"
+            )
+
+
 def check_sysctls(host: HostConfig) -> None:
     """Refuse a sysctl that is not of a namespace the container has for itself.
 

@@ -2,17 +2,20 @@
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from runtime.errors import NoSuchContainer, RuntimeFailure
 from runtime.image.build.options import RunStep
 from runtime.image.errors import BuildError
+from runtime.supervisor.ids import IdMap
 from swarmapi.errors import SwarmError
 from worker.engine import bundle
 from worker.engine.launcher import Launcher, Places
 from worker.engine.ports import Attachment, Networking, Supervisor
 from worker.engine.record import MountPoint, Record
+from worker.engine.security import check_user_namespace
 from worker.engine.spec import ContainerConfig, decode_host
 from worker.engine.storage import Storage
 
@@ -54,8 +57,8 @@ class Stepper:
                 await self._supervisor.kill(self.running, 9)
 
     async def _run(self, step: RunStep) -> int:
-        record = _record(step, self._now())
         try:
+            record = _record(step, self._now(), self._places.ids)
             await self._resolve(record)
         except SwarmError as error:
             raise BuildError(error.message) from error
@@ -83,15 +86,19 @@ class Stepper:
         return KILLED_EXIT_CODE if state.exit_code is None else state.exit_code
 
 
-def _record(step: RunStep, now_ns: int) -> Record:
+def _record(step: RunStep, now_ns: int, ids: IdMap | None) -> Record:
     """The step as a container of its own, which nobody lists."""
     host = decode_host({**step.host, "LogConfig": {"Type": "none"}})
     bundle.check_supported(host)
+    if ids is not None:
+        check_user_namespace(host)
     path, *args = step.argv
     mounts = []
     for number, target in enumerate(step.volumes):
         source = step.directory / f"volume{number}"
         source.mkdir(mode=0o755)
+        if ids is not None and host.userns_mode != "host":
+            os.chown(source, *ids.outside(0, 0))
         mounts.append(MountPoint(kind="bind", source=str(source), target=target))
     return Record(
         id=step.directory.name,

@@ -181,9 +181,9 @@ class Host:
 
     # Containers
 
-    def make_container(self, container_id: str) -> None:
-        """Create a namespace with loopback up."""
-        space = open_namespace(netns.create())
+    def make_container(self, container_id: str, netns_fd: int = -1) -> None:
+        """Create a namespace, or share the caller's, and bring loopback up."""
+        space = open_namespace(netns.create() if netns_fd < 0 else os.dup(netns_fd))
         space.route.batch([nl.set_link(1, up=True)])
         self.containers[container_id] = space
 

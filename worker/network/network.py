@@ -192,8 +192,9 @@ class Network:
         *,
         host_ports: list[PortBinding],
         upstream: tuple[str, ...] = (),
+        netns_fd: int = -1,
     ) -> Attached:
-        """Make and configure a namespace. On any failure nothing of it remains.
+        """Make a namespace, or take `netns_fd`, and configure it. On failure nothing remains.
 
         `upstream` are the resolvers asked for other names instead of the node's. Raises
         NetworkError for an unknown network or an address in use, PortTaken for a port.
@@ -202,7 +203,7 @@ class Network:
             if container_id in self._containers:
                 raise NetworkError(f"container {container_id} is attached already")
             container = _Container({}, {}, upstream)
-            await self._on_thread(lambda: self._kernel.make_container(container_id))
+            await self._on_thread(lambda: self._kernel.make_container(container_id, netns_fd))
             async with self._entering(container_id, container):
                 await self._plug_all(container_id, attachments)
                 container.ports = await self._reserve(container, host_ports)

@@ -16,7 +16,7 @@ from typing import Any
 
 from runtime.client import Attachment, Supervisor
 from runtime.errors import SupervisorGone
-from runtime.oci import Launch, LogConfig, default_config
+from runtime.oci import Launch, LogConfig, default_config, map_ids
 
 BUSYBOX = "/bin/busybox"
 PARENT = "swrt-test"
@@ -42,12 +42,15 @@ class Bench:
     def launch(self, name: str, *args: str, stdin: bool = False, **settings: Any) -> Launch:
         log_options = settings.pop("log", {})
         overlay = settings.pop("overlay", None)
+        ids = settings.pop("ids", None)
         more = {
             key: settings.pop(key)
             for key in ("netns", "init", "restart", "health")
             if key in settings
         }
         config = default_config(args, ["PATH=/bin"], rootfs=str(self.rootfs), **settings)
+        if ids is not None:
+            map_ids(config, ids)
         log = LogConfig("json-file", str(self.base / f"{name}.log"), **log_options)
         return Launch(name, config, overlay, log, stdin_open=stdin, **more)
 

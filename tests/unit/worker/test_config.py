@@ -98,7 +98,7 @@ def test_a_named_file_must_exist(tmp_path: Path) -> None:
     ("argv", "words"),
     [
         (["--live-restore=false"], r"live-restore \(from flag --live-restore\): .* false is not"),
-        (["--userns-remap", "default"], "userns-remap .* not supported"),
+        (["--userns-remap", "no-such-user"], "userns-remap .*there is no user 'no-such-user'"),
         (["--selinux-enabled"], "selinux-enabled .*(has no SELinux|not labelled)"),
         (["-s", "zfs"], "storage-driver .* 'zfs' must be overlay2"),
         (["--image-max-size", "3"], "image-max-size .* no size of at least 1m"),
