@@ -363,7 +363,8 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
         argv,
         environ,
         prog="swarmd",
-        description="The daemon of one machine: container engine, agent of the cluster, network.",
+        description="The daemon of one machine: container engine, agent of the cluster, network. "
+        "`swarmd check [--json]` tries out what the machine has and says what is missing.",
         version=f"swarmd {SWARM_VERSION}, API {API_VERSION}",
         config_path=DEFAULT_CONFIG_PATH,
     )

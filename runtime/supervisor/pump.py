@@ -24,6 +24,7 @@ STDOUT, STDERR = 1, 2
 _NAMES = {STDOUT: "stdout", STDERR: "stderr"}
 _READ_BYTES = 65536
 _LAST_OUTPUT_S = 0.5
+"""How long output may be silent, once the supervisor is gone, before it counts as the last."""
 _PARTIAL_BYTES = 16384  # Docker splits longer lines
 _BACKLOG_HIGH, _BACKLOG_LOW = 1 << 20, 1 << 18
 

@@ -57,7 +57,7 @@ def test_each_container_ends_by_its_own_signal_and_its_last_words_are_kept() -> 
     run(story)
 
 
-def test_what_shall_always_run_runs_again_after_a_shutdown() -> None:
+def test_a_container_that_went_down_with_the_machine_was_not_stopped_by_anyone() -> None:
     async def story(bench: Bench) -> None:
         script = _LAST_WORDS.format("TERM")
         await bench.supervisor.start(
@@ -66,7 +66,7 @@ def test_what_shall_always_run_runs_again_after_a_shutdown() -> None:
         await until(lambda: bench.output("c").split() == ["up"])
         await _shut_down(bench)
         states = {one.container_id: one for one in await _containers(bench)}
-        # nobody saw it end and nobody asked for that: the engine starts it again
+        # as after a power cut, so that its restart policy is asked
         assert states["c"].status == "stopped"
         assert states["c"].exit_code is None
         assert not states["c"].stop_asked
