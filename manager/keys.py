@@ -4,11 +4,14 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Final
 
 from manager.bootstrap import write_durably
 from manager.config import Paths
 from manager.replica import Store
 from manager.store.apply import Applied
+from manager.store.changes import SetNodeLock
+from swarmapi.errors import SwarmError
 from swarmapi.identity import TLSMaterial
 from swarmapi.keyring import (
     Keyring,
@@ -20,6 +23,7 @@ from swarmapi.keyring import (
 )
 
 log = logging.getLogger(__name__)
+RETRY_S: Final = 1.0
 
 
 def load_keyring(paths: Paths, unlock_key: str = "") -> Keyring:
@@ -64,12 +68,14 @@ class Locker:
 
     def __init__(
         self,
+        node_id: str,
         paths: Paths,
         keyring: Keyring,
         unlock_key: str,
         store: Store,
         reseal: Callable[[], Awaitable[None]],
     ) -> None:
+        self._node_id = node_id
         self._paths = paths
         self._keyring = keyring
         self._store = store
@@ -90,6 +96,12 @@ class Locker:
         while True:
             self._wake.clear()
             await self.step()
+            try:
+                await self.report()
+            except SwarmError as error:
+                log.info("not told that the keys follow: %s", error.message)
+                await asyncio.sleep(RETRY_S)
+                continue
             await self._wake.wait()
 
     async def finish(self) -> None:
@@ -118,6 +130,15 @@ class Locker:
         self._save(wanted, version)
         self.unlock_key = wanted
         log.info("the keys of this node are %s", "locked" if wanted else "not locked any more")
+
+    async def report(self) -> None:
+        """Tell the cluster that the disk is as it wants; raises SwarmError when it cannot hear."""
+        cluster, node = self._store.view.cluster, self._store.view.nodes.get(self._node_id)
+        if cluster is None or node is None or cluster.unlock_key != self.unlock_key:
+            return
+        if node.lock_index < cluster.lock_index:
+            done = SetNodeLock(node_id=self._node_id, lock_index=cluster.lock_index)
+            await self._store.propose((done,))
 
     def _save(self, unlock_key: str, version: int) -> None:
         write_durably(self._paths.keys, pack_keyring(self._keyring, unlock_key, version))

@@ -101,7 +101,14 @@ class Manager:
         self._log = new_log(replica := Replica())
         self.store = Store(replica, self._log, new_id)
         self._locker = (
-            Locker(config.paths, keyring, config.unlock_key, self.store, self._log.reseal)
+            Locker(
+                tls.identity.node_id,
+                config.paths,
+                keyring,
+                config.unlock_key,
+                self.store,
+                self._log.reseal,
+            )
             if keyring is not None
             else None
         )

@@ -58,6 +58,7 @@ async def update_cluster(request: web.Request) -> web.Response:
         rotate_unlock_key=query.flag(request, "rotateManagerUnlockKey"),
         request_id=request_id(request),
     )
+    await cluster.await_lock(store)
     return web.Response()
 
 

@@ -1,6 +1,8 @@
 """The cluster object: first contents, settings, join tokens, leaving."""
 
+import logging
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -9,11 +11,14 @@ from manager.control.nodes import check_demotion
 from manager.control.validate import check_cluster
 from manager.replica import OUT_OF_SEQUENCE, Store
 from manager.store.changes import Change, PutCluster, PutNetwork, PutNode, SetNodeSpec
+from manager.store.view import View
 from swarmapi.errors import FailedPrecondition, Internal, NotFound, Unavailable
 from swarmapi.keyring import new_unlock_key
 from swarmapi.model.objects import Cluster, Network, Node, NodeState
 from swarmapi.model.spec import ClusterSpec, NetworkSpec, NodeRole
 
+log = logging.getLogger(__name__)
+LOCK_WAIT_S: Final = 10.0
 LEAVE_REFUSED = (
     "You are attempting to leave the swarm on a node that is participating as a manager. "
 )
@@ -79,6 +84,24 @@ async def update_cluster(
     new = replace(cluster, spec=spec, root_ca=root, unlock_key=unlock_key)
     change = PutCluster(cluster=new, expect_version=version, reason="cluster updated")
     await store.propose((change,), request_id)
+
+
+async def await_lock(store: Store) -> None:
+    """Wait until the keys of every ready manager follow the unlock key on its disk.
+
+    One that starts anew before wants the key of before. Who is not ready follows once it is; who
+    does not follow within `LOCK_WAIT_S` is named in the log.
+    """
+
+    def late(view: View) -> list[Node]:
+        index = view.cluster.lock_index if view.cluster is not None else 0
+        ready = (n for n in view.nodes.values() if n.is_manager and n.state == NodeState.READY)
+        return [node for node in ready if node.lock_index < index]
+
+    if not await store.until(lambda view: not late(view), LOCK_WAIT_S):
+        for node in late(store.view):
+            name = node.description.hostname or node.id
+            log.warning("manager %s still wants the unlock key of before: keep it", name)
 
 
 async def leave(store: Store, node_id: str, force: bool, request_id: str = "") -> None:

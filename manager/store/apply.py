@@ -98,6 +98,10 @@ def apply_change(effects: Effects, change: c.Change) -> None:
 def _put_cluster(fx: Effects, change: c.PutCluster) -> None:
     old = fx.view.cluster
     new = replace(change.cluster, meta=fx.meta(old.meta if old else None))
+    if new.unlock_key == (old.unlock_key if old else ""):
+        new = replace(new, lock_index=old.lock_index if old else 0)
+    else:
+        new = replace(new, lock_index=fx.index)
     fx.view.cluster = new
     fx.touch("cluster", old, new)
     fx.dirty.add(("cluster", change.cluster.id))
@@ -109,7 +113,12 @@ def _put_cluster(fx: Effects, change: c.PutCluster) -> None:
 def _put_node(fx: Effects, change: c.PutNode) -> None:
     node, old = change.node, fx.view.nodes.get(change.node.id)
     if old is not None:
-        node = replace(node, ingress_address=old.ingress_address, mesh_slot=old.mesh_slot)
+        node = replace(
+            node,
+            ingress_address=old.ingress_address,
+            mesh_slot=old.mesh_slot,
+            lock_index=old.lock_index,
+        )
     if old is None or node.state != old.state:
         node = replace(node, state_changed_ns=fx.now_ns)
     if old is None or node.spec != old.spec:
@@ -320,6 +329,12 @@ def _set_node_mesh(fx: Effects, change: c.SetNodeMesh) -> None:
         store_node(fx, node, new)
 
 
+def _set_node_lock(fx: Effects, change: c.SetNodeLock) -> None:
+    node = fx.view.nodes.get(change.node_id)
+    if node is not None and change.lock_index > node.lock_index:
+        store_node(fx, node, replace(node, lock_index=change.lock_index))
+
+
 def _set_network_allocation(fx: Effects, change: c.SetNetworkAllocation) -> None:
     network, cluster = fx.view.networks.get(change.network_id), fx.view.cluster
     if network is None or network.subnet:
@@ -391,6 +406,7 @@ _HANDLERS: Final[dict[type, Callable[[Effects, Any], None]]] = {
     c.SetDisappearance: _set_disappearance,
     c.SetNodeDescription: _set_node_description,
     c.SetNodeMesh: _set_node_mesh,
+    c.SetNodeLock: _set_node_lock,
     c.SetNetworkAllocation: _set_network_allocation,
     c.SetServiceEndpoint: _set_service_endpoint,
     c.SetUpdateStatus: _set_update_status,

@@ -207,6 +207,13 @@ class SetNodeMesh(ChangeBase, frozen=True, tag="set_node_mesh"):
     mesh_slot: int
 
 
+class SetNodeLock(ChangeBase, frozen=True, tag="set_node_lock"):
+    """Note that a manager's keys follow the unlock key of this index; a lower one is dropped."""
+
+    node_id: str
+    lock_index: int
+
+
 class SetNetworkAllocation(ChangeBase, frozen=True, tag="set_network_allocation"):
     """Give a network subnet, gateway and VXLAN id, or the reason why not."""
 
@@ -291,6 +298,7 @@ Change: TypeAlias = (
     | SetDisappearance
     | SetNodeDescription
     | SetNodeMesh
+    | SetNodeLock
     | SetNetworkAllocation
     | SetServiceEndpoint
     | SetUpdateStatus

@@ -21,8 +21,20 @@ def whole_lab() -> Iterator[LabHandle]:
 
 @pytest.fixture
 def lab(whole_lab: LabHandle) -> Iterator[LabHandle]:
-    """Hand the lab to a test and bring it back to five ready nodes without services."""
+    """Hand the lab to a test and bring it back to five ready nodes without services.
+
+    A lab that does not come back fails its test alone: the next one gets a new lab.
+    """
     yield whole_lab
+    try:
+        _bring_back(whole_lab)
+    except AssertionError:
+        whole_lab.run("down")
+        whole_lab.run("up")
+        raise
+
+
+def _bring_back(whole_lab: LabHandle) -> None:
     whole_lab.run("heal")
     for node in whole_lab.nodes:
         if whole_lab.run("exec", node, "true", check=False).returncode != 0:

@@ -378,6 +378,8 @@ class Node(Stored, frozen=True):
     """Its own address on the ingress network, with prefix; the allocator's."""
     mesh_slot: int = -1
     """Index of its share of mesh source ports; -1 = none yet."""
+    lock_index: int = 0
+    """A manager's: its keys on its disk follow the unlock key of this index; its locker's."""
 
     @property
     def is_fit(self) -> bool:
@@ -480,6 +482,8 @@ class Cluster(Stored, frozen=True):
     """Nodes lost before are no part of a disappearance: it was called off."""
     unlock_key: str = ""
     """What managers lock their keys with; empty without autolock. Never shown with the object."""
+    lock_index: int = 0
+    """Raft index of the last change of the unlock key; set by apply."""
 
 
 class Quarantined(Stored, frozen=True):

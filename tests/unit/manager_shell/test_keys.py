@@ -9,8 +9,9 @@ from msgspec.structs import replace
 
 from manager.bootstrap import prepare_first
 from manager.config import InitConfig, Paths
-from manager.control.cluster import leave_warning, update_cluster
+from manager.control.cluster import await_lock, leave_warning, update_cluster
 from manager.keys import Locker, load_keyring, load_tls
+from manager.store.changes import PutNode, SetNodeLock, SetNodeStatus
 from swarmapi.errors import FailedPrecondition, Internal, Unauthenticated
 from swarmapi.keyring import (
     Keyring,
@@ -49,7 +50,8 @@ class Node:
     def start(self, unlock_key: str) -> None:
         self.keyring = load_keyring(self.paths, unlock_key)
         self.key_pem = load_tls(self.paths, self.keyring).key_pem
-        self.locker = Locker(self.paths, self.keyring, unlock_key, self.cluster.store, self._reseal)
+        store = self.cluster.store
+        self.locker = Locker("m1", self.paths, self.keyring, unlock_key, store, self._reseal)
 
     async def _reseal(self) -> None:
         self.resealed.append(self.keyring.keys)
@@ -104,6 +106,44 @@ def test_locking_takes_a_new_key_and_unlocking_needs_the_clusters(tmp_path: Path
     asyncio.run(story())
 
 
+def test_a_new_unlock_key_is_waited_for_until_the_disk_follows(tmp_path: Path) -> None:
+    async def story() -> None:
+        node = Node(tmp_path, await founded())
+        store = node.cluster.store
+        await node.locker.report()
+        assert store.view.nodes["m1"].lock_index == 0, "nothing was ever locked"
+        await await_lock(store)
+        unlock_key = await node.set(LOCKED)
+        await node.locker.report()
+        waiting = asyncio.create_task(await_lock(store))
+        await asyncio.sleep(0)
+        assert not waiting.done(), "its disk is still in clear"
+        await node.locker.step()
+        await node.locker.report()
+        await waiting
+        assert load_keyring(node.paths, unlock_key)
+        index = store.view.nodes["m1"].lock_index
+        again = store.view.nodes["m1"]
+        await store.propose((PutNode(node=replace(again, lock_index=0)),))
+        await store.propose((SetNodeLock(node_id="m1", lock_index=1),))
+        assert store.view.nodes["m1"].lock_index == index, "a session or an old word takes nothing"
+
+    asyncio.run(story())
+
+
+def test_a_manager_that_is_away_is_not_waited_for(tmp_path: Path) -> None:
+    async def story() -> None:
+        node = Node(tmp_path, await founded())
+        await node.set(LOCKED)
+        away = SetNodeStatus(node_id="m1", state=NodeState.DOWN)
+        await node.cluster.store.propose((away,))
+        waiting = asyncio.create_task(await_lock(node.cluster.store))
+        await asyncio.sleep(0)
+        assert waiting.done()
+
+    asyncio.run(story())
+
+
 def test_a_replayed_log_never_unlocks_the_disk(tmp_path: Path) -> None:
     async def story() -> None:
         node = Node(tmp_path, await founded())
@@ -133,7 +173,7 @@ def test_the_power_may_fail_before_the_new_key_seals_everything(tmp_path: Path) 
             raise OSError
 
         unlock_key = await node.set(LOCKED)
-        node.locker = Locker(node.paths, node.keyring, "", node.cluster.store, power_cut)
+        node.locker = Locker("m1", node.paths, node.keyring, "", node.cluster.store, power_cut)
         with pytest.raises(OSError):
             await node.locker.step()
         assert is_locked(node.file)
