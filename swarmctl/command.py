@@ -1,13 +1,18 @@
 """What a command is, and how its line is parsed."""
 
+from __future__ import annotations
+
 import argparse
 import os
 import sys
 from collections.abc import Callable
-from typing import NamedTuple, NoReturn
 
 from swarmctl.errors import UsageError
 from swarmctl.http import Client
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 _TRUE = {"1", "t", "true"}
 _FALSE = {"0", "f", "false"}
@@ -134,12 +139,16 @@ class Parser(argparse.ArgumentParser):
         return f"requires {how}{count} argument{'s' * (count != 1)}"
 
 
-class Command(NamedTuple):
+class Command:
     """One command: `configure` adds its flags, `run` does it and returns the exit code."""
 
-    summary: str
-    configure: Callable[[Parser], None]
-    run: Callable[[Client, argparse.Namespace], int]
+    def __init__(
+        self,
+        summary: str,
+        configure: Callable[[Parser], None],
+        run: Callable[[Client, argparse.Namespace], int],
+    ) -> None:
+        self.summary, self.configure, self.run = summary, configure, run
 
 
 def warn(message: str) -> None:

@@ -1,13 +1,18 @@
 """container: ps, start, stop, kill, rm, wait, inspect, logs."""
 
+from __future__ import annotations
+
 from argparse import Namespace
-from typing import Any
 
 from swarmctl import table
 from swarmctl.command import Command, Parser, each, warn
 from swarmctl.errors import ClientError, DaemonError
 from swarmctl.flags import filter_query, filters
 from swarmctl.http import Client, segment
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _COLUMNS = {
     "ID": "CONTAINER ID",

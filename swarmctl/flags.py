@@ -1,11 +1,16 @@
 """The values of flags: durations, sizes, ports, mounts, lists."""
 
+from __future__ import annotations
+
 import re
-from typing import Any
 
 from swarmctl.values import Bad as Bad
 from swarmctl.values import size as size
 from swarmctl.values import truth as truth
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
 _NANOS = {

@@ -4,14 +4,19 @@ One connection per request: a connect on a unix socket costs less than the bookk
 keeping one alive, and streams and hijacks need their own anyway.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from io import BufferedReader
-from typing import Any
 
 from swarmctl.errors import ClientError, DaemonError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 API_VERSION = "1.50"
 DEFAULT_HOST = "unix:///run/swarm/swarmd.sock"

@@ -1,12 +1,14 @@
 """Entry point: finds the module of a command, parses its line, runs it."""
 
+from __future__ import annotations
+
 import os
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 from swarmctl.errors import ClientError, UsageError
 
+TYPE_CHECKING = False  # typing would be a twelfth of the start: only type checkers import it
 if TYPE_CHECKING:
     from swarmctl.command import Command
 
@@ -104,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
         return 141
 
 
-def commands(group: str, name: str = "") -> "dict[str, Command]":
+def commands(group: str, name: str = "") -> dict[str, Command]:
     """Return a group's commands by name, importing no more than `name` needs."""
     found: dict[str, Command] = {}
     own = [module for module in _OWN_MODULES.get(name, ()) if module in MODULES[group]]

@@ -1,14 +1,19 @@
 """How lists and objects are printed: tables, templates, JSON, ages and sizes."""
 
+from __future__ import annotations
+
 import json
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from swarmctl.command import Parser, warn
 from swarmctl.errors import DaemonError
 
-Row = dict[str, Any]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TypeAlias
+
+Row: TypeAlias = "dict[str, Any]"
 _MIN_WIDTH = 10
 _GAP = 3
 _FIELD = re.compile(r"\.([A-Za-z]\w*)")
