@@ -111,6 +111,7 @@ def _network_flags(parser: Parser) -> None:
     add("--network-alias", "--net-alias", action="append", metavar="NAME")
     add("--link", action="append", metavar="CONTAINER[:ALIAS]")
     add("--ip", default="", metavar="ADDRESS")
+    add("--ip6", default="", metavar="ADDRESS")
     add("--mac-address", default="", metavar="ADDRESS")
     add("-h", "--hostname", default="")
     add("--domainname", default="")
@@ -211,8 +212,8 @@ def _endpoint(args: Namespace) -> dict[str, Any]:
         endpoint["Aliases"] = args.network_alias
     if args.link and args.network not in _OWN_LINKS:
         endpoint["Links"] = args.link
-    if args.ip:
-        endpoint["IPAMConfig"] = {"IPv4Address": args.ip}
+    if args.ip or args.ip6:
+        endpoint["IPAMConfig"] = flags.addresses(args.ip, args.ip6)
     if args.mac_address:
         endpoint["MacAddress"] = args.mac_address
     return endpoint

@@ -242,3 +242,9 @@ def with_tag(image: str) -> str:
     """Return an image's name with `:latest` where it has neither tag nor digest."""
     last = image.rpartition("/")[2]
     return image if "@" in image or ":" in last else f"{image}:latest"
+
+
+def addresses(ipv4: str, ipv6: str) -> dict[str, str]:
+    """Return the addresses asked for on a network as the API has them."""
+    asked = (("IPv4Address", ipv4), ("IPv6Address", ipv6))
+    return {key: address for key, address in asked if address}

@@ -6,7 +6,7 @@ from typing import Any
 from swarmctl import confirm, table
 from swarmctl.command import Command, Parser, each
 from swarmctl.errors import DaemonError, UsageError
-from swarmctl.flags import filter_query, filters, pairs
+from swarmctl.flags import addresses, filter_query, filters, pairs
 from swarmctl.http import Client, segment
 
 _COLUMNS = {"ID": "NETWORK ID", "Name": "NAME", "Driver": "DRIVER", "Scope": "SCOPE"}
@@ -20,7 +20,10 @@ def _configure_create(parser: Parser) -> None:
     parser.add_argument("--aux-address", action="append", metavar="NAME=ADDRESS")
     parser.add_argument("--ipam-driver", default="default")
     parser.add_argument("--ipam-opt", action="append", metavar="NAME=VALUE")
-    parser.add_argument("--ipv6", action="store_true", help="IPv6 addresses too")
+    for version in ("4", "6"):
+        parser.add_argument(
+            f"--ipv{version}", action="store_const", const=True, help=f"IPv{version} addresses"
+        )
     parser.add_argument("--attachable", action="store_true", help="also for plain containers")
     parser.add_argument("--internal", action="store_true", help="no way out")
     parser.add_argument("--ingress", action="store_true", help="the network of published ports")
@@ -41,29 +44,44 @@ def _create(client: Client, args: Namespace) -> int:
         "Options": pairs(args.opt),
         "IPAM": {"Driver": args.ipam_driver, "Options": pairs(args.ipam_opt), "Config": pools},
     }
-    if args.ipv6:
-        body["EnableIPv6"] = True
+    families = (("EnableIPv4", args.ipv4), ("EnableIPv6", args.ipv6))
+    body |= {key: enabled for key, enabled in families if enabled is not None}
     print(client.call("POST", "/networks/create", body=body)["Id"])
     return 0
 
 
 def _pools(args: Namespace) -> list[dict[str, Any]]:
-    """Return the subnets, each with its gateway, range and reserved addresses."""
-    subnets = args.subnet or []
-    pools: list[dict[str, Any]] = [{"Subnet": subnet} for subnet in subnets]
+    """Return the subnets, each with the gateway, range and reserved addresses that are in it."""
+    pools: list[dict[str, Any]] = [{"Subnet": subnet} for subnet in args.subnet or []]
     for flag, key, values in (
         ("--gateway", "Gateway", args.gateway or []),
         ("--ip-range", "IPRange", args.ip_range or []),
     ):
-        if len(values) > len(subnets):
-            raise UsageError(f"swarmctl network create: every {flag} needs a --subnet", 1)
-        for pool, value in zip(pools, values, strict=False):
+        for value in values:
+            pool = _pool_of(pools, flag, value)
+            if key in pool:
+                raise UsageError(
+                    f"swarmctl network create: {flag} {value}: subnet {pool['Subnet']} has one", 1
+                )
             pool[key] = value
-    if args.aux_address:
-        if len(pools) != 1:
-            raise UsageError("swarmctl network create: --aux-address needs exactly one --subnet")
-        pools[0]["AuxiliaryAddresses"] = pairs(args.aux_address)
+    for name, address in pairs(args.aux_address).items():
+        pool = _pool_of(pools, "--aux-address", address)
+        pool.setdefault("AuxiliaryAddresses", {})[name] = address
     return pools
+
+
+def _pool_of(pools: list[dict[str, Any]], flag: str, value: str) -> dict[str, Any]:
+    """Return the pool whose subnet an address or a range is in."""
+    from ipaddress import ip_interface, ip_network
+
+    try:
+        own = ip_interface(value).ip
+        found = [p for p in pools if own in ip_network(p["Subnet"], strict=False)]
+    except ValueError as error:
+        raise UsageError(f"swarmctl network create: {error}", 1) from None
+    if not found:
+        raise UsageError(f"swarmctl network create: no --subnet for {flag} {value}", 1)
+    return found[0]
 
 
 def _ls(client: Client, args: Namespace) -> int:
@@ -109,6 +127,7 @@ def _configure_connect(parser: Parser) -> None:
     parser.add_argument("--alias", action="append", metavar="NAME")
     parser.add_argument("--link", action="append", metavar="CONTAINER[:ALIAS]")
     parser.add_argument("--ip", default="", metavar="ADDRESS")
+    parser.add_argument("--ip6", default="", metavar="ADDRESS")
     parser.add_argument("--gw-priority", type=int, default=0, help="the highest is the way out")
     parser.add_argument("network", metavar="NETWORK")
     parser.add_argument("container", metavar="CONTAINER")
@@ -116,8 +135,8 @@ def _configure_connect(parser: Parser) -> None:
 
 def _connect(client: Client, args: Namespace) -> int:
     endpoint: dict[str, Any] = {"Aliases": args.alias or [], "GwPriority": args.gw_priority}
-    if args.ip:
-        endpoint["IPAMConfig"] = {"IPv4Address": args.ip}
+    if args.ip or args.ip6:
+        endpoint["IPAMConfig"] = addresses(args.ip, args.ip6)
     if args.link:
         endpoint["Links"] = args.link
     body = {"Container": args.container, "EndpointConfig": endpoint}

@@ -94,4 +94,9 @@ def kernel_bridge(network: NetworkInfo) -> BridgeNetwork:
         reserved=tuple(network.reserved.values()),
         default=network.id == BRIDGE_ID,
         mtu=int(options.get(network_spec.MTU, "1500")),
+        ipv4=network.ipv4,
+        ipv6=network.ipv6,
+        ipv6_subnet=network.ipv6_subnet,
+        ipv6_gateway=network.ipv6_gateway,
+        ipv6_range=network.ipv6_range,
     )

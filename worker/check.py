@@ -213,7 +213,7 @@ def _add_table() -> None:
     spread = nx.rule(
         nx.random_slot(nx.REG_1, 2),
         nx.lookup("backends", nx.REG_1, nx.REG_1),
-        nx.dnat(nx.REG_1),
+        nx.dnat(nx.FAMILY_IPV4, nx.REG_1),
     )
     state = nx.table(
         nx.FAMILY_IPV4,

@@ -25,6 +25,7 @@ from worker.engine.endpoints import EndpointSpec, parse_link
 from worker.engine.launcher import endpoint_id
 from worker.engine.networks import BRIDGE_ID, BRIDGE_POOL, HOST_ID, NONE_ID
 from worker.engine.ports import Joined, JoinedEndpoint, JoinRequest, NetworkInfo, PortWish
+from worker.machineid import machine_id
 from worker.network.attachments import (
     Attached,
     AttachedEndpoint,
@@ -105,7 +106,7 @@ class MachineNetworking:
         """
         for begun in self._endpoints_dir.glob("*.new"):  # by a daemon that died
             begun.unlink()
-        taken = [network.subnet for network in networks]
+        taken = [subnet for network in networks for subnet in network.subnets()]
         self._bridges = {network.id: network for network in networks}
         if self._default.link:
             address, is_there = await self._network.address_for(self._default.link, taken)
@@ -131,7 +132,13 @@ class MachineNetworking:
         except (NetworkError, OSError) as error:
             raise InvalidArgument(str(error)) from error
         self._open.add(network.id)
-        self._bridges[network.id] = replace(network, subnet=made.subnet, gateway=made.gateway)
+        self._bridges[network.id] = replace(
+            network,
+            subnet=made.subnet,
+            gateway=made.gateway,
+            ipv6_subnet=made.ipv6_subnet,
+            ipv6_gateway=made.ipv6_gateway,
+        )
         self._speak_for()
         return self._bridges[network.id]
 
@@ -153,7 +160,9 @@ class MachineNetworking:
         self._speak_for()
 
     def _speak_for(self) -> None:
-        self._network.spoken_for = tuple(one.subnet for one in self._bridges.values() if one.subnet)
+        self._network.spoken_for = tuple(
+            subnet for one in self._bridges.values() for subnet in one.subnets()
+        )
 
     async def _sweep(self, network: NetworkInfo) -> None:
         """Remove the link a former daemon made for a network this one has not needed."""
@@ -233,8 +242,7 @@ class MachineNetworking:
             netns_fd=os.dup(attached.netns_fd),
             endpoints=self._joined(request.container_id, attached, keys),
             ports=tuple(
-                (p.container_port, p.protocol, p.host_ip or "0.0.0.0", p.host_port)
-                for p in attached.ports
+                (p.container_port, p.protocol, p.host_ip, p.host_port) for p in attached.ports
             ),
         )
 
@@ -472,6 +480,7 @@ class MachineNetworking:
                 spec.mac_address,
                 spec.gateway_priority,
                 tuple(map(parse_link, spec.links)),
+                spec.ipv6_address or None,
             )
         if table is not None:
             kind: NetworkKind = "ingress" if table.ingress else "overlay"
@@ -514,6 +523,9 @@ class MachineNetworking:
                 gateway=e.gateway,
                 mac=e.mac,
                 driver="bridge" if e.network_id in self._bridges else "overlay",
+                ipv6_address=e.ipv6_address,
+                ipv6_prefix_length=e.ipv6_prefix,
+                ipv6_gateway=e.ipv6_gateway,
             )
             for e in attached.endpoints
             if e.network_id in keys
@@ -562,6 +574,7 @@ def open_networking(
         upstream_dns=upstream_resolvers(Path("/etc/resolv.conf")),
         bridge_pool=BRIDGE_POOL,
         node_netns=node_netns,
+        ipv6_seed=machine_id(),
     )
     return MachineNetworking(network, run_dir, config.default_bridge)
 

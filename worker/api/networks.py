@@ -138,25 +138,18 @@ async def prune(request: web.Request) -> web.StreamResponse:
 
 def render(network: NetworkInfo) -> dict[str, Any]:
     """Render a network of this machine, without its members."""
-    pool: dict[str, Any] = {"Subnet": network.subnet}
-    if network.ip_range:
-        pool["IPRange"] = network.ip_range
-    if network.gateway:
-        pool["Gateway"] = network.gateway
-    if network.reserved:
-        pool["AuxiliaryAddresses"] = network.reserved
     return {
         "Name": network.name,
         "Id": network.id,
         "Created": format_ns(network.created_ns),
         "Scope": network.scope,
         "Driver": network.driver,
-        "EnableIPv4": True,
-        "EnableIPv6": False,
+        "EnableIPv4": network.ipv4,
+        "EnableIPv6": network.ipv6,
         "IPAM": {
             "Driver": "default",
             "Options": None,
-            "Config": [pool] if network.subnet else [],
+            "Config": _pools(network),
         },
         "Internal": network.internal,
         "Attachable": network.attachable,
@@ -169,6 +162,20 @@ def render(network: NetworkInfo) -> dict[str, Any]:
     }
 
 
+def _pools(network: NetworkInfo) -> list[dict[str, Any]]:
+    pools = []
+    for subnet, gateway, ip_range, version in (
+        (network.subnet, network.gateway, network.ip_range, 4),
+        (network.ipv6_subnet, network.ipv6_gateway, network.ipv6_range, 6),
+    ):
+        if not subnet:
+            continue
+        reserved = {k: a for k, a in network.reserved.items() if (":" in a) == (version == 6)}
+        pool = {"IPRange": ip_range, "Gateway": gateway, "AuxiliaryAddresses": reserved}
+        pools.append({"Subnet": subnet} | {key: value for key, value in pool.items() if value})
+    return pools
+
+
 def containers_on(engine: Engine, network_id: str) -> dict[str, Any]:
     """Render the running containers on a network, by id."""
     found = {}
@@ -179,7 +186,9 @@ def containers_on(engine: Engine, network_id: str) -> dict[str, Any]:
             "EndpointID": state.endpoint_id,
             "MacAddress": state.mac,
             "IPv4Address": f"{state.address}/{state.prefix_length}" if state.address else "",
-            "IPv6Address": "",
+            "IPv6Address": (
+                f"{state.ipv6_address}/{state.ipv6_prefix_length}" if state.ipv6_address else ""
+            ),
         }
     return found
 

@@ -281,7 +281,7 @@ def _endpoint(found: EndpointState | None, record: Record, name: str) -> dict[st
     names += [record.config.hostname] if record.config.hostname else []
     named = record.owns_network and name != "bridge"
     return {
-        "IPAMConfig": {"IPv4Address": asked.ipv4_address} if asked.ipv4_address else None,
+        "IPAMConfig": _asked_addresses(asked) or None,
         "Links": asked.links or None,
         "Aliases": asked.aliases or None,
         "MacAddress": state.mac or asked.mac_address,
@@ -292,11 +292,16 @@ def _endpoint(found: EndpointState | None, record: Record, name: str) -> dict[st
         "Gateway": state.gateway,
         "IPAddress": state.address,
         "IPPrefixLen": state.prefix_length,
-        "IPv6Gateway": "",
-        "GlobalIPv6Address": "",
-        "GlobalIPv6PrefixLen": 0,
+        "IPv6Gateway": state.ipv6_gateway,
+        "GlobalIPv6Address": state.ipv6_address,
+        "GlobalIPv6PrefixLen": state.ipv6_prefix_length,
         "DNSNames": list(dict.fromkeys(names)) if named else None,
     }
+
+
+def _asked_addresses(asked: EndpointSpec) -> dict[str, str]:
+    pairs = (("IPv4Address", asked.ipv4_address), ("IPv6Address", asked.ipv6_address))
+    return {key: address for key, address in pairs if address}
 
 
 def _network_settings(record: Record) -> dict[str, Any]:
@@ -322,11 +327,11 @@ def _network_settings(record: Record) -> dict[str, Any]:
         "SecondaryIPv6Addresses": None,
         "EndpointID": bridge.get("EndpointID", ""),
         "Gateway": bridge.get("Gateway", ""),
-        "GlobalIPv6Address": "",
-        "GlobalIPv6PrefixLen": 0,
+        "GlobalIPv6Address": bridge.get("GlobalIPv6Address", ""),
+        "GlobalIPv6PrefixLen": bridge.get("GlobalIPv6PrefixLen", 0),
         "IPAddress": bridge.get("IPAddress", ""),
         "IPPrefixLen": bridge.get("IPPrefixLen", 0),
-        "IPv6Gateway": "",
+        "IPv6Gateway": bridge.get("IPv6Gateway", ""),
         "MacAddress": bridge.get("MacAddress", ""),
         "Networks": networks,
     }

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from ipaddress import AddressValueError, IPv4Address
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Any
 
 import msgspec
@@ -21,6 +21,7 @@ class EndpointSpec(msgspec.Struct, kw_only=True):
     links: list[str] = []
     """`container:alias`: the alias answers to this container alone."""
     ipv4_address: str = ""
+    ipv6_address: str = ""
     mac_address: str = ""
     gateway_priority: int = 0
     leased: bool = False
@@ -31,7 +32,7 @@ class EndpointSpec(msgspec.Struct, kw_only=True):
 
 class _IpamConfig(msgspec.Struct):
     ipv4_address: str | None = msgspec.field(default=None, name="IPv4Address")
-    ipv6_address: Any = msgspec.field(default=None, name="IPv6Address")
+    ipv6_address: str | None = msgspec.field(default=None, name="IPv6Address")
     link_local_ips: Any = msgspec.field(default=None, name="LinkLocalIPs")
 
 
@@ -58,12 +59,12 @@ def decode_endpoint(settings: object) -> EndpointSpec:
     ipam = asked.ipam_config or _IpamConfig()
     for key, value in (
         ("EndpointsConfig.DriverOpts", asked.driver_opts),
-        ("IPAMConfig.IPv6Address", ipam.ipv6_address),
         ("IPAMConfig.LinkLocalIPs", ipam.link_local_ips),
     ):
         if value:
             raise Unsupported(f"{key} is not supported")
     address, mac = ipam.ipv4_address or "", asked.mac_address or ""
+    ipv6_address = _ipv6_address(ipam.ipv6_address or "")
     if address:
         _check_address(address)
     check_mac(mac)
@@ -73,6 +74,7 @@ def decode_endpoint(settings: object) -> EndpointSpec:
         aliases=asked.aliases or [],
         links=asked.links or [],
         ipv4_address=address,
+        ipv6_address=ipv6_address,
         mac_address=mac,
         gateway_priority=asked.gw_priority or 0,
     )
@@ -116,3 +118,10 @@ def _check_address(address: str) -> None:
         IPv4Address(address)
     except AddressValueError:
         raise InvalidArgument(f"invalid IPv4 address: {address}") from None
+
+
+def _ipv6_address(address: str) -> str:
+    try:
+        return str(IPv6Address(address)) if address else ""
+    except AddressValueError:
+        raise InvalidArgument(f"invalid IPv6 address: {address}") from None

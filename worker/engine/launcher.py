@@ -349,6 +349,9 @@ def to_state(endpoint: JoinedEndpoint) -> EndpointState:
         gateway=endpoint.gateway,
         mac=endpoint.mac,
         driver=endpoint.driver,
+        ipv6_address=endpoint.ipv6_address,
+        ipv6_prefix_length=endpoint.ipv6_prefix_length,
+        ipv6_gateway=endpoint.ipv6_gateway,
     )
 
 

@@ -456,6 +456,9 @@ class Lifecycle:
                 gateway=state.gateway,
                 mac=state.mac,
                 driver=state.driver,
+                ipv6_address=state.ipv6_address,
+                ipv6_prefix_length=state.ipv6_prefix_length,
+                ipv6_gateway=state.ipv6_gateway,
             )
             for name, state in record.joined.items()
         ]

@@ -63,7 +63,12 @@ def _hosts_of(record: Record, host_gateway: str, linked: Sequence[Linked]) -> st
     if record.host.network_mode == "host":
         text = _read(Path("/etc/hosts")) or _LOCALHOST
     extra = [entry.partition(":")[::2] for entry in record.host.extra_hosts]
-    addresses = [state.address for state in record.joined.values() if state.address]
+    addresses = [
+        address
+        for state in record.joined.values()
+        for address in (state.address, state.ipv6_address)
+        if address
+    ]
     return hosts_text(
         text,
         [

@@ -2,8 +2,15 @@
 
 import re
 from collections.abc import Mapping
-from ipaddress import IPv4Address, IPv4Network
-from typing import Any
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -73,15 +80,23 @@ def decode_network(body: Mapping[str, Any]) -> NetworkInfo:
     _refuse(body)
     options = {str(key): str(value) for key, value in (body.get("Options") or {}).items()}
     check_options(options)
-    subnet, gateway, ip_range, reserved = _pool(body.get("IPAM") or {})
+    pools = _pools(body.get("IPAM") or {})
+    ipv4, ipv6 = body.get("EnableIPv4") is not False, bool(body.get("EnableIPv6"))
+    _check_families(pools, ipv4, ipv6)
+    own, ipv6_own = pools.get(4, _Pool()), pools.get(6, _Pool())
     return NetworkInfo(
         id="",
         name=name,
         driver=driver,
-        subnet=subnet,
-        gateway=gateway,
-        ip_range=ip_range,
-        reserved=reserved,
+        subnet=own.subnet,
+        gateway=own.gateway,
+        ip_range=own.ip_range,
+        reserved={**own.reserved, **ipv6_own.reserved},
+        ipv4=ipv4,
+        ipv6=ipv6,
+        ipv6_subnet=ipv6_own.subnet,
+        ipv6_gateway=ipv6_own.gateway,
+        ipv6_range=ipv6_own.ip_range,
         internal=bool(body.get("Internal")),
         attachable=bool(body.get("Attachable")),
         labels={str(k): str(v) for k, v in (body.get("Labels") or {}).items()},
@@ -90,10 +105,6 @@ def decode_network(body: Mapping[str, Any]) -> NetworkInfo:
 
 
 def _refuse(body: Mapping[str, Any]) -> None:
-    if body.get("EnableIPv6"):
-        raise Unsupported("EnableIPv6 is not supported: networks have IPv4 addresses only")
-    if body.get("EnableIPv4") is False:
-        raise Unsupported("EnableIPv4=false is not supported: every network has IPv4 addresses")
     if body.get("Scope") not in (None, "", "local"):
         raise InvalidArgument(f"invalid scope {body['Scope']!r} for the bridge driver")
     config_from = (body.get("ConfigFrom") or {}).get("Network")
@@ -136,46 +147,84 @@ def switch(options: Mapping[str, str], key: str, default: bool = True) -> bool:
         raise InvalidArgument(f"invalid {key} {options[key]!r}: want true or false") from None
 
 
-def _pool(ipam: Mapping[str, Any]) -> tuple[str, str, str, dict[str, str]]:
-    """Return subnet, gateway, range and reserved addresses by name."""
+class _Pool(NamedTuple):
+    """The subnet of one family, and what is said of it."""
+
+    subnet: str = ""
+    gateway: str = ""
+    ip_range: str = ""
+    reserved: Mapping[str, str] = {}
+
+
+def _check_families(pools: Mapping[int, _Pool], ipv4: bool, ipv6: bool) -> None:
+    if not ipv4 and not ipv6:
+        raise InvalidArgument("IPv4 or IPv6 must be enabled")
+    for version, enabled in ((4, ipv4), (6, ipv6)):
+        if version in pools and not enabled:
+            raise InvalidArgument(
+                f"subnet {pools[version].subnet}: IPv{version} is not enabled for this network:"
+                f" add --ipv{version}"
+            )
+
+
+def _pools(ipam: Mapping[str, Any]) -> dict[int, _Pool]:
+    """Return the pool asked for of each IP version."""
     if ipam.get("Driver") not in (None, "", "default"):
         raise Unsupported(f"IPAM driver {ipam['Driver']!r} is not supported")
     if ipam.get("Options"):
         raise Unsupported("IPAM options are not supported")
-    configs = [config for config in ipam.get("Config") or [] if config]
-    if not configs:
-        return "", "", "", {}
-    if len(configs) > 1:
-        raise Unsupported("several subnets are not supported: a network has one")
-    config = configs[0]
+    found: dict[int, _Pool] = {}
+    for config in ipam.get("Config") or []:
+        pool = _pool(config or {})
+        if not pool.subnet:
+            continue
+        version = ip_network(pool.subnet).version
+        if version in found:
+            raise Unsupported(
+                f"subnet {pool.subnet}: a bridge network has one subnet of IPv{version}"
+            )
+        found[version] = pool
+    return found
+
+
+def _pool(config: Mapping[str, Any]) -> _Pool:
     subnet, gateway = str(config.get("Subnet") or ""), str(config.get("Gateway") or "")
     ip_range = str(config.get("IPRange") or "")
     reserved = {str(k): str(v) for k, v in (config.get("AuxiliaryAddresses") or {}).items()}
     if not subnet:
         if gateway or ip_range or reserved:
             raise InvalidArgument("a gateway, range or reserved address needs a subnet")
-        return "", "", "", {}
+        return _Pool()
     whole = _subnet(subnet, "subnet")
-    if ip_range and not _subnet(ip_range, "range").subnet_of(whole):
+    if ip_range and not _is_part(_subnet(ip_range, "range"), whole):
         raise InvalidArgument(f"invalid ip-range {ip_range}: parent subnet is {whole}")
     for what, address in [("gateway", gateway), *((f"address {k}", reserved[k]) for k in reserved)]:
-        if address and _address(address, what) not in whole:
+        if address and _inside(address, what) not in whole:
             raise InvalidArgument(f"invalid {what} {address}: parent subnet is {whole}")
-    return str(whole), gateway, ip_range, reserved
+    return _Pool(str(whole), gateway and str(ip_address(gateway)), ip_range, reserved)
 
 
-def _subnet(text: str, what: str) -> IPv4Network:
-    if ":" in text:
-        raise Unsupported(f"{what} {text} is IPv6: networks have IPv4 addresses only")
+def _is_part(part: IPv4Network | IPv6Network, whole: IPv4Network | IPv6Network) -> bool:
+    return part.network_address in whole and part.broadcast_address in whole
+
+
+def _subnet(text: str, what: str) -> IPv4Network | IPv6Network:
     try:
-        return IPv4Network(text)
+        return ip_network(text)
     except ValueError:
         pass
     try:
-        meant = IPv4Network(text, strict=False)
+        meant = ip_network(text, strict=False)
     except ValueError as error:
         raise InvalidArgument(f"invalid {what} {text}: {error}") from None
     raise InvalidArgument(f"invalid {what} {text}: it should be {meant}")
+
+
+def _inside(text: str, what: str) -> IPv4Address | IPv6Address:
+    try:
+        return ip_address(text)
+    except ValueError:
+        raise InvalidArgument(f"invalid {what} {text!r}: want an IP address") from None
 
 
 def _address(text: str, what: str) -> IPv4Address:

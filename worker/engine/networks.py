@@ -228,10 +228,19 @@ class Networks:
             raise Unsupported(
                 f"a MAC address on network {network.name}: an overlay's follow from the addresses"
             )
-        if network.id == BRIDGE_ID and spec.ipv4_address:
+        if network.id == BRIDGE_ID and (spec.ipv4_address or spec.ipv6_address):
             raise InvalidArgument(
                 "user specified IP address is supported on user defined networks only"
             )
+        for family, address, has in (
+            ("IPv4", spec.ipv4_address, network.ipv4),
+            ("IPv6", spec.ipv6_address, network.ipv6),
+        ):
+            if address and not has:
+                raise InvalidArgument(
+                    f"{family} address {address} on network {network.name},"
+                    f" which has none of that family: create it with --{family.lower()}"
+                )
         if network.id == BRIDGE_ID and (spec.aliases or spec.links):
             kind = "alias" if spec.aliases else "link"
             raise InvalidArgument(
@@ -282,7 +291,7 @@ def _check_unplugged(record: Record) -> None:
             " non-user-defined network-modes"
         )
     for spec in record.endpoints.values():
-        if spec.ipv4_address or spec.aliases or spec.mac_address:
+        if spec.ipv4_address or spec.ipv6_address or spec.aliases or spec.mac_address:
             raise InvalidArgument(
                 f"conflicting options: an address or an alias and the network mode {mode}"
             )

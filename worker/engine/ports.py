@@ -76,6 +76,9 @@ class JoinedEndpoint:
     gateway: str
     mac: str
     driver: str = "bridge"
+    ipv6_address: str = ""
+    ipv6_prefix_length: int = 0
+    ipv6_gateway: str = ""
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,15 @@ class NetworkInfo:
     options: dict[str, str] = field(default_factory=dict)
     created_ns: int = 0
     scope: str = "local"
+    ipv4: bool = True
+    ipv6: bool = False
+    ipv6_subnet: str = ""
+    ipv6_gateway: str = ""
+    ipv6_range: str = ""
+
+    def subnets(self) -> tuple[str, ...]:
+        """Return its subnets that are known."""
+        return tuple(filter(None, (self.subnet, self.ipv6_subnet)))
 
 
 class Networking(Protocol):

@@ -41,6 +41,9 @@ class EndpointState(msgspec.Struct, kw_only=True):
     gateway: str
     mac: str
     driver: str = "bridge"
+    ipv6_address: str = ""
+    ipv6_prefix_length: int = 0
+    ipv6_gateway: str = ""
 
 
 class Probe(msgspec.Struct, kw_only=True):

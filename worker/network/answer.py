@@ -1,16 +1,16 @@
 """DNS answers from a container's names. Pure: bytes in, bytes out (RFC 1035)."""
 
 import struct
-from ipaddress import IPv4Address
+from ipaddress import IPv6Address, ip_address
 
 from worker.network.plan import Names
 
-TYPE_A, TYPE_PTR, TYPE_ANY = 1, 12, 255
+TYPE_A, TYPE_PTR, TYPE_AAAA, TYPE_ANY = 1, 12, 28, 255
 TTL_S = 5
 """Short: addresses of tasks change with every update."""
 _UDP_MAX_BYTES = 512
 _NOERROR, _FORMAT_ERROR, _SERVER_FAILURE, _NAME_ERROR = 0, 1, 2, 3
-_ARPA = ".in-addr.arpa"
+_ARPA, _ARPA6 = ".in-addr.arpa", ".ip6.arpa"
 
 
 def _reply(query: bytes, question: bytes, flags: int, count: int, records: bytes = b"") -> bytes:
@@ -58,23 +58,40 @@ def answer(query: bytes, names: Names, turn: int, *, tcp: bool = False) -> bytes
     if question is None:
         return _reply(query, b"", _FORMAT_ERROR, 0)
     name, kind, raw = question
-    if kind == TYPE_PTR and name.endswith(_ARPA):
-        target = names.reverse.get(".".join(reversed(name.removesuffix(_ARPA).split("."))))
+    if kind == TYPE_PTR and name.endswith((_ARPA, _ARPA6)):
+        target = names.reverse.get(_address_of(name))
         return None if target is None else _pointer(query, raw, target)
     addresses = names.forward.get(name)
     if addresses is None:
         return None
-    if kind not in (TYPE_A, TYPE_ANY):
-        return _reply(query, raw, 0x400, 0)
-    start = turn % len(addresses) if addresses else 0
-    rotated = addresses[start:] + addresses[:start]
-    flags = 0x400
-    room = (_UDP_MAX_BYTES - 12 - len(raw)) // 16
-    if not tcp and len(rotated) > room:
-        rotated, flags = rotated[:room], flags | 0x200
-    head = b"\xc0\x0c" + struct.pack(">HHIH", TYPE_A, 1, TTL_S, 4)
-    records = b"".join(head + IPv4Address(address).packed for address in rotated)
-    return _reply(query, raw, flags, len(rotated), records)
+    records = [record for a in addresses if (record := _record(a, kind))]
+    start = turn % len(records) if records else 0
+    rotated, flags = records[start:] + records[:start], 0x400
+    size, room = sum(map(len, rotated)), _UDP_MAX_BYTES - 12 - len(raw)
+    while not tcp and size > room:
+        size -= len(rotated.pop())
+        flags |= 0x200
+    return _reply(query, raw, flags, len(rotated), b"".join(rotated))
+
+
+def _record(address: str, kind: int) -> bytes:
+    """Return an address as a record; empty where that is not of the type asked for."""
+    own = TYPE_AAAA if ":" in address else TYPE_A
+    if kind not in (own, TYPE_ANY):
+        return b""
+    packed = ip_address(address).packed
+    return b"\xc0\x0c" + struct.pack(">HHIH", own, 1, TTL_S, len(packed)) + packed
+
+
+def _address_of(name: str) -> str:
+    """Return the address a name under .arpa stands for; anything else comes back as no address."""
+    if name.endswith(_ARPA):
+        return ".".join(reversed(name.removesuffix(_ARPA).split(".")))
+    digits = "".join(reversed(name.removesuffix(_ARPA6).split(".")))
+    try:
+        return str(IPv6Address(bytes.fromhex(digits)))
+    except ValueError:
+        return ""
 
 
 def _pointer(query: bytes, question: bytes, target: str) -> bytes:

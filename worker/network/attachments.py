@@ -1,5 +1,6 @@
 """What the engine and the agent ask of the network, and what they get back."""
 
+import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +24,8 @@ class Attachment:
     """The bridge of the highest priority is the container's way out."""
     links: tuple[tuple[str, str], ...] = ()
     """(name, alias): names of others on this network that the container also calls by an alias."""
+    ipv6_address: str | None = None
+    """None lets a bridge network choose; an overlay with IPv6 brings one."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class BridgeNetwork:
     bridge: str
     """Interface name, at most 15 bytes."""
     subnet: str = ""
-    """IPv4 prefix; empty takes the next free one of the pool."""
+    """IPv4 prefix; empty takes the next free one of the pool, or is none without `ipv4`."""
     gateway: str = ""
     """Empty takes the subnet's first address."""
     ip_range: str = ""
@@ -48,6 +51,17 @@ class BridgeNetwork:
     default: bool = False
     """The default bridge: no name service, the host's resolvers in resolv.conf."""
     mtu: int = 1500
+    ipv4: bool = True
+    ipv6: bool = False
+    ipv6_subnet: str = ""
+    """Empty takes the next free one of this machine's unique local addresses."""
+    ipv6_gateway: str = ""
+    ipv6_range: str = ""
+
+    def own_addresses(self) -> tuple[str, ...]:
+        """Return the node's addresses on it with prefix length, once they are known."""
+        pairs = ((self.gateway, self.subnet), (self.ipv6_gateway, self.ipv6_subnet))
+        return tuple(f"{own}/{subnet.partition('/')[2]}" for own, subnet in pairs if subnet)
 
 
 @dataclass(frozen=True)
@@ -59,7 +73,7 @@ class PortBinding:
     host_port: int = 0
     """0 takes a free port of the node."""
     host_ip: str = ""
-    """Empty or 0.0.0.0: every address of the node."""
+    """Empty: every address of the node; 0.0.0.0 or ::, every one of that family."""
     host_port_last: int = 0
     """Above `host_port`: the first free one of this range is taken."""
 
@@ -74,6 +88,22 @@ class AttachedEndpoint:
     prefix: int
     mac: str
     gateway: str
+    ipv6_address: str = ""
+    ipv6_prefix: int = 0
+    ipv6_gateway: str = ""
+
+    def addresses(self) -> tuple[str, ...]:
+        """Return its addresses, one per family at most."""
+        return tuple(filter(None, (self.address, self.ipv6_address)))
+
+    def places(self) -> tuple[str, ...]:
+        """Return its addresses with prefix length."""
+        pairs = ((self.address, self.prefix), (self.ipv6_address, self.ipv6_prefix))
+        return tuple(f"{address}/{prefix}" for address, prefix in pairs if address)
+
+    def gateways(self) -> tuple[str, ...]:
+        """Return the ways out of it, one per family at most."""
+        return tuple(filter(None, (self.gateway, self.ipv6_gateway)))
 
 
 @dataclass(frozen=True)
@@ -102,13 +132,7 @@ class NetworkBusy(NetworkError):
 
 
 def mac_of(address: str) -> str:
-    """Return the MAC derived from an IPv4 address: 02:42 and the four bytes."""
+    """Return the MAC derived from an address: 02:42 and four bytes, IPv4's own or a digest."""
+    if ":" in address:
+        return "02:42:" + hashlib.sha256(address.encode()).digest()[:4].hex(":")
     return "02:42:" + ":".join(f"{int(part):02x}" for part in address.split("."))
-
-
-def check_binding(binding: PortBinding) -> None:
-    """Refuse a port that cannot be published; raises NetworkError."""
-    if binding.protocol not in ("tcp", "udp"):
-        raise NetworkError(f"protocol {binding.protocol} cannot be published: use tcp or udp")
-    if ":" in binding.host_ip:
-        raise NetworkError(f"host address {binding.host_ip} is IPv6: only IPv4 can be published")

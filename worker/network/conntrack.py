@@ -8,14 +8,14 @@ import errno
 import socket
 import struct
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import ip_address, ip_network
 
-from worker.network.netlink import NLM_DUMP, NetlinkSocket, attributes
+from worker.network.netlink import NLM_DUMP, NetlinkSocket, attributes, family_of
 from worker.network.nftexpr import attribute, nested
 
 _GET, _DELETE, _STATS = 0x101, 0x102, 0x105
-_HEAD = struct.pack("=BBH", socket.AF_INET, 0, 0)
 _CTA_TUPLE_REPLY, _CTA_PROTOINFO, _CTA_ID, _CTA_FILTER = 2, 4, 12, 25
+_CTA_IP_V4_SRC, _CTA_IP_V6_SRC = 1, 3
 _TCP_OPEN = range(2, 6)
 """SYN_RECV, ESTABLISHED, FIN_WAIT, CLOSE_WAIT: one side at least may still send."""
 
@@ -28,17 +28,20 @@ class ConntrackSocket(NetlinkSocket):
 
     def count(self) -> int:
         """Return how many entries the namespace has, without walking the table."""
-        for raw in self.dump(_STATS, _HEAD, flags=0):
+        for raw in self.dump(_STATS, _head(socket.AF_UNSPEC), flags=0):
             entries = attributes(raw, 4).get(1)
             return 0 if entries is None else int(struct.unpack(">I", entries)[0])
         return 0
 
     def of_backend(self, address: str) -> list[dict[int, bytes]]:
         """Return the entries whose replies come from `address`, as raw attributes."""
-        source = nested(_CTA_TUPLE_REPLY, nested(1, attribute(1, socket.inet_aton(address))))
+        family = family_of(address)
+        kind = _CTA_IP_V6_SRC if family == socket.AF_INET6 else _CTA_IP_V4_SRC
+        place = attribute(kind, socket.inet_pton(family, address))
+        source = nested(_CTA_TUPLE_REPLY, nested(1, place))
         # CTA_FILTER_REPLY_FLAGS: compare the reply's source address only.
         wanted = nested(_CTA_FILTER, attribute(2, struct.pack("=I", 1)))
-        body = _HEAD + source + wanted
+        body = _head(family) + source + wanted
         return [attributes(raw, 4) for raw in self.dump(_GET, body, flags=NLM_DUMP)]
 
     def connections(self, address: str) -> int:
@@ -54,13 +57,14 @@ class ConntrackSocket(NetlinkSocket):
 
     def forget_dead(self, subnets: Mapping[str, Collection[str]]) -> int:
         """Delete entries whose backend's address is in a subnet and not in use there."""
-        ranges = [(IPv4Network(subnet), used) for subnet, used in subnets.items()]
+        ranges = [(ip_network(subnet), used) for subnet, used in subnets.items()]
 
         def is_dead(entry: dict[int, bytes]) -> bool:
-            backend = IPv4Address(attributes(attributes(entry[_CTA_TUPLE_REPLY])[1])[1])
+            backend = ip_address(_source(entry))
             return any(backend in subnet and str(backend) not in used for subnet, used in ranges)
 
-        entries = (attributes(raw, 4) for raw in self.dump(_GET, _HEAD, flags=NLM_DUMP))
+        whole = _head(socket.AF_UNSPEC)
+        entries = (attributes(raw, 4) for raw in self.dump(_GET, whole, flags=NLM_DUMP))
         return self._delete([e for e in entries if is_dead(e)])
 
     def _delete(self, found: Sequence[dict[int, bytes]]) -> int:
@@ -69,7 +73,7 @@ class ConntrackSocket(NetlinkSocket):
                 (
                     _DELETE,
                     0,
-                    _HEAD
+                    _head(socket.AF_INET6 if len(_source(e)) == 16 else socket.AF_INET)
                     + nested(_CTA_TUPLE_REPLY, e[_CTA_TUPLE_REPLY])
                     + (attribute(_CTA_ID, e[_CTA_ID]) if _CTA_ID in e else b""),
                 )
@@ -78,6 +82,16 @@ class ConntrackSocket(NetlinkSocket):
             ignore=(errno.ENOENT,),
         )
         return len(found)
+
+
+def _head(family: int) -> bytes:
+    return struct.pack("=BBH", family, 0, 0)
+
+
+def _source(entry: dict[int, bytes]) -> bytes:
+    """Return the address that replies come from, of either family."""
+    place = attributes(attributes(entry[_CTA_TUPLE_REPLY])[1])
+    return place[_CTA_IP_V6_SRC] if _CTA_IP_V6_SRC in place else place[_CTA_IP_V4_SRC]
 
 
 def _protocol(entry: dict[int, bytes]) -> int:

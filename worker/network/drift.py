@@ -6,12 +6,14 @@ What a container with NET_ADMIN has put in their place stays: another default ro
 import asyncio
 import errno
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+import socket
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from ipaddress import ip_interface
 
 from worker.network import netlink as nl
 from worker.network.attachments import NetworkError
 
-DEFAULT = "0.0.0.0/0"
+DEFAULT = {socket.AF_INET: "0.0.0.0/0", socket.AF_INET6: "::/0"}
 VERIFY_INTERVAL_S = 5.0
 """Half of the time within which drift is to be repaired."""
 _log = logging.getLogger(__name__)
@@ -28,10 +30,11 @@ async def keep_verifying(verify: Callable[[], Awaitable[int]]) -> None:
             _log.exception("the network could not be verified")
 
 
-def mend_link(route: nl.RouteSocket, interface: str, address: str, prefix: int, subnet: str) -> int:
-    """Bring a link up and give it its address and the route to its subnet; return the repairs.
+def mend_link(route: nl.RouteSocket, interface: str, places: Sequence[str]) -> int:
+    """Bring a link up and give it its addresses and the routes to their subnets.
 
-    A link that is not there is none of ours any more: nothing is done.
+    `places` are addresses with prefix length. A link that is not there is none of ours any more:
+    nothing is done. Returns the repairs.
     """
     link = route.link(interface)
     if link is None:
@@ -39,21 +42,27 @@ def mend_link(route: nl.RouteSocket, interface: str, address: str, prefix: int, 
     missing = []
     if not link.up:
         missing.append(nl.set_link(link.index, up=True))
-    if (link.index, address, prefix) not in route.addresses():
-        missing.append(nl.add_address(link.index, address, prefix))
-    elif link.up and (subnet, link.index) not in route.routes():
-        missing.append(nl.link_route(link.index, subnet, address))
+    there, routes = route.addresses(), route.routes() if link.up else None
+    for place in places:
+        address, _, prefix = place.partition("/")
+        subnet = str(ip_interface(place).network)
+        if (link.index, address, int(prefix)) not in there:
+            missing.append(nl.add_address(link.index, place))
+        elif routes is not None and (subnet, link.index) not in routes:
+            missing.append(nl.link_route(link.index, subnet, address))
     route.batch(missing)
     return len(missing)
 
 
-def mend_way_out(route: nl.RouteSocket, interface: str, gateway: str) -> int:
-    """Route everything else through `gateway` unless something does; return the repairs."""
+def mend_way_out(route: nl.RouteSocket, interface: str, gateways: Sequence[str]) -> int:
+    """Route everything else through `gateways`, unless something does; return the repairs."""
     link = route.link(interface)
-    if link is None or any(where == DEFAULT for where, _ in route.routes()):
+    if link is None:
         return 0
-    route.batch([nl.default_route(gateway, link.index)])
-    return 1
+    present = {where for where, _ in route.routes()}
+    lost = [gateway for gateway in gateways if DEFAULT[nl.family_of(gateway)] not in present]
+    route.batch([nl.default_route(gateway, link.index) for gateway in lost])
+    return len(lost)
 
 
 def mend_port(route: nl.RouteSocket, link: nl.Link, master: int) -> int:

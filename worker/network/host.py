@@ -5,9 +5,9 @@ import errno
 import os
 import secrets
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Interface, IPv4Network
+from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 
 from swarmapi.model.tables import NetworkTable
@@ -20,16 +20,17 @@ from worker.network.attachments import (
     BridgeNetwork,
     NetworkError,
     PortBinding,
-    PortTaken,
     mac_of,
 )
 from worker.network.conntrack import ConntrackSocket
 from worker.network.dns import open_listeners
 from worker.network.drift import mend_link, mend_port, mend_way_out
+from worker.network.family import IPV4, IPV6
 from worker.network.local import INGRESS_LINK, TABLE, VXLAN_PORT
 from worker.network.nft import NftSocket
-from worker.network.overlay import BRIDGE, Overlay, short_name
+from worker.network.overlay import BRIDGE, Overlay, prefix_of, short_name
 from worker.network.plan import DesiredState
+from worker.network.publishing import hold
 
 DEAD_LOOKS = 4
 """Namespaces whose connections are looked at in one round of verifying."""
@@ -45,9 +46,22 @@ class ContainerNamespace:
     conntrack: ConntrackSocket
     rules: TableKeeper
     returns: TableKeeper
+    ipv6_rules: TableKeeper
     endpoints: dict[str, AttachedEndpoint] = field(default_factory=dict)
     """By network id."""
     way_out: AttachedEndpoint | None = None
+    uses_ipv6: bool = False
+
+    def settle_ipv6(self, desired: nx.TableState | None) -> int:
+        """Make its `ip6` table as planned; one that never was needs no look at the kernel."""
+        if desired is None and not self.uses_ipv6:
+            return 0
+        self.uses_ipv6 = True
+        return self.ipv6_rules.settle(desired)
+
+    def verify_rules(self) -> int:
+        """Read its tables back, repair them, and return how much there was."""
+        return sum(t.verify() for t in (self.rules, self.returns, self.ipv6_rules))
 
     def close(self) -> None:
         """Close every handle; with the last one the kernel drops the namespace and its veths."""
@@ -68,16 +82,21 @@ def open_namespace(fd: int) -> ContainerNamespace:
         conntrack,
         TableKeeper(nft, nx.FAMILY_IPV4, TABLE),
         TableKeeper(nft, nx.FAMILY_NETDEV, TABLE),
+        TableKeeper(nft, nx.FAMILY_IPV6, TABLE),
     )
 
 
 def node_addresses() -> dict[str, list[str]]:
-    """Return the IPv4 addresses with prefix, by link, of the calling thread's namespace."""
+    """Return the addresses with prefix, by link, of the calling thread's namespace.
+
+    Link-local ones of IPv6 are left out: every link has one.
+    """
     with nl.RouteSocket() as route:
         links = {link.index: link.name for link in route.links().values()}
         found: dict[str, list[str]] = {}
         for index, address, prefix in sorted(route.addresses()):
-            found.setdefault(links.get(index, ""), []).append(f"{address}/{prefix}")
+            if not address.startswith("fe80:"):
+                found.setdefault(links.get(index, ""), []).append(f"{address}/{prefix}")
     return found
 
 
@@ -109,27 +128,13 @@ class Host:
         existing = self._node.route.link(spec.bridge)
         if existing is None:
             # A fixed MAC: a bridge without one changes it with its members.
-            message = nl.add_bridge(spec.bridge, spec.mtu, mac_of(spec.gateway))
-            self._node.route.batch([message])
+            mac = mac_of(spec.gateway or spec.ipv6_gateway)
+            self._node.route.batch([nl.add_bridge(spec.bridge, spec.mtu, mac)])
         elif existing.kind != "bridge":
             raise NetworkError(f"interface {spec.bridge} exists and is not a bridge: rename it")
-        link = self._node.route.link(spec.bridge)
-        if link is None:
-            raise NetworkError(f"interface {spec.bridge} vanished: try again")
-        prefix = IPv4Network(spec.subnet).prefixlen
-        if existing is not None:
-            mended = mend_link(self._node.route, spec.bridge, spec.gateway, prefix, spec.subnet)
-            if spec.network_id in self.bridges:
-                return mended
-        self._node.route.batch(
-            [nl.set_link(link.index, up=True), nl.add_address(link.index, spec.gateway, prefix)]
-        )
-        # 127.0.0.1:PORT of a published port leads into the bridge.
-        netns.inside(
-            self._fd,
-            lambda: netns.write_sysctl(f"ipv4/conf/{spec.bridge}/route_localnet", 1),
-        )
-        return 1
+        if existing is None or spec.network_id not in self.bridges:
+            netns.inside(self._fd, lambda: _permit(spec))
+        return mend_link(self._node.route, spec.bridge, spec.own_addresses())
 
     def remove_bridge(self, network_id: str) -> None:
         """Delete a bridge network's link."""
@@ -143,7 +148,7 @@ class Host:
         ours = ours | {spec.bridge for spec in self.bridges.values()}
         here = netns.inside(self._fd, node_addresses)
         return [
-            str(IPv4Interface(address).network)
+            str(ip_interface(address).network)
             for link, addresses in here.items()
             if link not in ours
             for address in addresses
@@ -153,8 +158,8 @@ class Host:
         """Open an overlay; one whose subnet, VNI or MTU changed is refused."""
         known = self.overlays.get(table.network_id)
         if known is not None:
-            shape = (known.table.vni, known.table.subnet, known.table.mtu)
-            if shape != (table.vni, table.subnet, table.mtu):
+            shape = (known.table.vni, known.table.subnets(), known.table.mtu)
+            if shape != (table.vni, table.subnets(), table.mtu):
                 raise NetworkError(f"network {table.name}: its vni, subnet or mtu cannot change")
             known.table = table
             return
@@ -164,6 +169,7 @@ class Host:
             if node is None or not node.gateway:
                 raise NetworkError(f"network {table.name}: this node has no gateway address yet")
             overlay.ingress_gateway = node.gateway
+            overlay.ingress_ipv6_gateway = node.ipv6_gateway
         overlay.open(self._node.route, self._fd, self._data_path, VXLAN_PORT)
         self.overlays[table.network_id] = overlay
 
@@ -205,36 +211,35 @@ class Host:
                 self.overlays[endpoint.network_id].welcome(endpoint.mac, link.peer)
 
     def connect(
-        self, container_id: str, network_id: str, interface: str, address: str, mac: str
+        self, container_id: str, network_id: str, interface: str, addresses: Sequence[str], mac: str
     ) -> AttachedEndpoint:
-        """Plug a container into a network."""
+        """Plug a container into a network with an address of each family, or of one."""
         space = self.containers[container_id]
         bridge = self.bridges.get(network_id)
         if bridge is not None:
             socket_of, master = self._node.route, self._node.route.index(bridge.bridge)
-            prefix, gateway = IPv4Network(bridge.subnet).prefixlen, bridge.gateway
-            mtu = bridge.mtu
+            subnets: tuple[str, ...] = (bridge.subnet, bridge.ipv6_subnet)
+            gateways, mtu = (bridge.gateway, bridge.ipv6_gateway), bridge.mtu
         else:
             overlay = self.overlays.get(network_id)
             if overlay is None:
                 raise NetworkError(f"network {network_id} is not known on this node")
             socket_of, master = overlay.socket, overlay.socket.index(BRIDGE)
-            prefix = IPv4Network(overlay.table.subnet).prefixlen
-            gateway, mtu = overlay.ingress_gateway, overlay.table.mtu
+            subnets, mtu = overlay.table.subnets(), overlay.table.mtu
+            gateways = (overlay.ingress_gateway, overlay.ingress_ipv6_gateway)
         # Never the same twice: a former one may still be on its way out.
         name = short_name("sv", container_id, network_id, secrets.token_hex(8))
-        mac = mac or mac_of(address)
+        mac = mac or mac_of(addresses[0])
         socket_of.batch(
             [nl.add_veth(name, interface, space.fd, mtu=mtu, master=master, peer_mac=mac)]
         )
         if bridge is not None:
             port = nl.set_port(socket_of.index(name), isolated=not bridge.talkative)
             socket_of.batch([port])
-        index = space.route.index(interface)
-        space.route.batch([nl.set_link(index, up=True), nl.add_address(index, address, prefix)])
+        made = _endpoint(network_id, interface, addresses, mac, subnets, gateways)
+        _configure(space, made, subnets)
         if network_id in self.overlays:
             self.overlays[network_id].welcome(mac, socket_of.index(name))
-        made = AttachedEndpoint(network_id, interface, address, prefix, mac, gateway)
         space.endpoints[network_id] = made
         return made
 
@@ -253,7 +258,7 @@ class Host:
         """Make a network the way out."""
         space = self.containers[container_id]
         index = space.route.index(endpoint.interface)
-        space.route.batch([nl.default_route(endpoint.gateway, index)])
+        space.route.batch([nl.default_route(gateway, index) for gateway in endpoint.gateways()])
         space.way_out = endpoint
 
     def _part(self, endpoint: AttachedEndpoint) -> None:
@@ -272,35 +277,15 @@ class Host:
         """Open the resolver's sockets in a container's namespace."""
         return netns.inside(self.containers[container_id].fd, open_listeners)
 
-    def upstream_socket(self, kind: socket.SocketKind) -> socket.socket:
-        """Open a non-blocking IPv4 socket in the node's namespace."""
-        return netns.inside(
-            self._fd, lambda: socket.socket(socket.AF_INET, kind | socket.SOCK_NONBLOCK)
-        )
+    def node_socket(
+        self, kind: socket.SocketKind, family: socket.AddressFamily = socket.AF_INET
+    ) -> socket.socket:
+        """Open a non-blocking socket in the node's namespace."""
+        return netns.inside(self._fd, lambda: socket.socket(family, kind | socket.SOCK_NONBLOCK))
 
-    def reserve(self, binding: PortBinding) -> socket.socket:
-        """Hold a port of the node so that no other program takes it.
-
-        Nothing listens on it: packets are rewritten before they would reach it. Raises
-        PortTaken when it, or every one of its range, is in use; NetworkError when the address
-        is not this node's.
-        """
-        kind = socket.SOCK_STREAM if binding.protocol == "tcp" else socket.SOCK_DGRAM
-        first, last = binding.host_port, max(binding.host_port, binding.host_port_last)
-        address = binding.host_ip or "0.0.0.0"
-        for port in range(first, last + 1):
-            holder = netns.inside(self._fd, lambda: socket.socket(socket.AF_INET, kind))
-            try:
-                holder.bind((address, port))
-            except OSError as error:
-                holder.close()
-                if error.errno != errno.EADDRINUSE:
-                    where = f"{address}:{port}/{binding.protocol}"
-                    raise NetworkError(f"cannot publish {where}: {error.strerror}") from error
-                continue
-            return holder
-        where = f"{address}:{first}" + (f"-{last}" if last > first else "")
-        raise PortTaken(f"Bind for {where} failed: port is already allocated")
+    def hold(self, bindings: Sequence[PortBinding]) -> list[socket.socket]:
+        """Hold a port of the node for all of `bindings` (see `publishing`)."""
+        return hold(self._fd, bindings)
 
     # The plan
 
@@ -310,11 +295,16 @@ class Host:
         for network_id, state in desired.overlays.items():
             if network_id in self.overlays:
                 changed += self.overlays[network_id].settle(state)
-        for container_id, (rules, returns) in desired.containers.items():
+        for container_id, tables in desired.containers.items():
             space = self.containers.get(container_id)
             if space is not None:
-                changed += space.rules.settle(rules) + space.returns.settle(returns)
-        return changed + self._node.rules.settle(desired.node)
+                changed += space.rules.settle(tables.ipv4) + space.returns.settle(tables.returns)
+                changed += space.settle_ipv6(tables.ipv6)
+        return (
+            changed
+            + self._node.rules.settle(desired.node)
+            + self._node.settle_ipv6(desired.ipv6_node)
+        )
 
     def verify(self, desired: DesiredState) -> int:
         """Read the node's networks back, repair, and return how many things had drifted."""
@@ -329,7 +319,7 @@ class Host:
             for key, state in desired.overlays.items()
             if key in self.overlays
         )
-        return repaired + self._node.rules.verify()
+        return repaired + self._node.verify_rules()
 
     def _mend_ports(self) -> int:
         """Plug containers into their bridges again; return how many were not."""
@@ -356,18 +346,11 @@ class Host:
             return 0
         repaired = 0
         for endpoint in space.endpoints.values():
-            place = IPv4Interface(f"{endpoint.address}/{endpoint.prefix}")
-            repaired += mend_link(
-                space.route,
-                endpoint.interface,
-                endpoint.address,
-                endpoint.prefix,
-                str(place.network),
-            )
+            repaired += mend_link(space.route, endpoint.interface, endpoint.places())
         if space.way_out is not None:
             out = space.way_out
-            repaired += mend_way_out(space.route, out.interface, out.gateway)
-        return repaired + space.rules.verify() + space.returns.verify()
+            repaired += mend_way_out(space.route, out.interface, out.gateways())
+        return repaired + space.verify_rules()
 
     def forget_dead(self, subnets: Mapping[str, frozenset[str]], turn: int) -> int:
         """Delete the connections of addresses that overlays no longer have; return how many.
@@ -409,6 +392,7 @@ class Host:
         if remove:
             with contextlib.suppress(OSError):
                 self._node.rules.settle(None)
+                self._node.ipv6_rules.settle(None)
             for network_id in list(self.bridges):
                 self.remove_bridge(network_id)
             self._remove_leg()
@@ -416,3 +400,55 @@ class Host:
             for pin in self._pins.glob("*"):
                 netns.unpin(pin)
         self._node.close()
+
+
+def _permit(spec: BridgeNetwork) -> None:
+    # 127.0.0.1:PORT of a published port leads into the bridge.
+    netns.write_sysctl(f"ipv4/conf/{spec.bridge}/route_localnet", 1)
+    if spec.ipv6_subnet:
+        netns.allow_ipv6(spec.bridge)
+        netns.forward_ipv6()
+    elif netns.has_ipv6():
+        netns.write_sysctl(f"ipv6/conf/{spec.bridge}/disable_ipv6", 1)
+
+
+def _endpoint(
+    network_id: str,
+    interface: str,
+    addresses: Sequence[str],
+    mac: str,
+    subnets: Sequence[str],
+    gateways: Sequence[str],
+) -> AttachedEndpoint:
+    ipv4, ipv6 = (next(iter(family.of(addresses)), "") for family in (IPV4, IPV6))
+    subnets = [subnet for subnet in subnets if subnet]
+    return AttachedEndpoint(
+        network_id,
+        interface,
+        ipv4,
+        prefix_of(subnets, ipv4) if ipv4 else 0,
+        mac,
+        gateways[0] if ipv4 else "",
+        ipv6,
+        prefix_of(subnets, ipv6) if ipv6 else 0,
+        gateways[1] if ipv6 else "",
+    )
+
+
+def _configure(
+    space: ContainerNamespace, endpoint: AttachedEndpoint, subnets: Sequence[str]
+) -> None:
+    """Bring an interface up with its addresses; other subnets of its network are on its link."""
+    if endpoint.ipv6_address:
+        netns.inside(space.fd, lambda: netns.allow_ipv6(endpoint.interface))
+    index = space.route.index(endpoint.interface)
+    messages = [nl.set_link(index, up=True)]
+    messages += [nl.add_address(index, place) for place in endpoint.places()]
+    messages += [
+        nl.link_route(index, subnet, own)
+        for family in (IPV4, IPV6)
+        for own in family.of(endpoint.addresses())
+        for subnet in family.of(subnets)
+        if ip_address(own) not in ip_network(subnet)
+    ]
+    space.route.batch(messages)

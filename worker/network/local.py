@@ -1,13 +1,15 @@
 """What the plan knows of this node itself, and of the backends of a table. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from swarmapi.model.tables import EndpointState, NetworkTable, TaskEndpoint
 from worker.network.attachments import PortBinding
+from worker.network.family import IPV4, Family
 
 TABLE = "swarm"
 DNS_ADDRESS, DNS_PORT = "127.0.0.11", 40053
+LOOPBACK = "::1"
 INGRESS_LINK = "swarm-ingress"
 UDP = 17
 VXLAN_PORT = 4789
@@ -23,15 +25,20 @@ class LocalBridge:
     masquerade: bool
     name: str = ""
     """Domain of its members' names; empty gives them none."""
+    ipv6_subnet: str = ""
+
+    def subnets(self) -> tuple[str, ...]:
+        """Return its subnets."""
+        return (self.subnet, self.ipv6_subnet)
 
 
 @dataclass(frozen=True)
 class LocalContainer:
-    """A container of this node: interface and address per network, published host ports."""
+    """A container of this node: interface and addresses per network, published host ports."""
 
     container_id: str
-    networks: Mapping[str, tuple[str, str]]
-    """Network id to (interface, address)."""
+    networks: Mapping[str, tuple[str, ...]]
+    """Network id to (interface, address, and an address of the other family)."""
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Network id to the names it answers to on a bridge network."""
     links: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
@@ -39,18 +46,30 @@ class LocalContainer:
     ports: tuple[PortBinding, ...] = ()
     port_address: str = ""
     """Address published host ports lead to."""
+    ipv6_port_address: str = ""
     resolver: bool = True
     """Whether the name service listens in its namespace."""
 
+    def has_ipv6(self) -> bool:
+        """Tell whether it has an IPv6 address on any network."""
+        return any(":" in address for _, *found in self.networks.values() for address in found)
 
-def serving_by_service(table: NetworkTable) -> dict[str, tuple[str, ...]]:
+
+def serving_by_service(
+    table: NetworkTable, *, families: Sequence[Family] = (IPV4,)
+) -> dict[str, tuple[str, ...]]:
     """Return the addresses that take new connections, in task id order, by service id."""
     groups: dict[str, list[TaskEndpoint]] = {}
     for endpoint in table.endpoints.values():
         if endpoint.state == EndpointState.SERVING:
             groups.setdefault(endpoint.service_id, []).append(endpoint)
     return {
-        key: tuple(e.address for e in sorted(group, key=lambda e: e.task_id))
+        key: tuple(
+            address
+            for endpoint in sorted(group, key=lambda e: e.task_id)
+            for family in families
+            for address in family.of(endpoint.addresses())
+        )
         for key, group in groups.items()
     }
 
@@ -62,17 +81,23 @@ def vanished(
     gone: list[tuple[str, tuple[int, ...]]] = []
     for key, old in before.items():
         new = after.get(key)
-        present = {} if new is None else {e.address: e.state for e in new.endpoints.values()}
+        present = {
+            address: e.state
+            for e in (new.endpoints.values() if new is not None else ())
+            for address in e.addresses()
+        }
         for endpoint in old.endpoints.values():
-            state = present.get(endpoint.address)
-            if state is None:
-                gone.append((endpoint.address, ()))
-            elif state == EndpointState.WITHDRAWN and endpoint.state == EndpointState.SERVING:
-                gone.append((endpoint.address, (UDP,)))
+            for address in endpoint.addresses():
+                state = present.get(address)
+                if state is None:
+                    gone.append((address, ()))
+                elif state == EndpointState.WITHDRAWN and endpoint.state == EndpointState.SERVING:
+                    gone.append((address, (UDP,)))
     return gone
 
 
 def in_use(table: NetworkTable) -> frozenset[str]:
     """Return the addresses of a network that somebody has."""
-    gateways = [node.gateway for node in table.nodes.values()]
-    return frozenset([table.gateway, *gateways, *(e.address for e in table.endpoints.values())])
+    gateways = [g for n in table.nodes.values() for g in (n.gateway, n.ipv6_gateway)]
+    theirs = [address for e in table.endpoints.values() for address in e.addresses()]
+    return frozenset([table.gateway, *gateways, *theirs])

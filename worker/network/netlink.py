@@ -10,7 +10,6 @@ import socket
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Network
 from typing import Self
 
 from worker.network.nftexpr import attribute, nested
@@ -27,6 +26,7 @@ AF_BRIDGE = 7
 NUD_PERMANENT, NUD_NOARP = 0x80, 0x40
 NTF_SELF, NTF_MASTER, NTF_STICKY = 0x02, 0x04, 0x40
 IFF_UP = 1
+IFA_F_NODAD = 0x02
 
 _HEADER = struct.Struct("=IHHII")
 Message = tuple[int, int, bytes]
@@ -247,26 +247,35 @@ def remove_link(index: int) -> Message:
     return RTM_DELLINK, 0, _link(index)
 
 
-def add_address(index: int, address: str, prefix: int) -> Message:
-    """Give a link an IPv4 address."""
-    raw = socket.inet_aton(address)
-    head = struct.pack("=BBBBI", socket.AF_INET, prefix, 0, 0, index)
+def family_of(address: str) -> socket.AddressFamily:
+    """Return the family of an address or prefix."""
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def _packed(address: str) -> bytes:
+    return socket.inet_pton(family_of(address), address)
+
+
+def add_address(index: int, place: str) -> Message:
+    """Give a link an address, said with its prefix length; one of IPv6 is usable at once."""
+    address, _, prefix = place.partition("/")
+    raw, flags = _packed(address), IFA_F_NODAD if ":" in address else 0
+    head = struct.pack("=BBBBI", family_of(address), int(prefix), flags, 0, index)
     return RTM_NEWADDR, NLM_CREATE | NLM_REPLACE, head + attribute(2, raw) + attribute(1, raw)
 
 
 def default_route(gateway: str, index: int) -> Message:
     """Route everything else through `gateway`."""
-    head = struct.pack("=BBBBBBBBI", socket.AF_INET, 0, 0, 0, 254, 3, 0, 1, 0)
-    body = head + attribute(5, socket.inet_aton(gateway)) + _u32(4, index)
+    head = struct.pack("=BBBBBBBBI", family_of(gateway), 0, 0, 0, 254, 3, 0, 1, 0)
+    body = head + attribute(5, _packed(gateway)) + _u32(4, index)
     return RTM_NEWROUTE, NLM_CREATE | NLM_REPLACE, body
 
 
 def link_route(index: int, subnet: str, source: str) -> Message:
     """Route a subnet into the link that has the address `source` in it."""
-    network = IPv4Network(subnet)
-    head = struct.pack("=BBBBBBBBI", socket.AF_INET, network.prefixlen, 0, 0, 254, 2, 253, 1, 0)
-    body = head + attribute(1, network.network_address.packed) + _u32(4, index)
-    body += attribute(7, socket.inet_aton(source))
+    first, _, prefix = subnet.partition("/")
+    head = struct.pack("=BBBBBBBBI", family_of(subnet), int(prefix), 0, 0, 254, 2, 253, 1, 0)
+    body = head + attribute(1, _packed(first)) + _u32(4, index) + attribute(7, _packed(source))
     return RTM_NEWROUTE, NLM_CREATE | NLM_REPLACE, body
 
 
@@ -298,9 +307,9 @@ def bridge_station(port: int, mac: str, *, remove: bool = False) -> Message:
 
 
 def neighbour(index: int, address: str, mac: str, *, remove: bool = False) -> Message:
-    """Set or delete a permanent IPv4 neighbour."""
-    head = _neighbour(socket.AF_INET, index, NUD_PERMANENT, 0)
-    body = head + attribute(1, socket.inet_aton(address)) + attribute(2, mac_bytes(mac))
+    """Set or delete a permanent neighbour."""
+    head = _neighbour(family_of(address), index, NUD_PERMANENT, 0)
+    body = head + attribute(1, _packed(address)) + attribute(2, mac_bytes(mac))
     return (RTM_DELNEIGH, 0, body) if remove else (RTM_NEWNEIGH, NLM_CREATE | NLM_REPLACE, body)
 
 
@@ -353,13 +362,14 @@ class RouteSocket(NetlinkSocket):
         return link.index
 
     def addresses(self) -> set[tuple[int, str, int]]:
-        """Return (link index, IPv4 address, prefix length) of every address."""
+        """Return (link index, address, prefix length) of every address, link-local ones too."""
         found = set()
-        for raw in self.dump(RTM_GETADDR, struct.pack("=BBBBI", socket.AF_INET, 0, 0, 0, 0)):
-            _, prefix, _, _, index = struct.unpack_from("=BBBBI", raw)
-            local = attributes(raw, 8).get(2)
-            if local is not None:
-                found.add((index, socket.inet_ntoa(local), prefix))
+        for raw in self.dump(RTM_GETADDR, struct.pack("=BBBBI", socket.AF_UNSPEC, 0, 0, 0, 0)):
+            family, prefix, _, _, index = struct.unpack_from("=BBBBI", raw)
+            parts = attributes(raw, 8)
+            own = parts.get(2, parts.get(1))  # IFA_LOCAL; IPv6 has IFA_ADDRESS alone
+            if own is not None and family in (socket.AF_INET, socket.AF_INET6):
+                found.add((index, socket.inet_ntop(family, own), prefix))
         return found
 
     def fdb(self, index: int) -> set[tuple[str, str]]:
@@ -384,24 +394,26 @@ class RouteSocket(NetlinkSocket):
         return found
 
     def routes(self) -> set[tuple[str, int]]:
-        """Return (IPv4 prefix, link index) of every route of the main table."""
+        """Return (prefix, link index) of every route of the main table."""
         found = set()
-        for raw in self.dump(RTM_GETROUTE, struct.pack("=BBBBBBBBI", socket.AF_INET, *(0,) * 8)):
-            _, length, _, _, table = struct.unpack_from("=BBBBB", raw)
+        for raw in self.dump(RTM_GETROUTE, struct.pack("=BBBBBBBBI", *(0,) * 9)):
+            family, length, _, _, table = struct.unpack_from("=BBBBB", raw)
             parts = attributes(raw, 12)
-            if table == 254 and 4 in parts:
-                where = socket.inet_ntoa(parts.get(1, bytes(4)))
+            if family in (socket.AF_INET, socket.AF_INET6) and table == 254 and 4 in parts:
+                nowhere = bytes(16 if family == socket.AF_INET6 else 4)
+                where = socket.inet_ntop(family, parts.get(1, nowhere))
                 found.add((f"{where}/{length}", struct.unpack("=I", parts[4])[0]))
         return found
 
     def neighbours(self, index: int) -> set[tuple[str, str]]:
-        """Return (IPv4 address, MAC) of a link's permanent neighbours."""
+        """Return (address, MAC) of a link's permanent neighbours."""
         found = set()
-        for raw in self.dump(RTM_GETNEIGH, _neighbour(socket.AF_INET, 0, 0, 0)):
-            _, _, _, got, state, _, _ = struct.unpack_from("=BBHiHBB", raw)
-            parts = attributes(raw, 12)
-            if got == index and state & NUD_PERMANENT and 1 in parts and 2 in parts:
-                found.add((socket.inet_ntoa(parts[1]), parts[2].hex(":")))
+        for family in (socket.AF_INET, socket.AF_INET6):
+            for raw in self.dump(RTM_GETNEIGH, _neighbour(family, 0, 0, 0)):
+                _, _, _, got, state, _, _ = struct.unpack_from("=BBHiHBB", raw)
+                parts = attributes(raw, 12)
+                if got == index and state & NUD_PERMANENT and 1 in parts and 2 in parts:
+                    found.add((socket.inet_ntop(family, parts[1]), parts[2].hex(":")))
         return found
 
 

@@ -3,7 +3,7 @@
 import ctypes
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -60,11 +60,16 @@ def inside(fd: int, action: Callable[[], T]) -> T:
 
 
 def create() -> int:
-    """Return a descriptor of a new namespace; it lives as long as something refers to it."""
+    """Return a descriptor of a new namespace; it lives as long as something refers to it.
+
+    Links that come into it have no IPv6 until it is asked for.
+    """
     home = current()
     try:
         _check(_libc.unshare(CLONE_NEWNET), "unshare")
         try:
+            with suppress(FileNotFoundError):  # a kernel without IPv6
+                write_sysctl("ipv6/conf/default/disable_ipv6", 1)
             return current()
         finally:
             enter(home)
@@ -109,3 +114,29 @@ def _is_namespace(fd: int) -> bool:
 def write_sysctl(name: str, value: int) -> None:
     """Write `net/…` of the calling thread's namespace."""
     Path("/proc/sys/net", name).write_text(str(value), encoding="ascii")
+
+
+def allow_ipv6(link: str) -> None:
+    """Let a link of the calling thread's namespace have IPv6 addresses, usable at once."""
+    write_sysctl(f"ipv6/conf/{link}/disable_ipv6", 0)
+    write_sysctl(f"ipv6/conf/{link}/accept_dad", 0)
+    write_sysctl(f"ipv6/conf/{link}/accept_ra", 0)
+
+
+def forward_ipv6() -> None:
+    """Let the calling thread's namespace forward IPv6.
+
+    A link that takes router advertisements goes on doing so: forwarding alone would end that.
+    """
+    root = Path("/proc/sys/net/ipv6/conf")
+    if (root / "all/forwarding").read_text().strip() == "1":
+        return
+    for link in root.iterdir():
+        if link.name != "all" and (link / "accept_ra").read_text().strip() == "1":
+            (link / "accept_ra").write_text("2")
+    write_sysctl("ipv6/conf/all/forwarding", 1)
+
+
+def has_ipv6() -> bool:
+    """Tell whether the kernel knows IPv6 at all."""
+    return Path("/proc/sys/net/ipv6").exists()

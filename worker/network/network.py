@@ -3,13 +3,12 @@
 import asyncio
 import logging
 import os
-import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from ipaddress import IPv4Interface
+from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,14 +23,17 @@ from worker.network.attachments import (
     NetworkError,
     PortBinding,
     PortTaken,
-    check_binding,
 )
 from worker.network.dns import Resolver
 from worker.network.drift import keep_verifying
+from worker.network.family import IPV4
 from worker.network.host import Host, node_addresses
-from worker.network.ipam import AddressPool, check_subnet, choose_subnet
+from worker.network.ipam import AddressPool, choose_subnet
 from worker.network.local import UDP, LocalBridge, LocalContainer, in_use, vanished
+from worker.network.localnets import LocalNetworks
+from worker.network.loopback import carried
 from worker.network.plan import DesiredState, Names, Planner
+from worker.network.publishing import Closable, close_all, per_family
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -47,7 +49,7 @@ class _Container:
     endpoints: dict[str, AttachedEndpoint]
     upstream: tuple[str, ...]
     ports: tuple[PortBinding, ...] = ()
-    holders: list[socket.socket] = field(default_factory=list)
+    holders: list[Closable] = field(default_factory=list)
     next_interface: int = 0
     way_out: str | None = None
     """The network its default route goes through."""
@@ -67,6 +69,7 @@ class Network:
         upstream_dns: tuple[str, ...],
         bridge_pool: str,
         node_netns: Path = Path("/proc/self/ns/net"),
+        ipv6_seed: str = "swarm",
     ) -> None:
         self._node_id = node_id
         self._run_dir = run_dir
@@ -81,8 +84,8 @@ class Network:
         self._resolver: Resolver | None = None
         self._tables: dict[str, NetworkTable] = {}
         self._containers: dict[str, _Container] = {}
-        self._pools: dict[str, AddressPool] = {}
-        self._bridges: dict[str, BridgeNetwork] = {}
+        self._own = LocalNetworks(bridge_pool, ipv6_seed)
+        self._bridges = self._own.specs
         self.spoken_for: tuple[str, ...] = ()
         """Subnets of networks that may come: no other is put there unasked."""
         self._planner = Planner(node_id)
@@ -101,7 +104,7 @@ class Network:
 
         self._run_dir.mkdir(parents=True, exist_ok=True)
         self._host = await self._on_thread(open_host)
-        self._resolver = Resolver(self._host.upstream_socket)
+        self._resolver = Resolver(self._host.node_socket)
         self._spawn(keep_verifying(self.verify), self._tasks)
 
     async def stop(self, *, remove: bool) -> None:
@@ -112,7 +115,7 @@ class Network:
         if self._resolver is not None:
             await self._resolver.stop()
         for container in self._containers.values():
-            _close_all(container.holders)
+            close_all(container.holders)
         self._containers.clear()
         if self._host is not None:
             host = self._host
@@ -131,9 +134,10 @@ class Network:
         def look() -> tuple[str, bool]:
             with netns.opened(self._node_netns) as fd:
                 here = netns.inside(fd, node_addresses)
-            if link in here:
-                return here[link][0], True
-            there = [str(IPv4Interface(one).network) for found in here.values() for one in found]
+            own = IPV4.of(here.get(link, ()))
+            if own:
+                return own[0], True
+            there = [str(ip_interface(one).network) for found in here.values() for one in found]
             subnet = choose_subnet(self._pool, [*taken, *there])
             return f"{AddressPool(subnet, '').gateway}/{subnet.partition('/')[2]}", False
 
@@ -152,17 +156,11 @@ class Network:
             raise NetworkError(f"network {spec.name} exists already")
         if any(b.bridge == spec.bridge for b in self._bridges.values()):
             raise NetworkError(f"network {spec.name}: bridge {spec.bridge} is another network's")
-        taken = [b.subnet for b in self._bridges.values()]
-        taken += [t.subnet for t in self._tables.values()]
-        subnet = spec.subnet
-        if not subnet:
-            there = await self._on_thread(lambda: self._kernel.foreign_subnets({spec.bridge}))
-            subnet = choose_subnet(self._pool, [*taken, *there, *self.spoken_for])
-        check_subnet(subnet, taken)
-        pool = AddressPool(subnet, spec.gateway, spec.ip_range, spec.reserved)
-        whole = replace(spec, subnet=subnet, gateway=str(pool.gateway))
+        there = await self._on_thread(lambda: self._kernel.foreign_subnets({spec.bridge}))
+        overlays = [prefix for table in self._tables.values() for prefix in table.subnets()]
+        whole = self._own.complete(spec, overlays, lambda: [*there, *self.spoken_for])
         await self._on_thread(lambda: self._kernel.add_bridge(whole))
-        self._bridges[spec.network_id], self._pools[spec.network_id] = whole, pool
+        self._own.add(whole)
         await self._settle()
         return whole
 
@@ -180,7 +178,7 @@ class Network:
 
     async def _remove_bridge(self, network_id: str) -> None:
         await self._on_thread(lambda: self._kernel.remove_bridge(network_id))
-        del self._bridges[network_id], self._pools[network_id]
+        self._own.remove(network_id)
         await self._settle()
 
     # Containers
@@ -247,27 +245,26 @@ class Network:
 
     async def _plug(self, container_id: str, attachment: Attachment) -> None:
         container, network_id = self._containers[container_id], attachment.network_id
-        pool = self._pools.get(network_id)
-        if pool is not None:
-            address = pool.take(attachment.address)
-        elif attachment.address is None:
+        asked = tuple(filter(None, (attachment.address, attachment.ipv6_address)))
+        if network_id in self._bridges:
+            addresses = self._own.take(network_id, asked)
+        elif not asked:
             raise NetworkError(f"network {network_id}: an overlay address comes from a manager")
         else:
             table = self._tables.get(network_id)
             if table is None:
                 raise NetworkError(f"network {network_id} is not known on this node yet")
-            address = attachment.address
+            addresses = asked
             await self._on_thread(lambda: self._kernel.ensure_overlay(table, self._node_id))
         interface = f"eth{container.next_interface}"
         try:
             endpoint = await self._on_thread(
                 lambda: self._kernel.connect(
-                    container_id, network_id, interface, address, attachment.mac
+                    container_id, network_id, interface, addresses, attachment.mac
                 )
             )
         except BaseException:
-            if pool is not None:
-                pool.release(address)
+            self._own.release(network_id, addresses)
             raise
         container.next_interface += 1
         container.attachments[network_id] = attachment
@@ -303,8 +300,7 @@ class Network:
                 raise NetworkError(f"container {container_id} is not on network {network_id}")
             endpoint = container.endpoints.pop(network_id)
             del container.attachments[network_id]
-            if network_id in self._pools:
-                self._pools[network_id].release(endpoint.address)
+            self._own.release(network_id, endpoint.addresses())
             # Rules first: a netdev chain disappears with its device.
             await self._settle()
             await self._on_thread(lambda: self._kernel.disconnect(container_id, network_id))
@@ -331,19 +327,17 @@ class Network:
 
     async def _drop(self, container_id: str) -> None:
         container = self._containers.pop(container_id)
-        _close_all(container.holders)
+        close_all(container.holders)
         if self._resolver is not None:
             self._resolver.detach(container_id)
         for network_id, endpoint in container.endpoints.items():
-            if network_id in self._pools:
-                self._pools[network_id].release(endpoint.address)
+            self._own.release(network_id, endpoint.addresses())
         await self._on_thread(lambda: self._kernel.drop_container(container_id))
         if any(port.protocol == "udp" for port in container.ports):
             # A datagram flow would keep going to the address, whoever has it next.
             for endpoint in container.endpoints.values():
-                await self._on_thread(
-                    partial(self._kernel.forget_on_node, endpoint.address, (UDP,))
-                )
+                for address in endpoint.addresses():
+                    await self._on_thread(partial(self._kernel.forget_on_node, address, (UDP,)))
 
     async def readopt(
         self,
@@ -386,14 +380,13 @@ class Network:
 
     async def _readopt_network(self, endpoint: AttachedEndpoint) -> None:
         if endpoint.network_id == EGRESS_NETWORK and EGRESS_NETWORK not in self._bridges:
-            subnet = IPv4Interface(f"{endpoint.gateway}/{endpoint.prefix}").network
+            subnet = ip_interface(f"{endpoint.gateway}/{endpoint.prefix}").network
             await self._create_bridge(
                 replace(_EGRESS, subnet=str(subnet), gateway=endpoint.gateway)
             )
-        pool = self._pools.get(endpoint.network_id)
         table = self._tables.get(endpoint.network_id)
-        if pool is not None:
-            pool.take(endpoint.address)
+        if endpoint.network_id in self._bridges:
+            self._own.take(endpoint.network_id, endpoint.addresses())
         elif table is not None:
             await self._on_thread(lambda: self._kernel.ensure_overlay(table, self._node_id))
 
@@ -401,25 +394,29 @@ class Network:
         self, container: _Container, wanted: list[PortBinding], *, anew: bool = True
     ) -> tuple[PortBinding, ...]:
         """Hold the ports; one that is not published `anew` stays so whoever has taken it since."""
-        if wanted and self._way_out(container) is None:
+        way_out = self._way_out(container)
+        if wanted and way_out is None:
             raise NetworkError(
                 "ports of a container on no network, or on internal ones only, cannot be"
                 " published: attach it to a bridge or a network that is not internal"
             )
-        bound = []
+        bound: list[PortBinding] = []
+        opening = self._kernel.node_socket
         for binding in wanted:
-            check_binding(binding)
+            inside = container.endpoints[way_out or ""]
+            same_port = per_family(binding, inside)
             try:
-                holder = await self._on_thread(partial(self._kernel.reserve, binding))
+                holders = await self._on_thread(partial(self._kernel.hold, same_port))
             except PortTaken as error:
                 if anew:
                     raise
                 _log.warning("a published port is another program's too: %s", error)
-                bound.append(binding)
+                bound += same_port
                 continue
-            container.holders.append(holder)
-            port = holder.getsockname()[1]
-            bound.append(replace(binding, host_port=port, host_port_last=0))
+            port = holders[0].getsockname()[1]
+            for one, holder in zip(same_port, holders, strict=True):
+                container.holders.append(await carried(one, holder, inside, opening))
+            bound += [replace(one, host_port=port, host_port_last=0) for one in same_port]
         return tuple(bound)
 
     async def _serve_names(self, container_id: str) -> None:
@@ -502,7 +499,12 @@ class Network:
             [self._local(key, c) for key, c in self._containers.items()],
             {
                 key: LocalBridge(
-                    b.bridge, b.subnet, b.internal, b.masquerade, "" if b.default else b.name
+                    b.bridge,
+                    b.subnet,
+                    b.internal,
+                    b.masquerade,
+                    "" if b.default else b.name,
+                    b.ipv6_subnet,
                 )
                 for key, b in self._bridges.items()
             },
@@ -516,10 +518,10 @@ class Network:
 
     def _local(self, container_id: str, container: _Container) -> LocalContainer:
         endpoints = container.endpoints
-        leading = self._way_out(container) or next(iter(endpoints), None)
+        leading = endpoints.get(self._way_out(container) or next(iter(endpoints), ""))
         return LocalContainer(
             container_id,
-            {key: (e.interface, e.address) for key, e in endpoints.items()},
+            {key: (e.interface, *e.addresses()) for key, e in endpoints.items()},
             names={
                 key: a.aliases
                 for key, a in container.attachments.items()
@@ -527,7 +529,8 @@ class Network:
             },
             links={key: a.links for key, a in container.attachments.items() if a.links},
             ports=container.ports,
-            port_address=endpoints[leading].address if leading is not None else "",
+            port_address=leading.address if leading is not None else "",
+            ipv6_port_address=leading.ipv6_address if leading is not None else "",
         )
 
     def _way_out(self, container: _Container) -> str | None:
@@ -560,7 +563,7 @@ class Network:
             if desired is None:
                 return 0
             repaired = await self._on_thread(lambda: self._kernel.verify(desired))
-            used = {t.subnet: in_use(t) for t in self._tables.values()}
+            used = {p: in_use(t) for t in self._tables.values() for p in t.subnets()}
             self._turn += 1
             repaired += await self._on_thread(lambda: self._kernel.forget_dead(used, self._turn))
         for container_id in list(self._containers):
@@ -592,9 +595,3 @@ class Network:
         task = asyncio.ensure_future(work)
         group.add(task)
         task.add_done_callback(group.discard)
-
-
-def _close_all(holders: list[socket.socket]) -> None:
-    for holder in holders:
-        holder.close()
-    holders.clear()

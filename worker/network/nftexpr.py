@@ -11,6 +11,7 @@ from typing import Literal
 
 FAMILY_IPV4 = 2
 FAMILY_NETDEV = 5
+FAMILY_IPV6 = 10
 
 HOOK_PREROUTING, HOOK_INPUT, HOOK_FORWARD, HOOK_OUTPUT, HOOK_POSTROUTING = range(5)
 HOOK_NETDEV_EGRESS = 1
@@ -25,7 +26,7 @@ VERDICT_GOTO = -4
 SET_FLAG_MAP = 0x8
 SET_FLAG_CONCAT = 0x80
 TYPE_VERDICT = 0xFFFFFF00
-TYPE_IPV4, TYPE_ETHER, TYPE_PROTO, TYPE_SERVICE, TYPE_MARK, TYPE_IFNAME = 7, 9, 12, 13, 19, 41
+TYPE_IPV4, TYPE_IPV6, TYPE_ETHER, TYPE_PROTO, TYPE_SERVICE, TYPE_MARK = 7, 8, 9, 12, 13, 19
 
 META_L4PROTO, META_MARK, META_IIFNAME, META_OIFNAME = 16, 3, 6, 7
 CT_STATE, CT_DIRECTION, CT_STATUS, CT_MARK = 0, 1, 2, 3
@@ -97,16 +98,6 @@ def store_payload(register: int, header: int, offset: int, size: int) -> bytes:
     )
 
 
-def load_source(register: int = REG_1) -> bytes:
-    """Load the IPv4 source address."""
-    return load_payload(register, 1, 12, 4)
-
-
-def load_destination(register: int = REG_1) -> bytes:
-    """Load the IPv4 destination address."""
-    return load_payload(register, 1, 16, 4)
-
-
 def load_port(register: int) -> bytes:
     """Load the transport destination port."""
     return load_payload(register, 2, 2, 2)
@@ -176,13 +167,10 @@ def random_slot(register: int, slots: int) -> bytes:
     return expression("numgen", be32(1, register), be32(2, slots), be32(3, 1), be32(4, 0))
 
 
-def source_slot(register: int, slots: int) -> bytes:
-    """Load the slot number below `slots` that belongs to the IPv4 source address.
-
-    It is jhash with a seed of zero, so every node answers the same. Uses REG32_03.
-    """
-    seeded = (be32(1, REG32_03), be32(2, register), be32(3, 4), be32(4, slots), be32(5, 0))
-    return load_source(REG32_03) + expression("hash", *seeded)
+def hashed(register: int, source: int, size: int, slots: int) -> bytes:
+    """Load jhash, with a seed of zero, of `size` bytes at `source`, below `slots`."""
+    seeded = (be32(1, source), be32(2, register), be32(3, size), be32(4, slots), be32(5, 0))
+    return expression("hash", *seeded)
 
 
 def immediate(register: int, value: bytes) -> bytes:
@@ -195,18 +183,18 @@ def decide(code: int) -> bytes:
     return expression("immediate", be32(1, REG_VERDICT), verdict(2, code))
 
 
-def dnat(address: int, port: int | None = None) -> bytes:
+def dnat(family: int, address: int, port: int | None = None) -> bytes:
     """Rewrite the destination from registers."""
-    parts = [be32(1, 1), be32(2, FAMILY_IPV4), be32(3, address)]
+    parts = [be32(1, 1), be32(2, family), be32(3, address)]
     return expression("nat", *parts, *([] if port is None else [be32(5, port)]))
 
 
-def snat(address: int, port_low: int, port_high: int) -> bytes:
+def snat(family: int, address: int, port_low: int, port_high: int) -> bytes:
     """Rewrite the source from registers, the port within an inclusive range."""
     return expression(
         "nat",
         be32(1, 0),
-        be32(2, FAMILY_IPV4),
+        be32(2, family),
         be32(3, address),
         be32(5, port_low),
         be32(6, port_high),
@@ -224,9 +212,9 @@ def reject_with_reset() -> bytes:
     return expression("reject", be32(1, 1))
 
 
-def reject_unreachable() -> bytes:
-    """Answer with ICMP port unreachable."""
-    return expression("reject", be32(1, 0), attribute(2, b"\3"))
+def reject_unreachable(code: bytes) -> bytes:
+    """Answer with ICMP unreachable; `code` is a port's."""
+    return expression("reject", be32(1, 0), attribute(2, code))
 
 
 def interface_name(name: str) -> bytes:

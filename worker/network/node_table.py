@@ -1,13 +1,15 @@
-"""The node's own `ip swarm` table: routing mesh, published host ports, bridges. Pure."""
+"""The node's own `ip` and `ip6` tables: routing mesh, published host ports, bridges. Pure."""
 
 import struct
 from collections.abc import Iterable, Mapping
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, ip_address
 
 from swarmapi.model.tables import NetworkTable
 from worker.network import nftexpr as nx
+from worker.network.family import IPV4, IPV6, Family
 from worker.network.local import (
     INGRESS_LINK,
+    LOOPBACK,
     TABLE,
     VXLAN_PORT,
     LocalBridge,
@@ -16,8 +18,8 @@ from worker.network.local import (
 )
 
 PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
-_SLOTS = {"mesh": nx.random_slot, "sticky": nx.source_slot}
 _LOCAL = struct.pack("=I", nx.RTN_LOCAL)
+ANYWHERE = {IPV4: "0.0.0.0", IPV6: "::"}
 
 
 def node_table(
@@ -25,45 +27,35 @@ def node_table(
     tables: Mapping[str, NetworkTable],
     containers: Iterable[LocalContainer],
     bridges: Mapping[str, LocalBridge],
+    family: Family = IPV4,
 ) -> nx.TableState:
-    """Return the node's own `ip swarm` table: mesh, published host ports, bridges."""
-    mesh, targets, balancers = _mesh_elements(tables)
-    anywhere, at_address = _host_ports(containers)
+    """Return the node's own table of a family: mesh, published host ports, bridges."""
+    mesh, targets, balancers = _mesh_elements(tables, family)
+    anywhere, at_address = _host_ports(containers, family)
     ingress = next((t for t in tables.values() if t.ingress), None)
     service_type = nx.TYPE_PROTO << 6 | nx.TYPE_SERVICE
+
+    def leading(key_sizes: tuple[int, ...], key_type: int) -> nx.SetShape:
+        kind = family.address_type << 6 | nx.TYPE_SERVICE
+        return nx.SetShape(key_sizes, family.size + 4, key_type=key_type, data_type=kind)
+
     shapes = {
         "mesh": nx.SetShape((1, 2), verdicts=True, key_type=service_type),
-        "targets": nx.SetShape(
-            (1, 2, 4),
-            data_size=8,
-            key_type=service_type << 6 | nx.TYPE_MARK,
-            data_type=nx.TYPE_IPV4 << 6 | nx.TYPE_SERVICE,
-        ),
-        "ports": nx.SetShape(
-            (1, 2),
-            data_size=8,
-            key_type=service_type,
-            data_type=nx.TYPE_IPV4 << 6 | nx.TYPE_SERVICE,
-        ),
-        "peers": nx.SetShape((4,)),
-        "numbers": nx.SetShape((3,)),
-        "address-ports": nx.SetShape(
-            (4, 1, 2),
-            data_size=8,
-            key_type=nx.TYPE_IPV4 << 12 | service_type,
-            data_type=nx.TYPE_IPV4 << 6 | nx.TYPE_SERVICE,
-        ),
+        "targets": leading((1, 2, 4), service_type << 6 | nx.TYPE_MARK),
+        "ports": leading((1, 2), service_type),
+        "address-ports": leading((family.size, 1, 2), family.address_type << 12 | service_type),
     }
-    entry = _entry_rules()
+    elements = {"mesh": mesh, "targets": targets, "ports": anywhere, "address-ports": at_address}
+    entry = _entry_rules(family)
     chains = {
         f"{kind}-{count}": nx.Chain(
             (
                 nx.rule(
                     nx.load_meta(nx.REG32_00, nx.META_L4PROTO),
                     nx.load_port(nx.REG32_01),
-                    _SLOTS[kind](nx.REG32_02, count),
+                    _slot(kind, family, count),
                     nx.lookup("targets", nx.REG32_00, nx.REG32_00),
-                    nx.dnat(nx.REG32_00, nx.REG32_01),
+                    family.dnat(nx.REG32_00, family.behind(nx.REG32_00)),
                 ),
             )
         )
@@ -74,15 +66,35 @@ def node_table(
         "prerouting": nx.Chain(entry, "nat", nx.HOOK_PREROUTING, -105),
         "output": nx.Chain(entry, "nat", nx.HOOK_OUTPUT, -105),
         "postrouting": nx.Chain(
-            _leaving_rules(node_id, ingress, bridges), "nat", nx.HOOK_POSTROUTING, 95
+            _leaving_rules(node_id, ingress, bridges, family), "nat", nx.HOOK_POSTROUTING, 95
         ),
         "forward": nx.Chain(_forward_rules(bridges), "filter", nx.HOOK_FORWARD, -10),
     }
-    peers, numbers = _underlay(tables)
-    chains["input"] = nx.Chain((_foreign_rule(),), "filter", nx.HOOK_INPUT, -10)
-    elements = {"peers": peers, "numbers": numbers}
-    elements |= {"mesh": mesh, "targets": targets, "ports": anywhere, "address-ports": at_address}
-    return nx.table(nx.FAMILY_IPV4, TABLE, chains, shapes, elements)
+    if family is IPV4:  # which the underlay is
+        elements["peers"], elements["numbers"] = _underlay(tables)
+        shapes |= {"peers": nx.SetShape((4,)), "numbers": nx.SetShape((3,))}
+        chains["input"] = nx.Chain((_foreign_rule(),), "filter", nx.HOOK_INPUT, -10)
+    return nx.table(family.number, TABLE, chains, shapes, elements)
+
+
+def ipv6_node_table(
+    node_id: str,
+    tables: Mapping[str, NetworkTable],
+    containers: Iterable[LocalContainer],
+    bridges: Mapping[str, LocalBridge],
+) -> nx.TableState | None:
+    """Return the node's `ip6` table; None where nothing of this node has IPv6."""
+    prefixes = [p for bridge in bridges.values() for p in bridge.subnets()]
+    prefixes += [p for table in tables.values() if table.ingress for p in table.subnets()]
+    if not IPV6.of(prefixes):
+        return None
+    return node_table(node_id, tables, containers, bridges, IPV6)
+
+
+def _slot(kind: str, family: Family, count: int) -> bytes:
+    if kind == "sticky":
+        return family.source_slot(nx.REG32_02, count)
+    return nx.random_slot(nx.REG32_02, count)
 
 
 def _port_key(protocol: str, port: int) -> bytes:
@@ -90,11 +102,11 @@ def _port_key(protocol: str, port: int) -> bytes:
 
 
 def _target(address: str, port: int) -> bytes:
-    return IPv4Address(address).packed + struct.pack(">H", port) + b"\0\0"
+    return ip_address(address).packed + struct.pack(">H", port) + b"\0\0"
 
 
 def _mesh_elements(
-    tables: Mapping[str, NetworkTable],
+    tables: Mapping[str, NetworkTable], family: Family
 ) -> tuple[dict[bytes, nx.Value], dict[bytes, nx.Value], set[tuple[str, int]]]:
     mesh: dict[bytes, nx.Value] = {}
     targets: dict[bytes, nx.Value] = {}
@@ -102,7 +114,7 @@ def _mesh_elements(
     for table in tables.values():
         if not table.ingress:
             continue
-        groups = serving_by_service(table)
+        groups = serving_by_service(table, families=(family,))
         for service in table.services.values():
             addresses = groups.get(service.service_id, ())
             if not addresses:
@@ -136,38 +148,44 @@ def _foreign_rule() -> nx.Rule:
         nx.equal(nx.REG_1, struct.pack(">H", VXLAN_PORT)),
         nx.load_payload(nx.REG_1, 2, 12, 3),
         nx.lookup("numbers", nx.REG_1),
-        nx.load_source(),
+        IPV4.load_source(),
         nx.lookup("peers", nx.REG_1, inverted=True),
         nx.decide(nx.VERDICT_DROP),
     )
 
 
 def _host_ports(
-    containers: Iterable[LocalContainer],
+    containers: Iterable[LocalContainer], family: Family
 ) -> tuple[dict[bytes, nx.Value], dict[bytes, nx.Value]]:
     anywhere: dict[bytes, nx.Value] = {}
     at_address: dict[bytes, nx.Value] = {}
     for container in containers:
-        for port in container.ports:
+        inside = family.of((container.port_address, container.ipv6_port_address))
+        for port in container.ports if inside else ():
             key = _port_key(port.protocol, port.host_port)
-            value = _target(container.port_address, port.container_port)
-            if port.host_ip in ("", "0.0.0.0"):
+            value = _target(inside[0], port.container_port)
+            if port.host_ip == LOOPBACK:
+                continue
+            if port.host_ip in ("", ANYWHERE[family]):
                 anywhere[key] = value
-            else:
-                at_address[IPv4Address(port.host_ip).packed + key] = value
+            elif family.of((port.host_ip,)):
+                at_address[family.pack(port.host_ip) + key] = value
     return anywhere, at_address
 
 
-def _entry_rules() -> tuple[nx.Rule, ...]:
+def _entry_rules(family: Family) -> tuple[nx.Rule, ...]:
     local = nx.load_address_type(nx.REG_1, nx.FIB_DADDR) + nx.equal(nx.REG_1, _LOCAL)
+    if family is IPV6:  # carried, by `loopback`
+        local += family.load_destination() + nx.differs(nx.REG_1, family.pack(LOOPBACK))
     ports = nx.load_meta(nx.REG32_00, nx.META_L4PROTO) + nx.load_port(nx.REG32_01)
-    rewrite = nx.dnat(nx.REG32_00, nx.REG32_01)
+    behind = family.behind(nx.REG32_00)
+    rewrite = family.dnat(nx.REG32_00, behind)
     return (
         nx.rule(
             local,
-            nx.load_destination(nx.REG32_00),
-            nx.load_meta(nx.REG32_01, nx.META_L4PROTO),
-            nx.load_port(nx.REG32_02),
+            family.load_destination(nx.REG32_00),
+            nx.load_meta(behind, nx.META_L4PROTO),
+            nx.load_port(behind + 1),
             nx.lookup("address-ports", nx.REG32_00, nx.REG32_00),
             rewrite,
         ),
@@ -181,15 +199,6 @@ def _translated() -> bytes:
         nx.load_ct(nx.REG_1, nx.CT_STATUS)
         + nx.masked(nx.REG_1, struct.pack("=I", nx.CT_STATUS_DNAT))
         + nx.differs(nx.REG_1, b"\0\0\0\0")
-    )
-
-
-def _from_subnet(subnet: str) -> bytes:
-    network = IPv4Network(subnet)
-    return (
-        nx.load_source()
-        + nx.masked(nx.REG_1, network.netmask.packed)
-        + nx.equal(nx.REG_1, network.network_address.packed)
     )
 
 
@@ -214,23 +223,29 @@ def _from_this_node() -> bytes:
 
 
 def _leaving_rules(
-    node_id: str, ingress: NetworkTable | None, bridges: Mapping[str, LocalBridge]
+    node_id: str,
+    ingress: NetworkTable | None,
+    bridges: Mapping[str, LocalBridge],
+    family: Family,
 ) -> tuple[nx.Rule, ...]:
     rules: list[nx.Rule] = []
     for bridge in sorted(bridges.values(), key=lambda b: b.bridge):
+        subnets = family.of(bridge.subnets())
         # A neighbour's answer would bypass the node, and 127.0.0.1 cannot be answered at all.
         rules.append(
             nx.rule(_translated(), _into(bridge.bridge), _from_this_node(), nx.masquerade())
         )
-        rules.append(
+        rules += [
             nx.rule(
-                _translated(), _into(bridge.bridge), _from_subnet(bridge.subnet), nx.masquerade()
+                _translated(), _into(bridge.bridge), family.from_subnet(subnet), nx.masquerade()
             )
-        )
+            for subnet in subnets
+        ]
         if bridge.masquerade and not bridge.internal:
-            rules.append(
-                nx.rule(_from_subnet(bridge.subnet), _not_into(bridge.bridge), nx.masquerade())
-            )
+            rules += [
+                nx.rule(family.from_subnet(subnet), _not_into(bridge.bridge), nx.masquerade())
+                for subnet in subnets
+            ]
     if ingress is not None:
         rules.append(
             nx.rule(_translated(), _into(INGRESS_LINK), _from_this_node(), nx.masquerade())
@@ -243,15 +258,16 @@ def _leaving_rules(
                 nx.rule(
                     _translated(),
                     _into(INGRESS_LINK),
-                    nx.load_source(),
+                    family.load_source(),
                     nx.immediate(2, low),
                     nx.immediate(3, high),
-                    nx.snat(nx.REG_1, 2, 3),
+                    family.snat(nx.REG_1, 2, 3),
                 )
             )
-        rules.append(
-            nx.rule(_from_subnet(ingress.subnet), _not_into(INGRESS_LINK), nx.masquerade())
-        )
+        rules += [
+            nx.rule(family.from_subnet(subnet), _not_into(INGRESS_LINK), nx.masquerade())
+            for subnet in family.of(ingress.subnets())
+        ]
     return tuple(rules)
 
 

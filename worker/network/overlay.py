@@ -9,7 +9,8 @@ import errno
 import hashlib
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 from swarmapi.model.tables import NetworkTable
@@ -29,6 +30,14 @@ def short_name(prefix: str, *parts: str) -> str:
     return (prefix + digest)[:15]
 
 
+def prefix_of(subnets: Iterable[str], address: str) -> int:
+    """Return the prefix length of the subnet an address is in; NetworkError if in none."""
+    for subnet in subnets:
+        if ip_address(address) in ip_network(subnet):
+            return int(subnet.partition("/")[2])
+    raise NetworkError(f"address {address} is in no subnet of its network")
+
+
 class Overlay:
     """The kernel objects of one overlay. All methods run on the network thread."""
 
@@ -37,6 +46,7 @@ class Overlay:
         self._pin = pin
         self.netns_fd = -1
         self.ingress_gateway = ""
+        self.ingress_ipv6_gateway = ""
         self.vxlan = f"vxlan{table.vni}"
         self._applied: OverlayState | None = None
         self.members: dict[str, int] = {}
@@ -98,9 +108,11 @@ class Overlay:
         if node.link(INGRESS_LINK) is None:
             self._make_ingress_leg(node, node_fd, bridge)
             return 1
-        subnet = self.table.subnet
-        prefix = int(subnet.partition("/")[2])
-        return mend_link(node, INGRESS_LINK, self.ingress_gateway, prefix, subnet)
+        return mend_link(node, INGRESS_LINK, self._leg_places())
+
+    def _leg_places(self) -> list[str]:
+        own = filter(None, (self.ingress_gateway, self.ingress_ipv6_gateway))
+        return [f"{address}/{prefix_of(self.table.subnets(), address)}" for address in own]
 
     def _make_bridge(self, links: Mapping[str, nl.Link]) -> None:
         def prepare() -> None:
@@ -148,11 +160,11 @@ class Overlay:
                 )
             ]
         )
-        leg = node.index(INGRESS_LINK)
-        prefix = int(self.table.subnet.partition("/")[2])
-        node.batch([nl.set_link(leg, up=True), nl.add_address(leg, gateway, prefix)])
 
         def permit() -> None:
+            if self.ingress_ipv6_gateway:
+                netns.allow_ipv6(INGRESS_LINK)
+                netns.forward_ipv6()
             # 127.0.0.1:PORT of the node itself leads into the overlay.
             netns.write_sysctl(f"ipv4/conf/{INGRESS_LINK}/route_localnet", 1)
             # Clients' addresses come back this way: loose reverse path check.
@@ -160,6 +172,11 @@ class Overlay:
             netns.write_sysctl(f"ipv4/conf/{INGRESS_LINK}/send_redirects", 0)
 
         netns.inside(node_fd, permit)
+        leg = node.index(INGRESS_LINK)
+        node.batch(
+            [nl.set_link(leg, up=True)]
+            + [nl.add_address(leg, place) for place in self._leg_places()]
+        )
 
     def settle(self, desired: OverlayState) -> int:
         """Like `verify`, unless `desired` is what was applied last."""

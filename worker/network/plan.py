@@ -8,10 +8,12 @@ import struct
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
+from typing import NamedTuple
 
 from swarmapi.model.tables import NetworkTable, ServiceEntry
 from worker.network import nftexpr as nx
 from worker.network.attachments import mac_of
+from worker.network.family import IPV4, IPV6, Family
 from worker.network.local import (
     DNS_ADDRESS,
     DNS_PORT,
@@ -20,10 +22,9 @@ from worker.network.local import (
     LocalContainer,
     serving_by_service,
 )
-from worker.network.node_table import node_table
+from worker.network.node_table import ipv6_node_table, node_table
 
 _TCP = bytes([6])
-_SLOTS = {"lb": nx.random_slot, "sticky": nx.source_slot}
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class OverlayState:
     fdb: frozenset[tuple[str, str]]
     """(MAC, underlay address of its node)."""
     neighbours: frozenset[tuple[str, str]]
-    """(address, MAC)."""
+    """(address, MAC); addresses of both families."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,24 @@ class Names:
     reverse: Mapping[str, str] = field(default_factory=dict)
 
 
+class ContainerTables(NamedTuple):
+    """The tables of one container's namespace."""
+
+    ipv4: nx.TableState
+    returns: nx.TableState | None
+    """Of `netdev`, on the ingress network."""
+    ipv6: nx.TableState | None
+    """None without an IPv6 address."""
+
+
 @dataclass(frozen=True)
 class DesiredState:
     """All this node must hold."""
 
     overlays: Mapping[str, OverlayState]
-    containers: Mapping[str, tuple[nx.TableState, nx.TableState | None]]
-    """Container id to its `ip` table and, on the ingress network, its `netdev` table."""
+    containers: Mapping[str, ContainerTables]
     node: nx.TableState
+    ipv6_node: nx.TableState | None
     names: Mapping[str, Names]
 
 
@@ -64,7 +75,7 @@ class Planner:
     def __init__(self, node_id: str) -> None:
         self._node_id = node_id
         self._overlays: dict[str, tuple[NetworkTable, OverlayState]] = {}
-        self._containers: dict[str, tuple[object, nx.TableState, nx.TableState | None]] = {}
+        self._containers: dict[str, tuple[object, ContainerTables]] = {}
         self._names: dict[str, tuple[object, Names]] = {}
 
     def plan(
@@ -88,8 +99,9 @@ class Planner:
         }
         return DesiredState(
             overlays={key: state for key, (_, state) in self._overlays.items()},
-            containers={key: found[1:] for key, found in self._containers.items()},
+            containers={key: found for key, (_, found) in self._containers.items()},
             node=node_table(self._node_id, tables, local.values(), bridges),
+            ipv6_node=ipv6_node_table(self._node_id, tables, local.values(), bridges),
             names={key: self._names_of(c) for key, c in local.items()},
         )
 
@@ -112,12 +124,16 @@ class Planner:
 
     def _container(
         self, tables: Mapping[str, NetworkTable], container: LocalContainer
-    ) -> tuple[object, nx.TableState, nx.TableState | None]:
+    ) -> tuple[object, ContainerTables]:
         used = [(key, tables.get(key), place) for key, place in container.networks.items()]
         known = self._containers.get(container.container_id)
         if known is not None and _same(known[0], used):
             return known
-        return used, container_table(tables, container), return_table(tables, container)
+        return used, ContainerTables(
+            container_table(tables, container),
+            return_table(tables, container),
+            container_table(tables, container, IPV6) if container.has_ipv6() else None,
+        )
 
     def _network(
         self,
@@ -153,8 +169,7 @@ def _merged(parts: list[Names]) -> Names:
     reverse: dict[str, str] = {}
     for part in parts:
         for name, addresses in part.forward.items():
-            have = forward.get(name, ())
-            forward[name] = have + tuple(a for a in addresses if a not in have)
+            _add(forward, name, addresses)
         reverse.update(part.reverse)
     return Names(forward, reverse)
 
@@ -162,19 +177,22 @@ def _merged(parts: list[Names]) -> Names:
 def overlay_state(node_id: str, table: NetworkTable) -> OverlayState:
     """Return where the overlay's remote addresses are; withdrawn ones still have flows."""
     fdb, neighbours = set(), set()
-    remote = [(e.address, e.node_id) for e in table.endpoints.values()]
-    remote += [(n.gateway, n.node_id) for n in table.nodes.values() if n.gateway]
-    for address, owner in remote:
+    remote = [(e.addresses(), e.node_id) for e in table.endpoints.values()]
+    remote += [((n.gateway, n.ipv6_gateway), n.node_id) for n in table.nodes.values()]
+    for addresses, owner in remote:
         node = table.nodes.get(owner)
-        if owner == node_id or node is None or not address:
+        if owner == node_id or node is None or not (addresses and addresses[0]):
             continue
-        fdb.add((mac_of(address), node.data_path))
-        neighbours.add((address, mac_of(address)))
+        mac = mac_of(addresses[0])
+        fdb.add((mac, node.data_path))
+        neighbours |= {(address, mac) for address in addresses if address}
     return OverlayState(frozenset(fdb), frozenset(neighbours))
 
 
-def container_table(tables: Mapping[str, NetworkTable], container: LocalContainer) -> nx.TableState:
-    """Return the `ip swarm` table of a container's namespace."""
+def container_table(
+    tables: Mapping[str, NetworkTable], container: LocalContainer, family: Family = IPV4
+) -> nx.TableState:
+    """Return a family's table of a container's namespace."""
     vips: dict[bytes, nx.Value] = {}
     backends: dict[bytes, nx.Value] = {}
     silent: dict[bytes, nx.Value] = {}
@@ -183,12 +201,13 @@ def container_table(tables: Mapping[str, NetworkTable], container: LocalContaine
         table = tables.get(network_id)
         if table is None or table.ingress:
             continue
-        groups = serving_by_service(table)
+        groups = serving_by_service(table, families=(family,))
         for service in table.services.values():
-            if not service.vip:
+            virtual = family.of(service.vips())
+            if not virtual:
                 continue
             addresses = groups.get(service.service_id, ())
-            vip = IPv4Address(service.vip).packed
+            vip = family.pack(virtual[0])
             if not addresses:
                 silent[vip] = None
                 continue
@@ -196,53 +215,46 @@ def container_table(tables: Mapping[str, NetworkTable], container: LocalContaine
             balancers.add(balancer)
             vips[vip] = f"{balancer[0]}-{balancer[1]}"
             for slot, address in enumerate(addresses):
-                backends[vip + struct.pack("=I", slot)] = IPv4Address(address).packed
-    chains, gateways = _vip_chains(balancers), _gateways(tables, container)
+                backends[vip + struct.pack("=I", slot)] = family.pack(address)
+    chains, gateways = _vip_chains(balancers, family), _gateways(tables, container)
     chains |= _return_chains(tables, container)
     marks: dict[bytes, nx.Value] = {
         bytes.fromhex(mac_of(g).replace(":", "")): _mark(g) for g in gateways
     }
     shapes = {
-        "vips": nx.SetShape((4,), verdicts=True),
-        "backends": nx.SetShape((4, 4), data_size=4, key_type=nx.TYPE_IPV4 << 6 | nx.TYPE_MARK),
-        "silent": nx.SetShape((4,)),
+        "vips": nx.SetShape((family.size,), verdicts=True, key_type=family.address_type),
+        "backends": nx.SetShape(
+            (family.size, 4),
+            data_size=family.size,
+            key_type=family.address_type << 6 | nx.TYPE_MARK,
+            data_type=family.address_type,
+        ),
+        "silent": nx.SetShape((family.size,), key_type=family.address_type),
         "gateways": nx.SetShape((6,), data_size=4, key_type=nx.TYPE_ETHER, data_type=nx.TYPE_MARK),
     }
     elements = {"vips": vips, "backends": backends, "silent": silent, "gateways": marks}
-    return nx.table(nx.FAMILY_IPV4, TABLE, chains, shapes, elements)
+    return nx.table(family.number, TABLE, chains, shapes, elements)
 
 
-def _vip_chains(balancers: Iterable[tuple[str, int]]) -> dict[str, nx.Chain]:
-    resolver = IPv4Address(DNS_ADDRESS).packed
+def _vip_chains(balancers: Iterable[tuple[str, int]], family: Family) -> dict[str, nx.Chain]:
+    slot = family.behind(nx.REG32_00)
     balance = {
         f"{kind}-{count}": nx.Chain(
             (
                 nx.rule(
-                    nx.load_destination(nx.REG32_00),
-                    _SLOTS[kind](nx.REG32_01, count),
+                    family.load_destination(nx.REG32_00),
+                    family.source_slot(slot, count)
+                    if kind == "sticky"
+                    else nx.random_slot(slot, count),
                     nx.lookup("backends", nx.REG32_00, nx.REG_1),
-                    nx.dnat(nx.REG_1),
+                    family.dnat(nx.REG_1),
                 ),
             )
         )
         for kind, count in sorted(balancers)
     }
-    redirect = [
-        nx.rule(
-            nx.load_destination(),
-            nx.equal(nx.REG_1, resolver),
-            nx.load_meta(nx.REG_1, nx.META_L4PROTO),
-            nx.equal(nx.REG_1, bytes([protocol])),
-            nx.load_port(nx.REG_1),
-            nx.equal(nx.REG_1, struct.pack(">H", 53)),
-            nx.immediate(nx.REG_1, resolver),
-            nx.immediate(2, struct.pack(">H", DNS_PORT)),
-            nx.dnat(nx.REG_1, 2),
-        )
-        for protocol in (6, 17)
-    ]
-    pick = nx.rule(nx.load_destination(), nx.lookup("vips", nx.REG_1, nx.REG_VERDICT))
-    is_silent = nx.load_destination() + nx.lookup("silent", nx.REG_1)
+    pick = nx.rule(family.load_destination(), nx.lookup("vips", nx.REG_1, nx.REG_VERDICT))
+    is_silent = family.load_destination() + nx.lookup("silent", nx.REG_1)
     refuse = (
         nx.rule(
             is_silent,
@@ -250,18 +262,38 @@ def _vip_chains(balancers: Iterable[tuple[str, int]]) -> dict[str, nx.Chain]:
             nx.equal(nx.REG_1, _TCP),
             nx.reject_with_reset(),
         ),
-        nx.rule(is_silent, nx.reject_unreachable()),
+        nx.rule(is_silent, family.reject()),
     )
     return balance | {
-        "output": nx.Chain((*redirect, pick), "nat", nx.HOOK_OUTPUT, -100),
+        "output": nx.Chain((*_to_resolver(family), pick), "nat", nx.HOOK_OUTPUT, -100),
         "refuse": nx.Chain(refuse, "filter", nx.HOOK_OUTPUT, 0),
     }
+
+
+def _to_resolver(family: Family) -> tuple[nx.Rule, ...]:
+    if family is not IPV4:  # whose loopback the resolver is on
+        return ()
+    resolver = family.pack(DNS_ADDRESS)
+    return tuple(
+        nx.rule(
+            family.load_destination(),
+            nx.equal(nx.REG_1, resolver),
+            nx.load_meta(nx.REG_1, nx.META_L4PROTO),
+            nx.equal(nx.REG_1, bytes([protocol])),
+            nx.load_port(nx.REG_1),
+            nx.equal(nx.REG_1, struct.pack(">H", 53)),
+            nx.immediate(nx.REG_1, resolver),
+            nx.immediate(2, struct.pack(">H", DNS_PORT)),
+            family.dnat(nx.REG_1, 2),
+        )
+        for protocol in (6, 17)
+    )
 
 
 def _ingress(
     tables: Mapping[str, NetworkTable], container: LocalContainer
 ) -> tuple[NetworkTable, str] | None:
-    for network_id, (interface, _) in container.networks.items():
+    for network_id, (interface, *_) in container.networks.items():
         table = tables.get(network_id)
         if table is not None and table.ingress:
             return table, interface
@@ -361,40 +393,43 @@ def _member_names(
     reverse: dict[str, str],
     told: Collection[str],
 ) -> None:
-    address = member.networks[network_id][1]
+    addresses = member.networks[network_id][1:]
     names = [name for name in member.names.get(network_id, ()) if name.lower() not in told]
     suffix = f".{domain}" if domain else ""
     for name in [*names, *(name + suffix for name in names if suffix)]:
-        have = forward.get(name.lower(), ())
-        if address not in have:
-            forward[name.lower()] = (*have, address)
-    if names:
+        _add(forward, name.lower(), addresses)
+    for address in addresses if names else ():
         reverse.setdefault(address, names[0] + suffix)
+
+
+def _add(forward: dict[str, tuple[str, ...]], name: str, addresses: Iterable[str]) -> None:
+    have = forward.get(name, ())
+    forward[name] = have + tuple(a for a in addresses if a not in have)
 
 
 def _overlay_names(
     table: NetworkTable, forward: dict[str, tuple[str, ...]], reverse: dict[str, str]
 ) -> None:
-    groups = serving_by_service(table)
+    groups = serving_by_service(table, families=(IPV4, IPV6))
 
     def add(name: str, addresses: tuple[str, ...]) -> None:
-        for full in (name.lower(), f"{name}.{table.name}".lower()):
-            have = forward.get(full, ())
-            forward[full] = have + tuple(a for a in addresses if a not in have)
+        for full in (name, f"{name}.{table.name}"):
+            _add(forward, full.lower(), addresses)
 
     for service in sorted(table.services.values(), key=lambda s: s.service_id):
         addresses = groups.get(service.service_id, ())
         for name in _service_names(service):
-            add(name, (service.vip,) if service.vip else addresses)
+            add(name, service.vips() or addresses)
             add(f"tasks.{name}", addresses)
-        if service.vip:
-            reverse[service.vip] = f"{service.name}.{table.name}"
+        for vip in service.vips():
+            reverse[vip] = f"{service.name}.{table.name}"
     for endpoint in table.endpoints.values():
         for name in endpoint.aliases:
-            add(name, (endpoint.address,))
+            add(name, endpoint.addresses())
         if endpoint.name:
-            add(endpoint.name, (endpoint.address,))
-            reverse[endpoint.address] = f"{endpoint.name}.{table.name}"
+            add(endpoint.name, endpoint.addresses())
+            for address in endpoint.addresses():
+                reverse[address] = f"{endpoint.name}.{table.name}"
 
 
 def _service_names(service: ServiceEntry) -> tuple[str, ...]:

@@ -40,6 +40,11 @@ class ServiceEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """Ingress-mode ports; filled on the ingress network only."""
     sticky: bool = False
     """Whether a client's address decides which task it gets."""
+    ipv6_vip: str = ""
+
+    def vips(self) -> tuple[str, ...]:
+        """Return its virtual addresses, one per family at most."""
+        return tuple(filter(None, (self.vip, self.ipv6_vip)))
 
 
 class TaskEndpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -55,6 +60,11 @@ class TaskEndpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     address: str
     state: EndpointState = EndpointState.SERVING
     aliases: tuple[str, ...] = ()
+    ipv6_address: str = ""
+
+    def addresses(self) -> tuple[str, ...]:
+        """Return its addresses, one per family at most."""
+        return tuple(filter(None, (self.address, self.ipv6_address)))
 
 
 class NodeEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -67,6 +77,7 @@ class NodeEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The node's own address on the ingress network; empty on others."""
     mesh_ports: tuple[int, int] = (0, 0)
     """Inclusive range of source ports this ingress node rewrites to; disjoint between nodes."""
+    ipv6_gateway: str = ""
 
 
 class NetworkTable(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -85,6 +96,12 @@ class NetworkTable(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     services: dict[str, ServiceEntry] = {}
     endpoints: dict[str, TaskEndpoint] = {}
     nodes: dict[str, NodeEntry] = {}
+    further_subnets: tuple[str, ...] = ()
+    """Prefixes of either family besides `subnet`; all of them are on the same link."""
+
+    def subnets(self) -> tuple[str, ...]:
+        """Return every prefix of the network."""
+        return (self.subnet, *self.further_subnets)
 
 
 class TableDelta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

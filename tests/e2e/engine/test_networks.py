@@ -55,7 +55,8 @@ def test_a_network_from_create_to_prune(machine: Machine) -> None:
     assert b"mtu 1400" in link.stdout
     assert "already exists" in machine.refused("network", "create", "n1")
     assert "overlaps" in machine.refused("network", "create", "--subnet", "10.70.0.0/16", "n2")
-    assert "EnableIPv6" in machine.refused("network", "create", "--ipv6", "n2")
+    several = ["--subnet", "10.75.0.0/24", "--subnet", "10.76.0.0/24"]
+    assert "one subnet of IPv4" in machine.refused("network", "create", *several, "n2")
     assert "network option x is not supported" in machine.refused(
         "network", "create", "-o", "x=y", "n2"
     )
@@ -268,3 +269,52 @@ def test_options_of_the_default_bridge(machine: Machine) -> None:
     said = machine.refused("run", "--rm", "box:1", "true", code=125)
     assert "network bridge not found" in said
     machine.docker("run", "--rm", "--network", "none", "box:1", "true")
+
+
+def test_a_network_of_both_families(machine: Machine) -> None:
+    words = ["--ipv6", "--subnet", "fd72::/64", "--subnet", "10.72.0.0/24", "--gateway", "fd72::7"]
+    machine.docker("network", "create", *words, "n1")
+    shown = machine.inspect("network", "inspect", "n1")
+    assert (shown["EnableIPv4"], shown["EnableIPv6"]) == (True, True)
+    assert shown["IPAM"]["Config"] == [
+        {"Subnet": "10.72.0.0/24", "Gateway": "10.72.0.1"},
+        {"Subnet": "fd72::/64", "Gateway": "fd72::7"},
+    ]
+    places = ["--network", "n1", "--ip", "10.72.0.80", "--ip6", "fd72::80"]
+    serve(machine, "web", *places, "-p", "8080:80", "-p", "[::1]:8081:80")
+    found = networks_of(machine, "web")["n1"]
+    assert found["IPAMConfig"] == {"IPv4Address": "10.72.0.80", "IPv6Address": "fd72::80"}
+    assert (found["GlobalIPv6Address"], found["GlobalIPv6PrefixLen"], found["IPv6Gateway"]) == (
+        "fd72::80",
+        64,
+        "fd72::7",
+    )
+    assert set(machine.out("port", "web").splitlines()) == {
+        "80/tcp -> 0.0.0.0:8080",
+        "80/tcp -> [::]:8080",
+        "80/tcp -> [::1]:8081",
+    }
+    for place in ("127.0.0.1:8080", "[::1]:8080", "[::1]:8081", "[fd72::7]:8080"):
+        assert fetch(machine, f"http://{place}/").startswith("page-of-")
+    run = ["run", "--rm", "--network", "n1", "box:1"]
+    assert machine.out(*run, "wget", "-qO-", "http://[fd72::80]/").startswith("page-of-")
+    machine.out(*run, "ping", "-6", "-c", "1", "web")
+    answer = machine.out(*run, "nslookup", "web")
+    assert "fd72::80" in answer
+    assert "10.72.0.80" in answer
+    assert "name = web.n1" in machine.out(*run, "nslookup", "fd72::80")
+    assert "fd72::80\t" in machine.out("exec", "web", "cat", "/etc/hosts")
+    again = ("run", "--rm", "--network", "n1", "--ip6", "fd72::80", "box:1", "true")
+    taken = machine.refused(*again, code=125)
+    assert "fd72::80 is in use" in taken
+    machine.docker("network", "create", "n2")
+    lacking = machine.refused(
+        "run", "--network", "n2", "--ip6", "fd00::5", "box:1", "true", code=125
+    )
+    assert "create it with --ipv6" in lacking
+    machine.docker("network", "create", "--ipv6", "--ipv4=false", "n3")
+    alone = machine.out(
+        "run", "--rm", "--network", "n3", "box:1", "ip", "-o", "addr", "show", "eth0"
+    )
+    assert "inet6 fd" in alone
+    assert "inet " not in alone.partition("eth0")[2]

@@ -35,8 +35,13 @@ def run_in(fd: int, action: Callable[[], T]) -> T:
     return results[0]
 
 
+def ipv6_of(address: str) -> str:
+    """Return the IPv6 address on the underlay of who has `address` there."""
+    return f"fd77::{int(address.rpartition('.')[2]):x}"
+
+
 class Lab:
-    """An underlay 192.168.77.0/24; every namespace lives as long as its descriptor."""
+    """An underlay 192.168.77.0/24 and fd77::/64; a namespace lives as long as its descriptor."""
 
     def __init__(self, base: Path) -> None:
         self._base = base
@@ -75,13 +80,16 @@ class Lab:
             lambda r: r.batch([nl.add_veth(port, "eth0", self.fd(pin), mtu=1600, master=bridge)]),
         )
 
+        run_in(self.fd(pin), lambda: netns.allow_ipv6("eth0"))
+
         def configure(route: nl.RouteSocket) -> None:
             index = route.index("eth0")
             route.batch(
                 [
                     nl.set_link(1, up=True),
                     nl.set_link(index, up=True),
-                    nl.add_address(index, address, 24),
+                    nl.add_address(index, f"{address}/24"),
+                    nl.add_address(index, f"{ipv6_of(address)}/64"),
                 ]
             )
 
@@ -102,9 +110,10 @@ class Server:
         kind = socket.SOCK_DGRAM if udp else socket.SOCK_STREAM
 
         def listen() -> socket.socket:
-            made = socket.socket(socket.AF_INET, kind)
+            made = socket.socket(socket.AF_INET6, kind)
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            made.bind(("0.0.0.0", port))
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            made.bind(("::", port))
             if not udp:
                 made.listen(128)
             return made
@@ -121,7 +130,7 @@ class Server:
             except OSError:
                 return
             with peer:
-                peer.sendall(f"{self._name} {address[0]} {address[1]}".encode())
+                peer.sendall(self._answer(address))
 
     def _udp(self) -> None:
         while True:
@@ -131,7 +140,10 @@ class Server:
                 return
             if not data:
                 return
-            self._socket.sendto(f"{self._name} {address[0]} {address[1]}".encode(), address)
+            self._socket.sendto(self._answer(address), address)
+
+    def _answer(self, peer: tuple[str, int]) -> bytes:
+        return f"{self._name} {peer[0].removeprefix('::ffff:')} {peer[1]}".encode()
 
     def close(self) -> None:
         try:
@@ -149,7 +161,7 @@ def ask(
 
     def body() -> list[str]:
         kind = socket.SOCK_DGRAM if udp else socket.SOCK_STREAM
-        with socket.socket(socket.AF_INET, kind) as link:
+        with socket.socket(nl.family_of(address), kind) as link:
             link.settimeout(timeout_s)
             link.connect((address, port))
             if udp:

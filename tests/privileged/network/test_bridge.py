@@ -75,7 +75,7 @@ def test_published_ports_answer_outside_and_on_loopback(lab: Lab, tmp_path: Path
             # The first free port of a range; when there is none, all of it is named.
             ranged = PortBinding("tcp", 80, 8080, host_port_last=8082)
             chosen = await join(network, "ranged", "red", ranged)
-            assert chosen.ports == (PortBinding("tcp", 80, 8082),)
+            assert chosen.ports == (PortBinding("tcp", 80, 8082, "0.0.0.0"),)
             with pytest.raises(PortTaken, match=r"0\.0\.0\.0:8080-8082"):
                 await join(network, "again", "red", ranged)
             with pytest.raises(NetworkError, match="on no network"):

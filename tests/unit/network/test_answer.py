@@ -8,8 +8,14 @@ from worker.network.answer import answer, failure, is_query
 from worker.network.plan import Names
 
 NAMES = Names(
-    {"web": ("10.0.0.1",), "all": ("10.0.0.1", "10.0.0.2"), "gone": ()},
-    {"10.0.0.1": "web.1.x.app"},
+    {
+        "web": ("10.0.0.1",),
+        "all": ("10.0.0.1", "10.0.0.2"),
+        "gone": (),
+        "both": ("10.0.0.1", "fd00::1", "fd00::2"),
+        "six": tuple(f"fd00::{i:x}" for i in range(1, 101)),
+    },
+    {"10.0.0.1": "web.1.x.app", "fd00::1": "both.app"},
 )
 
 
@@ -40,6 +46,33 @@ def test_a_known_name_without_such_data_is_no_error(name: str, kind: int) -> Non
     assert reply is not None
     assert reply[3] & 15 == 0
     assert reply[6:8] == b"\0\0"
+
+
+def test_each_family_is_answered_by_its_type() -> None:
+    counts = {}
+    for kind in (1, 28, 255):
+        reply = answer(ask("both", kind), NAMES, 0)
+        assert reply is not None
+        counts[kind] = struct.unpack_from(">H", reply, 6)[0]
+    assert counts == {1: 1, 28: 2, 255: 3}
+    last = [answer(ask("both", 28), NAMES, turn) for turn in (0, 1)]
+    assert [r and r[-16:] for r in last] == [bytes.fromhex(f"fd00{0:024x}{i:04x}") for i in (2, 1)]
+    long = answer(ask("six", 28), NAMES, 0)
+    assert long is not None
+    assert len(long) <= 512
+    assert long[2] & 2  # truncated: ask by TCP
+    whole = answer(ask("six", 28), NAMES, 0, tcp=True)
+    assert whole is not None
+    assert struct.unpack_from(">H", whole, 6)[0] == 100
+
+
+def test_an_ipv6_address_has_a_name() -> None:
+    nibbles = ".".join(reversed(f"fd00{0:024x}0001"))
+    reply = answer(ask(f"{nibbles}.ip6.arpa", 12), NAMES, 0)
+    assert reply is not None
+    assert reply.endswith(b"\4both\3app\0")
+    for odd in (f"2.{nibbles[2:]}.ip6.arpa", "1.ip6.arpa", "x.y.ip6.arpa"):
+        assert answer(ask(odd, 12), NAMES, 0) is None
 
 
 def test_unknown_names_are_not_ours() -> None:

@@ -107,7 +107,7 @@ def test_withdrawn_remote_endpoints_stay_reachable_and_local_ones_need_no_entry(
 
 def test_the_ingress_network_has_no_vips_and_knows_remote_gateways() -> None:
     state = planned(overlay(task(1), ingress=True))
-    rules, returns = state.containers["c1"]
+    rules, returns, _ = state.containers["c1"]
     assert not rules.elements["vips"]
     assert len(rules.elements["gateways"]) == 2
     assert returns is not None

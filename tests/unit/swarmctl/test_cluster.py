@@ -183,6 +183,25 @@ def test_network_connect_disconnect_prune(daemon: Daemon, ctl: Run) -> None:
             "AuxiliaryAddresses": {"r": "10.1.0.9"},
         }
     ]
+    both = ("--subnet", "fd00::/64", "--subnet", "10.1.0.0/24", "--gateway", "10.1.0.1")
+    more = ("--aux-address", "r=fd00::9", "--ipv6", "--ipv4=false")
+    ctl("network", "create", *both, *more, "n3")
+    body = daemon.seen[-1].body
+    assert (body["EnableIPv4"], body["EnableIPv6"]) == (False, True)
+    assert body["IPAM"]["Config"] == [
+        {"Subnet": "fd00::/64", "AuxiliaryAddresses": {"r": "fd00::9"}},
+        {"Subnet": "10.1.0.0/24", "Gateway": "10.1.0.1"},
+    ]
+    for odd, words in (
+        (("--gateway", "10.2.0.1"), "no --subnet"),
+        (("--gateway", "10.1.0.1", "--gateway", "10.1.0.2"), "has one"),
+        (("--gateway", "x"), "x"),
+    ):
+        refused = ctl("network", "create", "--subnet", "10.1.0.0/24", *odd, "n4")
+        assert (refused.code, words in refused.err) == (1, True)
+    ctl("network", "connect", "--ip6", "fd00::5", "n1", "c1")
+    asked = daemon.seen[-1].body["EndpointConfig"]
+    assert asked["IPAMConfig"] == {"IPv6Address": "fd00::5"}
 
 
 def test_volume_commands(daemon: Daemon, ctl: Run) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from swarmapi.errors import AlreadyExists, Forbidden, InvalidArgument, SwarmError, Unsupported
+from worker.api.networks import render
 from worker.bridge import BridgeOptions, kernel_bridge
 from worker.engine.network_spec import decode_network
 
@@ -46,6 +47,22 @@ def test_what_the_docker_client_sends() -> None:
     assert not bridge.masquerade
 
 
+def test_a_network_of_both_families() -> None:
+    pools = [
+        {"Subnet": "fd00::/64", "Gateway": "fd00:0::9", "AuxiliaryAddresses": {"a": "fd00::5"}},
+        {"Subnet": "10.1.0.0/24", "IPRange": "10.1.0.128/25"},
+    ]
+    found = decode_network({"Name": "n1", "EnableIPv6": True, "IPAM": {"Config": pools}})
+    assert (found.subnet, found.ip_range) == ("10.1.0.0/24", "10.1.0.128/25")
+    assert (found.ipv6_subnet, found.ipv6_gateway) == ("fd00::/64", "fd00::9")
+    assert render(found)["IPAM"]["Config"] == [
+        {"Subnet": "10.1.0.0/24", "IPRange": "10.1.0.128/25"},
+        {"Subnet": "fd00::/64", "Gateway": "fd00::9", "AuxiliaryAddresses": {"a": "fd00::5"}},
+    ]
+    with pytest.raises(Unsupported, match="one subnet of IPv4"):
+        decode_network({"Name": "n1", "IPAM": {"Config": [pools[1], {"Subnet": "10.2.0.0/24"}]}})
+
+
 def test_a_network_without_wishes_gets_dockers_defaults() -> None:
     bridge = kernel_bridge(decode_network({"Name": "n1", "CheckDuplicate": True}))
     assert (bridge.talkative, bridge.masquerade, bridge.mtu, bridge.subnet) == (
@@ -64,8 +81,7 @@ def test_a_network_without_wishes_gets_dockers_defaults() -> None:
         ({"Name": "host"}, AlreadyExists, "already exists"),
         ({"Name": "n1", "Driver": "host"}, Forbidden, "only one instance"),
         ({"Name": "n1", "Driver": "macvlan"}, Unsupported, "macvlan"),
-        ({"Name": "n1", "EnableIPv6": True}, Unsupported, "EnableIPv6"),
-        ({"Name": "n1", "EnableIPv4": False}, Unsupported, "EnableIPv4"),
+        ({"Name": "n1", "EnableIPv4": False}, InvalidArgument, "must be enabled"),
         ({"Name": "n1", "ConfigOnly": True}, Unsupported, "ConfigOnly"),
         ({"Name": "n1", "ConfigFrom": {"Network": "x"}}, Unsupported, "ConfigFrom"),
         ({"Name": "n1", "Colour": "red"}, Unsupported, "Colour"),
@@ -86,7 +102,17 @@ def test_a_network_without_wishes_gets_dockers_defaults() -> None:
         (pool(Gateway="10.1.0.1"), InvalidArgument, "needs a subnet"),
         (pool(Subnet="10.1.0.5/24"), InvalidArgument, r"it should be 10\.1\.0\.0/24"),
         (pool(Subnet="nonsense"), InvalidArgument, "nonsense"),
-        (pool(Subnet="fd00::/64"), Unsupported, "IPv6"),
+        (pool(Subnet="fd00::/64"), InvalidArgument, "--ipv6"),
+        (
+            {**pool(Subnet="10.1.0.0/24"), "EnableIPv4": False, "EnableIPv6": True},
+            InvalidArgument,
+            "--ipv4",
+        ),
+        (
+            {**pool(Subnet="fd00::/64", Gateway="10.0.0.1"), "EnableIPv6": True},
+            InvalidArgument,
+            "parent subnet",
+        ),
         (pool(Subnet="10.1.0.0/24", Gateway="10.2.0.1"), InvalidArgument, "parent subnet"),
         (pool(Subnet="10.1.0.0/24", IPRange="10.2.0.0/25"), InvalidArgument, "parent subnet"),
         (
