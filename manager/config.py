@@ -13,6 +13,7 @@ from swarmapi.errors import InvalidArgument
 SOCKET_NAME: Final = "manager.sock"
 _LONGEST_SOCKET_PATH: Final = 107
 """Bytes a unix socket's path may have (unix(7))."""
+_GENERATIONS: Final = 1000
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,12 @@ class Paths:
         """The REST socket, for swarmd alone."""
         return self.run_dir / SOCKET_NAME
 
-    def inner(self, name: str) -> Path:
-        """Return a socket between the public port and a server of ours."""
-        return self.run_dir / f"manager-{name}.sock"
+    def inner(self, name: str, generation: int = 0) -> Path:
+        """Return a socket between the public port and a server of ours.
+
+        With each certificate begins a generation; one that has gone lends its path.
+        """
+        return self.run_dir / f"manager-{name}-{generation % _GENERATIONS}.sock"
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ def load(argv: Sequence[str]) -> InitConfig | RunConfig | RecoverConfig | Descri
     for name in ("state_dir", "run_dir"):
         if not Path(getattr(flags, name)).is_absolute():
             raise InvalidArgument(f"--{name.replace('_', '-')} must be an absolute path")
-    if len(bytes(paths.inner("join"))) > _LONGEST_SOCKET_PATH:
+    if len(bytes(paths.inner("join", _GENERATIONS - 1))) > _LONGEST_SOCKET_PATH:
         raise InvalidArgument(f"--run-dir {paths.run_dir} is too long for unix sockets")
     split(flags.listen_addr)
     split(flags.advertise_addr)

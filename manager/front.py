@@ -55,8 +55,7 @@ class Front:
 
     def __init__(self, host: str, port: int, backends: Mapping[str, str], default: str) -> None:
         self._address = (host, port)
-        self._backends = {name.lower(): target for name, target in backends.items()}
-        self._default = default
+        self.switch(backends, default)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="front", daemon=True)
         self._started: Future[int] = Future()
@@ -67,6 +66,10 @@ class Front:
         """Listen; returns the port. Raises OSError when the address cannot be had."""
         self._thread.start()
         return self._started.result()
+
+    def switch(self, backends: Mapping[str, str], default: str) -> None:
+        """Pass new connections on to other backends; established ones go on. From any thread."""
+        self._routes = ({name.lower(): target for name, target in backends.items()}, default)
 
     def stop(self) -> None:
         """Close the port and every connection; blocks until it is done."""
@@ -116,7 +119,8 @@ class Front:
             if head[0] != _HANDSHAKE:
                 return
             record = head + await reader.readexactly(int.from_bytes(head[3:5], "big"))
-            target = self._backends.get(server_name(record), self._default)
+            backends, default = self._routes
+            target = backends.get(server_name(record), default)
             back_reader, back_writer = await _connect(target)
         try:
             back_writer.write(record)

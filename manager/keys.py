@@ -42,14 +42,14 @@ def load_keyring(paths: Paths, unlock_key: str = "") -> Keyring:
         return keyring
 
 
-def load_tls(paths: Paths, keyring: Keyring) -> TLSMaterial:
+def load_tls(paths: Paths, keyring: Keyring | None) -> TLSMaterial:
     """Return this node's certificate and key; a key in clear is sealed on its disk.
 
     Raises OSError, Internal.
     """
     found = TLSMaterial.read(paths.ca, paths.cert, paths.key)
     tls = TLSMaterial(found.ca_pem, found.cert_pem, open_key(found.key_pem, keyring))
-    if tls.key_pem == found.key_pem:
+    if keyring is not None and tls.key_pem == found.key_pem:
         seal_tls(paths.key, tls.key_pem, keyring)
     return tls
 

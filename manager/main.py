@@ -20,6 +20,7 @@ from manager.raftlog import open_log
 from manager.recovery import certify_again, recover, restore
 from manager.server import Manager
 from swarmapi.errors import FailedPrecondition, SwarmError
+from swarmapi.identity import LiveTLS
 from swarmapi.ids import new_id
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ async def serve(config: RunConfig) -> None:
     paths = config.paths
     keyring = load_keyring(paths, config.unlock_key)
     certify_again(paths, keyring, time.time_ns())
-    tls = load_tls(paths, keyring)
+    tls = LiveTLS(load_tls(paths, keyring))
     identity = tls.identity
     if not identity.is_manager or config.node_id not in ("", identity.node_id):
         raise FailedPrecondition(

@@ -9,13 +9,13 @@ from manager.config import RunConfig
 from manager.raft.node import RaftNode
 from manager.raft.outcomes import RaftStatus
 from manager.replica import LogStatus, Replica
-from swarmapi.identity import TLSMaterial
+from swarmapi.identity import LiveTLS
 from swarmapi.keyring import Keyring
 from swarmapi.model.spec import RaftSettings
 
 
 def open_log(
-    config: RunConfig, tls: TLSMaterial, replica: Replica, keyring: Keyring, *, first: bool
+    config: RunConfig, tls: LiveTLS, replica: Replica, keyring: Keyring, *, first: bool
 ) -> "RaftLog":
     """Return this node's log; `first` founds a cluster where there is no state yet."""
     return RaftLog(config, tls, replica, keyring, first=first)
@@ -31,13 +31,14 @@ class RaftLog:
     def __init__(
         self,
         config: RunConfig,
-        tls: TLSMaterial,
+        tls: LiveTLS,
         replica: Replica,
         keyring: Keyring,
         *,
         first: bool,
     ) -> None:
         self._node_id = tls.identity.node_id
+        self._paths = config.paths
         self._socket = config.paths.inner("raft")
         self._state_dir = config.paths.raft
         self._node = RaftNode(
@@ -59,9 +60,13 @@ class RaftLog:
     async def start(self) -> None:
         """Start the member; raises OSError or Corrupt."""
         self._state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._socket.unlink(missing_ok=True)
         await self._node.start()
-        self._socket.chmod(0o600)
+
+    async def listen(self, generation: int) -> None:
+        """Serve with the present TLS material from now on. Raises OSError."""
+        socket = self._paths.inner("raft", generation)
+        await self._node.listen(f"unix:{socket}")
+        self._socket = socket
 
     async def stop(self) -> None:
         """Stop the member."""

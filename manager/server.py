@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 import grpc
 from aiohttp import web
 
-from manager.api.app import build_app
+from manager.api.app import Local, build_app
 from manager.api.forward import ForwardService, GrpcForwarder
 from manager.api.keys import EXECS, RAFT_USAGE
 from manager.bootstrap import Founding, found
@@ -22,7 +22,8 @@ from manager.events import EventLog
 from manager.execs.broker import ExecBroker
 from manager.execs.service import ExecsService
 from manager.front import Front
-from manager.keys import Locker
+from manager.generations import Generations
+from manager.keys import Locker, load_tls
 from manager.logbroker.broker import LogBroker
 from manager.logbroker.service import LogsService
 from manager.logbroker.tails import TailKeeper, Tails
@@ -31,8 +32,8 @@ from manager.replica import Log, Replica, Store
 from manager.roster import Roster
 from manager.store.apply import Applied
 from swarmapi.conversation import LEADER_METADATA, MESSAGE_OPTIONS
-from swarmapi.errors import BY_GRPC_CODE, SwarmError, Unavailable
-from swarmapi.identity import JOIN_SERVER_NAME, MANAGER, TLSMaterial, expect
+from swarmapi.errors import BY_GRPC_CODE, FailedPrecondition, SwarmError, Unavailable
+from swarmapi.identity import JOIN_SERVER_NAME, MANAGER, LiveTLS, expect
 from swarmapi.keyring import Keyring
 from swarmapi.model import defaults
 from swarmapi.model.spec import RaftSettings
@@ -69,6 +70,9 @@ class RunningLog(Log, Protocol):
     async def stop(self) -> None:
         """Stop taking part; what is acknowledged is durable."""
 
+    async def listen(self, generation: int) -> None:
+        """Serve with the present TLS material from now on; `backends` tells where."""
+
     async def reseal(self) -> None:
         """Return once what is on the disk is sealed with the newest key of the node."""
 
@@ -89,7 +93,7 @@ class Manager:
     def __init__(
         self,
         config: RunConfig,
-        tls: TLSMaterial,
+        tls: LiveTLS,
         new_log: Callable[[Replica], RunningLog],
         new_id: Callable[[], str],
         founding: Founding | None = None,
@@ -98,6 +102,7 @@ class Manager:
         self._config = config
         self._tls = tls
         self._founding = founding
+        self._keyring = keyring
         self._log = new_log(replica := Replica())
         self.store = Store(replica, self._log, new_id)
         self._locker = (
@@ -113,8 +118,10 @@ class Manager:
             else None
         )
         self._jobs: list[asyncio.Task[None]] = []
-        self._servers: list[grpc.aio.Server] = []
-        self._forwarder = GrpcForwarder(tls.identity.node_id, lambda: tls)
+        self._inner: dict[str, Generations] = {}
+        self._generation = 0
+        self._taking = asyncio.Lock()
+        self._forwarder = GrpcForwarder(tls.identity.node_id, lambda: tls.material)
         self._front: Front | None = None
         self._runner: web.AppRunner | None = None
         self.port = 0
@@ -141,10 +148,10 @@ class Manager:
         events = EventLog(self.store.replica)
         await self._log.start()
         self._follow_raft_settings()
-        await self._serve_grpc(dispatcher, broker, execs)
+        self._make_servers(dispatcher, broker, execs)
+        await self._listen_inside()
         host, port = split(self._config.listen)
-        backends = {JOIN_SERVER_NAME: f"unix:{paths.inner('join')}", **self._log.backends}
-        self._front = Front(host, port, backends, f"unix:{paths.inner('grpc')}")
+        self._front = Front(host, port, *self._backends())
         self.port = await asyncio.to_thread(self._front.start)
         self._begin("control loop", control.run)
         self._begin("liveness", dispatcher.watch)
@@ -168,8 +175,8 @@ class Manager:
         await self._forwarder.close()
         if self._front is not None:
             await asyncio.to_thread(self._front.stop)
-        for server in self._servers:
-            await server.stop(0.5)
+        for servers in self._inner.values():
+            await servers.stop(0.5)
         await self._log.stop()
 
     def _follow_raft_settings(self) -> None:
@@ -191,30 +198,42 @@ class Manager:
     def _begin(self, name: str, job: Callable[[], Awaitable[None]]) -> None:
         self._jobs.append(asyncio.create_task(_kept_going(name, job), name=name))
 
-    async def _serve_grpc(
-        self, dispatcher: Dispatcher, broker: LogBroker, execs: ExecBroker
-    ) -> None:
-        paths = self._config.paths
-        authority = CertificateService(self.store, self._tls.ca_pem, self._relay)
-        trusted = grpc.aio.server(options=_OPTIONS)
-        _ca_rpc.add_CertificateAuthorityServicer_to_server(authority, trusted)
-        _ca_rpc.add_MembershipServicer_to_server(MembershipService(self.store), trusted)
-        _dispatcher_rpc.add_DispatcherServicer_to_server(DispatcherService(dispatcher), trusted)
-        _leases_rpc.add_LeasesServicer_to_server(LeaseService(self.store), trusted)
-        _logs_rpc.add_LogsServicer_to_server(LogsService(self.store, broker), trusted)
-        _exec_rpc.add_ExecsServicer_to_server(ExecsService(self.store, execs), trusted)
-        _forward_rpc.add_ForwardServicer_to_server(
-            ForwardService(self.store, paths.socket), trusted
+    def _make_servers(self, dispatcher: Dispatcher, broker: LogBroker, execs: ExecBroker) -> None:
+        authority = CertificateService(self.store, self._tls.material.ca_pem, self._relay)
+        membership, leases = MembershipService(self.store), LeaseService(self.store)
+        logs, exec_service = LogsService(self.store, broker), ExecsService(self.store, execs)
+        forwarding = ForwardService(self.store, self._config.paths.socket)
+        sessions = DispatcherService(dispatcher)
+
+        def trusted() -> grpc.aio.Server:
+            server = joining()
+            _ca_rpc.add_MembershipServicer_to_server(membership, server)
+            _dispatcher_rpc.add_DispatcherServicer_to_server(sessions, server)
+            _leases_rpc.add_LeasesServicer_to_server(leases, server)
+            _logs_rpc.add_LogsServicer_to_server(logs, server)
+            _exec_rpc.add_ExecsServicer_to_server(exec_service, server)
+            _forward_rpc.add_ForwardServicer_to_server(forwarding, server)
+            return server
+
+        def joining() -> grpc.aio.Server:
+            server = grpc.aio.server(options=_OPTIONS)
+            _ca_rpc.add_CertificateAuthorityServicer_to_server(authority, server)
+            return server
+
+        self._inner = {"grpc": Generations(trusted), "join": Generations(joining)}
+
+    async def _listen_inside(self) -> None:
+        """Serve behind the front with the present TLS material."""
+        for name, servers in self._inner.items():
+            path = self._config.paths.inner(name, self._generation)
+            await servers.listen(f"unix:{path}", self._tls.server(name != "join"))
+
+    def _backends(self) -> tuple[dict[str, str], str]:
+        """Return where the front passes connections on to: by server name, and all others."""
+        grpc_path, join_path = (
+            f"unix:{self._config.paths.inner(name, self._generation)}" for name in ("grpc", "join")
         )
-        joining = grpc.aio.server(options=_OPTIONS)
-        _ca_rpc.add_CertificateAuthorityServicer_to_server(authority, joining)
-        for name, server, with_certificate in (("grpc", trusted, True), ("join", joining, False)):
-            path = paths.inner(name)
-            path.unlink(missing_ok=True)
-            server.add_secure_port(f"unix:{path}", self._tls.server(with_certificate))
-            await server.start()
-            path.chmod(0o600)
-            self._servers.append(server)
+        return {JOIN_SERVER_NAME: join_path, **self._log.backends}, grpc_path
 
     async def _serve_rest(self, broker: LogBroker, execs: ExecBroker, events: EventLog) -> None:
         node_id = self._tls.identity.node_id
@@ -225,7 +244,10 @@ class Manager:
             self._forwarder,
             broker,
             events,
-            lambda: locker.unlock_key if locker is not None else "",
+            Local(
+                lambda: locker.unlock_key if locker is not None else "",
+                self._take_certificate,
+            ),
         )
         app[EXECS] = execs
         app[RAFT_USAGE] = self._log.usage
@@ -235,6 +257,29 @@ class Manager:
         path.unlink(missing_ok=True)
         await web.UnixSite(self._runner, str(path)).start()
         path.chmod(0o600)
+
+    async def _take_certificate(self) -> None:
+        """Go on with the certificate on the disk; calls that are open go on.
+
+        Raises:
+            FailedPrecondition: it is another node's, or a worker's.
+            OSError: there cannot be servers with it.
+        """
+        async with self._taking:
+            tls = await asyncio.to_thread(load_tls, self._config.paths, self._keyring)
+            if tls == self._tls.material:
+                return
+            if tls.identity != self._tls.identity:
+                raise FailedPrecondition(
+                    f"the certificate is of {tls.identity}: restart the manager"
+                )
+            self._tls.material = tls
+            self._generation += 1
+            await self._listen_inside()
+            await self._log.listen(self._generation)
+            if self._front is not None:
+                self._front.switch(*self._backends())
+        log.info("a new certificate is in use")
 
     async def _relay(self, leader: str, request: ca_pb2.IssueRequest) -> ca_pb2.IssueReply:
         """Carry a join token to the leader."""

@@ -19,7 +19,7 @@ from manager.events import EventLog
 from manager.logbroker.broker import LogBroker
 from manager.replica import LogStatus, Store
 from swarmapi.errors import NotLeader, OutcomeUnknown, SwarmError, Unavailable
-from swarmapi.keyring import UNLOCK_KEY_PATH
+from swarmapi.keyring import CERTIFICATE_PATH, UNLOCK_KEY_PATH
 from swarmapi.query import add_routes, refuse
 
 log = logging.getLogger(__name__)
@@ -32,6 +32,7 @@ NOT_LEADER: Final = "X-Swarm-Not-Leader"
 """Header of the answer of a manager that does not lead: nothing has happened yet."""
 KEPT_BODY_BYTES: Final = 1 << 20
 """A body of up to this length is kept, so that another leader can be sent it again."""
+_LOCAL: Final = (UNLOCK_KEY_PATH, CERTIFICATE_PATH)
 _BODY_LIMIT_BYTES: Final = 16 << 20
 
 
@@ -94,6 +95,25 @@ class Gate:
             await self._changed.wait()
 
 
+class Local:
+    """Answers to this machine's swarmd, on the unix socket; clients never reach them."""
+
+    def __init__(
+        self, unlock_key: Callable[[], str], take_certificate: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._unlock_key = unlock_key
+        self._take_certificate = take_certificate
+
+    async def tell_unlock_key(self, request: web.Request) -> web.StreamResponse:
+        """Tell what opens this node's keys."""
+        return web.json_response({"UnlockKey": self._unlock_key()})
+
+    async def take_certificate(self, request: web.Request) -> web.StreamResponse:
+        """Go on with the certificate that swarmd has put on the disk."""
+        await self._take_certificate()
+        return web.json_response({})
+
+
 GATE: Final = web.AppKey("gate", Gate)
 
 
@@ -103,16 +123,12 @@ def build_app(
     forwarder: Forwarder,
     broker: LogBroker,
     events: EventLog,
-    unlock_key: Callable[[], str] = str,
+    local: "Local | None" = None,
 ) -> web.Application:
     """Return the application; must be called in the running loop.
 
-    `unlock_key` tells what opens this node's keys; swarmd alone asks for it.
+    `local` answers what swarmd alone asks of its own manager.
     """
-
-    async def tell_unlock_key(request: web.Request) -> web.StreamResponse:
-        return web.json_response({"UnlockKey": unlock_key()})
-
     app = web.Application(middlewares=[_errors, _gate], client_max_size=_BODY_LIMIT_BYTES)
     app[STORE] = store
     app[NODE_ID] = node_id
@@ -120,7 +136,9 @@ def build_app(
     app[BROKER] = broker
     app[EVENTS] = events
     add_routes(app, ROUTES)
-    app.router.add_get(UNLOCK_KEY_PATH, tell_unlock_key)
+    if local is not None:
+        app.router.add_get(UNLOCK_KEY_PATH, local.tell_unlock_key)
+        app.router.add_post(CERTIFICATE_PATH, local.take_certificate)
     app.router.add_route("*", "/{tail:.*}", _not_found)
     return app
 
@@ -172,10 +190,10 @@ def is_kept(request: web.Request) -> bool:
 
 
 async def _serve(request: web.Request, handler: Handler) -> web.StreamResponse:
-    gate = request.app[GATE]
-    if request.path == UNLOCK_KEY_PATH or request.match_info.handler in SERVED_ALONE | FIGURES:
+    gate, wanted = request.app[GATE], request.match_info.handler
+    if request.path in _LOCAL or wanted in SERVED_ALONE | FIGURES:
         return await handler(request)
-    if request.match_info.handler in SERVED_HERE:
+    if wanted in SERVED_HERE:
         await gate.leader_address()  # before one is known, old entries are still applied
         return await handler(request)
     request_id = request.headers.get(REQUEST_ID, "")

@@ -34,7 +34,8 @@ class GrpcForwarder:
     def __init__(self, node_id: str, tls: Callable[[], TLSMaterial]) -> None:
         self._node_id = node_id
         self._tls = tls
-        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._channels: dict[tuple[str, TLSMaterial], grpc.aio.Channel] = {}
+        """By address and what they show. Outdated ones are kept: calls may be open on them."""
 
     async def forward(
         self,
@@ -81,11 +82,12 @@ class GrpcForwarder:
             await channel.close(None)
 
     def _open(self, address: str) -> Any:
-        channel = self._channels.get(address)
+        tls = self._tls()
+        channel = self._channels.get((address, tls))
         if channel is None:
             options = [expect(MANAGER)]
-            channel = grpc.aio.secure_channel(address, self._tls().client(), options=options)
-            self._channels[address] = channel
+            channel = grpc.aio.secure_channel(address, tls.client(), options=options)
+            self._channels[address, tls] = channel
         method: Any = channel.stream_stream(  # the stubs want an iterator of requests
             "/swarmapi.v1.Forward/Call",
             request_serializer=pb.ForwardRequest.SerializeToString,

@@ -37,7 +37,7 @@ from swarmapi.errors import (
     SwarmError,
     Unavailable,
 )
-from swarmapi.identity import TLSMaterial
+from swarmapi.identity import LiveTLS
 from swarmapi.keyring import Keyring
 
 _TICK_S: Final = 0.02
@@ -52,7 +52,7 @@ class MemberSettings:
     address: str
     listen_address: str
     state_dir: Path
-    tls: TLSMaterial
+    tls: LiveTLS
     bootstrap: bool
     config: RaftConfig
     keyring: Keyring | None = None
@@ -97,6 +97,11 @@ class MemberThread:
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stop)
             await asyncio.to_thread(self._thread.join)
+
+    async def listen(self, address: str) -> None:
+        """Take links on another address, with the present TLS material. Raises OSError."""
+        listening = asyncio.run_coroutine_threadsafe(self._links.listen(address), self._loop)
+        await asyncio.wrap_future(listening)
 
     def post(self, acts: Sequence[Callable[[RaftCore], None]]) -> None:
         """Have the acts done in the next turn, in the Raft thread."""

@@ -22,7 +22,7 @@ from manager.raft.outcomes import (
 from manager.raft.ports import Frozen
 from manager.raft.replication import RaftConfig
 from swarmapi.errors import InvalidArgument, Unavailable
-from swarmapi.identity import TLSMaterial
+from swarmapi.identity import LiveTLS
 from swarmapi.keyring import Keyring
 
 _TRANSFER_TIMEOUT_S: Final = 5.0
@@ -65,7 +65,7 @@ class RaftNode:
         address: str,
         state_dir: Path,
         machine: Machine,
-        tls: TLSMaterial,
+        tls: LiveTLS,
         bootstrap: bool = False,
         config: RaftConfig | None = None,
         listen_address: str = "",
@@ -194,6 +194,10 @@ class RaftNode:
     async def reseal(self) -> None:
         """Return once everything on the disk is sealed with the newest key of the ring."""
         await self._ask(self._running().reseal)
+
+    async def listen(self, address: str) -> None:
+        """Take links on another address, with the present TLS material. Raises OSError."""
+        await self._running().listen(address)
 
     def tune(self, snapshot_entries: int, keep_entries: int, keep_old: int) -> None:
         """Set the entries between snapshots and behind one, and the old snapshots kept."""

@@ -16,12 +16,13 @@ import grpc
 import grpc.aio
 import msgspec
 
+from manager.generations import Generations
 from manager.raft import messages
 from manager.raft.driver import Connected, Disconnected, Event, Received
 from manager.raft.messages import Message
 from manager.raft.ports import Member
 from swarmapi.errors import SwarmError
-from swarmapi.identity import TLSMaterial, expect, identity_from_auth_context
+from swarmapi.identity import LiveTLS, expect, identity_from_auth_context
 from swarmapi.override import override
 from swarmapi.v1 import raft_pb2, raft_pb2_grpc
 
@@ -89,7 +90,7 @@ class GrpcLinks:
     def __init__(
         self,
         node_id: str,
-        tls: TLSMaterial,
+        tls: LiveTLS,
         put: Callable[[Event], None],
         accepts: Callable[[str], bool],
     ) -> None:
@@ -100,18 +101,16 @@ class GrpcLinks:
         self._accepts = accepts
         self._links: dict[str, _Link] = {}
         self._dialers: dict[str, asyncio.Task[None]] = {}
-        self._server: grpc.aio.Server | None = None
+        self._servers = Generations(self._new_server)
 
     async def listen(self, address: str) -> None:
-        """Serve streams on `address`, `host:port`. Raises OSError."""
+        """Serve streams on `address`, at first or with new material. Raises OSError."""
+        await self._servers.listen(address, self._tls.server())
+
+    def _new_server(self) -> grpc.aio.Server:
         server = grpc.aio.server(options=OPTIONS)
         raft_pb2_grpc.add_RaftServicer_to_server(_Servicer(self), server)  # type: ignore[no-untyped-call]  # generated
-        try:
-            server.add_secure_port(address, self._tls.server())
-        except RuntimeError as error:
-            raise OSError(f"cannot listen on {address}: {error}") from error
-        await server.start()
-        self._server = server
+        return server
 
     async def close(self) -> None:
         """End all links and the server."""
@@ -122,8 +121,7 @@ class GrpcLinks:
         for link in self._links.values():
             link.ended.set()
         await asyncio.gather(*dialers, return_exceptions=True)
-        if self._server is not None:
-            await self._server.stop(grace=0.2)
+        await self._servers.stop(0.2)
 
     # Links, as the driver sees them
 

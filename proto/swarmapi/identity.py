@@ -117,6 +117,30 @@ class TLSMaterial:
         )
 
 
+class LiveTLS:
+    """A node's material, replaced while it is in use.
+
+    Connections that are established go on; channels made later show the newest, and servers have
+    what they were made with (`manager.generations`).
+    """
+
+    def __init__(self, material: TLSMaterial) -> None:
+        self.material = material
+
+    @property
+    def identity(self) -> Identity:
+        """The identity the material proves."""
+        return self.material.identity
+
+    def client(self) -> grpc.ChannelCredentials:
+        """Return credentials of a channel that is made now."""
+        return self.material.client()
+
+    def server(self, require_client_auth: bool = True) -> grpc.ServerCredentials:
+        """Return credentials of a server that is made now (see `TLSMaterial.server`)."""
+        return self.material.server(require_client_auth)
+
+
 def validity(cert_pem: bytes) -> tuple[int, int]:
     """Return from when until when a certificate holds, in nanoseconds of the epoch."""
     certificate = x509.load_pem_x509_certificate(cert_pem)

@@ -32,6 +32,7 @@ LOCKED: Final = (
 """What Docker's clients are told on a locked node."""
 INVALID_KEY: Final = "swarm could not be unlocked: invalid key provided"
 UNLOCK_KEY_PATH: Final = "/local/unlock-key"
+CERTIFICATE_PATH: Final = "/local/certificate"
 """On the manager's own socket, for swarmd alone: what opens the keys of this node."""
 _UNLOCK_PREFIX: Final = "SWMKEY-1-"
 _SEALED_KEY: Final = b"SWKEY01\n"

@@ -93,6 +93,9 @@ class SingleCopyLog:
     async def stop(self) -> None:
         self.started = False
 
+    async def listen(self, generation: int) -> None:
+        """There is no port."""
+
     async def add_member(self, node_id: str, address: str) -> None:
         self._members[node_id] = address
 

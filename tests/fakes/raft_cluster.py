@@ -11,6 +11,7 @@ import msgspec
 from manager.raft.node import RaftNode
 from manager.raft.outcomes import Applied, RaftStatus
 from manager.raft.replication import RaftConfig
+from swarmapi.identity import LiveTLS
 from tests.fakes.pki import CertificateAuthority
 
 
@@ -76,7 +77,7 @@ class RaftCluster:
             address=self.address(node_id),
             state_dir=self._path / node_id,
             machine=machine,
-            tls=(authority or self._authority).issue(node_id),
+            tls=LiveTLS((authority or self._authority).issue(node_id)),
             bootstrap=bootstrap,
             config=self._config,
             on_halt=self.halts.append,

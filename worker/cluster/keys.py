@@ -12,6 +12,7 @@ from pathlib import Path
 from swarmapi.errors import Unauthenticated, Unavailable
 from swarmapi.identity import TLSMaterial
 from swarmapi.keyring import (
+    CERTIFICATE_PATH,
     UNLOCK_KEY_PATH,
     Keyring,
     Locked,
@@ -85,6 +86,20 @@ class NodeKeys:
             return self._path.read_bytes()
         except FileNotFoundError:
             return b""
+
+    async def renewed(self) -> None:
+        """Have the running manager go on with the certificate that was saved.
+
+        Raises:
+            Unavailable: it does not run, or does not take it.
+        """
+        proxy = ManagerProxy(self._socket_path)
+        try:
+            status, body = await proxy.call("POST", CERTIFICATE_PATH, timeout_s=_ASK_TIMEOUT_S)
+        finally:
+            await proxy.close()
+        if status != 200:
+            raise Unavailable(f"the manager does not take its certificate: {body}")
 
     async def _ask_manager(self) -> str:
         proxy = ManagerProxy(self._socket_path)

@@ -235,7 +235,7 @@ class RunningNode:
             await asyncio.to_thread(self._parts.files.save_tls, issued.tls)
 
     async def _take_certificate(self, issued: ca_client.Issued) -> None:
-        """Go on with a new certificate, which is saved; a manager starts anew with it, or ends."""
+        """Go on with a new certificate, which is saved; a manager takes it as it runs, or ends."""
         before = self.membership
         log.info("certificate renewed as %s", issued.role)
         self._tls = issued.tls
@@ -244,6 +244,8 @@ class RunningNode:
         managers = issued.managers or before.managers
         join_addr = random.choice(managers) if joins else before.join_addr
         await self._save(replace(before, role=issued.role, managers=managers, join_addr=join_addr))
+        if before.is_manager and issued.role == "manager" and await self._manager_takes_it():
+            return
         if before.is_manager:
             await self._end("manager")
             await self._parts.manager.stop()
@@ -252,6 +254,14 @@ class RunningNode:
             self._begin("manager", self._keep_manager)
         elif before.is_manager:
             await asyncio.to_thread(shutil.rmtree, self._parts.manager.state_dir, True)
+
+    async def _manager_takes_it(self) -> bool:
+        try:
+            await self._parts.manager.keys.renewed()
+        except Unavailable as error:
+            log.warning("the manager starts anew with its certificate: %s", error.message)
+            return False
+        return True
 
 
 def channel_to(target: str, tls: TLSMaterial) -> grpc.aio.Channel:

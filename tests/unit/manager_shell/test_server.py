@@ -20,7 +20,7 @@ from manager.lock import lock
 from manager.replica import LogStatus, Replica
 from manager.server import Manager
 from swarmapi.errors import AlreadyExists, FailedPrecondition, InvalidArgument
-from swarmapi.identity import JOIN_SERVER_NAME, TLSMaterial, expect
+from swarmapi.identity import JOIN_SERVER_NAME, LiveTLS, TLSMaterial, expect
 from swarmapi.ids import new_id
 from swarmapi.model.spec import NodeRole
 from swarmapi.v1 import ca_pb2, ca_pb2_grpc, forward_pb2_grpc
@@ -47,7 +47,7 @@ class Started:
         config = RunConfig(paths, self.node_id, "127.0.0.1:0", "127.0.0.1:0", "")
         self.manager = Manager(
             config,
-            tls,
+            LiveTLS(tls),
             new_log,
             lambda: new_id(os.urandom),
             load_founding(paths) if founder else None,

@@ -16,7 +16,7 @@ from manager.config import InitConfig, Paths, RunConfig
 from manager.keys import load_keyring, load_tls
 from manager.raftlog import open_log
 from manager.server import Manager
-from swarmapi.identity import JOIN_SERVER_NAME, TLSMaterial, expect
+from swarmapi.identity import JOIN_SERVER_NAME, LiveTLS, TLSMaterial, expect
 from swarmapi.ids import new_id
 from swarmapi.v1 import ca_pb2, ca_pb2_grpc
 from tests.unit.manager_shell.wire import Agent
@@ -48,7 +48,7 @@ class Place:
         return load_tls(self.paths, load_keyring(self.paths))
 
     async def start(self) -> None:
-        tls, founding = self.tls, load_founding(self.paths)
+        tls, founding = LiveTLS(self.tls), load_founding(self.paths)
         config = RunConfig(self.paths, self.node_id, self.address, self.address, self.join)
         self.manager = Manager(
             config,

@@ -14,7 +14,7 @@ from manager.raft.driver import Connected, Disconnected, Event, Received
 from manager.raft.messages import TermHint
 from manager.raft.ports import Member
 from manager.raft.transport import GrpcLinks
-from swarmapi.identity import WORKER, TLSMaterial, expect
+from swarmapi.identity import WORKER, LiveTLS, TLSMaterial, expect
 from swarmapi.v1 import raft_pb2, raft_pb2_grpc
 from tests.fakes.pki import CertificateAuthority
 from tests.fakes.raft_cluster import free_address
@@ -31,7 +31,9 @@ class Side:
         self.events: asyncio.Queue[Event] = asyncio.Queue()
         self.members = members
         tls = authority.issue(name)
-        self.links = GrpcLinks(name, tls, self.events.put_nowait, lambda peer: peer in self.members)
+        self.links = GrpcLinks(
+            name, LiveTLS(tls), self.events.put_nowait, lambda peer: peer in self.members
+        )
 
     async def until(self, kind: type[Event]) -> Any:
         while not isinstance(event := await self.events.get(), kind):
