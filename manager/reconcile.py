@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from manager.allocator.allocate import allocate
-from manager.orchestrator import disappearance, drain, jobs, leaving, nodes, restart
+from manager.orchestrator import disappearance, drain, jobs, leaving, nodes, restart, rotation
 from manager.orchestrator.global_ import reconcile_global
 from manager.orchestrator.rebalance import rebalance
 from manager.orchestrator.replicated import reconcile_replicated, remove_all
@@ -61,6 +61,7 @@ def turn(view: View, dirty: Iterable[Key], env: Env, acks: Acks) -> TurnResult:
     run = Turn(view, env, acks)
     dirty = set(dirty)
     disappearance.watch(run)
+    rotation.advance(run)
     services = {i for kind, i in dirty if kind == "service"} | restart.due_services(run)
     services |= view.services_in.of("updating") | jobs.due_services(run)
     services |= leaving.draining_services(run)

@@ -16,7 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from manager.bootstrap import write_durably
-from manager.ca.certificates import GRACE_NS, lifetime_of, new_request, sign_request
+from manager.ca.certificates import GRACE_NS, lifetime_of, new_request, sign_request, trust_of
 from manager.config import Paths, RecoverConfig
 from manager.keys import load_keyring, seal_tls
 from manager.raft.disk import FileDisk
@@ -233,6 +233,6 @@ def _certify(paths: Paths, keyring: Keyring, view: View, node_id: str, now_ns: i
         now=datetime.datetime.fromtimestamp(now_ns / 1e9, datetime.UTC),
         lifetime=lifetime_of(cluster.spec),
     )
-    write_durably(paths.ca, cluster.root_ca.cert_pem)
+    write_durably(paths.ca, trust_of(cluster.root_ca))
     seal_tls(paths.key, key_pem, keyring)
     write_durably(paths.cert, certificate)

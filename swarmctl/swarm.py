@@ -1,6 +1,7 @@
 """swarm: init, join, leave, update, join-token, unlock, unlock-key."""
 
 import sys
+import time
 from argparse import Namespace
 from typing import Any
 
@@ -10,6 +11,7 @@ from swarmctl.flags import Bad, count, duration
 from swarmctl.http import Client
 
 _LISTEN = "0.0.0.0:2377"
+_POLL_S = 0.3
 _AVAILABILITY = ("active", "pause", "drain")
 
 
@@ -206,16 +208,72 @@ def _leave(client: Client, args: Namespace) -> int:
 
 def _configure_ca(parser: Parser) -> None:
     parser.add_argument("--cert-expiry", type=duration, metavar="DURATION", help="of nodes")
+    parser.add_argument("--rotate", action="store_true", help="replace the root certificate")
+    parser.add_argument("--ca-cert", metavar="FILE", help="PEM of the root to rotate to")
+    parser.add_argument("--ca-key", metavar="FILE", help="PEM of its private key")
+    parser.add_argument("--external-ca", metavar="SPEC", help="not supported")
+    parser.add_argument(
+        "--skip-down", action="store_true", help="a rotation does not wait for nodes that are down"
+    )
+    parser.add_argument("-d", "--detach", action="store_true", help="do not wait")
+    parser.add_argument("-q", "--quiet", action="store_true", help="show no progress")
 
 
 def _ca(client: Client, args: Namespace) -> int:
+    if args.external_ca:
+        raise ClientError("--external-ca is not supported: the cluster signs by itself")
+    if bool(args.ca_cert) != bool(args.ca_key) or (args.ca_cert and not args.rotate):
+        raise ClientError("--rotate, --ca-cert and --ca-key go together")
     swarm = client.get("/swarm")
+    config: dict[str, Any] = dict(swarm["Spec"].get("CAConfig") or {})
     if args.cert_expiry is not None:
+        config["NodeCertExpiry"] = args.cert_expiry
+    if args.rotate:
+        config["ForceRotate"] = config.get("ForceRotate", 0) + 1
+        if args.ca_cert:
+            config["SigningCACert"] = _file(args.ca_cert)
+            config["SigningCAKey"] = _file(args.ca_key)
+    if args.rotate or args.skip_down or args.cert_expiry is not None:
         query = {"version": str(swarm["Version"]["Index"])}
-        config = {"CAConfig": {"NodeCertExpiry": args.cert_expiry}}
-        client.call("POST", "/swarm/update", query=query, body={**swarm["Spec"], **config})
+        if args.skip_down:
+            query["skipDownNodes"] = "true"
+        body = {**swarm["Spec"], "CAConfig": config}
+        client.call("POST", "/swarm/update", query=query, body=body)
+    if args.rotate or args.skip_down:
+        if args.detach:
+            return 0
+        swarm = _follow_rotation(client, quiet=args.quiet)
     print(swarm["TLSInfo"]["TrustRoot"].strip())
     return 0
+
+
+def _file(path: str) -> str:
+    try:
+        with open(path) as file:
+            return file.read()
+    except OSError as error:
+        raise ClientError(f"cannot read {path}: {(error.strerror or '').lower()}") from error
+
+
+def _follow_rotation(client: Client, *, quiet: bool) -> Any:
+    """Wait until the new root is in force, telling which nodes are behind; return the cluster."""
+    shown = ""
+    while True:
+        swarm, nodes = client.get("/swarm"), client.get("/nodes")
+        issuer = swarm["TLSInfo"]["CertIssuerPublicKey"]
+        late = [
+            f"{node['Description']['Hostname']} ({node['Status']['State']})"
+            for node in nodes
+            if (node["Description"].get("TLSInfo") or {}).get("CertIssuerPublicKey") != issuer
+        ]
+        line = f"certificates of the new root: {len(nodes) - len(late)} of {len(nodes)} nodes"
+        line += f"; waiting for {', '.join(sorted(late))}" if late else ""
+        if line != shown and not quiet:
+            shown = line
+            print(line, file=sys.stderr, flush=True)
+        if not swarm["RootRotationInProgress"]:
+            return swarm
+        time.sleep(_POLL_S)
 
 
 def _configure_token(parser: Parser) -> None:
@@ -248,7 +306,7 @@ COMMANDS = {
     "init": Command("make this machine the first manager of a cluster", _configure_init, _init),
     "join": Command("join this machine to a cluster", _configure_join, _join),
     "leave": Command("leave the cluster", _configure_leave, _leave),
-    "ca": Command("show the root certificate", _configure_ca, _ca),
+    "ca": Command("show or rotate the root certificate", _configure_ca, _ca),
     "update": Command("change the cluster's settings", _configure_update, _update),
     "unlock": Command("unlock this manager after a restart", _configure_unlock, _unlock),
     "unlock-key": Command("show or rotate the unlock key", _configure_unlock_key, _unlock_key),

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives import serialization
 from manager.control.services import ServiceCounts
 from manager.store.tables import network_table
 from manager.store.view import View
+from swarmapi.ids import root_digest
 from swarmapi.model import defaults
 from swarmapi.model.objects import (
     Cluster,
@@ -23,6 +24,7 @@ from swarmapi.model.objects import (
     Meta,
     Network,
     Node,
+    NodeTLS,
     RootCA,
     Secret,
     Service,
@@ -393,13 +395,32 @@ def secret_json(secret: Secret) -> Json:
 
 
 def tls_info(root: RootCA) -> Json:
-    """Return what nodes trust: the root, its subject and its public key."""
-    certificate = x509.load_pem_x509_certificate(root.cert_pem)
+    """Return what tokens pin, and who signs now: in a rotation that is the next root already."""
+    return _tls_json(root.cert_pem, root.rotation.cert_pem if root.rotation else root.cert_pem)
+
+
+def node_tls_info(root: RootCA, tls: NodeTLS) -> Json | None:
+    """Return what a node trusts and who signed its certificate, None before it has told.
+
+    Roots that are none of the cluster's any more are not kept, and not shown.
+    """
+    rotation = [root.rotation.cert_pem] if root.rotation else []
+    known = {root_digest(p): p for p in (*(f.cert_pem for f in root.former), root.cert_pem)}
+    known |= {root_digest(p): p for p in rotation}
+    if tls == NodeTLS() and root.rotation is None:  # it has not told yet
+        return tls_info(root)
+    if tls.issuer not in known:
+        return None
+    return _tls_json(b"".join(known[t] for t in tls.trusts if t in known), known[tls.issuer])
+
+
+def _tls_json(trusted: bytes, issuer: bytes) -> Json:
+    certificate = x509.load_pem_x509_certificate(issuer)
     key = certificate.public_key().public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
     return {
-        "TrustRoot": root.cert_pem.decode(),
+        "TrustRoot": trusted.decode(),
         "CertIssuerSubject": base64.b64encode(certificate.subject.public_bytes()).decode(),
         "CertIssuerPublicKey": base64.b64encode(key).decode(),
     }
@@ -456,6 +477,7 @@ def cluster_spec_json(cluster: Cluster) -> Json:
     period = spec.dispatcher.heartbeat_period if spec.dispatcher else 0
     raft = defaults.raft(spec)
     driver = defaults.log_driver(spec)
+    forced = spec.ca_config.force_rotate if spec.ca_config else 0
     return {
         "Name": "default",
         "Labels": dict(spec.labels or {}),
@@ -472,7 +494,8 @@ def cluster_spec_json(cluster: Cluster) -> Json:
         "Dispatcher": {"HeartbeatPeriod": period or defaults.HEARTBEAT_PERIOD_NS},
         "CAConfig": {
             "NodeCertExpiry": (spec.ca_config.node_cert_expiry if spec.ca_config else 0)
-            or CERT_EXPIRY_NS
+            or CERT_EXPIRY_NS,
+            **({"ForceRotate": forced} if forced else {}),
         },
         "TaskDefaults": {} if driver is None else {"LogDriver": to_json(driver)},
         "EncryptionConfig": {"AutoLockManagers": bool(cluster.unlock_key)},
@@ -485,7 +508,8 @@ def cluster_json(cluster: Cluster) -> Json:
     body["Spec"] = cluster_spec_json(cluster)
     if cluster.root_ca is not None:
         body["TLSInfo"] = tls_info(cluster.root_ca)
-    body["RootRotationInProgress"] = False
+    rotation = cluster.root_ca.rotation if cluster.root_ca is not None else None
+    body["RootRotationInProgress"] = rotation is not None
     body["DefaultAddrPool"] = list(cluster.address_pools)
     body["SubnetSize"] = cluster.subnet_size
     body["DataPathPort"] = DATA_PATH_PORT

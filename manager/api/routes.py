@@ -47,7 +47,7 @@ async def update_cluster(request: web.Request) -> web.Response:
         raise InvalidArgument(f"invalid JSON: {error}") from error
     if not isinstance(data, dict):
         raise InvalidArgument("invalid JSON: an object is expected")
-    _refuse_ca_changes(data.get("CAConfig"))
+    _refuse_external_cas(data.get("CAConfig"))
     await cluster.update_cluster(
         store,
         spec_from(data, ClusterSpec),
@@ -56,23 +56,19 @@ async def update_cluster(request: web.Request) -> web.Response:
         rotate_worker_token=query.flag(request, "rotateWorkerToken"),
         rotate_manager_token=query.flag(request, "rotateManagerToken"),
         rotate_unlock_key=query.flag(request, "rotateManagerUnlockKey"),
+        skip_down=query.flag(request, "skipDownNodes"),
         request_id=request_id(request),
     )
     await cluster.await_lock(store)
     return web.Response()
 
 
-def _refuse_ca_changes(config: object) -> None:
-    """Refuse by name what would change who signs."""
+def _refuse_external_cas(config: object) -> None:
+    """Refuse by name that somebody else signs; an empty list is nobody."""
     given = config if isinstance(config, dict) else {}
     if given.get("ExternalCAs"):
         raise Unsupported("CAConfig.ExternalCAs is not supported: the cluster signs by itself")
-    for name in ("ForceRotate", "SigningCACert", "SigningCAKey"):
-        if given.get(name):
-            raise Unsupported(
-                f"CAConfig.{name} is not supported: the root certificate cannot be rotated; "
-                "join tokens can (swarm join-token --rotate)"
-            )
+    given.pop("ExternalCAs", None)
 
 
 async def leave(request: web.Request) -> web.Response:
@@ -100,7 +96,7 @@ def _node_json(store: Store, node_id: str) -> render.Json:
         node,
         leader_id=store.log.status.leader_id,
         reachable=node.id in store.log.members() and node.state != NodeState.DOWN,
-        trust=render.tls_info(root) if root is not None else None,
+        trust=render.node_tls_info(root, node.tls) if root is not None else None,
     )
 
 
@@ -327,6 +323,7 @@ ROUTES: Final[Sequence[rest.Declared]] = (
             rest.flag("rotateWorkerToken"),
             rest.flag("rotateManagerToken"),
             rest.flag("rotateManagerUnlockKey"),
+            rest.flag("skipDownNodes", "a rotation of the root does not wait for them"),
         ),
         body=ClusterSpec,
     ),

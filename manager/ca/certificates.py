@@ -9,13 +9,13 @@ from typing import Final
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from swarmapi.errors import Forbidden, InvalidArgument
 from swarmapi.identity import JOIN_SERVER_NAME, Identity, identity_of
-from swarmapi.ids import base36
-from swarmapi.model.objects import RootCA
+from swarmapi.ids import base36, root_digest
+from swarmapi.model.objects import NodeTLS, RootCA
 from swarmapi.model.spec import ClusterSpec, NodeRole
 
 ROOT_LIFETIME: Final = datetime.timedelta(days=20 * 365)
@@ -23,8 +23,8 @@ NODE_LIFETIME: Final = datetime.timedelta(days=90)
 GRACE_NS: Final = 365 * 24 * 3_600 * 10**9
 """How long after its end a certificate still proves who asks for the next one."""
 BACK_DATED: Final = datetime.timedelta(hours=1)
+MOST_ROOTS: Final = 16
 _SECRET_LENGTH: Final = 25
-_DIGEST_LENGTH: Final = 50
 RandomBytes = Callable[[int], bytes]
 
 
@@ -108,10 +108,11 @@ def sign_request(
     key = request.public_key()
     if not request.is_signature_valid or not isinstance(key, ec.EllipticCurvePublicKey):
         raise InvalidArgument("certificate request: an ECDSA key that signed it is needed")
-    issuer_key = serialization.load_pem_private_key(root.key_pem, None)
-    if not isinstance(issuer_key, ec.EllipticCurvePrivateKey):
-        raise InvalidArgument("root key: not an ECDSA key")
-    issuer = x509.load_pem_x509_certificate(root.cert_pem)
+    signer = root.rotation or root
+    issuer_key = serialization.load_pem_private_key(signer.key_pem, None)
+    if not isinstance(issuer_key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
+        raise InvalidArgument("root key: neither ECDSA nor RSA")
+    issuer = x509.load_pem_x509_certificate(signer.cert_pem)
     subject = x509.Name(
         [
             x509.NameAttribute(NameOID.ORGANIZATION_NAME, cluster_id),
@@ -134,9 +135,57 @@ def sign_request(
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(n) for n in names]), False)
         .add_extension(x509.ExtendedKeyUsage(uses), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()),
+            critical=False,
+        )
         .sign(issuer_key, hashes.SHA256())
     )
-    return certificate.public_bytes(serialization.Encoding.PEM)
+    crosses = [root.rotation.cross_pem] if root.rotation else []
+    crosses += [former.cross_pem for former in reversed(root.former)]
+    return certificate.public_bytes(serialization.Encoding.PEM) + b"".join(crosses)
+
+
+def trust_of(root: RootCA) -> bytes:
+    """Return every root that nodes are to trust now, PEM after PEM, the one of the tokens first."""
+    return root.cert_pem + (root.rotation.cert_pem if root.rotation else b"")
+
+
+def tls_of(root: RootCA, cert_pem: bytes, roots_pem: bytes) -> NodeTLS:
+    """Return what a node said that it shows and trusts, in the store's words.
+
+    Raises:
+        InvalidArgument: when it cannot be read.
+    """
+    try:
+        leaf = x509.load_pem_x509_certificate(cert_pem)
+        roots = x509.load_pem_x509_certificates(roots_pem)
+    except ValueError as error:
+        raise InvalidArgument(f"certificate of a node: {error}") from error
+    if len(roots) > MOST_ROOTS:
+        raise InvalidArgument(f"certificate of a node: it trusts more than {MOST_ROOTS} roots")
+    known = [root.cert_pem, *([root.rotation.cert_pem] if root.rotation else [])]
+    known += [former.cert_pem for former in root.former]
+    return NodeTLS(
+        issuer=next((root_digest(pem) for pem in known if _is_issued_by(leaf, pem)), ""),
+        key=_key_digest(leaf),
+        trusts=tuple(root_digest(r.public_bytes(serialization.Encoding.PEM)) for r in roots),
+    )
+
+
+def _is_issued_by(certificate: x509.Certificate, root_pem: bytes) -> bool:
+    try:
+        certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(root_pem))
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def _key_digest(certificate: x509.Certificate) -> str:
+    key = certificate.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return hashlib.sha256(key).hexdigest()
 
 
 def lifetime_of(spec: ClusterSpec) -> datetime.timedelta:
@@ -146,18 +195,24 @@ def lifetime_of(spec: ClusterSpec) -> datetime.timedelta:
 
 
 def check_returning(
-    root: RootCA, cert_pem: bytes, csr_pem: bytes, proof: bytes, now: datetime.datetime
+    root: RootCA,
+    cert_pem: bytes,
+    csr_pem: bytes,
+    proof: bytes,
+    now: datetime.datetime,
+    known_key: Callable[[str], str] = lambda node_id: "",
 ) -> Identity:
-    """Return who holds a certificate of this root, perhaps one that is over, and signed a request.
+    """Return who holds a certificate of ours, perhaps one that is over, and signed a request.
 
-    `proof` is the certificate's key over the request (ECDSA, SHA-256).
+    `proof` is the certificate's key over the request (ECDSA, SHA-256). A former root proves
+    nothing, it may have been replaced because its key leaked: a certificate of it must be the
+    very one that the node showed last. `known_key` returns that one's digest by node id.
 
     Raises:
         Forbidden: another root's certificate, another key's signature, or over for too long.
     """
     try:
         certificate = x509.load_pem_x509_certificate(cert_pem)
-        certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(root.cert_pem))
         key = certificate.public_key()
         if not isinstance(key, ec.EllipticCurvePublicKey):
             raise Forbidden("certificate: an ECDSA key is needed")
@@ -167,13 +222,15 @@ def check_returning(
     grace = datetime.timedelta(microseconds=GRACE_NS / 1000)
     if now > certificate.not_valid_after_utc + grace:
         raise Forbidden("certificate: it is over for too long; join the node again")
-    return identity_of(cert_pem)
-
-
-def root_digest(cert_pem: bytes) -> str:
-    """Return what a join token pins: SHA-256 of the root's PEM in 50 base36 digits."""
-    number = int.from_bytes(hashlib.sha256(cert_pem).digest(), "big")
-    return base36(number, _DIGEST_LENGTH)
+    identity = identity_of(cert_pem)
+    present = [root.cert_pem, *([root.rotation.cert_pem] if root.rotation else [])]
+    if not any(_is_issued_by(certificate, pem) for pem in present):
+        known = known_key(identity.node_id)
+        if not known or not hmac.compare_digest(known, _key_digest(certificate)):
+            raise Forbidden(
+                "certificate: it does not prove who asks, being of another root; join again"
+            )
+    return identity
 
 
 def new_token(cert_pem: bytes, random_bytes: RandomBytes) -> str:

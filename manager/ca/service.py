@@ -5,7 +5,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from manager.ca.authority import check_manager, check_node
-from manager.ca.certificates import check_returning, lifetime_of, role_of_token, sign_request
+from manager.ca.certificates import (
+    check_returning,
+    lifetime_of,
+    role_of_token,
+    sign_request,
+    trust_of,
+)
 from manager.ca.rpc import refuse
 from manager.replica import Store
 from manager.store.changes import PutNode, SetNodeDescription
@@ -42,7 +48,9 @@ class CertificateService:
         self, request: pb.GetRootRequest, context: Any
     ) -> pb.GetRootReply:
         """Return the root certificate; the caller compares it with its join token."""
-        return pb.GetRootReply(root_pem=self._root_pem)
+        cluster = self._store.view.cluster
+        root = cluster.root_ca if cluster is not None else None
+        return pb.GetRootReply(root_pem=root.cert_pem if root is not None else self._root_pem)
 
     async def IssueCertificate(  # noqa: N802 - the name is the protocol's
         self, request: pb.IssueRequest, context: Any
@@ -63,7 +71,12 @@ class CertificateService:
             else:
                 identity = (
                     check_returning(
-                        root, request.certificate_pem, request.csr_pem, request.proof, self._now()
+                        root,
+                        request.certificate_pem,
+                        request.csr_pem,
+                        request.proof,
+                        self._now(),
+                        self._known_key,
                     )
                     if request.proof
                     else identity_from_auth_context(context)
@@ -88,7 +101,12 @@ class CertificateService:
             role=node.spec.role.value,
             certificate_pem=certificate,
             managers=self._store.view.manager_addresses(),
+            roots_pem=trust_of(root),
         )
+
+    def _known_key(self, node_id: str) -> str:
+        node = self._store.view.nodes.get(node_id)
+        return node.tls.key if node is not None else ""
 
     def _leading(self) -> tuple[Cluster, RootCA]:
         status = self._store.log.status

@@ -1,5 +1,6 @@
 """The cluster object: first contents, settings, join tokens, leaving."""
 
+import datetime
 import logging
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -7,15 +8,16 @@ from typing import Final
 from msgspec.structs import replace
 
 from manager.ca.certificates import new_token
+from manager.ca.rotation import begin, same_root
 from manager.control.nodes import check_demotion
 from manager.control.validate import check_cluster
 from manager.replica import OUT_OF_SEQUENCE, Store
 from manager.store.changes import Change, PutCluster, PutNetwork, PutNode, SetNodeSpec
 from manager.store.view import View
-from swarmapi.errors import FailedPrecondition, Internal, NotFound, Unavailable
+from swarmapi.errors import FailedPrecondition, Internal, InvalidArgument, NotFound, Unavailable
 from swarmapi.keyring import new_unlock_key
-from swarmapi.model.objects import Cluster, Network, Node, NodeState
-from swarmapi.model.spec import ClusterSpec, NetworkSpec, NodeRole
+from swarmapi.model.objects import Cluster, Network, Node, NodeState, RootCA
+from swarmapi.model.spec import CAConfig, ClusterSpec, NetworkSpec, NodeRole
 
 log = logging.getLogger(__name__)
 LOCK_WAIT_S: Final = 10.0
@@ -51,9 +53,12 @@ async def update_cluster(
     rotate_worker_token: bool = False,
     rotate_manager_token: bool = False,
     rotate_unlock_key: bool = False,
+    skip_down: bool = False,
     request_id: str = "",
 ) -> None:
-    """Change the cluster's settings, and rotate join tokens or the unlock key; nodes stay.
+    """Change the cluster's settings, and rotate join tokens, unlock key or root; nodes stay.
+
+    `skip_down` has a rotation of the root not wait for nodes that are down.
 
     Raises:
         SwarmError: a stale version or an invalid setting.
@@ -68,6 +73,7 @@ async def update_cluster(
     root = cluster.root_ca
     if root is None:
         raise Internal("the cluster has no certificate authority")
+    root, spec = rotated(cluster, root, spec, skip_down, store.now_ns(), random_bytes)
     if rotate_worker_token:
         root = replace(root, join_token_worker=new_token(root.cert_pem, random_bytes))
     if rotate_manager_token:
@@ -102,6 +108,39 @@ async def await_lock(store: Store) -> None:
         for node in late(store.view):
             name = node.description.hostname or node.id
             log.warning("manager %s still wants the unlock key of before: keep it", name)
+
+
+def rotated(
+    cluster: Cluster,
+    root: RootCA,
+    spec: ClusterSpec,
+    skip_down: bool,
+    now_ns: int,
+    random_bytes: Callable[[int], bytes],
+) -> tuple[RootCA, ClusterSpec]:
+    """Return the authority as a spec wants it, and the spec without the key it brings.
+
+    Raises:
+        InvalidArgument: it brings what cannot be the cluster's root.
+        FailedPrecondition: nodes are to be left out of a rotation that there is not.
+    """
+    wanted, present = spec.ca_config or CAConfig(), cluster.spec.ca_config or CAConfig()
+    brings = wanted.signing_ca_cert
+    if wanted.signing_ca_key and not brings:
+        raise InvalidArgument("CAConfig.SigningCAKey: SigningCACert is needed, too")
+    if same_root(brings, root) if brings else wanted.force_rotate == present.force_rotate:
+        rotation = root.rotation
+        if skip_down and rotation is None:
+            raise FailedPrecondition("no rotation of the root certificate is in progress")
+    else:
+        now = datetime.datetime.fromtimestamp(now_ns / 1e9, datetime.UTC)
+        rotation = begin(root, now, random_bytes, brings, wanted.signing_ca_key)
+    if rotation is not None and skip_down:
+        rotation = replace(rotation, skip_down=True)
+    if spec.ca_config is not None:
+        bare = replace(wanted, signing_ca_cert="", signing_ca_key="")
+        spec = replace(spec, ca_config=bare)
+    return replace(root, rotation=rotation), spec
 
 
 async def leave(store: Store, node_id: str, force: bool, request_id: str = "") -> None:

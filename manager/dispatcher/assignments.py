@@ -6,7 +6,9 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
+from manager.ca.certificates import trust_of
 from manager.dispatcher.tables import TableCache, unchanged
+from manager.orchestrator.rotation import issuer_wanted
 from manager.store.tables import tables_of_node
 from manager.store.view import View, is_live
 from swarmapi.model import defaults
@@ -28,6 +30,8 @@ _NO_STATUS = TaskStatus(state=TaskState.ASSIGNED)
 
 SECRETS_BYTES: Final = 8 << 20
 """With more secrets and configs than that, a message is cut: gRPC bounds each."""
+RENEWAL_MS: Final = 100
+"""Ten nodes in a second renew their certificates for another root."""
 SecretKey = tuple[str, str]
 """`secret` or `config`, and its id."""
 
@@ -73,6 +77,7 @@ class Assigner:
         self._secrets_bytes = secrets_bytes
         self._ahead: list[pb.Assignments] = []
         self._managers: list[str] = []
+        self._trust: tuple[bytes, str] | None = None
         self._chain = 0
 
     def complete(self, view: View) -> pb.Assignments:
@@ -89,6 +94,7 @@ class Assigner:
             self._tables[network_id] = table
         self._add_secrets(view, message)
         self._add_managers(view, message)
+        self._add_trust(view, message)
         return self._numbered(message)
 
     def incremental(self, view: View, dirty_tasks: set[str]) -> pb.Assignments | None:
@@ -113,6 +119,7 @@ class Assigner:
             del self._tables[network_id]
             message.removed_tables.append(network_id)
         self._add_managers(view, message)
+        self._add_trust(view, message)
         if not message.ByteSize():
             return None
         return self._numbered(message)
@@ -160,6 +167,16 @@ class Assigner:
         if managers != self._managers:
             self._managers = managers
             message.managers.extend(managers)
+
+    def _add_trust(self, view: View, message: pb.Assignments) -> None:
+        root = view.cluster.root_ca if view.cluster is not None else None
+        if root is None:
+            return
+        trust = (trust_of(root), issuer_wanted(root))
+        if trust != self._trust:
+            self._trust = trust
+            message.trust.roots_pem, message.trust.issuer = trust
+            message.trust.renew_within_ms = len(view.nodes) * RENEWAL_MS
 
     def _numbered(self, message: pb.Assignments) -> pb.Assignments:
         self._chain += 1

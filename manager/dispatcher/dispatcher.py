@@ -11,13 +11,14 @@ from typing import Any, Final
 import msgspec
 
 from manager.ca.authority import check_node
+from manager.ca.certificates import tls_of
 from manager.dispatcher.assignments import Assigner
 from manager.dispatcher.liveness import Liveness, beat_period_s
 from manager.dispatcher.reports import ReportBatcher
 from manager.dispatcher.tables import TableCache
 from manager.replica import LogStatus, Store
 from manager.store.apply import Applied
-from manager.store.changes import SetNodeDescription, SetNodeStatus
+from manager.store.changes import SetNodeDescription, SetNodeStatus, SetNodeTLS
 from swarmapi.errors import (
     Conflict,
     Forbidden,
@@ -26,7 +27,7 @@ from swarmapi.errors import (
     SwarmError,
     Unavailable,
 )
-from swarmapi.identity import Identity, identity_from_auth_context
+from swarmapi.identity import Identity, identity_from_auth_context, identity_of
 from swarmapi.model import defaults
 from swarmapi.model.objects import NetworkLease, Node, NodeDescription, NodeState, TaskStatus
 from swarmapi.v1 import dispatcher_pb2 as pb
@@ -130,7 +131,7 @@ class Dispatcher:
                     self._wake(self._sessions)
             elif isinstance(moved.before, NetworkLease):
                 self._wake((moved.before.node_id,))  # it may have left the network
-            elif kind == "network" and moved.after is None:
+            elif kind == "cluster" or (kind == "network" and moved.after is None):
                 self._wake(self._sessions)
         for network_id in applied.tables:
             self._wake(view.participants(view.networks[network_id]))
@@ -333,6 +334,10 @@ class Dispatcher:
                 elif kind == "ack":
                     self._acks[session.node_id] = dict(message.ack.revisions)
                     self.on_acks()
+                elif kind == "tls":
+                    job = asyncio.create_task(self._store_tls(session, message.tls))
+                    pending.add(job)
+                    job.add_done_callback(pending.discard)
                 elif kind == "hello":
                     raise InvalidArgument("a session has one Hello")
         finally:
@@ -353,6 +358,22 @@ class Dispatcher:
         except SwarmError as error:
             session.end(error)
         session.changed.set()
+
+    async def _store_tls(self, session: Session, told: pb.NodeTLS) -> None:
+        view = self._store.view
+        node = view.nodes.get(session.node_id)
+        root = view.cluster.root_ca if view.cluster is not None else None
+        if node is None or root is None:
+            return
+        try:
+            if identity_of(told.certificate_pem).node_id != node.id:
+                raise InvalidArgument("certificate of a node: it is another one's")
+            tls = tls_of(root, told.certificate_pem, told.roots_pem)
+            if tls != node.tls:
+                change = SetNodeTLS(node_id=node.id, tls=tls, reason="certificate told")
+                await self._store.propose((change,))
+        except SwarmError as error:
+            session.end(error)  # the next session tells again
 
     # liveness -------------------------------------------------------------------------------
 

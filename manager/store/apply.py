@@ -28,9 +28,12 @@ from manager.store.effects import (
 )
 from manager.store.expect import Conflict, Key, find_conflict
 from manager.store.view import View, bare, is_live
+from swarmapi.ids import root_digest
 from swarmapi.model.defaults import vxlan_id
 from swarmapi.model.objects import (
+    FormerRoot,
     NodeState,
+    RootCA,
     TaskEndpointLease,
     TaskState,
     TaskStatus,
@@ -41,6 +44,9 @@ from swarmapi.model.tables import EndpointState
 __all__ = ["Applied", "Conflict", "Effects", "Key", "Moved", "apply", "apply_change"]
 
 REQUESTS_KEPT: Final = 8192
+FORMER_ROOT_NS: Final = 365 * 24 * 3_600 * 10**9
+"""How long a node that was left out of a rotation finds its way back."""
+FORMER_ROOTS: Final = 8
 
 
 class Applied(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,6 +124,7 @@ def _put_node(fx: Effects, change: c.PutNode) -> None:
             ingress_address=old.ingress_address,
             mesh_slot=old.mesh_slot,
             lock_index=old.lock_index,
+            tls=old.tls,
         )
     if old is None or node.state != old.state:
         node = replace(node, state_changed_ns=fx.now_ns)
@@ -335,6 +342,38 @@ def _set_node_lock(fx: Effects, change: c.SetNodeLock) -> None:
         store_node(fx, node, replace(node, lock_index=change.lock_index))
 
 
+def _set_node_tls(fx: Effects, change: c.SetNodeTLS) -> None:
+    node = fx.view.nodes.get(change.node_id)
+    if node is not None and node.tls != change.tls:
+        store_node(fx, node, replace(node, tls=change.tls))
+
+
+def _finish_rotation(fx: Effects, change: c.FinishRotation) -> None:
+    old = fx.view.cluster
+    root = old.root_ca if old is not None else None
+    rotation = root.rotation if root is not None else None
+    if old is None or root is None or rotation is None:
+        return
+    if root_digest(rotation.cert_pem) != change.digest:
+        return
+    until_ns = fx.now_ns + FORMER_ROOT_NS
+    former = [f for f in root.former if f.until_ns > fx.now_ns]
+    former.append(
+        FormerRoot(cert_pem=root.cert_pem, cross_pem=rotation.cross_pem, until_ns=until_ns)
+    )
+    now = RootCA(
+        cert_pem=rotation.cert_pem,
+        key_pem=rotation.key_pem,
+        join_token_worker=rotation.join_token_worker,
+        join_token_manager=rotation.join_token_manager,
+        former=tuple(former[-FORMER_ROOTS:]),
+    )
+    new = replace(old, root_ca=now, meta=fx.meta(old.meta))
+    fx.view.cluster = new
+    fx.touch("cluster", old, new)
+    fx.dirty.add(("cluster", old.id))
+
+
 def _set_network_allocation(fx: Effects, change: c.SetNetworkAllocation) -> None:
     network, cluster = fx.view.networks.get(change.network_id), fx.view.cluster
     if network is None or network.subnet:
@@ -407,6 +446,8 @@ _HANDLERS: Final[dict[type, Callable[[Effects, Any], None]]] = {
     c.SetNodeDescription: _set_node_description,
     c.SetNodeMesh: _set_node_mesh,
     c.SetNodeLock: _set_node_lock,
+    c.SetNodeTLS: _set_node_tls,
+    c.FinishRotation: _finish_rotation,
     c.SetNetworkAllocation: _set_network_allocation,
     c.SetServiceEndpoint: _set_service_endpoint,
     c.SetUpdateStatus: _set_update_status,

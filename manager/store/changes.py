@@ -19,6 +19,7 @@ from swarmapi.model.objects import (
     Node,
     NodeDescription,
     NodeState,
+    NodeTLS,
     Rebalance,
     Secret,
     Service,
@@ -214,6 +215,19 @@ class SetNodeLock(ChangeBase, frozen=True, tag="set_node_lock"):
     lock_index: int
 
 
+class SetNodeTLS(ChangeBase, frozen=True, tag="set_node_tls"):
+    """Store what a node shows and trusts."""
+
+    node_id: str
+    tls: NodeTLS
+
+
+class FinishRotation(ChangeBase, frozen=True, tag="finish_rotation"):
+    """Put the new root in the place of the old one; dropped when another one is on its way."""
+
+    digest: str
+
+
 class SetNetworkAllocation(ChangeBase, frozen=True, tag="set_network_allocation"):
     """Give a network subnet, gateway and VXLAN id, or the reason why not."""
 
@@ -299,6 +313,8 @@ Change: TypeAlias = (
     | SetNodeDescription
     | SetNodeMesh
     | SetNodeLock
+    | SetNodeTLS
+    | FinishRotation
     | SetNetworkAllocation
     | SetServiceEndpoint
     | SetUpdateStatus

@@ -1,5 +1,6 @@
 """Identifiers and names: 25-character base36 ids, join tokens, and the rules for names."""
 
+import hashlib
 import re
 from collections.abc import Callable
 
@@ -18,6 +19,11 @@ def base36(number: int, length: int) -> str:
         number, digit = divmod(number, 36)
         digits.append(_ALPHABET[digit])
     return "".join(reversed(digits)).rjust(length, "0")
+
+
+def root_digest(cert_pem: bytes) -> str:
+    """Return what a join token pins: SHA-256 of the root's PEM in 50 base36 digits."""
+    return base36(int.from_bytes(hashlib.sha256(cert_pem).digest(), "big"), 50)
 
 
 def new_id(random_bytes: Callable[[int], bytes]) -> str:

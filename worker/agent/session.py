@@ -79,6 +79,10 @@ class AgentParts:
     managers: list[str]
     save_managers: Callable[[list[str]], Awaitable[None]]
     clock: Clock
+    shown: Callable[[], tuple[bytes, bytes]] = lambda: (b"", b"")
+    """The certificate of new connections and the roots they trust, PEM."""
+    on_trust: Callable[[bytes, str, float], None] = lambda roots, issuer, within_s: None
+    """Called with the roots to trust, whose certificate to have, and within what time."""
     on_role: Callable[[str], None] = lambda role: None
     """Called with the store's role of this node when a session begins."""
 
@@ -107,6 +111,11 @@ class Agent:
         self._runner: ExecRunner | None = None
         self.session_id = ""
         """Of the session in force; empty while there is none."""
+        self._shown = asyncio.Event()
+
+    def tell_certificate(self) -> None:
+        """Tell the leader of another certificate, or of other roots."""
+        self._shown.set()
 
     async def run(self) -> None:
         """Hold sessions until cancelled."""
@@ -211,6 +220,7 @@ class Agent:
 
         jobs = [asyncio.ensure_future(job()) for job in (beat, report, send, listen)]
         jobs.append(asyncio.ensure_future(self._catch_up(outgoing)))
+        jobs.append(asyncio.ensure_future(self._tell_certificate(outgoing)))
         jobs.append(asyncio.ensure_future(self._parts.leases.run()))
         try:
             done, _ = await asyncio.wait(jobs, return_when=asyncio.FIRST_EXCEPTION)
@@ -258,6 +268,10 @@ class Agent:
         else:
             await self._parts.tasks.change(assigned, message.removed_tasks)
         self._parts.secrets.forget(message.removed_secrets)
+        if message.HasField("trust"):
+            trust = message.trust
+            within_s = trust.renew_within_ms / 1000
+            self._parts.on_trust(trust.roots_pem, trust.issuer, within_s)
         await self._learn_managers(list(message.managers))
 
     async def _take_tables(
@@ -288,6 +302,16 @@ class Agent:
         while True:
             self._revisions = await self._parts.tables.caught_up()
             outgoing.put_nowait(pb.AgentMessage(ack=pb.TableAck(revisions=self._revisions)))
+
+    async def _tell_certificate(self, outgoing: "asyncio.Queue[pb.AgentMessage]") -> None:
+        """Tell what this node shows and trusts, at first and after each change."""
+        while True:
+            self._shown.clear()
+            certificate, roots = self._parts.shown()
+            if certificate:
+                told = pb.NodeTLS(certificate_pem=certificate, roots_pem=roots)
+                outgoing.put_nowait(pb.AgentMessage(tls=told))
+            await self._shown.wait()
 
     async def _learn_managers(self, managers: list[str]) -> None:
         if managers and managers != self._parts.managers:

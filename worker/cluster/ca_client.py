@@ -3,14 +3,18 @@
 import asyncio
 import ssl
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from swarmapi import errors
+from swarmapi.conversation import LEADER_METADATA
 from swarmapi.identity import JOIN_SERVER_NAME, MANAGER, WORKER, TLSMaterial, expect, validity
+from swarmapi.ids import root_digest
 from swarmapi.v1 import ca_pb2 as pb
 from worker.cluster.addresses import split
 from worker.cluster.tokens import JoinToken
@@ -67,10 +71,18 @@ async def join(manager: str, token: JoinToken, applicant: Applicant) -> Issued:
     return _issued(reply, root_pem, key_pem)
 
 
-async def renew(manager: str, present: TLSMaterial, applicant: Applicant, now_ns: int) -> Issued:
+async def renew(
+    manager: str,
+    present: TLSMaterial,
+    applicant: Applicant,
+    now_ns: int,
+    *,
+    is_outdated: bool = False,
+) -> Issued:
     """Obtain a new certificate with the present one, also when that is over.
 
-    Its role is the store's. `now_ns` is the time of the epoch.
+    Its role is the store's. `now_ns` is the time of the epoch; `is_outdated` says that managers
+    do not trust the root of the present one any more.
 
     Raises:
         Unauthenticated, Forbidden: when the present certificate is refused.
@@ -79,7 +91,7 @@ async def renew(manager: str, present: TLSMaterial, applicant: Applicant, now_ns
     node_id = present.identity.node_id
     key_pem, csr_pem = _request()
     request = pb.IssueRequest(csr_pem=csr_pem, node_id=node_id, address=applicant.address)
-    if now_ns < validity(present.cert_pem)[1]:
+    if now_ns < validity(present.cert_pem)[1] and not is_outdated:
         reply = await _issue(manager, present.client(), MANAGER, request)
     else:  # TLS refuses it; its key still proves who asks
         request.certificate_pem = present.cert_pem
@@ -92,11 +104,38 @@ async def renew(manager: str, present: TLSMaterial, applicant: Applicant, now_ns
     return issued
 
 
+async def root_in_force(manager: str, present: TLSMaterial) -> bytes:
+    """Return the cluster's root as a manager tells it that our own trust verifies.
+
+    A manager's certificate carries what leads back to former roots.
+
+    Raises:
+        Unavailable: it does not answer, or no former root leads to it.
+    """
+    credentials = grpc.ssl_channel_credentials(present.ca_pem)
+    return await _ask_root(manager, credentials)
+
+
+def issuer_of(tls: TLSMaterial) -> str:
+    """Return the digest of the trusted root that issued a certificate; empty when none did."""
+    leaf = x509.load_pem_x509_certificate(tls.cert_pem)
+    for root in x509.load_pem_x509_certificates(tls.ca_pem):
+        try:
+            leaf.verify_directly_issued_by(root)
+        except (ValueError, TypeError, InvalidSignature):
+            continue
+        return root_digest(root.public_bytes(serialization.Encoding.PEM))
+    return ""
+
+
 async def fetch_root(manager: str) -> bytes:
     """Return a manager's root certificate, unverified: compare it before it is trusted."""
     leaf_pem = await _leaf_of(manager)
     # The leaf alone as root: TLS then verifies nothing but that the peer stayed the same.
-    credentials = grpc.ssl_channel_credentials(leaf_pem)
+    return await _ask_root(manager, grpc.ssl_channel_credentials(leaf_pem))
+
+
+async def _ask_root(manager: str, credentials: grpc.ChannelCredentials) -> bytes:
     options = [expect(JOIN_SERVER_NAME)]
     async with grpc.aio.secure_channel(manager, credentials, options=options) as channel:
         call = channel.unary_unary(
@@ -137,8 +176,14 @@ async def _leaf_of(manager: str) -> bytes:
 
 
 async def _issue(
-    manager: str, credentials: grpc.ChannelCredentials, name: str, request: pb.IssueRequest
+    manager: str,
+    credentials: grpc.ChannelCredentials,
+    name: str,
+    request: pb.IssueRequest,
+    *,
+    is_named: bool = False,
 ) -> pb.IssueReply:
+    """Ask a manager, or the leader that it names; `is_named` says that it is that one."""
     async with grpc.aio.secure_channel(manager, credentials, options=[expect(name)]) as channel:
         call = channel.unary_unary(
             f"{_SERVICE}/IssueCertificate",
@@ -148,6 +193,10 @@ async def _issue(
         try:
             reply: pb.IssueReply = await call(request, timeout=_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
+            pairs: Any = error.trailing_metadata()  # the stubs hide that they are pairs
+            leader = dict(pairs or ()).get(LEADER_METADATA, "")
+            if leader and leader != manager and not is_named:
+                return await _issue(leader, credentials, name, request, is_named=True)
             raise _failure(manager, error) from error
     return reply
 
@@ -180,7 +229,8 @@ def _sign(key_pem: bytes, data: bytes) -> bytes:
 
 
 def _issued(reply: pb.IssueReply, root_pem: bytes, key_pem: bytes) -> Issued:
-    tls = TLSMaterial(root_pem, bytes(reply.certificate_pem), key_pem)
+    roots_pem = bytes(reply.roots_pem) or root_pem
+    tls = TLSMaterial(roots_pem, bytes(reply.certificate_pem), key_pem)
     identity = tls.identity
     if (identity.node_id, identity.role) != (reply.node_id, _ROLES.get(reply.role)):
         raise errors.Internal(f"the certificate of node {reply.node_id} names something else")

@@ -1,6 +1,7 @@
 """A node that is in a cluster: its agent, its manager and its certificate, kept going."""
 
 import asyncio
+import dataclasses
 import logging
 import platform
 import random
@@ -15,6 +16,7 @@ from msgspec.structs import replace
 from swarmapi.conversation import MESSAGE_OPTIONS
 from swarmapi.errors import SwarmError, Unavailable
 from swarmapi.identity import MANAGER, TLSMaterial, expect, renewal_due_ns
+from swarmapi.ids import root_digest
 from swarmapi.keyring import Locked
 from swarmapi.model.objects import GenericShare
 from swarmapi.model.tables import NetworkTable
@@ -35,6 +37,8 @@ log = logging.getLogger(__name__)
 JOURNAL_NAME = "tasks.journal"
 _RETRY_FIRST_S, _RETRY_MAX_S = 0.2, 10.0
 _RENEW_CHECK_S = 3600.0
+_LOST_NS = 15 * 10**9
+"""Without a session for so long, a node asks whether the root was replaced meanwhile."""
 _CANCEL_AGAIN_S = 0.5
 
 
@@ -69,6 +73,15 @@ class NodeParts:
     """Takes this machine's own containers off the cluster's networks."""
 
 
+@dataclass(frozen=True)
+class Trust:
+    """What the leader wants this node to trust, and whose certificate it wants it to have when."""
+
+    roots_pem: bytes
+    issuer: str = ""
+    due_ns: int = 0
+
+
 class RunningNode:
     """Everything that runs because this machine is in a cluster."""
 
@@ -88,6 +101,7 @@ class RunningNode:
         """Whether the manager waits for its unlock key."""
         self._unlocked = asyncio.Event()
         self._renew = asyncio.Event()
+        self._trust = Trust(tls.ca_pem)
 
     @property
     def session_id(self) -> str:
@@ -139,6 +153,8 @@ class RunningNode:
                 save_managers=self._save_managers,
                 clock=self._parts.clock,
                 on_role=self._on_role,
+                shown=lambda: (self._tls.cert_pem, self._tls.ca_pem),
+                on_trust=self._on_trust,
             )
         )
 
@@ -155,6 +171,12 @@ class RunningNode:
     def _on_role(self, role: str) -> None:
         if role not in ("", self._store_role):
             self._store_role = role
+            self._renew.set()
+
+    def _on_trust(self, roots_pem: bytes, issuer: str, within_s: float) -> None:
+        if (roots_pem, issuer) != (self._trust.roots_pem, self._trust.issuer):
+            due_ns = self._parts.clock.now_ns() + int(random.uniform(0, within_s) * 1e9)
+            self._trust = Trust(roots_pem, issuer, due_ns)
             self._renew.set()
 
     async def _save(self, membership: Membership) -> None:
@@ -199,15 +221,27 @@ class RunningNode:
     async def _keep_certificate(self) -> None:
         """Renew when half the lifetime is over, and at once when the store's role differs."""
         retry_s = _RETRY_FIRST_S
+        heard_ns = self._parts.clock.now_ns()
         while True:
-            now_ns = self._parts.clock.now_ns()
-            left_s = (renewal_due_ns(self._tls.cert_pem) - now_ns) / 1e9
-            if self._store_role == self.membership.role and left_s > 0:
-                await self._wait_for_renewal(min(left_s, _RENEW_CHECK_S))
-                continue
             try:
-                manager = random.choice(self.membership.managers)
-                issued = await ca_client.renew(manager, self._tls, self._applicant(), now_ns)
+                await self._take_roots()
+                now_ns = self._parts.clock.now_ns()
+                due_ns = renewal_due_ns(self._tls.cert_pem)
+                if self._trust.issuer not in ("", ca_client.issuer_of(self._tls)):
+                    due_ns = min(due_ns, self._trust.due_ns)
+                if self.session_id:
+                    heard_ns = now_ns
+                is_lost = now_ns - heard_ns > _LOST_NS
+                manager = self._some_manager(elsewhere=is_lost)
+                is_outdated = is_lost and await self._is_outdated(manager)
+                left_s = (due_ns - now_ns) / 1e9
+                if self._store_role == self.membership.role and left_s > 0 and not is_outdated:
+                    most_s = _RENEW_CHECK_S if self.session_id else _LOST_NS / 1e9
+                    await self._wait_for_renewal(min(left_s, most_s))
+                    continue
+                issued = await ca_client.renew(
+                    manager, self._tls, self._applicant(), now_ns, is_outdated=is_outdated
+                )
                 await self._save_certificate(issued)
             except SwarmError as error:
                 log.warning("the certificate is not renewed: %s", error.message)
@@ -216,6 +250,33 @@ class RunningNode:
                 continue
             retry_s = _RETRY_FIRST_S
             await self._take_certificate(issued)
+
+    async def _take_roots(self) -> None:
+        """Trust what the leader said, here and in the manager."""
+        if self._trust.roots_pem == self._tls.ca_pem:
+            return
+        tls = dataclasses.replace(self._tls, ca_pem=self._trust.roots_pem)
+        if self.membership.is_manager:
+            await self._parts.manager.keys.save_tls(tls)
+            await self._manager_takes_it()
+        else:
+            await asyncio.to_thread(self._parts.files.save_tls, tls)
+        self._tls = tls
+        log.info("the roots that this node trusts have changed")
+        self._agent.tell_certificate()
+
+    def _some_manager(self, *, elsewhere: bool) -> str:
+        here = self.membership
+        others = [m for m in here.managers if m != here.advertise_addr]
+        return random.choice((elsewhere and others) or here.managers)
+
+    async def _is_outdated(self, manager: str) -> bool:
+        """Tell whether the root of our certificate was replaced while this node was away.
+
+        Raises Unavailable.
+        """
+        root_pem = await ca_client.root_in_force(manager, self._tls)
+        return root_digest(root_pem) != ca_client.issuer_of(self._tls)
 
     async def _wait_for_renewal(self, wait_s: float) -> None:
         try:
@@ -239,12 +300,14 @@ class RunningNode:
         before = self.membership
         log.info("certificate renewed as %s", issued.role)
         self._tls = issued.tls
+        self._trust = dataclasses.replace(self._trust, roots_pem=issued.tls.ca_pem)
         self._store_role = issued.role
         joins = issued.role == "manager" and not before.is_manager
         managers = issued.managers or before.managers
         join_addr = random.choice(managers) if joins else before.join_addr
         await self._save(replace(before, role=issued.role, managers=managers, join_addr=join_addr))
         if before.is_manager and issued.role == "manager" and await self._manager_takes_it():
+            self._agent.tell_certificate()
             return
         if before.is_manager:
             await self._end("manager")
@@ -254,6 +317,7 @@ class RunningNode:
             self._begin("manager", self._keep_manager)
         elif before.is_manager:
             await asyncio.to_thread(shutil.rmtree, self._parts.manager.state_dir, True)
+        self._agent.tell_certificate()
 
     async def _manager_takes_it(self) -> bool:
         try:

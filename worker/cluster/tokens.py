@@ -1,15 +1,13 @@
 """Join tokens: `SWMTKN-1-<digest of the root certificate>-<secret>`."""
 
-import hashlib
 import hmac
 import re
 from dataclasses import dataclass, field
 
 from swarmapi.errors import Forbidden, Internal
-from swarmapi.ids import base36
+from swarmapi.ids import root_digest
 
 _TOKEN = re.compile(r"SWMTKN-1-([0-9a-z]{50})-([0-9a-z]{25})\Z")
-_DIGEST_LENGTH = 50
 
 
 @dataclass(frozen=True)
@@ -29,8 +27,7 @@ class JoinToken:
 
     def check_root(self, root_pem: bytes) -> None:
         """Raise Forbidden unless the token was made for this root certificate."""
-        number = int.from_bytes(hashlib.sha256(root_pem).digest(), "big")
-        if not hmac.compare_digest(base36(number, _DIGEST_LENGTH), self.digest):
+        if not hmac.compare_digest(root_digest(root_pem), self.digest):
             raise Forbidden(
                 "the manager's root certificate is not the one of the join token: "
                 "check the address, and that the token is of this cluster"

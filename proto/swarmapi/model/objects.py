@@ -358,6 +358,16 @@ class NodeDescription(Stored, frozen=True):
     """IPv4 prefixes that its own routes lead to, the default and the mesh left out."""
 
 
+class NodeTLS(Stored, frozen=True):
+    """What a node shows and trusts; digests of roots as join tokens have them."""
+
+    issuer: str = ""
+    """Of the root that issued its certificate; empty when it is none of the cluster's."""
+    key: str = ""
+    """SHA-256 of its public key: who was left out of a rotation is known again by it."""
+    trusts: tuple[str, ...] = ()
+
+
 class Node(Stored, frozen=True):
     id: str
     spec: NodeSpec = NodeSpec()
@@ -380,6 +390,8 @@ class Node(Stored, frozen=True):
     """Index of its share of mesh source ports; -1 = none yet."""
     lock_index: int = 0
     """A manager's: its keys on its disk follow the unlock key of this index; its locker's."""
+    tls: NodeTLS = NodeTLS()
+    """As its agent told in a session."""
 
     @property
     def is_fit(self) -> bool:
@@ -442,6 +454,28 @@ class Config(Secret, frozen=True):
     kind: ClassVar[str] = "config"
 
 
+class RootRotation(Stored, frozen=True):
+    """The root that takes over once every node has a certificate of it and trusts it."""
+
+    cert_pem: bytes
+    key_pem: bytes
+    cross_pem: bytes
+    """The new root's name and key, signed by the present one: sent along with certificates."""
+    join_token_worker: str
+    join_token_manager: str
+    skip_down: bool = False
+    """Nodes that are down do not hold it up."""
+
+
+class FormerRoot(Stored, frozen=True):
+    """A root that was replaced; nobody trusts it, except nodes that were away."""
+
+    cert_pem: bytes
+    cross_pem: bytes
+    """Its successor, signed by it: such a node still knows the managers by it."""
+    until_ns: int
+
+
 class RootCA(Stored, frozen=True):
     """The cluster's certificate authority; the key is in the managers' Raft state only."""
 
@@ -449,6 +483,9 @@ class RootCA(Stored, frozen=True):
     key_pem: bytes
     join_token_worker: str
     join_token_manager: str
+    rotation: RootRotation | None = None
+    former: tuple[FormerRoot, ...] = ()
+    """The newest last."""
 
 
 class Rebalance(Stored, frozen=True):

@@ -398,9 +398,16 @@ class DispatcherConfig(Spec, frozen=True):
 
 
 class CAConfig(Spec, frozen=True):
-    """`node_cert_expiry` in nanoseconds; 0 is 90 days."""
+    """`node_cert_expiry` in nanoseconds; 0 is 90 days.
+
+    Another `force_rotate` than the stored one replaces the root, by the signing certificate
+    where one is given. That and its key are never stored with the spec.
+    """
 
     node_cert_expiry: int = 0
+    force_rotate: int = 0
+    signing_ca_cert: str = msgspec.field(default="", name="SigningCACert")
+    signing_ca_key: str = msgspec.field(default="", name="SigningCAKey")
 
 
 class EncryptionConfig(Spec, frozen=True):

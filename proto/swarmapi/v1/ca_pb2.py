@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14swarmapi/v1/ca.proto\x12\x0bswarmapi.v1\"\x10\n\x0eGetRootRequest\" \n\x0cGetRootReply\x12\x10\n\x08root_pem\x18\x01 \x01(\x0c\"\xa5\x01\n\x0cIssueRequest\x12\x0f\n\x07\x63sr_pem\x18\x01 \x01(\x0c\x12\x12\n\njoin_token\x18\x02 \x01(\t\x12\x0f\n\x07node_id\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x14\n\x0c\x61vailability\x18\x05 \x01(\t\x12\x10\n\x08hostname\x18\x06 \x01(\t\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x07 \x01(\x0c\x12\r\n\x05proof\x18\x08 \x01(\x0c\"j\n\nIssueReply\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x0c\n\x04role\x18\x03 \x01(\t\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x04 \x01(\x0c\x12\x10\n\x08managers\x18\x05 \x03(\t\"\x1e\n\x0bJoinRequest\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\"q\n\tJoinReply\x12\x34\n\x07members\x18\x01 \x03(\x0b\x32#.swarmapi.v1.JoinReply.MembersEntry\x1a.\n\x0cMembersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\xa1\x01\n\x14\x43\x65rtificateAuthority\x12\x41\n\x07GetRoot\x12\x1b.swarmapi.v1.GetRootRequest\x1a\x19.swarmapi.v1.GetRootReply\x12\x46\n\x10IssueCertificate\x12\x19.swarmapi.v1.IssueRequest\x1a\x17.swarmapi.v1.IssueReply2F\n\nMembership\x12\x38\n\x04Join\x12\x18.swarmapi.v1.JoinRequest\x1a\x16.swarmapi.v1.JoinReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14swarmapi/v1/ca.proto\x12\x0bswarmapi.v1\"\x10\n\x0eGetRootRequest\" \n\x0cGetRootReply\x12\x10\n\x08root_pem\x18\x01 \x01(\x0c\"\xa5\x01\n\x0cIssueRequest\x12\x0f\n\x07\x63sr_pem\x18\x01 \x01(\x0c\x12\x12\n\njoin_token\x18\x02 \x01(\t\x12\x0f\n\x07node_id\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x14\n\x0c\x61vailability\x18\x05 \x01(\t\x12\x10\n\x08hostname\x18\x06 \x01(\t\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x07 \x01(\x0c\x12\r\n\x05proof\x18\x08 \x01(\x0c\"}\n\nIssueReply\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x0c\n\x04role\x18\x03 \x01(\t\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x04 \x01(\x0c\x12\x10\n\x08managers\x18\x05 \x03(\t\x12\x11\n\troots_pem\x18\x06 \x01(\x0c\"\x1e\n\x0bJoinRequest\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\"q\n\tJoinReply\x12\x34\n\x07members\x18\x01 \x03(\x0b\x32#.swarmapi.v1.JoinReply.MembersEntry\x1a.\n\x0cMembersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\xa1\x01\n\x14\x43\x65rtificateAuthority\x12\x41\n\x07GetRoot\x12\x1b.swarmapi.v1.GetRootRequest\x1a\x19.swarmapi.v1.GetRootReply\x12\x46\n\x10IssueCertificate\x12\x19.swarmapi.v1.IssueRequest\x1a\x17.swarmapi.v1.IssueReply2F\n\nMembership\x12\x38\n\x04Join\x12\x18.swarmapi.v1.JoinRequest\x1a\x16.swarmapi.v1.JoinReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,15 +40,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ISSUEREQUEST']._serialized_start=90
   _globals['_ISSUEREQUEST']._serialized_end=255
   _globals['_ISSUEREPLY']._serialized_start=257
-  _globals['_ISSUEREPLY']._serialized_end=363
-  _globals['_JOINREQUEST']._serialized_start=365
-  _globals['_JOINREQUEST']._serialized_end=395
-  _globals['_JOINREPLY']._serialized_start=397
-  _globals['_JOINREPLY']._serialized_end=510
-  _globals['_JOINREPLY_MEMBERSENTRY']._serialized_start=464
-  _globals['_JOINREPLY_MEMBERSENTRY']._serialized_end=510
-  _globals['_CERTIFICATEAUTHORITY']._serialized_start=513
-  _globals['_CERTIFICATEAUTHORITY']._serialized_end=674
-  _globals['_MEMBERSHIP']._serialized_start=676
-  _globals['_MEMBERSHIP']._serialized_end=746
+  _globals['_ISSUEREPLY']._serialized_end=382
+  _globals['_JOINREQUEST']._serialized_start=384
+  _globals['_JOINREQUEST']._serialized_end=414
+  _globals['_JOINREPLY']._serialized_start=416
+  _globals['_JOINREPLY']._serialized_end=529
+  _globals['_JOINREPLY_MEMBERSENTRY']._serialized_start=483
+  _globals['_JOINREPLY_MEMBERSENTRY']._serialized_end=529
+  _globals['_CERTIFICATEAUTHORITY']._serialized_start=532
+  _globals['_CERTIFICATEAUTHORITY']._serialized_end=693
+  _globals['_MEMBERSHIP']._serialized_start=695
+  _globals['_MEMBERSHIP']._serialized_end=765
 # @@protoc_insertion_point(module_scope)

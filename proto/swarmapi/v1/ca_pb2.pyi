@@ -37,18 +37,20 @@ class IssueRequest(_message.Message):
     def __init__(self, csr_pem: _Optional[bytes] = ..., join_token: _Optional[str] = ..., node_id: _Optional[str] = ..., address: _Optional[str] = ..., availability: _Optional[str] = ..., hostname: _Optional[str] = ..., certificate_pem: _Optional[bytes] = ..., proof: _Optional[bytes] = ...) -> None: ...
 
 class IssueReply(_message.Message):
-    __slots__ = ("node_id", "cluster_id", "role", "certificate_pem", "managers")
+    __slots__ = ("node_id", "cluster_id", "role", "certificate_pem", "managers", "roots_pem")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     CERTIFICATE_PEM_FIELD_NUMBER: _ClassVar[int]
     MANAGERS_FIELD_NUMBER: _ClassVar[int]
+    ROOTS_PEM_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     cluster_id: str
     role: str
     certificate_pem: bytes
     managers: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, node_id: _Optional[str] = ..., cluster_id: _Optional[str] = ..., role: _Optional[str] = ..., certificate_pem: _Optional[bytes] = ..., managers: _Optional[_Iterable[str]] = ...) -> None: ...
+    roots_pem: bytes
+    def __init__(self, node_id: _Optional[str] = ..., cluster_id: _Optional[str] = ..., role: _Optional[str] = ..., certificate_pem: _Optional[bytes] = ..., managers: _Optional[_Iterable[str]] = ..., roots_pem: _Optional[bytes] = ...) -> None: ...
 
 class JoinRequest(_message.Message):
     __slots__ = ("address",)

@@ -10,16 +10,18 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class AgentMessage(_message.Message):
-    __slots__ = ("hello", "beat", "reports", "ack")
+    __slots__ = ("hello", "beat", "reports", "ack", "tls")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     BEAT_FIELD_NUMBER: _ClassVar[int]
     REPORTS_FIELD_NUMBER: _ClassVar[int]
     ACK_FIELD_NUMBER: _ClassVar[int]
+    TLS_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     beat: Beat
     reports: TaskReports
     ack: TableAck
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ..., reports: _Optional[_Union[TaskReports, _Mapping]] = ..., ack: _Optional[_Union[TableAck, _Mapping]] = ...) -> None: ...
+    tls: NodeTLS
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ..., reports: _Optional[_Union[TaskReports, _Mapping]] = ..., ack: _Optional[_Union[TableAck, _Mapping]] = ..., tls: _Optional[_Union[NodeTLS, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("format", "description", "address", "data_path", "tables")
@@ -45,6 +47,24 @@ class Hello(_message.Message):
 class Beat(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class NodeTLS(_message.Message):
+    __slots__ = ("certificate_pem", "roots_pem")
+    CERTIFICATE_PEM_FIELD_NUMBER: _ClassVar[int]
+    ROOTS_PEM_FIELD_NUMBER: _ClassVar[int]
+    certificate_pem: bytes
+    roots_pem: bytes
+    def __init__(self, certificate_pem: _Optional[bytes] = ..., roots_pem: _Optional[bytes] = ...) -> None: ...
+
+class Trust(_message.Message):
+    __slots__ = ("roots_pem", "issuer", "renew_within_ms")
+    ROOTS_PEM_FIELD_NUMBER: _ClassVar[int]
+    ISSUER_FIELD_NUMBER: _ClassVar[int]
+    RENEW_WITHIN_MS_FIELD_NUMBER: _ClassVar[int]
+    roots_pem: bytes
+    issuer: str
+    renew_within_ms: int
+    def __init__(self, roots_pem: _Optional[bytes] = ..., issuer: _Optional[str] = ..., renew_within_ms: _Optional[int] = ...) -> None: ...
 
 class TaskReports(_message.Message):
     __slots__ = ("reports",)
@@ -104,7 +124,7 @@ class Welcome(_message.Message):
     def __init__(self, format: _Optional[int] = ..., session_id: _Optional[str] = ..., beat_every_ms: _Optional[int] = ..., managers: _Optional[_Iterable[str]] = ..., role: _Optional[str] = ...) -> None: ...
 
 class Assignments(_message.Message):
-    __slots__ = ("kind", "chain", "tasks", "removed_tasks", "tables", "removed_tables", "managers", "secrets", "configs", "removed_secrets")
+    __slots__ = ("kind", "chain", "tasks", "removed_tasks", "tables", "removed_tables", "managers", "secrets", "configs", "trust", "removed_secrets")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         INCREMENTAL: _ClassVar[Assignments.Kind]
@@ -120,6 +140,7 @@ class Assignments(_message.Message):
     MANAGERS_FIELD_NUMBER: _ClassVar[int]
     SECRETS_FIELD_NUMBER: _ClassVar[int]
     CONFIGS_FIELD_NUMBER: _ClassVar[int]
+    TRUST_FIELD_NUMBER: _ClassVar[int]
     REMOVED_SECRETS_FIELD_NUMBER: _ClassVar[int]
     kind: Assignments.Kind
     chain: int
@@ -130,8 +151,9 @@ class Assignments(_message.Message):
     managers: _containers.RepeatedScalarFieldContainer[str]
     secrets: _containers.RepeatedScalarFieldContainer[bytes]
     configs: _containers.RepeatedScalarFieldContainer[bytes]
+    trust: Trust
     removed_secrets: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, kind: _Optional[_Union[Assignments.Kind, str]] = ..., chain: _Optional[int] = ..., tasks: _Optional[_Iterable[_Union[AssignedTask, _Mapping]]] = ..., removed_tasks: _Optional[_Iterable[str]] = ..., tables: _Optional[_Iterable[bytes]] = ..., removed_tables: _Optional[_Iterable[str]] = ..., managers: _Optional[_Iterable[str]] = ..., secrets: _Optional[_Iterable[bytes]] = ..., configs: _Optional[_Iterable[bytes]] = ..., removed_secrets: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, kind: _Optional[_Union[Assignments.Kind, str]] = ..., chain: _Optional[int] = ..., tasks: _Optional[_Iterable[_Union[AssignedTask, _Mapping]]] = ..., removed_tasks: _Optional[_Iterable[str]] = ..., tables: _Optional[_Iterable[bytes]] = ..., removed_tables: _Optional[_Iterable[str]] = ..., managers: _Optional[_Iterable[str]] = ..., secrets: _Optional[_Iterable[bytes]] = ..., configs: _Optional[_Iterable[bytes]] = ..., trust: _Optional[_Union[Trust, _Mapping]] = ..., removed_secrets: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class AssignedTask(_message.Message):
     __slots__ = ("task", "spec")

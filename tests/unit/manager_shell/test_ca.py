@@ -14,7 +14,6 @@ from manager.ca.certificates import (
     new_request,
     new_token,
     role_of_token,
-    root_digest,
     sign_request,
 )
 from manager.control.nodes import remove_node
@@ -22,6 +21,7 @@ from manager.dispatcher.dispatcher import Dispatcher
 from manager.store.changes import PutNode
 from swarmapi.errors import Forbidden, InvalidArgument
 from swarmapi.identity import MANAGER, TLSMaterial, expect, identity_of
+from swarmapi.ids import root_digest
 from swarmapi.model.objects import Node
 from swarmapi.model.spec import NodeRole, NodeSpec
 from swarmapi.v1 import ca_pb2 as pb

@@ -429,9 +429,18 @@ def test_cluster_inspect_update_and_token_rotation() -> None:
         other = {**settings, "CAConfig": {"NodeCertExpiry": 1}}
         path = f"/swarm/update?version={after['Version']['Index']}"
         assert "CAConfig" in (await post(client, path, other, 400))["message"]
-        for name, value in (("ForceRotate", 1), ("ExternalCAs", [{"URL": "https://ca"}])):
-            rotated = {**settings, "CAConfig": {name: value}}
-            assert name in (await post(client, path, rotated, 501))["message"]
+        other = {**settings, "CAConfig": {"ExternalCAs": [{"URL": "https://ca"}]}}
+        assert "ExternalCAs" in (await post(client, path, other, 501))["message"]
+        skipped = await post(client, f"{path}&skipDownNodes=1", settings, 400)
+        assert "no rotation" in skipped["message"]
+        other = {**settings, "CAConfig": {"ForceRotate": 1, "ExternalCAs": []}}
+        await post(client, path, other)
+        during = await get(client, "/swarm")
+        assert during["RootRotationInProgress"]
+        assert during["Spec"]["CAConfig"]["ForceRotate"] == 1
+        old, new = after["TLSInfo"], during["TLSInfo"]
+        assert new["TrustRoot"] == old["TrustRoot"]
+        assert new["CertIssuerPublicKey"] != old["CertIssuerPublicKey"]
         refused = await post(client, "/swarm/leave", None, 503)
         assert refused["message"].startswith("You are attempting to leave the swarm")
 

@@ -411,6 +411,28 @@ def test_recover_tells_what_may_be_lost_and_asks(
     assert "never" in shown
 
 
+def test_the_root_is_rotated_and_progress_tells_who_is_late(
+    ctl: Run, daemon: Daemon, tmp_path: Path
+) -> None:
+    spec = {"CAConfig": {"NodeCertExpiry": 5, "ForceRotate": 2}}
+    tls = {"TrustRoot": "-----BEGIN", "CertIssuerPublicKey": "new"}
+    swarm = {"Version": {"Index": 7}, "Spec": spec, "TLSInfo": tls, "RootRotationInProgress": False}
+    node = {"Hostname": "w1", "TLSInfo": {"CertIssuerPublicKey": "old"}}
+    daemon.on("GET", "/swarm", swarm)
+    daemon.on("GET", "/nodes", [{"Description": node, "Status": {"State": "down"}}])
+    daemon.on("POST", "/swarm/update", "")
+    done = ctl("swarm", "ca", "--rotate", "--skip-down")
+    assert done.out == "-----BEGIN\n"
+    assert "0 of 1 nodes; waiting for w1 (down)" in done.err
+    assert daemon.body("/swarm/update")["CAConfig"] == {"NodeCertExpiry": 5, "ForceRotate": 3}
+    (seen,) = [s for s in daemon.seen if s.path == "/swarm/update"]
+    assert seen.query["skipDownNodes"] == "true"
+    assert ctl("swarm", "ca", "--rotate", "--detach").out == ""
+    for words in (["--ca-cert", "x"], ["--ca-key", "x"], ["--external-ca", "x"]):
+        assert ctl("swarm", "ca", "--rotate", *words).code == 1
+    assert "cannot read" in ctl("swarm", "ca", "--rotate", "--ca-cert=/x", "--ca-key=/x").err
+
+
 def test_a_backup_is_for_its_owner_and_comes_back_whole(
     ctl: Run, daemon: Daemon, tmp_path: Path
 ) -> None:
