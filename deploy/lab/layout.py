@@ -9,7 +9,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -100,9 +100,11 @@ def check_name(name: str) -> str:
 def load(name: str) -> Lab:
     """Read a lab's description; raises LabError where it is not up."""
     try:
-        return Lab(**json.loads((STATE_ROOT / check_name(name) / "lab.json").read_text()))
+        found = json.loads((STATE_ROOT / check_name(name) / "lab.json").read_text())
     except FileNotFoundError:
         raise LabError(f"lab {name} is not up: run `lab --name {name} up`") from None
+    names = {known.name for known in fields(Lab)}  # a lab of another version has its subnet, too
+    return Lab(**{key: value for key, value in found.items() if key in names})
 
 
 def existing() -> list[str]:
