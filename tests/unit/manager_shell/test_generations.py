@@ -14,8 +14,6 @@ from manager.generations import Generations
 from swarmapi.identity import TLSMaterial, expect
 from tests.fakes.pki import CertificateAuthority
 
-RAW = {"request_serializer": bytes, "response_deserializer": bytes}
-
 
 async def echo(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
     """Say each message again."""
@@ -69,7 +67,10 @@ async def said(call: Any, word: bytes) -> bytes:
 
 
 def begin(channel: grpc.aio.Channel) -> Any:
-    return channel.stream_stream("/test.Echo/Echo", **RAW)()  # type: ignore[arg-type]
+    method: Any = channel.stream_stream(  # the stubs want an iterator of requests
+        "/test.Echo/Echo", request_serializer=bytes, response_deserializer=bytes
+    )
+    return method()
 
 
 def test_a_call_goes_on_in_the_former_server_and_new_ones_meet_the_new(tmp_path: Path) -> None:
