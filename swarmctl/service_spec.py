@@ -20,6 +20,8 @@ _LOG = ("TaskTemplate", "LogDriver")
 _PLACEMENT = ("TaskTemplate", "Placement")
 _HEALTH = (*_CONTAINER, "Healthcheck")
 _DNS = (*_CONTAINER, "DNSConfig")
+_READY = ("cmd", "interval", "timeout", "retries")
+"""Of the readiness check, which is kept as labels of the container: `swarmapi.model.readiness`."""
 
 
 class _Scalar(NamedTuple):
@@ -81,6 +83,7 @@ _SCALARS = (
     _Scalar("--health-retries", (*_HEALTH, "Retries"), flags.count),
     _Scalar("--health-start-period", (*_HEALTH, "StartPeriod"), flags.duration),
     _Scalar("--health-start-interval", (*_HEALTH, "StartInterval"), flags.duration),
+    *(_Scalar(f"--ready-{key}", (*_CONTAINER, "Labels", f"swarm.ready.{key}")) for key in _READY),
     _Scalar("--limit-cpu", (*_LIMITS, "NanoCPUs"), flags.cpus),
     _Scalar("--limit-memory", (*_LIMITS, "MemoryBytes"), flags.size),
     _Scalar("--limit-pids", (*_LIMITS, "Pids"), flags.count),

@@ -1,8 +1,9 @@
 """The executor: tasks become containers of this machine's engine."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 from msgspec.structs import replace
@@ -14,6 +15,8 @@ from swarmapi.errors import Conflict, InvalidArgument, NotFound, SwarmError
 from swarmapi.model import defaults
 from swarmapi.model.expand import TaskPlace, contents, expanded
 from swarmapi.model.objects import NodeDescription, RegistryAuth, SpecVersion, Task
+from swarmapi.model.readiness import Readiness
+from swarmapi.model.readiness import readiness as readiness_of
 from swarmapi.model.spec import (
     ContainerSpec,
     LogDriver,
@@ -23,6 +26,7 @@ from swarmapi.model.spec import (
     TaskTemplate,
     to_json,
 )
+from worker import readiness
 from worker.agent.ports import NotStarted
 from worker.agent.secrets import NodeSecrets
 from worker.engine.endpoints import EndpointSpec
@@ -42,15 +46,18 @@ from worker.engine.spec import (
 from worker.engine.spec import Mount as EngineMount
 from worker.pulling import Say, TaskPulls
 from worker.secretfiles import SecretFiles
-from worker.taskmachine import Outcome
+from worker.taskmachine import Outcome, Standing
 
 T = TypeVar("T")
+Tell = Callable[[Standing], None]
 LABEL = "com.docker.swarm."
 """Prefix of the labels that tell a task's container (the names are Docker's)."""
 
 DRAIN_S = 5.0
 """How long a task's established connections may go on before it is told to stop."""
 DRAIN_POLL_S = 0.1
+WITHDRAWAL_S = 6.0
+"""How long an ill task waits for the managers' leave to stop it: a little more than they need."""
 
 
 def container_name(task: Task) -> str:
@@ -215,6 +222,21 @@ async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
         raise
 
 
+@asynccontextmanager
+async def _cancelling(*jobs: asyncio.Future[Any]) -> AsyncIterator[None]:
+    """Let jobs run for the length of the block."""
+    try:
+        yield
+    finally:
+        for job in jobs:
+            job.cancel()
+        await asyncio.gather(*jobs, return_exceptions=True)
+
+
+def _readiness(spec: SpecVersion) -> Readiness | None:
+    return readiness_of(defaults.container(spec.spec).labels)
+
+
 class EngineExecutor:
     """Runs tasks on the engine; containers are found by their label, so a restart loses none."""
 
@@ -304,30 +326,70 @@ class EngineExecutor:
                 )
         record = self._engine.inspect(found).record
         return Outcome(
-            container_id=found, pid=record.pid, unproven=is_checked(record.config.healthcheck)
+            container_id=found,
+            pid=record.pid,
+            unproven=is_checked(record.config.healthcheck) or _readiness(spec) is not None,
         )
 
     async def await_health(self, task: Task, spec: SpecVersion) -> Outcome:
-        """Wait for the first success of the health check, or the container's end."""
+        """Wait for the first success of the health and readiness checks, or the container's end."""
         found = self._find(task)
         if not found:
             return Outcome(error="the container is gone")
-        health = await self._engine.await_health(found, "healthy", "unhealthy")
+        health = "healthy"
+        if is_checked(self._engine.inspect(found).record.config.healthcheck):
+            health = await self._engine.await_health(found, "healthy", "unhealthy")
+        if health == "healthy":
+            health = await self._await_ready(found, spec)
         if health == "unhealthy":
             return await self._end_unhealthy(found, task, spec)
         if health == "healthy":
             return Outcome(pid=self._engine.inspect(found).record.pid)
         return await self._ended(found, task)
 
-    async def wait(self, task: Task, spec: SpecVersion) -> Outcome:
-        """Wait for the end of the container; one that becomes unhealthy is stopped."""
+    async def _await_ready(self, container_id: str, spec: SpecVersion) -> str:
+        """Return `healthy` once it is ready; `unhealthy` or blank when that, or its end, came."""
+        check = _readiness(spec)
+        if check is None:
+            return "healthy"
+        asks = partial(readiness.ask, self._engine, container_id, check)
+        pause = self._engine.parts.clock.sleep
+        ready = asyncio.ensure_future(readiness.until_ready(asks, check, pause))
+        other = asyncio.ensure_future(self._engine.await_health(container_id, "unhealthy"))
+        async with _cancelling(ready, other):
+            await asyncio.wait({ready, other}, return_when=asyncio.FIRST_COMPLETED)
+            return other.result() if other.done() else "healthy"
+
+    async def wait(self, task: Task, spec: SpecVersion, tell: Tell) -> Outcome:
+        """Wait for the end of the container; one that becomes unhealthy is withdrawn and stopped.
+
+        A task whose status says `ending` is beyond that judgement.
+        """
         found = self._find(task)
         if not found:
             return Outcome(error="the container is gone")
-        checked = is_checked(self._engine.inspect(found).record.config.healthcheck)
-        if checked and await self._engine.await_health(found, "unhealthy"):
-            return await self._end_unhealthy(found, task, spec)
-        return await self._ended(found, task)
+        if not task.status.ending and not await self._is_ill(found, spec, tell):
+            return await self._ended(found, task)
+        if task.addresses and not task.endpoint.drained:
+            message = "unhealthy: to be stopped once nobody sends to it"
+            tell(Standing(ready=False, ending=True, message=message))
+            await self._engine.parts.clock.sleep(WITHDRAWAL_S)  # ended by the managers' leave
+        await self._drain(found, task)
+        return await self._end_unhealthy(found, task, spec)
+
+    async def _is_ill(self, container_id: str, spec: SpecVersion, tell: Tell) -> bool:
+        """Tell of readiness until the container is unhealthy, or has ended."""
+        checked = is_checked(self._engine.inspect(container_id).record.config.healthcheck)
+        check = _readiness(spec)
+        if not checked and check is None:
+            return False
+        judging = []
+        if check is not None:
+            asks = partial(readiness.ask, self._engine, container_id, check)
+            follow = readiness.follow(asks, check, self._engine.parts.clock.sleep, tell)
+            judging.append(asyncio.ensure_future(follow))
+        async with _cancelling(*judging):
+            return bool(await self._engine.await_health(container_id, "unhealthy"))
 
     async def _ended(self, container_id: str, task: Task) -> Outcome:
         try:

@@ -23,7 +23,7 @@ class Step(StrEnum):
     PREPARE = "prepare"
     START = "start"
     AWAIT_HEALTH = "await health"
-    """Started, but RUNNING only once its health check succeeds."""
+    """Started, but RUNNING only once its health and readiness checks succeed."""
     WAIT = "wait"
     SHUT_DOWN = "shut down"
 
@@ -48,6 +48,15 @@ class Outcome:
     message: str = ""
     unproven: bool = False
     """Of a START: the container runs and its health check has not succeeded yet."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a task that runs is worth: whether it is to get connections, or is about to end."""
+
+    ready: bool = True
+    ending: bool = False
+    message: str = "started"
 
 
 _ADVANCES = {

@@ -16,6 +16,7 @@ from swarmapi.model import defaults
 from swarmapi.model.expand import ANYWHERE, expanded
 from swarmapi.model.generic import is_kind
 from swarmapi.model.mounts import OPTIONS, check_mount, mount_target
+from swarmapi.model.readiness import readiness
 from swarmapi.model.spec import (
     ClusterSpec,
     ContainerSpec,
@@ -269,6 +270,7 @@ def _check_container(path: str, spec: ContainerSpec | None) -> None:
     _check_names(path, spec)
     _check_mounts(path, spec.mounts or ())
     _check_health(f"{path}.Healthcheck", spec.health_check)
+    _check_readiness(f"{path}.Labels", spec)
     _within(f"{path}.OomScoreAdj", spec.oom_score_adj, -1000, 1000)
     if spec.isolation not in ("", "default"):
         raise InvalidArgument(f"{path}.Isolation: {spec.isolation!r} is not for Linux")
@@ -345,6 +347,13 @@ def _check_health(path: str, config: HealthConfig | None) -> None:
         if value < 0 or 0 < value < MIN_HEALTH_NS:
             raise InvalidArgument(f"{path}.{name}: must be 0 or at least 1ms")
     _not_negative(f"{path}.Retries", config.retries)
+
+
+def _check_readiness(path: str, spec: ContainerSpec) -> None:
+    try:
+        readiness(spec.labels)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{path}: {error.message}") from error
 
 
 def _check_resources(path: str, resources: Resources | None) -> None:

@@ -50,7 +50,7 @@ def stable_part(task: Task) -> Task:
         meta=Meta(),
         explanation=b"",
         running_ns=0,
-        endpoint=TaskEndpointLease(),
+        endpoint=TaskEndpointLease(drained=task.endpoint.drained),
     )
 
 

@@ -2,7 +2,10 @@
 
 A running task's endpoint is SERVING. To stop it, the endpoint is withdrawn first; the desired
 state follows once every node that is not down has acknowledged a table without it, or the
-deadline passed. Tasks without an address, or not serving, are stopped at once.
+deadline passed. Tasks without an address, or that no node sends to, are stopped at once.
+
+A task that is not ready is withdrawn and goes on. One that its node is about to stop, its health
+check having failed, is withdrawn too, and the node let know of the last acknowledgement.
 """
 
 from typing import Final
@@ -29,7 +32,7 @@ def stop(turn: Turn, task: Task, desired: TaskState, reason: str) -> None:
                 lease = replace(task.endpoint, then=desired)
                 turn.emit(SetEndpoint(task_id=task.id, lease=lease, reason=reason))
             return
-        if task.endpoint.state is EndpointState.SERVING:
+        if task.endpoint.state is EndpointState.SERVING or not turn.is_acknowledged(task):
             lease = TaskEndpointLease(
                 state=EndpointState.WITHDRAWN,
                 deadline_ns=turn.now_ns + DRAIN_NS,
@@ -51,7 +54,9 @@ def advance(turn: Turn) -> None:
         if turn.is_full():
             turn.wake_at(turn.now_ns)
             return
-        if turn.is_lost(task):
+        if not is_stopping(task):
+            _let_go(turn, task)
+        elif turn.is_lost(task):
             _raise(turn, task, task.endpoint.then, "its node is lost")
         elif turn.is_acknowledged(task):
             _raise(turn, task, task.endpoint.then, "drained: every node acknowledged")
@@ -63,6 +68,8 @@ def advance(turn: Turn) -> None:
 
 def is_known(turn: Turn, task: Task) -> bool:
     """Tell whether a new endpoint takes connections everywhere, or had time enough."""
+    if not task.status.ready:
+        return False
     if not task.addresses:
         return True
     limit_ns = task.running_ns + DRAIN_NS
@@ -87,9 +94,19 @@ def serve(turn: Turn, tasks: list[Task]) -> None:
                 turn.emit(SetEndpoint(task_id=task.id, lease=lease, reason="its node is down"))
             continue
         running = task.status.state == TaskState.RUNNING and task.desired == task.goal
-        if running and not serving and not is_stopping(task):
-            lease = TaskEndpointLease(state=EndpointState.SERVING)
-            turn.emit(SetEndpoint(task_id=task.id, lease=lease, reason="running"))
+        if not running or is_stopping(task) or serving is task.status.ready:
+            continue
+        state = EndpointState.WITHDRAWN if serving else EndpointState.SERVING
+        reason = task.status.message if serving else "running"
+        lease = TaskEndpointLease(state=state)
+        turn.emit(SetEndpoint(task_id=task.id, lease=lease, reason=reason))
+
+
+def _let_go(turn: Turn, task: Task) -> None:
+    """Tell a task's node, which is about to stop it, that nobody sends to it any more."""
+    if turn.is_acknowledged(task):
+        lease = replace(task.endpoint, drained=True)
+        turn.emit(SetEndpoint(task_id=task.id, lease=lease, reason="every node acknowledged"))
 
 
 def _raise(turn: Turn, task: Task, desired: TaskState, reason: str) -> None:

@@ -187,9 +187,10 @@ def _ended_early(task: Task, config: UpdateConfig) -> bool:
 
 
 def is_stuck(turn: Turn, task: Task, config: UpdateConfig) -> bool:
-    """Tell whether a wanted task did not come to run within the progress deadline."""
+    """Tell whether a wanted task is not running and ready within the progress deadline."""
     limit_ns = defaults.progress_deadline_ns(config)
-    if not limit_ns or not is_wanted(task) or task.status.state >= TaskState.RUNNING:
+    runs = task.status.state >= TaskState.RUNNING and task.status.ready
+    if not limit_ns or not is_wanted(task) or runs:
         return False
     due_ns = task.meta.created_ns + limit_ns
     if turn.now_ns < due_ns:

@@ -263,6 +263,7 @@ def _set_endpoint(fx: Effects, change: c.SetEndpoint) -> None:
         index=index,
         deadline_ns=change.lease.deadline_ns,
         then=change.lease.then,
+        drained=change.lease.drained,
     )
     if lease.state is EndpointState.SERVING and task.endpoint.deadline_ns:
         return  # a stop under way is never taken back

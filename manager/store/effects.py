@@ -183,7 +183,7 @@ def _concern(task: Task | None) -> tuple[object, ...] | None:
         return None
     state = task.status.state
     seen = state if state >= TaskState.RUNNING else bool(task.explanation)
-    return (seen, task.desired, task.endpoint)
+    return (seen, task.status.ready, task.status.ending, task.desired, task.endpoint)
 
 
 def _row(task: Task | None) -> tuple[object, ...] | None:

@@ -33,6 +33,8 @@ def task_lines(old: Task | None, new: Task, reason: str, now_ns: int) -> Iterato
         yield _line(now_ns, f"desired {new.desired.name.lower()}", reason)
     if new.endpoint.state is not old.endpoint.state:
         yield _line(now_ns, f"endpoint {new.endpoint.state.name.lower()}", reason)
+    if new.endpoint.drained and not old.endpoint.drained:
+        yield _line(now_ns, "endpoint drained", reason)
     if new.explanation and new.explanation != old.explanation:
         text = msgspec.msgpack.decode(new.explanation, type=Explanation).text()
         yield _line(now_ns, "waits", text)

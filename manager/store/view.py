@@ -68,6 +68,12 @@ def is_stopping(task: Task) -> bool:
     return task.endpoint.state is EndpointState.WITHDRAWN and task.endpoint.deadline_ns > 0
 
 
+def is_ending(task: Task) -> bool:
+    """Tell whether its node waits for leave to stop it, its endpoint being withdrawn."""
+    withdrawn = task.endpoint.state is EndpointState.WITHDRAWN
+    return task.status.ending and withdrawn and not task.endpoint.drained
+
+
 def is_wanted(task: Task) -> bool:
     """Tell whether it shall run, or has run to completion, and no stop is under way."""
     return task.desired <= TaskState.COMPLETE and not is_stopping(task)
@@ -577,7 +583,7 @@ def _life_stages(task: Task) -> tuple[str, ...]:
         return (PARKED,) if task.desired < TaskState.RUNNING else ()
     if task.desired > TaskState.COMPLETE:
         return ()
-    if is_stopping(task):
+    if is_stopping(task) or is_ending(task):
         return (STOPPING,)
     stages: tuple[str, ...] = ()
     if state == TaskState.NEW:

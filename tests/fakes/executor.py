@@ -7,7 +7,7 @@ from swarmapi.errors import NotFound, SwarmError
 from swarmapi.model.objects import SpecVersion, Task
 from worker.engine.execs import ExecConfig
 from worker.engine.logs import LogLine, LogQuery
-from worker.taskmachine import Outcome
+from worker.taskmachine import Outcome, Standing
 
 
 class FakeExec:
@@ -58,6 +58,9 @@ class FakeExecutor:
         """The tasks whose preparation says so and lasts until their event is set."""
         self.stopping: dict[str, asyncio.Event] = {}
         """The tasks that end only once their event is set, however they are asked."""
+        self.tells: dict[str, Callable[[Standing], None]] = {}
+        """What tests may say of a task that runs."""
+        self._waits: dict[str, asyncio.Queue[Task]] = {}
         self._removed: dict[str, asyncio.Event] = {}
         self.log: dict[str, list[LogLine]] = {}
         """What each task has written."""
@@ -91,7 +94,11 @@ class FakeExecutor:
         error = await asyncio.shield(self.checked[task.id])
         return Outcome(pid=1, error=error)
 
-    async def wait(self, task: Task, spec: SpecVersion) -> Outcome:
+    async def wait(
+        self, task: Task, spec: SpecVersion, tell: Callable[[Standing], None]
+    ) -> Outcome:
+        self.tells[task.id] = tell
+        self._waits.setdefault(task.id, asyncio.Queue()).put_nowait(task)
         if error := self.fail.pop("wait", ""):
             raise ConnectionError(error)
         if task.id not in self.containers:
@@ -114,6 +121,11 @@ class FakeExecutor:
             raise ConnectionError(error)
         self.containers.pop(task_id, None)
         self._removed.setdefault(task_id, asyncio.Event()).set()
+
+    async def awaited(self, task_id: str) -> Task:
+        """Return a task once its end is waited for, as it was then; each such wait once."""
+        async with asyncio.timeout(5):
+            return await self._waits.setdefault(task_id, asyncio.Queue()).get()
 
     async def removed(self, task_id: str) -> None:
         """Wait until a task's container is gone."""

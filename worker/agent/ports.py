@@ -7,7 +7,7 @@ from swarmapi.errors import InvalidArgument
 from swarmapi.model.objects import SpecVersion, Task
 from worker.engine.execs import ExecConfig
 from worker.engine.logs import LogLine, LogQuery
-from worker.taskmachine import Outcome
+from worker.taskmachine import Outcome, Standing
 
 
 class LogSource(Protocol):
@@ -83,11 +83,17 @@ class Executor(LogSource, ExecSource, Protocol):
         ...
 
     async def await_health(self, task: Task, spec: SpecVersion) -> Outcome:
-        """Return once its health check has succeeded; an error when it fails or ends badly."""
+        """Return once it is healthy and ready; an error when it is ill or ends badly."""
         ...
 
-    async def wait(self, task: Task, spec: SpecVersion) -> Outcome:
-        """Return when it has ended, with the exit code, or was stopped as unhealthy."""
+    async def wait(
+        self, task: Task, spec: SpecVersion, tell: Callable[[Standing], None]
+    ) -> Outcome:
+        """Return when it has ended, with the exit code, or was stopped as unhealthy.
+
+        `tell` is called when it ceases to be ready, or is again, and before it is stopped as
+        unhealthy: that waits for `task.endpoint.drained`, not for ever.
+        """
         ...
 
     async def shut_down(self, task: Task, spec: SpecVersion) -> Outcome:

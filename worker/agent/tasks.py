@@ -17,7 +17,7 @@ from swarmapi.model.objects import SpecVersion, Task, TaskState, TaskStatus
 from worker import taskmachine
 from worker.agent.ports import Clock, Executor
 from worker.engine.journal import Journal
-from worker.taskmachine import Outcome, Plan, Step
+from worker.taskmachine import Outcome, Plan, Standing, Step
 
 logger = logging.getLogger(__name__)
 RETRY_S = 1.0
@@ -229,6 +229,17 @@ class TaskTable:
         driver.status = replace(driver.status, message=message, timestamp_ns=self._clock.now_ns())
         self._report(driver.assigned.task.id, driver.status)
 
+    def _take_standing(self, driver: _Driver, standing: Standing) -> None:
+        """Report what a running task is worth; durable with the next commit, else told anew."""
+        before = driver.status
+        status = replace(
+            before, ready=standing.ready, ending=standing.ending, message=standing.message
+        )
+        if status != before and before.state == TaskState.RUNNING:
+            driver.status = replace(status, timestamp_ns=self._clock.now_ns())
+            self._store(driver.assigned, driver.status)
+            self._report(driver.assigned.task.id, driver.status)
+
     async def _operation(self, driver: _Driver, plan: Plan) -> Outcome:
         task, spec = driver.assigned
         if plan.step == Step.PREPARE:
@@ -238,7 +249,9 @@ class TaskTable:
         if plan.step == Step.AWAIT_HEALTH:
             return await self._executor.await_health(task, spec)
         if plan.step == Step.WAIT:
-            return await self._executor.wait(task, spec)
+            if driver.status.ending:  # a restart, or leave to stop it, came in between
+                task = replace(task, status=driver.status)
+            return await self._executor.wait(task, spec, partial(self._take_standing, driver))
         if plan.step == Step.SHUT_DOWN:
             return await self._executor.shut_down(task, spec)
         return Outcome()

@@ -431,7 +431,7 @@ class Engine:
         found = self.find_exec(exec_id)
         container = self._running(found.container_id)
         try:
-            process = await asyncio.to_thread(self._exec_process, container.record, found.config)
+            process = await asyncio.to_thread(self.exec_process, container.record, found.config)
         except InvalidArgument:
             found.exit_code = _EXEC_REFUSED
             raise
@@ -552,7 +552,8 @@ class Engine:
             record.config.hostname = os.uname().nodename
         return record
 
-    def _exec_process(self, record: Record, config: ExecConfig) -> dict[str, Any]:
+    def exec_process(self, record: Record, config: ExecConfig) -> dict[str, Any]:
+        """Return the OCI process of an exec; it reads the image."""
         return self._launcher.exec_process(record, config, self.lower_dirs(record.image_id))
 
     def _running(self, reference: str) -> Container:

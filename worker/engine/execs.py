@@ -180,6 +180,14 @@ class Exec:
             self._process.signal(signal.SIGHUP)
         self.close()
 
+    def kill(self) -> None:
+        """End it at once, with what it started: every exec leads a session."""
+        if self._process is not None and self.exit_code is None:
+            self._process.signal(signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+        self.close()
+
     def close(self) -> None:
         """Let go of the streams; the process goes on."""
         for _, _, transport in self._readers:

@@ -81,6 +81,10 @@ class TaskStatus(Stored, frozen=True):
     exit_code: int | None = None
     applied_ns: int = 0
     """Cluster time when the leader took the report."""
+    ready: bool = True
+    """Of a RUNNING one: whether it is to get connections."""
+    ending: bool = False
+    """Its health check failed: its node stops it once the managers know that nobody sends to it."""
 
 
 class NetworkAddress(Stored, frozen=True):
@@ -101,6 +105,8 @@ class TaskEndpointLease(Stored, frozen=True):
     """Withdrawn: the stop happens now even without all acknowledgements. 0 = none."""
     then: TaskState = TaskState.SHUTDOWN
     """Withdrawn with a deadline: the desired state that follows."""
+    drained: bool = False
+    """Withdrawn because it is ending, and every node has acknowledged: its node may stop it."""
 
 
 class GenericShare(Stored, frozen=True):

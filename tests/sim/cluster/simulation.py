@@ -25,64 +25,10 @@ from swarmapi.model.objects import (
     UpdateStatus,
 )
 from swarmapi.model.spec import Availability, Cron, Overlap, ServiceSpec, UpdateConfig
-from swarmapi.model.tables import EndpointState, NetworkTable
+from swarmapi.model.tables import EndpointState
 from tests.builders import MIB, SECOND, World, job_mode, node, port, spec
+from tests.sim.cluster.fake_node import FakeNode
 from tests.sim.cluster.pace import check_host_ports, check_pace
-
-NEXT = {
-    TaskState.ASSIGNED: TaskState.ACCEPTED,
-    TaskState.ACCEPTED: TaskState.PREPARING,
-    TaskState.PREPARING: TaskState.READY,
-    TaskState.READY: TaskState.STARTING,
-    TaskState.STARTING: TaskState.RUNNING,
-}
-
-
-COMPLETION_RATE = 0.3
-
-
-class FakeNode:
-    """An agent: what it was told, what it runs, which tables it holds."""
-
-    def __init__(self, node_id: str) -> None:
-        self.id = node_id
-        self.reachable = True
-        self.alive = True
-        self.last_beat_ns = 0
-        self.desired: dict[str, TaskState] = {}
-        self.local: dict[str, TaskState] = {}
-        self.unsent: dict[str, TaskState] = {}
-        self.tables: dict[str, NetworkTable] = {}
-
-    def observe(self, task_id: str, state: TaskState) -> None:
-        """Record a local state to be reported."""
-        self.local[task_id] = state
-        self.unsent[task_id] = state
-
-    def work(self, rng: random.Random, failure_rate: float) -> None:
-        """Bring every local task one step towards its desired state."""
-        for task_id, state in list(self.local.items()):
-            desired = self.desired.get(task_id, TaskState.REMOVE)
-            if state > TaskState.RUNNING:
-                continue
-            if desired > TaskState.COMPLETE:
-                self.observe(task_id, TaskState.SHUTDOWN)
-            elif state == TaskState.RUNNING and desired == TaskState.COMPLETE:
-                if rng.random() < COMPLETION_RATE:
-                    self.observe(task_id, TaskState.COMPLETE)
-            elif rng.random() < failure_rate:
-                early = state < TaskState.STARTING
-                self.observe(task_id, TaskState.REJECTED if early else TaskState.FAILED)
-            elif state < desired:
-                self.observe(task_id, NEXT[state])
-
-    def crash(self) -> None:
-        """Lose power: containers and tables are gone, the task list survives."""
-        self.alive = False
-        self.tables.clear()
-        for task_id, state in self.local.items():
-            if state <= TaskState.RUNNING:
-                self.observe(task_id, TaskState.FAILED)
 
 
 class Simulation:
@@ -166,7 +112,8 @@ class Simulation:
         for task_id, state in fake.unsent.items():
             task = self.view.tasks.get(task_id)
             if task is not None and task.node_id == fake.id:
-                status = TaskStatus(state=state, timestamp_ns=self.world.now_ns)
+                ready = state != TaskState.RUNNING or task_id not in fake.unready
+                status = TaskStatus(state=state, timestamp_ns=self.world.now_ns, ready=ready)
                 self.world.commit(c.SetTaskStatus(task_id=task_id, status=status))
         fake.unsent.clear()
         assigned = [t for t in self.view.tasks_of_node(fake.id) if is_placed(t)]
@@ -484,6 +431,8 @@ class Simulation:
         self.failure_rate = 0.0
         for fake in self.nodes.values():
             fake.alive = fake.reachable = True
+            fake.unsent.update({i: fake.local[i] for i in fake.unready if i in fake.local})
+            fake.unready.clear()
             stored = self.view.nodes[fake.id]
             roomy = node(fake.id, labels={"rack": "a"}, state=stored.state, memory_bytes=4096 * MIB)
             self.world.commit(c.PutNode(node=roomy))
@@ -555,6 +504,8 @@ class Simulation:
             paused = paused or stuck
             image = defaults.container(service.spec).image
             for task in running:
+                serves = task.endpoint.state is EndpointState.SERVING
+                assert serves or not task.addresses, f"{task.id} runs and does not serve"
                 record = self.view.spec_of(task)
                 assert record is not None
                 assert paused or defaults.container(record.spec).image == image

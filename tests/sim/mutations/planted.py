@@ -30,8 +30,32 @@ DRAINS: Final = (
     Planted(
         "a serving endpoint is stopped without being withdrawn",
         f"{_ORCHESTRATOR}/drain.py",
-        "        if task.endpoint.state is EndpointState.SERVING:\n            lease",
-        "        if False:\n            lease",
+        "if task.endpoint.state is EndpointState.SERVING or",
+        "if",
+    ),
+    Planted(
+        "what is not ready is not withdrawn",
+        f"{_ORCHESTRATOR}/drain.py",
+        "or serving is task.status.ready:",
+        "or serving:",
+    ),
+    Planted(
+        "an unready task is stopped before the nodes know",
+        f"{_ORCHESTRATOR}/drain.py",
+        " or not turn.is_acknowledged(task):\n            lease",
+        ":\n            lease",
+    ),
+    Planted(
+        "an ill task may be stopped before the nodes know",
+        f"{_ORCHESTRATOR}/drain.py",
+        "    if turn.is_acknowledged(task):\n        lease",
+        "    if True:\n        lease",
+    ),
+    Planted(
+        "what is not ready replaces what is",
+        f"{_ORCHESTRATOR}/drain.py",
+        "    if not task.status.ready:\n",
+        "    if False:\n",
     ),
     Planted(
         "a task that no agent knows never ends",

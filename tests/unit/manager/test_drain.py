@@ -2,10 +2,12 @@
 
 from msgspec.structs import replace
 
+from manager.dispatcher.assignments import stable_part
 from manager.store import changes as c
 from manager.store.tables import network_table
-from swarmapi.model.objects import NodeState, Task, TaskState
-from swarmapi.model.spec import Availability
+from manager.store.view import is_stopping
+from swarmapi.model.objects import NodeState, Task, TaskState, TaskStatus
+from swarmapi.model.spec import Availability, UpdateConfig
 from swarmapi.model.tables import EndpointState
 from tests.builders import SECOND, World, node, spec
 
@@ -63,6 +65,75 @@ def test_deadline_ends_the_wait() -> None:
     assert made.view.tasks[task.id].desired == TaskState.RUNNING
     made.advance(0.1)
     assert made.view.tasks[task.id].desired == TaskState.SHUTDOWN
+
+
+def standing(made: World, task: Task, *, ready: bool = False, ending: bool = False) -> Task:
+    """Let a running task's node say what it is worth; return the task afterwards."""
+    status = TaskStatus(state=TaskState.RUNNING, ready=ready, ending=ending, message="no")
+    made.commit(c.SetTaskStatus(task_id=task.id, status=status))
+    made.settle()
+    return made.view.tasks[task.id]
+
+
+def test_a_task_that_is_not_ready_is_withdrawn_and_goes_on() -> None:
+    made, task = started()
+    made.acknowledge()
+    unready = standing(made, task)
+    assert unready.endpoint.state is EndpointState.WITHDRAWN
+    assert (unready.desired, is_stopping(unready)) == (TaskState.RUNNING, False)
+    assert unready.running_ns == task.running_ns
+    made.advance(600)
+    assert made.view.tasks[task.id] == unready
+    assert standing(made, task, ready=True).endpoint.state is EndpointState.SERVING
+
+
+def test_an_unready_task_is_not_stopped_while_a_node_may_send_to_it() -> None:
+    made, task = started()
+    made.acknowledge()
+    standing(made, task)
+    drain(made, "n1")
+    assert made.view.tasks[task.id].desired == TaskState.RUNNING
+    made.acknowledge()
+    made.settle()
+    assert made.view.tasks[task.id].desired == TaskState.SHUTDOWN
+
+
+def test_a_node_may_stop_an_ill_task_once_every_node_has_acknowledged() -> None:
+    made, task = started()
+    made.acknowledge()
+    ill = standing(made, task, ending=True)
+    assert ill.endpoint.state is EndpointState.WITHDRAWN
+    made.acknowledge("n1", "n3")
+    made.settle()
+    assert not made.view.tasks[task.id].endpoint.drained
+    made.acknowledge("n2")
+    made.settle()
+    let_go = made.view.tasks[task.id]
+    assert let_go.endpoint.drained
+    assert stable_part(let_go) != stable_part(ill)
+    assert let_go.desired == TaskState.RUNNING  # its end is the node's to tell
+    made.report(task.id, TaskState.FAILED, "task: unhealthy container")
+    made.settle()
+    assert len(made.tasks("s")) == 2
+
+
+def test_what_is_not_ready_replaces_nothing() -> None:
+    """Start-first: the old task serves until the new one is ready, or the update is stuck."""
+    made, _ = started()
+    config = UpdateConfig(order="start-first", parallelism=1, failure_action="pause")
+    new_spec = spec("s", image="img:2", replicas=2, networks=("net",), update=config)
+    made.put_service("s", new_spec)
+    made.settle()
+    new = next(t for t in made.tasks("s") if t.spec_version == 2)
+    made.obey(only=[new.id])
+    made.acknowledge()
+    standing(made, new)
+    made.advance(20)
+    made.acknowledge()
+    made.settle()
+    slot = [t.id for t in made.running("s") if t.slot == new.slot]
+    assert len(slot) == 2
+    assert any(made.view.tasks[i].endpoint.state is EndpointState.SERVING for i in slot)
 
 
 def test_down_nodes_are_not_waited_for() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +19,9 @@ from swarmapi.model.objects import (
     RegistryAuth,
     SpecVersion,
     Task,
+    TaskEndpointLease,
+    TaskState,
+    TaskStatus,
 )
 from swarmapi.model.spec import (
     AppArmorOptions,
@@ -44,9 +48,10 @@ from worker.engine.logs import LogQuery
 from worker.engine.ports import NetworkInfo
 from worker.engine.registries import Registries
 from worker.engine.spec import PortBinding
-from worker.executor import DRAIN_POLL_S, EngineExecutor, container_name, to_container
+from worker.executor import DRAIN_POLL_S, WITHDRAWAL_S, EngineExecutor, container_name, to_container
 from worker.pulling import PullProgress, TaskPulls
 from worker.secretfiles import SecretFiles
+from worker.taskmachine import Standing
 
 
 def test_host_ports_are_published_on_the_node_and_ingress_ports_are_not() -> None:
@@ -87,6 +92,10 @@ def executor_of(world: World, secrets: NodeSecrets | None = None) -> EngineExecu
 
 def quiet(message: str) -> None:
     """Hear nothing of a preparation."""
+
+
+def nobody(standing: Standing) -> None:
+    """Tell nobody what a running task is worth."""
 
 
 _TASK = Task(id="t", service_id="s", spec_version=1, slot=1, service_name="web")
@@ -211,13 +220,39 @@ def test_a_checked_task_is_proven_by_its_health_and_ended_when_it_is_ill(tmp_pat
         proving = asyncio.create_task(executor.await_health(_TASK, _CHECKED))
         world.supervisor.probe(container_id, "healthy")
         assert (await proving).error == ""
-        waiting = asyncio.create_task(executor.wait(_TASK, _CHECKED))
+        waiting = asyncio.create_task(executor.wait(_TASK, _CHECKED, nobody))
         world.supervisor.probe(container_id, "unhealthy")
         ended = await waiting
         assert (ended.error, ended.exit_code) == ("task: unhealthy container", 143)
         assert not world.engine.inspect(container_id).record.running
 
     play(tmp_path, story)
+
+
+def test_an_ill_task_is_withdrawn_before_it_is_stopped(tmp_path: Path) -> None:
+    """Stopped with leave; without managers, after a while."""
+
+    async def story(world: World, *, leave: bool) -> None:
+        world.network.enter(NetworkInfo("net1", "app", "overlay", "10.0.1.0/24", scope="swarm"))
+        executor, told = executor_of(world), list[Standing]()
+        task = replace(_TASK, addresses=(NetworkAddress(network_id="net1", address="10.0.1.5/24"),))
+        await executor.prepare(task, _CHECKED, quiet)
+        await executor.start(task, _CHECKED)
+        container_id = world.engine.inspect(container_name(task)).record.id
+        world.supervisor.probe(container_id, "unhealthy")
+        world.clock.slept.clear()
+        if leave:
+            ending = TaskStatus(state=TaskState.RUNNING, ending=True)
+            task = replace(task, status=ending, endpoint=TaskEndpointLease(drained=True))
+        ended = await executor.wait(task, _CHECKED, told.append)
+        assert (WITHDRAWAL_S in world.clock.slept) is not leave
+        assert [(one.ready, one.ending) for one in told] == [(False, True)] * (not leave)
+        assert ended.error == "task: unhealthy container"
+        assert not world.engine.inspect(container_id).record.running
+
+    for leave in (False, True):
+        (tmp_path / str(leave)).mkdir()
+        play(tmp_path / str(leave), partial(story, leave=leave))
 
 
 def test_a_checked_task_that_ends_before_it_was_healthy_tells_its_code(tmp_path: Path) -> None:

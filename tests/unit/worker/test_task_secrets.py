@@ -78,7 +78,7 @@ def test_they_are_bound_into_the_container_and_gone_with_its_end(tmp_path: Path)
         assert len(files_under(world)) == 2
         assert await executor.known_tasks() == [TASK.id]
         world.supervisor.end(record.id, 0)
-        assert (await executor.wait(TASK, SPEC)).exit_code == 0
+        assert (await executor.wait(TASK, SPEC, lambda standing: None)).exit_code == 0
         assert files_under(world) == []
 
     play(tmp_path, story)

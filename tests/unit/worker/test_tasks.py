@@ -5,12 +5,14 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
-from swarmapi.model.objects import SpecVersion, Task, TaskState, TaskStatus
+from swarmapi.model.objects import SpecVersion, Task, TaskEndpointLease, TaskState, TaskStatus
 from swarmapi.model.spec import ServiceSpec
 from tests.fakes.executor import EagerClock, FakeExecutor
 from worker.agent.tasks import Assigned, TaskTable
 from worker.engine.journal import Journal
+from worker.taskmachine import Standing
 
 _SPEC = SpecVersion(service_id="s", version=1, spec=ServiceSpec(name="web"))
 
@@ -82,6 +84,29 @@ async def _proves(path: Path) -> None:
 
 def test_a_task_waits_for_its_health_check(tmp_path: Path) -> None:
     _run(_proves, tmp_path)
+
+
+async def _stands(path: Path) -> None:
+    node = _Node(path, FakeExecutor())
+    await node.table.change([_assigned("a")], [])
+    await node.until("a", TaskState.RUNNING)
+    await node.executor.awaited("a")
+    node.executor.tells["a"](Standing(ready=False, message="not ready: no"))
+    node.executor.tells["a"](Standing(ready=False, message="not ready: no"))
+    node.executor.tells["a"](Standing())
+    told = [await node.until("a", TaskState.RUNNING) for _ in range(2)]
+    assert [(s.ready, s.message) for s in told] == [(False, "not ready: no"), (True, "started")]
+    node.executor.tells["a"](Standing(ready=False, ending=True, message="unhealthy"))
+    assert (await node.until("a", TaskState.RUNNING)).ending
+    let_go = replace(_assigned("a").task, endpoint=TaskEndpointLease(drained=True))
+    await node.table.change([Assigned(let_go, _SPEC)], [])
+    waited_for = await node.executor.awaited("a")
+    assert (waited_for.endpoint.drained, waited_for.status.ending) == (True, True)
+    await node.table.close()
+
+
+def test_what_a_running_task_is_worth_is_told_once(tmp_path: Path) -> None:
+    _run(_stands, tmp_path)
 
 
 async def _parks(path: Path) -> None:
