@@ -11,6 +11,7 @@ from pathlib import Path
 from runtime.image.bounds import UnpackLimits
 from runtime.image.registry.endpoint import BadRegistry, RegistrySettings
 from runtime.supervisor.ids import IdMap
+from swarmapi.access import ROLES, ApiRole
 from swarmapi.errors import InvalidArgument, SwarmError
 from swarmapi.model.generic import parse_generic
 from swarmapi.model.objects import GenericShare
@@ -252,11 +253,18 @@ class Config:
         group=_API, short="-G", metavar="GROUP", check=_is_group,
     )  # fmt: skip
     tlsverify: bool = option(
-        False, "ask every TCP client for a certificate; needed off loopback", group=_API
+        False, "ask every TCP client for a certificate or an API token; needed for TCP", group=_API
     )
     tlscacert: str = option("", "authority of the clients' certificates", group=_API, metavar="PEM")
     tlscert: str = option("", "the daemon's certificate", group=_API, metavar="PEM")
     tlskey: str = option("", "the daemon's private key", group=_API, metavar="PEM")
+    tlscrl: str = option(
+        "", "the authority's list of revoked certificates", group=_API, metavar="PEM"
+    )
+    tls_role: str = option(
+        "operator", "role of a client's certificate that names none (OU=swarm-ROLE)", group=_API,
+        values=(*ROLES, "none"),
+    )  # fmt: skip
     debug: bool = option(False, "log level debug", group=_API, short="-D")
     log_level: str = option(
         "info", "what the daemon logs", group=_API, short="-l", values=tuple(_LOG_LEVELS)
@@ -299,6 +307,11 @@ class Config:
     def logging_level(self) -> int:
         """The level, in the numbers of `logging`."""
         return logging.DEBUG if self.debug else _LOG_LEVELS[self.log_level]
+
+    @property
+    def default_role(self) -> ApiRole | None:
+        """The role of a client's certificate that names none; None: it is refused."""
+        return ROLES.get(self.tls_role)
 
     @property
     def registry(self) -> RegistrySettings:
@@ -374,16 +387,16 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
 
 def _check_together(config: Config) -> None:
     for key, value in (("tlscacert", config.tlscacert), ("tlscert", config.tlscert),
-                       ("tlskey", config.tlskey)):  # fmt: skip
-        if config.tlsverify and not value:
+                       ("tlskey", config.tlskey), ("tlscrl", config.tlscrl)):  # fmt: skip
+        if config.tlsverify and not value and key != "tlscrl":
             raise InvalidArgument(f"tlsverify needs {key}")
         if value and not config.tlsverify:
             raise InvalidArgument(f"{key} means nothing without tlsverify")
     for endpoint in config.endpoints:
-        if not config.tlsverify and endpoint.kind == "tcp" and not endpoint.is_loopback:
+        if not config.tlsverify and endpoint.kind == "tcp":
             raise InvalidArgument(
-                f"host {endpoint}: TCP off loopback needs --tlsverify: "
-                "whoever reaches the API is root here"
+                f"host {endpoint}: TCP needs --tlsverify, also on loopback: "
+                "every user of the machine reaches it, and the API is root here"
             )
     if config.storage_opt and config.storage_driver != "btrfs":
         raise InvalidArgument("storage-opt size needs storage-driver btrfs")

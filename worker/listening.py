@@ -15,6 +15,7 @@ import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -27,8 +28,9 @@ _HANDSHAKE_S = 10.0
 _BACKLOG = 128
 _PORT = 2376
 """Docker's, for TLS."""
-Serve = Callable[[socket.socket], Awaitable[None]]
-"""Serves HTTP on one connected socket, which it closes at the end."""
+Serve = Callable[[socket.socket, bytes], Awaitable[None]]
+"""Serves HTTP on one connected socket, which it closes at the end, for the client with this
+certificate (DER, verified; empty for none)."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,6 @@ class Endpoint:
     kind: Literal["unix", "tcp"]
     address: str
     port: int = 0
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether only this machine reaches it."""
-        return self.kind == "unix" or ipaddress.ip_address(self.address).is_loopback
 
     @override
     def __str__(self) -> str:
@@ -124,18 +121,27 @@ def _listen_unix(path: Path, group: str) -> socket.socket:
     return listener
 
 
-def server_context(ca: str, certificate: str, key: str) -> ssl.SSLContext:
-    """Return the TLS of a server that asks every client for a certificate of the authority.
+def server_context(ca: str, certificate: str, key: str, crl: str = "") -> ssl.SSLContext:
+    """Return the TLS of a server that asks clients for a certificate of the authority.
+
+    One of another authority, one that is over or that `crl` revokes ends the handshake; who shows
+    none is the server's to refuse, unless a token comes.
 
     Raises:
         InvalidArgument: when a file cannot be read or is not what it should be.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_mode = ssl.CERT_OPTIONAL
+    context.options |= ssl.OP_NO_TICKET  # a resumed session is held against no newer list
+    context.num_tickets = 0
     what = f"tlscacert {ca}"
     try:
         context.load_verify_locations(ca)
+        if crl:
+            what = f"tlscrl {crl}"
+            context.load_verify_locations(crl)
+            context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
         what = f"tlscert {certificate}, tlskey {key}"
         context.load_cert_chain(certificate, key)
     except OSError as error:
@@ -143,10 +149,34 @@ def server_context(ca: str, certificate: str, key: str) -> ssl.SSLContext:
     return context
 
 
+class TlsFiles:
+    """The TLS of a server, as its files say now: what is renewed or revoked counts at once."""
+
+    def __init__(self, ca: str, certificate: str, key: str, crl: str = "") -> None:
+        self._files = tuple(filter(None, (ca, certificate, key, crl)))
+        self._make = partial(server_context, ca, certificate, key, crl)
+        self._context, self._seen = self._make(), self._look()
+
+    def _look(self) -> tuple[tuple[int, int], ...]:
+        found = map(os.stat, self._files)
+        return tuple((one.st_mtime_ns, one.st_ino) for one in found)
+
+    def now(self) -> ssl.SSLContext:
+        """Return it; while a file cannot be used, what was there before."""
+        try:
+            seen = self._look()
+            if seen != self._seen:
+                self._seen = seen  # told of once
+                self._context = self._make()
+        except (InvalidArgument, OSError) as error:
+            log.warning("TLS goes on with the files as they were: %s", error)
+        return self._context
+
+
 class TlsSplice:
     """Accepts TLS connections and hands each to `serve` as a plain socket."""
 
-    def __init__(self, context: ssl.SSLContext, serve: Serve) -> None:
+    def __init__(self, context: Callable[[], ssl.SSLContext], serve: Serve) -> None:
         self._context = context
         self._serve = serve
         self._server: asyncio.Server | None = None
@@ -169,7 +199,7 @@ class TlsSplice:
         assert task is not None
         self._live.add(task)
         try:
-            await _Connection(self._context, reader, writer).run(self._serve)
+            await _Connection(self._context(), reader, writer).run(self._serve)
         except (OSError, ssl.SSLError, TimeoutError, EOFError) as error:
             log.info("TLS from %s: %s", writer.get_extra_info("peername"), error)
         finally:
@@ -194,7 +224,7 @@ class _Connection:
         async with asyncio.timeout(_HANDSHAKE_S):
             await self._handshake()
         ours, theirs = socket.socketpair()
-        await serve(theirs)
+        await serve(theirs, self._tls.getpeercert(binary_form=True) or b"")
         plain_reader, plain_writer = await asyncio.open_connection(sock=ours)
         inward = asyncio.ensure_future(self._inward(plain_writer))
         try:

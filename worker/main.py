@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import socket
-import ssl
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,12 +21,13 @@ from swarmapi.errors import SwarmError
 from swarmapi.query import runner_of
 from worker import check, servicemanager
 from worker.api.app import build_app
+from worker.api.callers import Callers
 from worker.cluster.side import ClusterSide
 from worker.config import Config, load
 from worker.engine import storagedriver
 from worker.engine.clock import SystemClock
 from worker.engine.engine import Engine, EngineParts
-from worker.listening import TlsSplice, listen, server_context
+from worker.listening import TlsFiles, TlsSplice, listen
 from worker.networking import open_networking
 
 log = logging.getLogger("swarmd")
@@ -75,10 +75,16 @@ async def daemon(config: Config) -> AsyncIterator[Engine]:
         await engine.open()
         cluster = ClusterSide(config, engine, networking)
         await cluster.start()
-        app = build_app(engine, swarm_state=cluster.swarm_state, cluster_routes=cluster.routes)
+        callers = Callers(config.default_role)
+        app = build_app(
+            engine,
+            swarm_state=cluster.swarm_state,
+            cluster_routes=cluster.routes,
+            callers=callers,
+        )
         runner = runner_of(app, SHUTDOWN_TIMEOUT_S)
         await runner.setup()
-        listeners = Listeners(config, runner)
+        listeners = Listeners(config, runner, callers)
         try:
             await listeners.open()
             yield engine
@@ -125,20 +131,21 @@ def _lock(data_root: Path) -> int:
 class Listeners:
     """Everything the API listens on."""
 
-    def __init__(self, config: Config, runner: web.AppRunner) -> None:
+    def __init__(self, config: Config, runner: web.AppRunner, callers: Callers) -> None:
         self._config = config
         self._runner = runner
+        self._callers = callers
         self._splices: list[TlsSplice] = []
 
     async def open(self) -> None:
         """Listen; raises OSError naming what cannot be listened on."""
-        context = tls_of(self._config)
+        tls = tls_of(self._config)
         for endpoint in self._config.endpoints:
             listener = listen(endpoint, self._config.group)
-            if context is None or endpoint.kind == "unix":
+            if tls is None or endpoint.kind == "unix":
                 await web.SockSite(self._runner, listener).start()
             else:
-                splice = TlsSplice(context, self._serve)
+                splice = TlsSplice(tls.now, self._serve)
                 self._splices.append(splice)
                 await splice.start(listener)
             log.info("API listens on %s", endpoint)
@@ -151,17 +158,18 @@ class Listeners:
             if endpoint.kind == "unix":
                 Path(endpoint.address).unlink(missing_ok=True)
 
-    async def _serve(self, connected: socket.socket) -> None:
+    async def _serve(self, connected: socket.socket, certificate_der: bytes) -> None:
         assert self._runner.server is not None
         loop = asyncio.get_running_loop()
-        await loop.connect_accepted_socket(self._runner.server, connected)
+        transport, _ = await loop.connect_accepted_socket(self._runner.server, connected)
+        self._callers.came(transport, certificate_der)  # before a byte of it can be read
 
 
-def tls_of(config: Config) -> ssl.SSLContext | None:
+def tls_of(config: Config) -> TlsFiles | None:
     """Return the TLS of the API's TCP sockets; raises InvalidArgument for unusable files."""
     if not config.tlsverify:
         return None
-    return server_context(config.tlscacert, config.tlscert, config.tlskey)
+    return TlsFiles(config.tlscacert, config.tlscert, config.tlskey, config.tlscrl)
 
 
 async def serve(config: Config) -> None:

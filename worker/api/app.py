@@ -29,6 +29,8 @@ from worker.api import (
     system,
     volumes,
 )
+from worker.api.authority import CALLERS, authorise
+from worker.api.callers import Callers
 from worker.api.keys import ENGINE, SWARM_STATE
 from worker.api.responses import failure
 from worker.api.version import API_VERSION, MIN_API_VERSION, SERVER, minor
@@ -65,15 +67,21 @@ def build_app(
     *,
     swarm_state: Callable[[], str] = lambda: "inactive",
     cluster_routes: Callable[[web.Application], None] | None = None,
+    callers: Callers | None = None,
 ) -> web.Application:
     """Return the application over one engine.
 
+    `callers` tells who calls, and every request is held against its role; without it whoever
+    reaches the application may do everything.
     `swarm_state` is the ping's Swarm header. `cluster_routes` may add routes with `add_routes`;
     they are looked up before the engine's, which answer for a node outside a cluster.
     """
+    door = [authorise] if callers is not None else []
     app = web.Application(
-        middlewares=[_errors, _version, _refused], client_max_size=_BODY_LIMIT_BYTES
+        middlewares=[_errors, *door, _version, _refused], client_max_size=_BODY_LIMIT_BYTES
     )
+    if callers is not None:
+        app[CALLERS] = callers
     app[ENGINE] = engine
     app[SWARM_STATE] = swarm_state
     app.on_response_prepare.append(_headers)

@@ -8,7 +8,10 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
+from swarmapi.access import CALLER_HEADER
 from swarmapi.errors import Unavailable
+from worker.api.authority import BODY
+from worker.api.callers import CALLER
 from worker.api.presence import while_connected
 
 _CHUNK_BYTES = 64 << 10
@@ -26,6 +29,8 @@ _HOP_BY_HOP = frozenset(
     )
 )
 """Headers of one connection (RFC 9110, section 7.6.1), and those aiohttp makes anew."""
+_NOT_PASSED = _HOP_BY_HOP | {"authorization", "x-swarm-node", "x-swarm-forwarded", "x-swarm-caller"}
+"""And what only a node may tell a manager: a client's word on it is nothing."""
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5)
 
 
@@ -54,7 +59,10 @@ class ManagerProxy:
         return await while_connected(request, self._pass(request, read))
 
     async def _pass(self, request: web.Request, read: bytes | None) -> web.StreamResponse:
-        headers = {k: v for k, v in request.headers.items() if k.lower() not in _HOP_BY_HOP}
+        headers = {k: v for k, v in request.headers.items() if k.lower() not in _NOT_PASSED}
+        if CALLER in request:
+            headers[CALLER_HEADER] = request[CALLER].header
+        read = request.get(BODY) if read is None else read
         body: bytes | AsyncIterator[bytes] | None = read
         if read is None and request.can_read_body:
             body = _pieces(request)

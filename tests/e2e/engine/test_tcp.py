@@ -32,6 +32,13 @@ def certificates(tmp_path: Path) -> Path:
         (place / "ca.pem").write_bytes(authority.ca_pem)
         (place / "cert.pem").write_bytes(client.cert_pem)
         (place / "key.pem").write_bytes(client.key_pem)
+    for role in ("viewer", "deployer", "operator"):
+        place = directory / role
+        place.mkdir()
+        client = authority.client(f"a-{role}", f"swarm-{role}")
+        (place / "ca.pem").write_bytes(authority.ca_pem)
+        (place / "cert.pem").write_bytes(client.cert_pem)
+        (place / "key.pem").write_bytes(client.key_pem)
     return directory
 
 
@@ -85,6 +92,38 @@ def test_a_client_without_our_certificate_is_refused(machine: Machine, certifica
     refused = subprocess.run(plain, capture_output=True, timeout=30, check=False)
     assert refused.returncode == 1
     assert docker(machine, certificates, "version").returncode == 0
+
+
+def test_the_cli_works_as_each_role(machine: Machine, certificates: Path) -> None:
+    def run(role: str, *argv: str) -> tuple[int, str]:
+        done = docker(machine, certificates / role, *argv)
+        return done.returncode, (done.stdout + done.stderr).decode()
+
+    init = ("swarm", "init", "--advertise-addr", "127.0.0.1")
+    for role in ("viewer", "deployer"):
+        code, said = run(role, *init)
+        assert (code, "needs the role operator" in said) == (1, True), said
+        assert run(role, "ps")[0] == run(role, "version")[0] == run(role, "info")[0] == 0
+        for argv in (("run", "--rm", "box:1", "true"), ("rmi", "box:1"), ("save", "box:1")):
+            assert run(role, *argv)[0] != 0, argv
+    assert run("operator", *init)[0] == 0
+    create = ("service", "create", "-d", "--no-resolve-image", "--name", "web")
+    sleep = ("box:1", "sleep", "1000")
+    assert "needs the role deployer" in run("viewer", *create, *sleep)[1]
+    for flag in ("--mount=type=bind,src=/,dst=/host", "--cap-add=SYS_ADMIN"):
+        code, said = run("deployer", *create, flag, *sleep)
+        assert (code, "needs the role operator" in said) == (1, True), said
+    code, said = run("deployer", *create, "--mount=type=volume,src=data,dst=/data", *sleep)
+    assert code == 0, said
+    for role in ("viewer", "deployer", "operator"):
+        assert run(role, "service", "ls", "--format", "{{.Name}}") == (0, "web\n")
+        assert run(role, "swarm", "join-token", "-q", "worker")[0] == int(role != "operator")
+    code, said = run("deployer", "service", "update", "-d", "--replicas", "0", "web")
+    assert code == 0, said
+    assert run("viewer", "service", "rm", "web")[0] == 1
+    assert run("deployer", "service", "rm", "web") == (0, "web\n")
+    assert run("operator", "run", "--rm", "--net", "none", "box:1", "echo", "hi") == (0, "hi\n")
+    assert run("operator", "swarm", "leave", "--force")[0] == 0
 
 
 def test_options_show_in_info_and_in_containers(machine: Machine) -> None:

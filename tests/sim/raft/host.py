@@ -13,7 +13,7 @@ from manager.raft.ports import Frozen, Member
 from manager.raft.replication import RaftConfig
 from manager.raft.snapshot import SnapshotHeader, pack_snapshot, read_snapshot
 from swarmapi.keyring import Keyring
-from tests.sim.raft.world import Crash, Network, Violation, World
+from tests.sim.raft.world import Clock, Crash, Network, Violation, World
 
 CONFIG = RaftConfig(
     append_max_bytes=4000,
@@ -156,7 +156,7 @@ class SimMachine:
     def applied(self, index: int, term: int, payload: bytes) -> None:
         self.index = index
         command = payload.decode()
-        self._host.on_applied(self._host, index, command)
+        self._host.on_applied(self._host, index, term, command)
         if command:
             self.commands.append(command)
         waiting = self._host.waiting.pop(index, None)
@@ -164,6 +164,7 @@ class SimMachine:
             waiting[1]()
 
     def restored(self, index: int, parts: list[bytes]) -> None:
+        self._host.installs += self._host.alive
         self.index = index
         self.commands = [each for part in parts for each in msgspec.msgpack.decode(part)]
 
@@ -185,7 +186,8 @@ class Host:
         network: Network,
         name: str,
         bootstrap: dict[str, str],
-        on_applied: Callable[["Host", int, str], None],
+        on_applied: Callable[["Host", int, int, str], None],
+        on_turn: Callable[["Host"], None],
     ) -> None:
         self.name = name
         self.alive = False
@@ -193,9 +195,12 @@ class Host:
         self.life = 0
         self.disk = SimDisk(world)
         self.on_applied = on_applied
+        self._on_turn = on_turn
         self.waiting: dict[int, tuple[int, Callable[[], None]]] = {}
         self.crashes = 0
+        self.installs = 0
         self.commit_seen = 0
+        self.clock = Clock(world.chance)
         self._world = world
         self._network = network
         self._bootstrap = bootstrap
@@ -216,16 +221,18 @@ class Host:
         self.waiting = {}
         self.machine = SimMachine(self)
         self.driver = Driver(self)
+        self.clock = Clock(self._world.chance)
         crash_chance, self.disk.crash_chance = self.disk.crash_chance, 0.0
-        self.core = RaftCore(
-            Member((self.name, self.name)),
-            self._bootstrap,
-            self.machine,
-            Journal(self.disk, SEGMENT_MAX_BYTES, KEYRING),
-            SimSnapshots(self._world, self.disk, self.machine),
-            self.driver,
-            CONFIG,
-        )
+        with self._world.on(self.clock):
+            self.core = RaftCore(
+                Member((self.name, self.name)),
+                self._bootstrap,
+                self.machine,
+                Journal(self.disk, SEGMENT_MAX_BYTES, KEYRING),
+                SimSnapshots(self._world, self.disk, self.machine),
+                self.driver,
+                CONFIG,
+            )
         self.disk.crash_chance = crash_chance
         self.alive = True
         self._schedule_tick(self.life)
@@ -289,7 +296,9 @@ class Host:
 
     def _guarded(self, act: Callable[[], None]) -> None:
         try:
-            act()
+            with self._world.on(self.clock):
+                act()
+            self._on_turn(self)
         except Crash:
             self.crash()
             self._world.after(self._world.chance.uniform(0.05, 1), self.revive)
@@ -302,7 +311,8 @@ class Host:
     # What the network sees
 
     def accepts(self, peer: str) -> bool:
-        return self.core.accepts(peer)
+        with self._world.on(self.clock):
+            return self.core.accepts(peer)
 
     def wants(self, peer: str) -> bool:
         return peer in self._peers

@@ -1,19 +1,23 @@
 """Random faults on Raft members; what they promised is checked all the way, and at the end.
 
-One leader per term; one command per index; commit indexes only grow; no acknowledged write lost;
-none applied twice; reads see every write acknowledged before them; once the faults end, all
-members agree soon.
+Election safety: one leader per term. Log matching: two entries of one index and term, on whatever
+members, have one command and one entry before them. Leader completeness: a leader's log has all
+that was committed before its term. State machine safety: one command per index. Commit indexes
+only grow; no acknowledged write is lost, none applied twice; what clients wrote and read is
+linearizable as one register; once the faults end, all members agree soon.
 """
 
+import heapq
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 from manager.raft.core import NotReady, RaftCore, Refused
 from tests.sim.raft.host import Host
 from tests.sim.raft.world import Network, Violation, World
 
 _SETTLE_S = 30.0
-_LOOK_BACK = 40
+_FAULTS = ("cut", "one-way", "isolate", "partition", "crash", "freeze", "leap", "transfer")
 _MEMBERS_MIN, _MEMBERS_MAX = 3, 6
 
 
@@ -27,6 +31,7 @@ class Outcome:
     messages: int = 0
     terms: int = 0
     changes: int = 0
+    installs: int = 0
     converged_after_s: float = 0.0
 
 
@@ -41,8 +46,12 @@ class Simulation:
         self.outcome = Outcome()
         self.faults = True
         self._crash_chance = crash_chance
-        self._applied: dict[int, str] = {}
-        self._acknowledged: list[str] = []
+        self._applied: dict[int, tuple[int, str]] = {}
+        self._entries: dict[tuple[int, int], tuple[bytes, int]] = {}
+        self._written: dict[str, list[float]] = {}
+        """When each write began and, in the end, was acknowledged."""
+        self._read: list[tuple[float, float, str]] = []
+        """When each read began and ended, and the latest write it saw."""
         self._leaders: dict[int, str] = {}
         self._proposed = 0
         names = [f"n{number}" for number in range(1, size + 1)]
@@ -50,7 +59,7 @@ class Simulation:
             self._add_host(name, {each: each for each in names})
 
     def _add_host(self, name: str, bootstrap: dict[str, str]) -> Host:
-        host = Host(self.world, self.network, name, bootstrap, self._on_applied)
+        host = Host(self.world, self.network, name, bootstrap, self._on_applied, self._on_turn)
         self.hosts[name] = self.network.hosts[name] = host
         host.start()
         host.disk.crash_chance = self._crash_chance
@@ -58,24 +67,42 @@ class Simulation:
 
     # Checks
 
-    def _on_applied(self, host: Host, index: int, command: str) -> None:
-        known = self._applied.setdefault(index, command)
-        if known != command:
-            raise Violation(f"index {index} is {known!r}, {host.name} applies {command!r}")
+    def _on_applied(self, host: Host, index: int, term: int, command: str) -> None:
+        known = self._applied.setdefault(index, (term, command))
+        if known != (term, command):
+            raise Violation(f"index {index} is {known}, {host.name} applies {term, command}")
 
-    def check(self) -> None:
-        """Check what must hold at every moment."""
+    def _on_turn(self, host: Host) -> None:
+        """Check what must hold after each turn of a member."""
+        name, core = host.name, host.core
+        if core.is_leader and core.term not in self._leaders:
+            self._leaders[core.term] = name
+            self._check_complete(name, core)
+        if core.is_leader and self._leaders[core.term] != name:
+            raise Violation(f"{self._leaders[core.term]} and {name} lead term {core.term}")
+        if not core.applied_index <= core.commit_index <= core.last_index:
+            raise Violation(f"{name}: applied, committed and last index are out of order")
+        if core.commit_index < host.commit_seen:
+            raise Violation(f"{name}: commit index went back from {host.commit_seen}")
+        host.commit_seen = core.commit_index
+
+    def _check_complete(self, name: str, core: RaftCore) -> None:
+        for index, (term, _) in reversed(self._applied.items()):
+            if term < core.term and index > core.last_index:
+                raise Violation(f"{name} leads term {core.term} without the entry {index}")
+            held = core.log.term_at(index)
+            if held is None:
+                return
+            if term < core.term and held != term:
+                raise Violation(f"{name} leads term {core.term}, entry {index} of term {held}")
+
+    def check_logs(self) -> None:
+        """Check that an index and a term say which entry it is, and which is before it."""
         for name, host in self.hosts.items():
-            if not host.alive:
-                continue
-            core = host.core
-            if core.is_leader and self._leaders.setdefault(core.term, name) != name:
-                raise Violation(f"{self._leaders[core.term]} and {name} lead term {core.term}")
-            if not core.applied_index <= core.commit_index <= core.last_index:
-                raise Violation(f"{name}: applied, committed and last index are out of order")
-            if core.commit_index < host.commit_seen:
-                raise Violation(f"{name}: commit index went back from {host.commit_seen}")
-            host.commit_seen = core.commit_index
+            entries = host.core.log.journal.entries if host.alive else []
+            for (_, _, before), (command, index, term) in pairwise(entries):
+                if self._entries.setdefault((index, term), (command, before)) != (command, before):
+                    raise Violation(f"{name} has another entry {index} of term {term}")
 
     def leader(self) -> Host | None:
         """Return the leader of the latest term."""
@@ -113,32 +140,38 @@ class Simulation:
                 host.ask(self._proposal(host, command))
         host = self._any_host()
         if host.idle:
-            floor = len(self._acknowledged)
-            host.ask(lambda core: core.read_index(lambda index: self._on_read(host, floor, index)))
+            began = self.world.now
+            host.ask(lambda core: core.read_index(lambda index: self._on_read(host, began, index)))
 
     def _proposal(self, host: Host, command: str) -> Callable[[RaftCore], None]:
+        began = self.world.now
+
         def act(core: RaftCore) -> None:
             if core.ready:
                 index, term = core.propose(command.encode())
-                host.waiting[index] = (term, lambda: self._acknowledged.append(command))
+                times = self._written[command] = [began]
+                host.waiting[index] = (term, lambda: times.append(self.world.now))
 
         return act
 
-    def _on_read(self, host: Host, floor: int, index: int | None) -> None:
-        if index is None:
-            return
-        self.outcome.reads += 1
-        held = set(host.machine.commands)
-        for command in self._acknowledged[max(0, floor - _LOOK_BACK) : floor]:
-            if command not in held:
-                raise Violation(f"a read on {host.name} misses the write {command[:9]}")
+    def _on_read(self, host: Host, began: float, index: int | None) -> None:
+        if index is not None:
+            told = host.machine.commands[-1] if host.machine.commands else ""
+            self._read.append((began, self.world.now, told))
 
     def fault(self) -> None:
         """Break something; some time later links heal and machines start again."""
         names = sorted(self.hosts)
-        match self.chance.choice(["cut", "isolate", "partition", "crash", "freeze", "transfer"]):
+        match self.chance.choice(_FAULTS):
             case "cut" if len(names) > 1:
                 self.network.cut(*self.chance.sample(names, 2))
+            case "one-way" if len(names) > 1:
+                muted = self.chance.choice(names)
+                for name in names:
+                    if name != muted and self.chance.random() < 0.7:
+                        self.network.mute(muted, name)
+            case "leap":
+                self._any_host().clock.leap(self.chance.uniform(0.1, 5))
             case "isolate":
                 self._split({self.chance.choice(names)})
             case "partition":
@@ -227,39 +260,74 @@ class Simulation:
             if host.machine.commands != commands:
                 raise Violation(f"{host.name} and {members[0].name} differ")
         held = set(commands)
-        lost = [command[:9] for command in self._acknowledged if command not in held]
+        acknowledged = [command for command, times in self._written.items() if len(times) > 1]
+        lost = [command[:9] for command in acknowledged if command not in held]
         if lost:
             raise Violation(f"{len(lost)} acknowledged writes are lost: {lost[:5]}")
         if len(held) != len(commands):
             raise Violation("a write was applied twice")
-        self.outcome.acknowledged = len(self._acknowledged)
+        self._check_register(commands)
+        self.outcome.acknowledged = len(acknowledged)
+        self.outcome.reads = len(self._read)
+        self.outcome.installs = sum(host.installs for host in self.hosts.values())
         self.outcome.crashes = sum(host.crashes for host in self.hosts.values())
         self.outcome.messages = self.network.sent
         self.outcome.terms = max(self._leaders)
+
+    def _check_register(self, commands: list[str]) -> None:
+        """Check that the log's order agrees with what clients saw, and when."""
+        places = {command: place for place, command in enumerate(commands, start=1)} | {"": 0}
+        operations = [(began, ended, places.get(told), told) for began, ended, told in self._read]
+        for command, times in self._written.items():
+            if len(times) > 1:
+                operations.append((times[0], times[1], places[command], command))
+        ended: list[tuple[float, int]] = []
+        floor = 0
+        for began, end, place, value in sorted(operations, key=lambda each: each[:2]):
+            while ended and ended[0][0] < began:
+                floor = max(floor, heapq.heappop(ended)[1])
+            if place is None or place < floor:
+                raise Violation(f"{value[:9]!r} is at {place}, but {floor} had been seen before")
+            heapq.heappush(ended, (end, place))
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What kind of cluster, and of misfortunes."""
+
+    size: int = 3
+    members: bool = False
+    """Whether members come and go."""
+    crash_chance: float = 0.0005
+    """Of losing power at each step of a disk."""
+    latency_max_s: float = 0.05
+
+
+PROFILES = {
+    "three": Profile(),
+    "members": Profile(members=True),
+    "five": Profile(size=5, crash_chance=0.003),
+    "single": Profile(size=1, crash_chance=0.003),
+    "slow": Profile(latency_max_s=0.15),
+}
 
 
 def _transfer(core: RaftCore) -> None:
     core.transfer(None)
 
 
-def run(
-    seed: int,
-    duration_s: float = 30.0,
-    size: int = 3,
-    members: bool = False,
-    crash_chance: float = 0.0005,
-) -> Outcome:
+def run(seed: int, profile: str = "three", duration_s: float = 30.0) -> Outcome:
     """Run one seed; raises Violation naming the command that replays it."""
-    world = World(seed)
-    replay = f"python -m tests.sim.raft --seed {seed} --duration {duration_s:g} --size {size}"
+    world, kind = World(seed), PROFILES[profile]
+    replay = f"python -m tests.sim.raft --seed {seed} --profile {profile} --duration {duration_s:g}"
     with world.entered():
-        simulation = Simulation(world, size, crash_chance)
+        simulation = Simulation(world, kind.size, kind.crash_chance)
+        simulation.network.latency_s = (0.001, kind.latency_max_s)
         try:
-            simulation.forever(0.02, simulation.check)
+            simulation.forever(0.5, simulation.check_logs)
             simulation.forever(0.2, simulation.network.connect)
             simulation.every(25, simulation.client)
-            if members:
-                replay += " --members"
+            if kind.members:
                 simulation.every(2, simulation.change_members)
             simulation.world.run(simulation.world.now + 2)
             simulation.every(1, simulation.fault)

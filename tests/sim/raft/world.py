@@ -1,4 +1,4 @@
-"""Virtual time, chance from a seed, and links that are cut, slow and torn."""
+"""Virtual time, clocks that go wrong, chance from a seed, and links that are cut, slow and torn."""
 
 import heapq
 import itertools
@@ -42,6 +42,22 @@ class Endpoint(Protocol):
         """Take messages."""
 
 
+class Clock:
+    """A machine's monotonic clock: it runs fast or slow, and leaps after a suspension."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self._rate = chance.choice([1.0, 1.0, chance.uniform(0.8, 1.25)])
+        self._ahead_s = chance.uniform(0, 1e6)
+
+    def read(self, now: float) -> float:
+        """Return what it shows when it is really `now`."""
+        return self._ahead_s + now * self._rate
+
+    def leap(self, seconds: float) -> None:
+        """Go forward at once."""
+        self._ahead_s += seconds
+
+
 class World:
     """Events in virtual time."""
 
@@ -51,12 +67,25 @@ class World:
         self._order = itertools.count()
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._core_chance = random.Random(seed + 1)
+        self._clock: Clock | None = None
+
+    @contextmanager
+    def on(self, clock: "Clock") -> Iterator[None]:
+        """Let the core read this clock meanwhile."""
+        before, self._clock = self._clock, clock
+        try:
+            yield
+        finally:
+            self._clock = before
+
+    def _told(self) -> float:
+        return self.now if self._clock is None else self._clock.read(self.now)
 
     @contextmanager
     def entered(self) -> Iterator[None]:
         """Give the core this world's clock and chance."""
         before = syncobj.monotonicTime, syncobj.random
-        syncobj.monotonicTime = lambda: self.now
+        syncobj.monotonicTime = self._told
         syncobj.random = self._core_chance
         try:
             yield
@@ -87,6 +116,8 @@ class Network:
         self.world = world
         self.hosts: dict[str, Endpoint] = {}
         self.blocked: set[tuple[str, str]] = set()
+        self.muted: set[tuple[str, str]] = set()
+        """(sender, receiver): what is sent is lost, and neither side is told."""
         self.latency_s = (0.001, 0.05)
         self.sent = 0
         self._up: set[tuple[str, str]] = set()
@@ -102,6 +133,8 @@ class Network:
         key = (one, other)
         first, second = self.hosts[one], self.hosts[other]
         if key in self._up or key in self.blocked or not (first.alive and second.alive):
+            return
+        if self.muted & {(one, other), (other, one)}:
             return
         if not (first.accepts(other) and second.accepts(one)):
             return
@@ -127,8 +160,15 @@ class Network:
         self.blocked.add(_key(one, other))
         self.disconnect(one, other)
 
+    def mute(self, sender: str, receiver: str) -> None:
+        """Lose what one sends to the other; the link's end is noticed when it heals."""
+        self.muted.add((sender, receiver))
+
     def heal(self) -> None:
-        """Let all links come back."""
+        """Let all links come back; one that lost something is made anew."""
+        for sender, receiver in sorted(self.muted):
+            self.disconnect(sender, receiver)
+        self.muted.clear()
         self.blocked.clear()
         self.connect()
 
@@ -150,6 +190,8 @@ class Network:
         key = _key(sender, receiver)
         host = self.hosts[receiver]
         if key not in self._up or self._epoch[key] != epoch or not host.alive:
+            return
+        if (sender, receiver) in self.muted:
             return
         if host.frozen_until > self.world.now:
             again = host.frozen_until + 1e-6

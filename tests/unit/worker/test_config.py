@@ -119,8 +119,10 @@ def test_a_named_file_must_exist(tmp_path: Path) -> None:
         (["-H", "fd://"], "must be unix://PATH or tcp://ADDRESS:PORT"),
         (["-H", "tcp://example.com:1"], "'example.com' is no IP address"),
         (["-H", "tcp://127.0.0.1:99999"], "'99999' is no port"),
-        (["-H", "tcp://0.0.0.0:2376"], "TCP off loopback needs --tlsverify"),
-        (["-H", "tcp://[::]:2376"], "TCP off loopback needs --tlsverify"),
+        (["-H", "tcp://0.0.0.0:2376"], "TCP needs --tlsverify"),
+        (["-H", "tcp://[::]:2376"], "TCP needs --tlsverify"),
+        (["-H", "tcp://127.0.0.1:2376"], "TCP needs --tlsverify, also on loopback"),
+        (["--tls-role", "root"], "tls-role .* 'root' must be viewer"),
         (["--tlsverify"], "tlsverify needs tlscacert"),
         (["--tlskey", "/k"], "tlskey means nothing without tlsverify"),
         (["--data-rot", "/x"], "unknown option --data-rot: did you mean --data-root?"),
@@ -138,8 +140,10 @@ def test_the_environment_is_named_as_the_source(file: Path) -> None:
         load([], at(file, SWARMD_LOG_LEVEL="loud"))
 
 
-def test_loopback_needs_no_certificates(file: Path) -> None:
-    config = load(["-H", "tcp://:2375", "-H", "tcp://[::1]:2375", "-H", "unix:///s"], at(file))
+def test_tcp_without_an_address_is_loopback(file: Path) -> None:
+    tls = ["--tlsverify", "--tlscacert", "/ca", "--tlscert", "/cert", "--tlskey", "/key"]
+    hosts = ["-H", "tcp://:2375", "-H", "tcp://[::1]:2375", "-H", "unix:///s"]
+    config = load([*hosts, *tls], at(file))
     assert [str(one) for one in config.endpoints] == [
         "tcp://127.0.0.1:2375",
         "tcp://[::1]:2375",

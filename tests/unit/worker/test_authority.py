@@ -1,0 +1,225 @@
+"""The door of the API over real TLS and a real unix socket: who gets in, and as what."""
+
+import asyncio
+import os
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from swarmapi.access import ApiRole
+from swarmapi.errors import Unauthenticated
+from swarmapi.identity import TLSMaterial
+from swarmapi.query import add_routes, runner_of
+from tests.fakes.pki import CertificateAuthority
+from worker.api.app import build_app
+from worker.api.callers import CALLER, Callers
+from worker.listening import Endpoint, TlsFiles, TlsSplice, listen
+from worker.main import Listeners
+
+TOKEN = "SWMAPI-1-known"
+
+
+async def whoami(request: web.Request) -> web.StreamResponse:
+    caller = request[CALLER]
+    body = (await request.read()).decode()
+    return web.json_response(
+        {"by": caller.by, "name": caller.name, "role": caller.role.word, "body": body}
+    )
+
+
+async def check_token(token: str) -> tuple[str, ApiRole]:
+    if token != TOKEN:
+        raise Unauthenticated("no such token")
+    return "ci", ApiRole.VIEWER
+
+
+@dataclass
+class Door:
+    """One served API: its authority, its files and its addresses."""
+
+    authority: CertificateAuthority
+    place: Path
+    port: int = 0
+
+    def write(self, name: str, pem: bytes) -> str:
+        """Replace a file at once, as a careful writer does."""
+        path = self.place / name
+        (self.place / "new").write_bytes(pem)
+        os.replace(self.place / "new", path)
+        return str(path)
+
+    async def ask(
+        self,
+        shown: TLSMaterial | None,
+        method: str = "GET",
+        path: str = "/services",
+        token: str = "",
+        body: str = "",
+    ) -> tuple[int, Any]:
+        """Return status and JSON of an answer; raises ClientError where TLS is refused."""
+        context = ssl.create_default_context(cadata=self.authority.ca_pem.decode())
+        if shown is not None:
+            (self.place / "client.pem").write_bytes(shown.cert_pem + shown.key_pem)
+            context.load_cert_chain(self.place / "client.pem")
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as client,
+            client.request(
+                method,
+                f"https://localhost:{self.port}{path}",
+                headers=headers,
+                data=body or None,
+            ) as answer,
+        ):
+            return answer.status, await answer.json(content_type=None)
+
+
+@asynccontextmanager
+async def served(place: Path, default: ApiRole | None) -> AsyncIterator[Door]:
+    authority = CertificateAuthority()
+    door = Door(authority, place)
+    server = authority.client("localhost")
+    ca, cert = door.write("ca", authority.ca_pem), door.write("cert", server.cert_pem)
+    key, crl = door.write("key", server.key_pem), door.write("crl", authority.revoke())
+    callers = Callers(default)
+    callers.check_token = check_token
+    paths = ("/services", "/services/{id}/update", "/swarm/unlockkey", "/volumes/create")
+    app = build_app(
+        cast(Any, None),
+        cluster_routes=lambda app: add_routes(app, [("*", path, whoami) for path in paths]),
+        callers=callers,
+    )
+    runner = runner_of(app, 1.0)
+    await runner.setup()
+    listeners = Listeners(cast(Any, None), runner, callers)
+    splice = TlsSplice(TlsFiles(ca, cert, key, crl).now, listeners._serve)
+    listener = listen(Endpoint("tcp", "127.0.0.1", 0))
+    door.port = listener.getsockname()[1]
+    await splice.start(listener)
+    await web.SockSite(runner, listen(Endpoint("unix", str(place / "sock")))).start()
+    try:
+        yield door
+    finally:
+        await splice.close()
+        await runner.cleanup()
+
+
+def play(
+    place: Path,
+    story: Callable[[Door], Awaitable[None]],
+    default: ApiRole | None = ApiRole.OPERATOR,
+) -> None:
+    async def main() -> None:
+        async with served(place, default) as door:
+            await asyncio.wait_for(story(door), 20)
+
+    asyncio.run(main())
+
+
+def test_a_certificate_says_who_and_as_what(tmp_path: Path) -> None:
+    async def story(door: Door) -> None:
+        for unit, role in (("swarm-viewer", "viewer"), ("swarm-deployer", "deployer"),
+                           ("", "operator"), ("swarm-operator", "operator")):  # fmt: skip
+            status, told = await door.ask(door.authority.client("alice", unit))
+            assert (status, told["by"], told["name"]) == (200, "certificate", "alice")
+            assert told["role"] == role
+        status, told = await door.ask(door.authority.client("node7", "swarm-manager"))
+        assert (status, "names no role" in told["message"]) == (403, True)
+
+    play(tmp_path, story)
+
+
+def test_each_role_gets_as_far_as_it_may(tmp_path: Path) -> None:
+    async def story(door: Door) -> None:
+        asked = (
+            ("GET", "/services", ""),
+            ("POST", "/v1.50/volumes/create", "{}"),
+            ("POST", "/volumes/create", '{"DriverOpts":{"o":"bind"}}'),
+            ("GET", "/swarm/unlockkey", ""),
+        )
+        for unit, wanted in (
+            ("swarm-viewer", [200, 403, 403, 403]),
+            ("swarm-deployer", [200, 200, 403, 403]),
+            ("swarm-operator", [200, 200, 200, 200]),
+        ):
+            shown = door.authority.client("alice", unit)
+            answers = [await door.ask(shown, m, path, body=body) for m, path, body in asked]
+            assert [status for status, _ in answers] == wanted
+            for status, told in answers:
+                assert status == 200 or "needs the role" in told["message"]
+        shown = door.authority.client("alice", "swarm-deployer")
+        status, told = await door.ask(shown, "POST", "/volumes/create", body='{"Name":"v"}')
+        assert (status, told["body"]) == (200, '{"Name":"v"}'), "what was looked into is handed on"
+
+    play(tmp_path, story)
+
+
+def test_a_certificate_without_a_role_may_be_nobodys(tmp_path: Path) -> None:
+    async def story(door: Door) -> None:
+        assert (await door.ask(door.authority.client("alice")))[0] == 403
+        assert (await door.ask(door.authority.client("alice", "swarm-viewer")))[0] == 200
+
+    play(tmp_path, story, None)
+
+
+def test_a_token_counts_without_a_certificate_and_before_one(tmp_path: Path) -> None:
+    async def story(door: Door) -> None:
+        status, told = await door.ask(None, token=TOKEN)
+        assert (status, told["by"], told["name"], told["role"]) == (200, "token", "ci", "viewer")
+        operator = door.authority.client("alice", "swarm-operator")
+        assert (await door.ask(operator, token=TOKEN))[1]["role"] == "viewer"
+        for token in ("", "SWMAPI-1-wrong", "known"):
+            assert (await door.ask(None, token=token))[0] == 401
+        assert (await door.ask(operator, token="SWMAPI-1-wrong"))[0] == 401
+
+    play(tmp_path, story)
+
+
+@pytest.mark.parametrize("which", ["expired", "foreign", "revoked"])
+def test_a_certificate_that_is_none_ends_in_the_handshake(tmp_path: Path, which: str) -> None:
+    async def story(door: Door) -> None:
+        good = door.authority.client("alice", "swarm-operator")
+        assert (await door.ask(good))[0] == 200
+        bad = {
+            "expired": door.authority.client("alice", "swarm-operator", age_h=30),
+            "foreign": CertificateAuthority().client("alice", "swarm-operator"),
+            "revoked": good,
+        }[which]
+        other = door.authority.client("bob")
+        if which == "revoked":
+            door.write("crl", door.authority.revoke(good.cert_pem))
+        for token in ("", TOKEN):
+            with pytest.raises(aiohttp.ClientError):
+                await door.ask(bad, token=token)
+        assert (await door.ask(other))[0] == 200
+        door.write("crl", b"torn")
+        assert (await door.ask(other))[0] == 200, "the list as it was goes on"
+        if which == "revoked":
+            with pytest.raises(aiohttp.ClientError):
+                await door.ask(bad)
+
+    play(tmp_path, story)
+
+
+def test_who_opens_the_unix_socket_is_an_operator_and_is_named(tmp_path: Path) -> None:
+    async def story(door: Door) -> None:
+        connector = aiohttp.UnixConnector(str(tmp_path / "sock"))
+        async with (
+            aiohttp.ClientSession(connector=connector) as client,
+            client.get("http://swarm/swarm/unlockkey") as answer,
+        ):
+            told = await answer.json()
+        assert (told["by"], told["name"], told["role"]) == (
+            "socket",
+            f"uid {os.getuid()}",
+            "operator",
+        )
+
+    play(tmp_path, story)

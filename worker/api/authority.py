@@ -1,0 +1,23 @@
+"""The door of the API: who calls is found out first, then whether it may do what it asks for."""
+
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from swarmapi import access
+from worker.api.callers import CALLER, Callers
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+CALLERS: web.AppKey[Callers] = web.AppKey("callers", Callers)
+BODY = web.RequestKey("body", bytes)
+"""The body, where it was looked into: a stream is read once."""
+
+
+@web.middleware
+async def authorise(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Let a request through that its caller's role allows (401 and 403 otherwise)."""
+    caller = request[CALLER] = await request.app[CALLERS].of(request)
+    if inspect := access.check(caller.role, request.method, request.path):
+        request[BODY] = await request.read()
+        access.check_body(inspect, request[BODY])
+    return await handler(request)
