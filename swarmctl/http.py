@@ -146,6 +146,7 @@ class Client:
         self._prefix = "/v" + environment.get("DOCKER_API_VERSION", API_VERSION)
         verify = environment.get("DOCKER_TLS_VERIFY", "")
         self._certificates = environment.get("DOCKER_CERT_PATH", "") if verify else ""
+        self._token = environment.get("SWARM_API_TOKEN", "")
 
     def request(
         self,
@@ -208,7 +209,7 @@ class Client:
 
                 target += "?" + urlencode(query)
             try:
-                _send(connection, _head(method, target, headers), body, content)
+                _send(connection, _head(method, target, self._headers(headers)), body, content)
             except (BrokenPipeError, ConnectionResetError):
                 pass  # refused before the body was read: the answer says why
             response = Response(connection, reader, bodyless=method == "HEAD")
@@ -224,6 +225,19 @@ class Client:
             raise DaemonError(response.status, _reason(response))
         return response, connection, reader
 
+    def _headers(self, given: Mapping[str, str] | None) -> dict[str, str]:
+        """Add the token: never to a connection others could read along."""
+        headers = dict(given or {})
+        if self._token:
+            if not self.host.startswith("unix://") and not self._is_secure:
+                raise ClientError("SWARM_API_TOKEN needs TLS: set DOCKER_TLS_VERIFY=1")
+            headers["Authorization"] = f"Bearer {self._token}"
+        return headers
+
+    @property
+    def _is_secure(self) -> bool:
+        return bool(self._certificates) or self.host.startswith("https://")
+
     def _connect(self) -> socket.socket:
         try:
             if self.host.startswith("unix://"):
@@ -232,7 +246,7 @@ class Client:
 
             parts = urlsplit(self.host)
             if parts.scheme in ("tcp", "http", "https") and parts.hostname:
-                secure = bool(self._certificates) or parts.scheme == "https"
+                secure = self._is_secure
                 port = parts.port or (2376 if secure else 2375)
                 connection = socket.create_connection((parts.hostname, port))
                 return self._secure(connection, parts.hostname) if secure else connection
@@ -249,9 +263,9 @@ class Client:
         if self._certificates:
             folder = self._certificates
             context.load_verify_locations(os.path.join(folder, "ca.pem"))
-            context.load_cert_chain(
-                os.path.join(folder, "cert.pem"), os.path.join(folder, "key.pem")
-            )
+            certificate = os.path.join(folder, "cert.pem")
+            if not self._token or os.path.exists(certificate):
+                context.load_cert_chain(certificate, os.path.join(folder, "key.pem"))
         return context.wrap_socket(connection, server_hostname=name)
 
 
@@ -280,9 +294,8 @@ def _unreachable(host: str, error: OSError) -> str:
     return f"Cannot connect to the swarm daemon at {host}: {reason}; {advice}"
 
 
-def _head(method: str, target: str, headers: Mapping[str, str] | None) -> list[str]:
+def _head(method: str, target: str, extra: dict[str, str]) -> list[str]:
     lines = [f"{method} {target} HTTP/1.1", "Host: swarm", "User-Agent: swarmctl"]
-    extra = dict(headers or {})
     extra.setdefault("Connection", "close")
     return lines + [f"{name}: {value}" for name, value in extra.items()]
 

@@ -25,6 +25,7 @@ GROUPS = {
     "volume": "volumes",
     "container": "containers",
     "image": "images",
+    "api-token": "tokens that open the API over TLS",
     "system": "the daemon",
 }
 SHORT = {
@@ -50,6 +51,7 @@ MODULES = {
     "secret": ("swarmctl.secret",),
     "config": ("swarmctl.config",),
     "volume": ("swarmctl.volume",),
+    "api-token": ("swarmctl.token",),
     "container": (
         "swarmctl.container",
         "swarmctl.run",
@@ -190,7 +192,8 @@ def _usage() -> str:
             short,
             "",
             "HOST is unix:///path or tcp://name:port; default SWARM_HOST, DOCKER_HOST,",
-            "unix:///run/swarm/swarmd.sock",
+            "unix:///run/swarm/swarmd.sock. Over TCP: DOCKER_TLS_VERIFY=1, DOCKER_CERT_PATH=DIR of",
+            "ca.pem, cert.pem, key.pem; or ca.pem alone and SWARM_API_TOKEN.",
         ]
     )
 

@@ -75,7 +75,7 @@ async def daemon(config: Config) -> AsyncIterator[Engine]:
         await engine.open()
         cluster = ClusterSide(config, engine, networking)
         await cluster.start()
-        callers = Callers(config.default_role)
+        callers = Callers(config.default_role, cluster.check_token)
         app = build_app(
             engine,
             swarm_state=cluster.swarm_state,

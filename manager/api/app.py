@@ -15,9 +15,11 @@ from manager.api.metrics import SERVED_ALONE as FIGURES
 from manager.api.responses import HAPPENS_ONCE_AS, REQUEST_ID, failure
 from manager.api.routes import ROUTES
 from manager.api.state import SERVED_ALONE
+from manager.api.tokens import recognise
 from manager.events import EventLog
 from manager.logbroker.broker import LogBroker
 from manager.replica import LogStatus, Store
+from swarmapi.access import TOKEN_PATH
 from swarmapi.errors import NotLeader, OutcomeUnknown, SwarmError, Unavailable
 from swarmapi.keyring import CERTIFICATE_PATH, UNLOCK_KEY_PATH
 from swarmapi.query import add_routes, refuse
@@ -32,7 +34,7 @@ NOT_LEADER: Final = "X-Swarm-Not-Leader"
 """Header of the answer of a manager that does not lead: nothing has happened yet."""
 KEPT_BODY_BYTES: Final = 1 << 20
 """A body of up to this length is kept, so that another leader can be sent it again."""
-_LOCAL: Final = (UNLOCK_KEY_PATH, CERTIFICATE_PATH)
+_LOCAL: Final = (UNLOCK_KEY_PATH, CERTIFICATE_PATH, TOKEN_PATH)
 _BODY_LIMIT_BYTES: Final = 16 << 20
 
 
@@ -139,6 +141,7 @@ def build_app(
     if local is not None:
         app.router.add_get(UNLOCK_KEY_PATH, local.tell_unlock_key)
         app.router.add_post(CERTIFICATE_PATH, local.take_certificate)
+    app.router.add_post(TOKEN_PATH, recognise)
     app.router.add_route("*", "/{tail:.*}", _not_found)
     return app
 

@@ -7,7 +7,7 @@ from typing import Final, TypedDict
 import msgspec
 from aiohttp import web
 
-from manager.api import events, execs, logs, metrics, render, secrets, state, stories
+from manager.api import events, execs, logs, metrics, render, secrets, state, stories, tokens
 from manager.api.keys import NODE_ID, STORE
 from manager.api.plans import PLAN_VERSION
 from manager.api.plans import ROUTES as PLAN_ROUTES
@@ -400,6 +400,7 @@ ROUTES: Final[Sequence[rest.Declared]] = (
     *metrics.ROUTES,
     *state.ROUTES,
     *secrets.ROUTES,
+    *tokens.ROUTES,
 )
 
 

@@ -31,6 +31,7 @@ from manager.store.view import View, bare, is_live
 from swarmapi.ids import root_digest
 from swarmapi.model.defaults import vxlan_id
 from swarmapi.model.objects import (
+    ApiToken,
     FormerRoot,
     NodeState,
     RootCA,
@@ -289,6 +290,24 @@ def _set_rebalance(fx: Effects, change: c.SetRebalance) -> None:
     fx.dirty.add(("cluster", old.id))
 
 
+def _put_api_token(fx: Effects, change: c.PutApiToken) -> None:
+    _set_api_tokens(fx, lambda known: (*known, change.token))
+
+
+def _drop_api_token(fx: Effects, change: c.DropApiToken) -> None:
+    _set_api_tokens(fx, lambda known: tuple(t for t in known if t.id != change.token_id))
+
+
+def _set_api_tokens(
+    fx: Effects, edit: Callable[[tuple[ApiToken, ...]], tuple[ApiToken, ...]]
+) -> None:
+    old = fx.view.cluster
+    if old is not None:
+        new = replace(old, api_tokens=edit(old.api_tokens), meta=fx.meta(old.meta))
+        fx.view.cluster = new
+        fx.touch("cluster", old, new)
+
+
 # parts of objects ---------------------------------------------------------------------------
 
 
@@ -456,4 +475,6 @@ _HANDLERS: Final[dict[type, Callable[[Effects, Any], None]]] = {
     c.Delete: delete,
     c.OrphanTasksOfNode: orphan,
     c.SetRebalance: _set_rebalance,
+    c.PutApiToken: _put_api_token,
+    c.DropApiToken: _drop_api_token,
 }

@@ -10,6 +10,7 @@ from typing import Final, TypeAlias
 import msgspec
 
 from swarmapi.model.objects import (
+    ApiToken,
     Cluster,
     Config,
     GenericShare,
@@ -283,6 +284,18 @@ class SetRebalance(ChangeBase, frozen=True, tag="set_rebalance"):
     state: Rebalance
 
 
+class PutApiToken(ChangeBase, frozen=True, tag="put_api_token"):
+    """Add a token of the API, whose id and name must be new."""
+
+    token: ApiToken
+
+
+class DropApiToken(ChangeBase, frozen=True, tag="drop_api_token"):
+    """Remove a token of the API."""
+
+    token_id: str
+
+
 class Unknown(ChangeBase, frozen=True, tag="unknown"):
     """A change of a newer version: kept in place, applied as nothing."""
 
@@ -322,6 +335,8 @@ Change: TypeAlias = (
     | Delete
     | OrphanTasksOfNode
     | SetRebalance
+    | PutApiToken
+    | DropApiToken
     | Unknown
 )
 

@@ -66,7 +66,7 @@ def find_conflict(view: View, changes: tuple[c.Change, ...]) -> Conflict | None:
             case c.Delete():
                 conflict = _check_delete(view, change)
             case _:
-                conflict = None
+                conflict = _new_token(view, change)
         if conflict is not None:
             return conflict
     return None
@@ -109,6 +109,17 @@ def _new_secret(view: View, secret: Secret, replaces: str) -> Conflict | None:
     code = "version" if replaces else "name"
     message = f"{kind} {name} already exists"
     return Conflict(code=code, object=kind, id=owner or secret.id, message=message)
+
+
+def _new_token(view: View, change: c.Change) -> Conflict | None:
+    if not isinstance(change, c.PutApiToken) or view.cluster is None:
+        return None
+    token = change.token
+    for one in view.cluster.api_tokens:
+        if token.id == one.id or token.name == one.name:
+            message = f"API token {token.name} already exists"
+            return Conflict(code="name", object="api-token", id=one.id, message=message)
+    return None
 
 
 def _references(view: View, record: SpecVersion) -> Conflict | None:

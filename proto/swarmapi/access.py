@@ -14,6 +14,8 @@ from typing import Final
 from swarmapi import privileges
 from swarmapi.errors import Forbidden, InvalidArgument
 
+TOKEN_PATH: Final = "/local/api-token"
+"""Route of a manager that tells its own swarmd whose a token is; no client reaches it."""
 UNIT_PREFIX: Final = "swarm-"
 """`OU = swarm-viewer`: how a client's certificate names its role."""
 CALLER_HEADER: Final = "X-Swarm-Caller"

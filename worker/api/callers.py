@@ -47,10 +47,10 @@ CALLER = web.RequestKey("caller", Caller)
 class Callers:
     """Tells who is behind a connection; TLS connections are told to it as they come."""
 
-    def __init__(self, default: ApiRole | None = ApiRole.OPERATOR) -> None:
+    def __init__(self, default: ApiRole | None, check_token: CheckToken) -> None:
         self._default = default
+        self._check_token = check_token
         self._certificates: MutableMapping[asyncio.BaseTransport, bytes] = WeakKeyDictionary()
-        self.check_token: CheckToken = _no_tokens
 
     def came(self, transport: asyncio.BaseTransport, certificate_der: bytes) -> None:
         """Remember the verified certificate of a TLS connection; empty: it showed none."""
@@ -65,7 +65,7 @@ class Callers:
         """
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() == "bearer" and token.startswith(TOKEN_PREFIX):
-            name, role = await self.check_token(token.strip())
+            name, role = await self._check_token(token.strip())
             return Caller("token", name, role)
         transport = request.transport
         if transport is None:
@@ -94,7 +94,3 @@ def _of_socket(transport: asyncio.BaseTransport) -> Caller:
     raw = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, uid, _ = _CREDENTIALS.unpack(raw)
     return Caller("socket", f"uid {uid}", ApiRole.OPERATOR, uid, pid)
-
-
-async def _no_tokens(token: str) -> tuple[str, ApiRole]:
-    raise Unauthenticated("API tokens are known to managers alone: use a client certificate")

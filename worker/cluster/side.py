@@ -2,6 +2,8 @@
 
 from aiohttp import web
 
+from swarmapi.access import TOKEN_PATH, ApiRole, role_named
+from swarmapi.errors import Unauthenticated
 from swarmapi.metrics import render, single
 from swarmapi.openapi import Json
 from worker.agent.leases import NodeLeases
@@ -78,6 +80,21 @@ class ClusterSide:
         sources: list[Source] = [self._figures]
         app[SOURCES] = sources
         app[CLUSTER_EVENTS] = ManagersEvents(self.member, self._proxy).stream
+
+    async def check_token(self, text: str) -> tuple[str, ApiRole]:
+        """Return name and role of an API token (`check_token` of `Callers`).
+
+        Raises:
+            Unauthenticated: this node's manager knows no such token, or there is no manager.
+            Unavailable: it does not answer.
+        """
+        here = self.member.membership
+        if here is None or not here.is_manager or self.member.locked:
+            raise Unauthenticated("only managers know API tokens: ask one, or show a certificate")
+        status, told = await self._proxy.call("POST", TOKEN_PATH, body={"Token": text})
+        if status == 200 and isinstance(told, dict):
+            return str(told["Name"]), role_named(str(told["Role"]))
+        raise Unauthenticated(told["message"] if isinstance(told, dict) else "no such API token")
 
     def swarm_state(self) -> str:
         """Return the ping's Swarm header (`swarm_state` of `build_app`)."""

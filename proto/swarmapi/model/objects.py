@@ -506,6 +506,18 @@ class Rebalance(Stored, frozen=True):
     """Ids of services of which a move failed or, at the end, an update was not over."""
 
 
+class ApiToken(Stored, frozen=True):
+    """Opens the API to its bearer, with a role; `digest` is SHA-256 of its text, in hex."""
+
+    id: str
+    name: str
+    role: str
+    digest: str
+    created_ns: int = 0
+    expires_ns: int = 0
+    """0 = never."""
+
+
 class Cluster(Stored, frozen=True):
     """The one cluster object."""
 
@@ -525,6 +537,8 @@ class Cluster(Stored, frozen=True):
     """Nodes lost before are no part of a disappearance: it was called off."""
     unlock_key: str = ""
     """What managers lock their keys with; empty without autolock. Never shown with the object."""
+    api_tokens: tuple[ApiToken, ...] = ()
+    """Never shown with the object."""
     lock_index: int = 0
     """Raft index of the last change of the unlock key; set by apply."""
 

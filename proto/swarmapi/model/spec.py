@@ -473,6 +473,14 @@ class SecretSpec(Spec, frozen=True):
         return f"SecretSpec({self.name!r}, …)"
 
 
+class ApiTokenSpec(Spec, frozen=True):
+    """What a new token of the API is to be; `expires_in` 0 is never."""
+
+    name: str = ""
+    role: str = ""
+    expires_in: int = 0
+
+
 def to_json(spec: Spec) -> Any:
     """Return the spec as plain data in Docker's names."""
     return msgspec.to_builtins(spec)

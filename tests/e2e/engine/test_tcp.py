@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -123,7 +124,44 @@ def test_the_cli_works_as_each_role(machine: Machine, certificates: Path) -> Non
     assert run("viewer", "service", "rm", "web")[0] == 1
     assert run("deployer", "service", "rm", "web") == (0, "web\n")
     assert run("operator", "run", "--rm", "--net", "none", "box:1", "echo", "hi") == (0, "hi\n")
+    check_tokens(machine, certificates)
     assert run("operator", "swarm", "leave", "--force")[0] == 0
+
+
+def check_tokens(machine: Machine, certificates: Path) -> None:
+    """A token does for both clients what a certificate does, until it is removed."""
+    token = machine.swarmctl("api-token", "create", "--role", "viewer", "--expires", "1h", "ci")
+    shown = machine.swarmctl("api-token", "ls", "--format", "{{.Name}} {{.Role}}")
+    assert shown == "ci viewer"
+    place = certificates / "token"
+    place.mkdir()
+    (place / "ca.pem").write_bytes((certificates / "ca.pem").read_bytes())
+    headers = {"HttpHeaders": {"Authorization": f"Bearer {token}"}}
+    (place / "config.json").write_text(json.dumps(headers))
+    ours = {"DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": str(place), "SWARM_API_TOKEN": token}
+    swarmctl = [sys.executable, "-m", "swarmctl.main", "-H", HOST]
+    ca = ["docker", "--config", str(place), "-H", HOST, "--tlsverify"]
+    docker = [*ca, f"--tlscacert={place}/ca.pem", "--tlscert=", "--tlskey="]
+
+    def run(*argv: str) -> tuple[int, str]:
+        done = subprocess.run(
+            machine.inside(*argv),
+            env={**os.environ, **ours},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    for client in (docker, swarmctl):
+        assert run(*client, "service", "ls", "--format", "{{.Name}}") == (0, "")
+        code, said = run(*client, "secret", "create", "pw", str(place / "ca.pem"))
+        assert (code, "needs the role deployer: yours is viewer" in said) == (1, True), said
+    assert machine.swarmctl("api-token", "rm", "ci") == "ci"
+    for client in (docker, swarmctl):
+        code, said = run(*client, "service", "ls")
+        assert (code, "API token is not known" in said) == (1, True), said
 
 
 def test_options_show_in_info_and_in_containers(machine: Machine) -> None:

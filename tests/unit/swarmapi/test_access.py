@@ -31,6 +31,8 @@ NOT_SEEN: Final = {
     "/swarm",  # join tokens
     "/swarm/unlockkey",
     "/swarm/v1/backup",
+    "/swarm/v1/api-tokens",
+    "/swarm/v1/api-tokens/{id}",
     "/swarm/v1/exec/{id}",
     "/exec/{id}/json",
     "/containers/{id:.+}/attach/ws",

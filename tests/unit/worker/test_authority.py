@@ -88,8 +88,7 @@ async def served(place: Path, default: ApiRole | None) -> AsyncIterator[Door]:
     server = authority.client("localhost")
     ca, cert = door.write("ca", authority.ca_pem), door.write("cert", server.cert_pem)
     key, crl = door.write("key", server.key_pem), door.write("crl", authority.revoke())
-    callers = Callers(default)
-    callers.check_token = check_token
+    callers = Callers(default, check_token)
     paths = ("/services", "/services/{id}/update", "/swarm/unlockkey", "/volumes/create")
     app = build_app(
         cast(Any, None),
