@@ -83,7 +83,10 @@ def update(turn: Turn, service: Service, slots: Slots) -> None:
     outdated = Outdated(turn.view, service)
     dirty = [s for s in slots.values() if _is_dirty(turn, s, outdated)]
     if status is None or status.state not in _BUSY:
-        if not any(outdated(t) for s in dirty for t in s.tasks):
+        behind = [s for s in dirty if any(outdated(t) for t in s.tasks)]
+        if status is not None:
+            behind = [s for s in behind if _may_begin(turn, service, status, s)]
+        if not behind:
             _drop_extras(turn, dirty)
             return
         status = UpdateStatus(
@@ -154,6 +157,23 @@ def _made_now(task: Task, service: Service, status: UpdateStatus) -> bool:
         and task.spec_version == service.spec_version
         and task.meta.created_ns >= status.started_ns
     )
+
+
+def _may_begin(turn: Turn, service: Service, status: UpdateStatus, slot: Slot) -> bool:
+    """Tell whether a slot without a new task may have one: once, unless it was taken away.
+
+    Started first, a new task that is stopped with its node, or to make room for others,
+    leaves the old one alone in its slot; only what ends by itself is no reason to try again.
+    """
+    made = [t for t in slot.tasks if _made_now(t, service, status)]
+    if not made:
+        return True
+    tries = [t for t in slot.tasks if t.meta.created_ns >= made[0].meta.created_ns]
+    tries = [t for t in tries if t.spec_version == service.spec_version]
+    if any(is_wanted(t) for t in tries):
+        return False
+    last = tries[-1]
+    return not ended_by_itself(last) or may_restart(turn.view, service, slot, last)
 
 
 def _judge(
@@ -283,7 +303,7 @@ class _Step:
             clean = [t for t in _staying(self.turn, slot) if not self.outdated(t)]
             if clean:
                 self._finish(slot, clean)
-            elif self._may_begin(slot):
+            elif _may_begin(self.turn, self.service, self.status, slot):
                 todo.append(slot)
         limit = self.config.parallelism or len(slots)
         for slot in todo[: max(limit - busy, 0)]:
@@ -293,29 +313,18 @@ class _Step:
             self._begin(slot)
         if todo or any(self._is_moving(slot) for slot in slots.values()):
             return
-        if not any(self._keeps_old(slot) for slot in dirty):
-            self._conclude()
-
-    def _may_begin(self, slot: Slot) -> bool:
-        """Tell whether a slot without a new task may have one: once, unless it was taken away.
-
-        Started first, a new task that is stopped with its node, or to make room for others,
-        leaves the old one alone in its slot; only what ends by itself is no reason to try again.
-        """
-        made = [t for t in slot.tasks if _made_now(t, self.service, self.status)]
-        if not made:
-            return True
-        tries = [t for t in slot.tasks if t.meta.created_ns >= made[0].meta.created_ns]
-        tries = [t for t in tries if t.spec_version == self.service.spec_version]
-        if any(is_wanted(t) for t in tries):
-            return False
-        last = tries[-1]
-        return not ended_by_itself(last) or may_restart(self.turn.view, self.service, slot, last)
+        if not any(self._may_yet_run(slot) for slot in dirty):
+            self._conclude(sum(self._keeps_old(slot) for slot in dirty))
 
     def _keeps_old(self, slot: Slot) -> bool:
-        """Tell whether an outdated task goes on beside a new one that never ran."""
+        """Tell whether an outdated task of the slot goes on."""
         tasks = [self.turn.view.tasks[t.id] for t in slot.tasks]
         return any(is_wanted(t) and self.outdated(t) for t in tasks)
+
+    def _may_yet_run(self, slot: Slot) -> bool:
+        """Tell whether a new task that never ran is still wanted beside an outdated one."""
+        tasks = [self.turn.view.tasks[t.id] for t in slot.tasks]
+        return self._keeps_old(slot) and any(is_wanted(t) and not self.outdated(t) for t in tasks)
 
     def _is_moving(self, slot: Slot) -> bool:
         return any(
@@ -390,8 +399,11 @@ class _Step:
             reason = f"replaced by spec version {self.service.spec_version}"
             stop(self.turn, task, TaskState.SHUTDOWN, reason)
 
-    def _conclude(self) -> None:
-        """All slots are done: watch for `monitor` (longer than `delay`), then complete."""
+    def _conclude(self, kept: int) -> None:
+        """All slots are done: watch for `monitor` (longer than `delay`), then complete.
+
+        So many slots keep their outdated task, as the new one failed and may not restart.
+        """
         status, config = self.status, self.config
         if not status.done_ns:
             status = replace(status, done_ns=self.turn.now_ns)
@@ -404,10 +416,13 @@ class _Step:
             self.turn.wake_at(end_ns)
             return
         rolled = status.state == UpdateState.ROLLBACK_STARTED
+        message = "rollback completed" if rolled else "update completed"
+        if kept:
+            message += f", but {kept} of its tasks are still the old ones: the new ones failed"
         done = replace(
             status,
             state=UpdateState.ROLLBACK_COMPLETED if rolled else UpdateState.COMPLETED,
             completed_ns=self.turn.now_ns,
-            message="rollback completed" if rolled else "update completed",
+            message=message,
         )
         _store(self.turn, self.service, done, done.message)

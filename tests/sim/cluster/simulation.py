@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from manager import reconcile
 from manager.orchestrator.jobs import is_complete
-from manager.orchestrator.slots import is_done, is_filled, slot_key, slots_of
+from manager.orchestrator.slots import ended_by_itself, is_done, is_filled, slot_key, slots_of
 from manager.store import changes as c
 from manager.store.snapshot import dump, restore
 from manager.store.tables import network_table, tables_of_node
@@ -24,11 +24,12 @@ from swarmapi.model.objects import (
     UpdateState,
     UpdateStatus,
 )
-from swarmapi.model.spec import Availability, Cron, Overlap, ServiceSpec, UpdateConfig
+from swarmapi.model.spec import Availability, UpdateConfig
 from swarmapi.model.tables import EndpointState
-from tests.builders import MIB, SECOND, World, job_mode, node, port, spec
+from tests.builders import MIB, SECOND, World, node
 from tests.sim.cluster.fake_node import FakeNode
 from tests.sim.cluster.pace import check_host_ports, check_pace
+from tests.sim.cluster.specs import random_spec
 
 
 class Simulation:
@@ -146,7 +147,7 @@ class Simulation:
         choice = self.rng.random()
         if len(ids) < 4 and (choice < 0.4 or not ids):
             self.created += 1
-            self.world.put_service(f"s{self.created}", self.random_spec(f"s{self.created}"))
+            self.world.put_service(f"s{self.created}", random_spec(self.rng, f"s{self.created}"))
             return
         if not ids:
             return
@@ -154,33 +155,7 @@ class Simulation:
         if choice < 0.5:
             self.world.commit(c.Delete(object="service", id=service_id, reason="asked"))
         else:
-            self.world.put_service(service_id, self.random_spec(service_id))
-
-    def random_job(self, number: int) -> ServiceSpec:
-        """Return the spec of a job, some with a deadline or a schedule."""
-        rng = self.rng
-        every = rng.choice(("* * * * *", "*/2 * * * *"))
-        cron = Cron(
-            schedule=every,
-            overlap=rng.choice(list(Overlap)),
-            missed_run_window=rng.choice((0, SECOND)),
-            history=rng.choice((None, 0, 2)),
-        )
-        mode = job_mode(
-            None if number % 4 == 0 else rng.randint(0, 6),
-            rng.randint(1, 3),
-            deadline_s=rng.choice((None, None, 20)),
-            cron=cron if number % 6 == 5 else None,
-        )
-        return spec(
-            f"s{number}",
-            job=mode,
-            image=f"image:{rng.randint(1, 2)}",
-            networks=rng.choice(((), ("net",))),
-            memory_bytes=rng.choice((0, 100 * MIB)),
-            max_attempts=rng.choice((None, 2)),
-            delay=rng.choice((0, SECOND)),
-        )
+            self.world.put_service(service_id, random_spec(self.rng, service_id))
 
     def go_back_or_on(self) -> None:
         """Roll a service back to a spec that is kept, or resume what paused."""
@@ -207,37 +182,6 @@ class Simulation:
         if records:
             started = UpdateStatus(state=UpdateState.ROLLBACK_STARTED, started_ns=self.world.now_ns)
             self.world.put_service(service.id, self.rng.choice(records).spec, started)
-
-    def random_spec(self, name: str) -> ServiceSpec:
-        """Return a spec; a name always gives the same mode."""
-        rng = self.rng
-        number = int(name[1:])
-        if number % 3 == 2:
-            return self.random_job(number)
-        config = UpdateConfig(
-            parallelism=rng.choice((0, 1, 2)),
-            failure_action=rng.choice(("pause", "continue", "rollback")),
-            order=rng.choice(("stop-first", "start-first")),
-            delay=rng.choice((0, SECOND)),
-            monitor=SECOND,
-            progress_deadline=rng.choice((None, 10 * SECOND)),
-        )
-        crowded = (port(90, 9000 + number, "host"),)
-        return spec(
-            name,
-            replicas=None if number % 3 == 0 else rng.randint(0, 6),
-            image=f"image:{rng.randint(1, 3)}",
-            networks=rng.choice(((), ("net",))),
-            ports=rng.choice(((), (port(80),), (port(80, 8000 + number % 2),), crowded)),
-            memory_bytes=rng.choice((0, 100 * MIB)),
-            max_replicas=rng.choice((0, 0, 2)),
-            max_attempts=rng.choice((None, None, 3)),
-            constraints=rng.choice(((), (), ("node.labels.rack==a",))),
-            spread=rng.choice(((), ("node.labels.rack",))),
-            delay=rng.choice((0, SECOND)),
-            update=config,
-            rollback=config,
-        )
 
     def change_node(self) -> None:
         """Drain, pause, activate, remove or add a node."""
@@ -501,14 +445,23 @@ class Simulation:
             assert paused or stuck or len(running) == len(slots), f"{service.id}: surplus"
             ended = status is None or paused or stuck or status.completed_ns
             assert ended, f"{service.id}: {status}"
-            paused = paused or stuck
-            image = defaults.container(service.spec).image
-            for task in running:
-                serves = task.endpoint.state is EndpointState.SERVING
-                assert serves or not task.addresses, f"{task.id} runs and does not serve"
-                record = self.view.spec_of(task)
-                assert record is not None
-                assert paused or defaults.container(record.spec).image == image
+            self._check_images(service, running, excused=paused or stuck)
+
+    def _check_images(self, service: Service, running: list[Task], *, excused: bool) -> None:
+        """What runs is what was asked for, but where it failed beside the old and may not again."""
+        image = defaults.container(service.spec).image
+        every = slots_of(self.view, service.id)
+        for task in running:
+            serves = task.endpoint.state is EndpointState.SERVING
+            assert serves or not task.addresses, f"{task.id} runs and does not serve"
+            record = self.view.spec_of(task)
+            assert record is not None
+            failed = any(
+                ended_by_itself(t) and t.spec_version == service.spec_version
+                for t in every[slot_key(task)].tasks
+            )
+            current = defaults.container(record.spec).image == image
+            assert current or excused or failed, f"{service.id}: {task.id} is outdated"
 
     def _accounted_for(self, service: Service) -> set[tuple[int, str]]:
         """Return slots that rightly do not run: without room anywhere, or out of attempts."""

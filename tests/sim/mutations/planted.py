@@ -333,14 +333,26 @@ UPDATES: Final = (
     Planted(
         "an update forgets slots whose new task went with its node",
         f"{_ORCHESTRATOR}/update.py",
-        "return not ended_by_itself(last) or may_restart(self.turn.view, self.service, slot, last)",
+        "return not ended_by_itself(last) or may_restart(turn.view, service, slot, last)",
         "return False",
     ),
     Planted(
         "a turn of an update is over too early",
         f"{_ORCHESTRATOR}/update.py",
-        "if not any(self._keeps_old(slot) for slot in dirty):",
+        "if not any(self._may_yet_run(slot) for slot in dirty):",
         "if True:",
+    ),
+    Planted(
+        "an update whose failed task may not restart is never over",
+        f"{_ORCHESTRATOR}/update.py",
+        "if not any(self._may_yet_run(slot) for slot in dirty):",
+        "if not any(self._keeps_old(slot) for slot in dirty):",
+    ),
+    Planted(
+        "an update that gave up a slot begins anew",
+        f"{_ORCHESTRATOR}/update.py",
+        "behind = [s for s in behind if _may_begin(turn, service, status, s)]",
+        "pass",
     ),
 )
 

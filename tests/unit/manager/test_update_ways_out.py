@@ -181,6 +181,33 @@ def test_start_first_tries_again_what_failed_as_it_made_room() -> None:
     assert status(made).state == UpdateState.COMPLETED
 
 
+@pytest.mark.parametrize("action", ["continue", "pause"])
+def test_start_first_ends_where_what_failed_may_not_restart(action: str) -> None:
+    """The old task goes on, which is no reason to be `updating` for ever, nor to begin anew."""
+    config = UpdateConfig(
+        parallelism=1,
+        order="start-first",
+        failure_action=action,
+        max_failure_ratio=0.5,
+        monitor=SECOND,
+    )
+    never = RestartCondition.NONE
+    made = started(spec(replicas=2, condition=never))
+    made.put_service("s", spec(replicas=2, image="image:2", condition=never, update=config))
+    made.settle()
+    (new,) = (t for t in made.tasks("s") if t.by_update)
+    made.report(new.id, TaskState.FAILED)
+    made.converge()
+    made.advance(2)
+    assert status(made).state == UpdateState.COMPLETED
+    assert "1 of its tasks are still the old ones" in status(made).message
+    assert sorted(t.spec_version for t in made.running("s")) == [1, 2]
+    before = made.view.index
+    change_leader(made)
+    made.advance(60)
+    assert made.view.index == before
+
+
 def test_start_first_leaves_a_new_task_that_a_drain_will_move_to_the_drain() -> None:
     config = UpdateConfig(
         parallelism=1, order="start-first", failure_action="continue", progress_deadline=DEADLINE
