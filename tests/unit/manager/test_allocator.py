@@ -325,3 +325,15 @@ def test_b55_a_vip_is_kept_over_updates() -> None:
     made.converge()
     assert before
     assert made.view.services["a"].endpoint.vips == before
+
+
+def test_nodes_take_no_addresses_of_a_network() -> None:
+    """Upstream gives one to each node that has a task there: small networks run out."""
+    made = World()
+    made.add_nodes(*(node(f"n{i}") for i in range(4)))
+    config = IPAMConfig(config=(IPAMPool(subnet="172.20.0.0/29"),))
+    given = NetworkSpec(name="tiny", driver="overlay", ipam=config)
+    made.commit(c.PutNetwork(network=Network(id="tiny", spec=given)))
+    made.put_service("s", spec(networks=("tiny",), replicas=4))
+    made.converge()
+    assert {t.node_id for t in made.running("s")} == {"n0", "n1", "n2", "n3"}

@@ -5,8 +5,8 @@ from msgspec.structs import replace
 
 from manager.store import changes as c
 from swarmapi.model.objects import NodeState, TaskState
-from swarmapi.model.spec import Availability
-from tests.builders import MIB, World, node, spec
+from swarmapi.model.spec import Availability, UpdateConfig
+from tests.builders import MIB, SECOND, World, node, spec
 
 
 def started(*, constraints: tuple[str, ...] = ()) -> World:
@@ -163,3 +163,29 @@ def test_b45_every_offender_is_found() -> None:
     made.settle()
     states = {t.status.state for t in made.view.tasks.values() if t.node_id == "n1"}
     assert states == {TaskState.REJECTED}
+
+
+@pytest.mark.parametrize("happens", ["label", "joins", "returns"])
+def test_what_happens_to_a_node_leaves_a_global_update_its_pace(happens: str) -> None:
+    """Upstream replaces what is outdated at once where it looks at a node for another reason."""
+    made = World()
+    made.add_nodes(*(node(f"n{i}") for i in range(4)))
+    made.put_service("g", spec("g", replicas=None))
+    made.converge()
+    if happens == "returns":
+        set_availability(made, "n2", Availability.PAUSE)
+    one = UpdateConfig(parallelism=1, monitor=SECOND)
+    made.put_service("g", spec("g", replicas=None, image="image:2", update=one))
+    made.settle()
+    old = made.view.nodes["n2"]
+    if happens == "label":
+        made.commit(c.PutNode(node=replace(old, spec=replace(old.spec, labels={"a": "b"}))))
+    elif happens == "joins":
+        made.add_nodes(node("n9"))
+    else:
+        active = replace(old.spec, availability=Availability.ACTIVE)
+        made.commit(c.PutNode(node=replace(old, spec=active)))
+    made.settle()
+    assert len([t for t in made.running("g") if t.spec_version == 1]) == 3
+    made.converge()
+    assert {t.spec_version for t in made.running("g")} == {2}

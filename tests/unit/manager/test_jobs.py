@@ -251,3 +251,15 @@ def test_removed_job_leaves_nothing() -> None:
 def test_job_without_completions_is_complete_at_once() -> None:
     """Zero is a number."""
     assert status(world_with(job_mode(0))).outcome is JobOutcome.COMPLETE
+
+
+def test_restarts_of_a_global_job_are_limited_as_well() -> None:
+    """Upstream records them under the node and looks them up without it."""
+    world = world_with(job_mode(None), max_attempts=1)
+    for _ in range(2):
+        finish(world, next(t for t in world.running("s") if t.node_id == "n0"), TaskState.FAILED)
+        world.advance(60)
+        world.converge()
+    assert [t.node_id for t in world.running("s")] == ["n1"]
+    finish(world, world.running("s")[0])
+    assert status(world).outcome is JobOutcome.FAILED

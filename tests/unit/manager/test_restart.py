@@ -7,7 +7,12 @@ from manager import reconcile
 from manager.store import changes as c
 from manager.store.snapshot import dump, restore
 from swarmapi.model.objects import NodeState, Task, TaskState, UpdateState, UpdateStatus
-from swarmapi.model.spec import Availability, RestartCondition
+from swarmapi.model.spec import (
+    Availability,
+    ClusterSpec,
+    OrchestrationConfig,
+    RestartCondition,
+)
 from tests.builders import SECOND, World, node, spec
 
 
@@ -251,3 +256,18 @@ def test_a_rollback_brings_back_slots_that_were_given_up() -> None:
     made.put_service("s", spec(replicas=2, condition=RestartCondition.NONE), back)
     made.converge()
     assert len(made.running("s")) == 2
+
+
+def test_a_lower_history_limit_holds_for_slots_at_rest() -> None:
+    made = started(history=-1)
+    for _ in range(4):
+        end(made, TaskState.FAILED)
+        made.advance(400)
+        made.converge()
+    assert len(made.view.tasks) == 5
+    cluster = made.view.cluster
+    assert cluster is not None
+    settings = OrchestrationConfig(task_history_retention_limit=2)
+    made.commit(c.PutCluster(cluster=replace(cluster, spec=ClusterSpec(orchestration=settings))))
+    made.settle()
+    assert len(made.view.tasks) == 2

@@ -6,6 +6,7 @@ from typing import Any
 
 import aiohttp
 import msgspec
+import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from manager import events
@@ -150,5 +151,22 @@ def test_what_is_remembered_is_bounded_and_a_reader_that_left_is_forgotten() -> 
         assert len(cluster.events._queues) == 1
         await stream.aclose()
         assert not cluster.events._queues
+
+    play(story)
+
+
+def test_a_reader_that_does_not_read_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would hold whatever happens in memory for ever; it asks again behind what it has."""
+    monkeypatch.setattr(events, "_QUEUE_LIMIT", 8)
+
+    async def story(cluster: MemoryCluster, client: Client) -> None:
+        stream = cluster.events.stream()
+        await anext(stream)
+        states = (NodeState.DOWN, NodeState.READY)
+        for number in range(20):
+            change = SetNodeStatus(node_id="m1", state=states[number % 2])
+            await cluster.store.propose((change,))
+        assert not cluster.events._queues
+        assert len([batch async for batch in stream]) == 9
 
     play(story)

@@ -5,6 +5,7 @@ import asyncio
 from manager.control.services import create_service
 from manager.dispatcher.reports import LARGEST_BATCH, ReportBatcher
 from manager.loop import LONGEST_REST_S, rest_s
+from manager.replica import LogStatus
 from swarmapi.errors import AlreadyExists
 from swarmapi.model.objects import TaskState, TaskStatus
 from swarmapi.model.spec import (
@@ -98,3 +99,35 @@ def test_a_loop_that_is_woken_as_it_is_cancelled_ends() -> None:
 
 def test_after_a_long_turn_the_loop_rests_as_long_but_not_for_ever() -> None:
     assert [rest_s(turn_s) for turn_s in (0.001, 0.1, 9.0)] == [0.0, 0.1, LONGEST_REST_S]
+
+
+def test_a_manager_that_lost_the_lead_decides_nothing_more() -> None:
+    """One loop does all of it, and asks each time whether it leads; jobs are no exception."""
+
+    async def story() -> None:
+        cluster = MemoryCluster()
+        await cluster.found()
+        await cluster.settle()
+        await create_service(cluster.store, wanted("web", 1))
+        turns: list[None] = []
+        step = cluster.loop.step
+
+        async def counted() -> bool:
+            turns.append(None)
+            return await step()
+
+        cluster.loop.step = counted  # type: ignore[method-assign]
+        cluster.log.become(LogStatus(False, True, "m2", "192.0.2.2:2377"))
+        running = asyncio.create_task(cluster.loop.run())
+        cluster.loop.make_all_dirty()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not turns
+        cluster.log.become(LogStatus(True, True, "m1", "192.0.2.1:2377"))
+        for _ in range(1000):
+            await asyncio.sleep(0)
+        assert cluster.store.view.tasks
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(story())

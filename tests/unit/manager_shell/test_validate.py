@@ -46,6 +46,7 @@ def service(path: str, value: Any) -> ServiceSpec:
         (f"{C}.Healthcheck", {**HEALTH, "Interval": 999_999}, f"{C}.Healthcheck.Interval: "),
         (f"{C}.Healthcheck", {**HEALTH, "Retries": -1}, f"{C}.Healthcheck.Retries: "),
         (f"{C}.Mounts", [{"Type": "npipe", "Target": "/a"}], f"{C}.Mounts[0].Type: "),
+        (f"{C}.Mounts", [{"Type": "cluster", "Target": "/a"}], f"{C}.Mounts[0].Type: "),
         (f"{C}.Mounts", [{"Type": "tmpfs", "Target": "a"}], f"{C}.Mounts[0].Target: "),
         (f"{C}.Mounts", [{"Type": "tmpfs", "Target": "/a"}] * 2, f"{C}.Mounts[1].Target: "),
         (f"{C}.Mounts", [{"Type": "bind", "Target": "/a"}], f"{C}.Mounts[0].Source: "),

@@ -210,6 +210,14 @@ def test_create_pins_the_digest_or_warns(daemon: Daemon, ctl: Run) -> None:
     assert template["Placement"] == {"Platforms": [{"Architecture": "amd64", "OS": "l"}]}
 
 
+def test_an_update_pins_the_digest_the_tag_has_by_now(daemon: Daemon, ctl: Run) -> None:
+    serve(daemon, [])
+    daemon.on("GET", "/distribution/busybox:latest/json", {"Descriptor": {"digest": "sha256:3"}})
+    assert ctl("service", "update", "-d", "--image", "busybox", "web").code == 0
+    template = daemon.body(f"/services/{SERVICE['ID']}/update")["TaskTemplate"]
+    assert template["ContainerSpec"]["Image"] == "busybox:latest@sha256:3"
+
+
 def test_the_nodes_get_the_login_only_when_asked_to(
     daemon: Daemon, ctl: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
