@@ -257,8 +257,13 @@ class Unpacker:
         if self._owners:
             os.fchown(fd, *self._owner(member))
         os.fchmod(fd, member.mode & 0o7777)  # after chown, which clears setuid
-        for key, value in xattrs(member).items():
+        for key, value in self._xattrs(member):
             _set_xattr(fd, key, value)
+
+    def _xattrs(self, member: tarfile.TarInfo) -> list[tuple[str, bytes]]:
+        found = xattrs(member).items()
+        ids = self._options.ids
+        return [(key, ids.attribute_outside(key, value) if ids else value) for key, value in found]
 
     def _owner(self, member: tarfile.TarInfo) -> tuple[int, int]:
         owner = self._options.owner or (member.uid, member.gid)
@@ -271,7 +276,7 @@ class Unpacker:
         if self._owners:
             os.chown(name, *self._owner(member), dir_fd=parent, follow_symlinks=False)
         os.utime(name, ns=(mtime_ns(member),) * 2, dir_fd=parent, follow_symlinks=False)
-        for key, value in xattrs(member).items():
+        for key, value in self._xattrs(member):
             _set_xattr(f"/proc/self/fd/{parent}/{name}", key, value)
 
     def _node(self, parent: int, name: str, member: tarfile.TarInfo) -> None:

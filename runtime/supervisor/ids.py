@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from runtime.errors import StartFailed, Unsupported
 
 _OCI = ("containerID", "hostID", "size")
+_CAPABILITY = "security.capability"
+_REVISION_MASK, _REVISION_2, _REVISION_3 = 0xFF000000, 0x02000000, 0x03000000
 Range = tuple[int, int, int]
 """First id inside, first id outside, how many."""
 
@@ -46,6 +49,24 @@ class IdMap:
     def outside(self, uid: int, gid: int) -> tuple[int, int]:
         """Return what a user and group of the container are outside; raises StartFailed."""
         return _outside(self.uids, uid, "user"), _outside(self.gids, gid, "group")
+
+    def attribute_outside(self, name: str, value: bytes) -> bytes:
+        """Return what a file's extended attribute is outside.
+
+        A file's capabilities name the root they hold for, capabilities(7): without one they would
+        be the host's root's to give. Raises StartFailed.
+        """
+        if name != _CAPABILITY or len(value) not in (20, 24):
+            return value
+        (magic,) = struct.unpack_from("<I", value)
+        root = 0
+        if magic & _REVISION_MASK == _REVISION_3 and len(value) == 24:
+            (root,) = struct.unpack_from("<I", value, 20)
+        elif magic & _REVISION_MASK != _REVISION_2:
+            return value
+        magic = magic & ~_REVISION_MASK | _REVISION_3
+        owner, _ = self.outside(root, 0)
+        return struct.pack("<I", magic) + value[4:20] + struct.pack("<I", owner)
 
 
 def _ranges(lines: Iterable[str]) -> tuple[Range, ...]:

@@ -106,6 +106,7 @@ class Engine:
             parts.random_bytes,
             lambda: [container.record for container in self._table],
             self._record,
+            self.places.ids_of,
         )
         self._launcher = Launcher(
             self.places, parts.supervisor, parts.networking, self.storage, self._record
@@ -135,8 +136,9 @@ class Engine:
 
     async def open(self) -> None:
         """Read the records, adopt running containers and start those that must run."""
-        self.places.containers.mkdir(parents=True, exist_ok=True)
-        self.places.containers.chmod(0o710)  # no user here may run what a container made setuid
+        for directory in (self.places.containers, self.volumes.root):
+            directory.mkdir(parents=True, exist_ok=True)
+            directory.chmod(0o710)  # no user here may run what a container made setuid
         self._table.open()
         self.events.open()
         for container in self._table:

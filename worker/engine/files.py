@@ -165,7 +165,7 @@ class Files:
                 mount.target,
                 mount.read_only,
                 mount.subpath,
-                mapped=mount.kind == "volume",
+                mapped=mount.translated,
             )
             for mount in record.mounts
             if mount.kind != "tmpfs"

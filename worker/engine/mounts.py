@@ -51,10 +51,12 @@ def resolve_mounts(
     open_volume: OpenVolume,
     path_of: Callable[[str], str],
     inherited: Iterable[MountPoint] = (),
+    root: tuple[int, int] | None = None,
 ) -> list[MountPoint]:
     """Return every mount point of a container, parents before children.
 
-    The container's own replace those `inherited` from others at the same place.
+    The container's own replace those `inherited` from others at the same place. Directories of the
+    host that are made for it are the user's and group's of `root`, what its root is on the host.
 
     Raises:
         InvalidArgument: for a malformed or contradictory mount.
@@ -70,9 +72,9 @@ def resolve_mounts(
 
     inheritance = {point.target: point for point in inherited}
     for bind in host.binds:
-        add(*_from_bind(bind))
+        add(*_from_bind(bind, root))
     for mount in host.mounts:
-        add(*_from_mount(mount))
+        add(*_from_mount(mount, root))
     for target, options in host.tmpfs.items():
         words = tmpfs_options(option for option in options.split(",") if option)
         add(MountPoint(kind="tmpfs", source="tmpfs", target=target, options=words))
@@ -127,7 +129,7 @@ def to_oci(points: Iterable[MountPoint], *, mapped: bool = False) -> list[dict[s
             options = [*point.options, *(["ro"] if point.read_only else [])]
             rendered.append(_oci("tmpfs", "tmpfs", point.target, options))
         else:
-            words = ["idmap"] if mapped and point.kind == "volume" else []
+            words = ["idmap"] if mapped and point.translated else []
             mount = _oci("bind", point.source, point.target, [*_bind_options(point), *words])
             rendered.append(mount | ({"subpath": point.subpath} if point.subpath else {}))
     return rendered
@@ -145,7 +147,7 @@ def _oci(kind: str, source: str, target: str, options: list[str]) -> dict[str, A
     return {"destination": target, "type": kind, "source": source, "options": options}
 
 
-def _from_bind(bind: str) -> tuple[MountPoint, VolumeWish | None]:
+def _from_bind(bind: str, root: tuple[int, int] | None) -> tuple[MountPoint, VolumeWish | None]:
     parts = bind.split(":")
     if len(parts) not in (2, 3) or not parts[0] or not parts[1]:
         raise InvalidArgument(f"invalid volume specification: '{bind}'")
@@ -171,16 +173,26 @@ def _from_bind(bind: str) -> tuple[MountPoint, VolumeWish | None]:
     )
     if not is_path:
         return point, VolumeWish(source)
-    if not os.path.lexists(source):
-        os.makedirs(source, exist_ok=True)
+    _make_source(source, root)
     point.propagation = propagation or "rprivate"
     return point, None
 
 
-def _from_mount(mount: Mount) -> tuple[MountPoint, VolumeWish | None]:
+def _make_source(path: str, root: tuple[int, int] | None) -> None:
+    missing = []
+    while not os.path.lexists(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    for directory in reversed(missing):
+        os.makedirs(directory, exist_ok=True)
+        if root is not None:
+            os.chown(directory, *root)
+
+
+def _from_mount(mount: Mount, root: tuple[int, int] | None) -> tuple[MountPoint, VolumeWish | None]:
     check_mount(msgspec.to_builtins(mount))
     if mount.type == "bind":
-        return _bind_mount(mount), None
+        return _bind_mount(mount, root), None
     if mount.type == "volume":
         return _volume_mount(mount)
     return _tmpfs_mount(mount), None
@@ -213,7 +225,7 @@ def _tmpfs_mount(mount: Mount) -> MountPoint:
     )
 
 
-def _bind_mount(mount: Mount) -> MountPoint:
+def _bind_mount(mount: Mount, root: tuple[int, int] | None) -> MountPoint:
     options = mount.bind_options or {}
     recursion = [word for key, word in RECURSION.items() if options.get(key)]
     if not os.path.lexists(mount.source):
@@ -222,7 +234,7 @@ def _bind_mount(mount: Mount) -> MountPoint:
                 'invalid mount config for type "bind": '
                 f"bind source path does not exist: {mount.source}"
             )
-        os.makedirs(mount.source)
+        _make_source(mount.source, root)
     return MountPoint(
         kind="bind",
         source=mount.source,

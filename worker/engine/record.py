@@ -27,8 +27,15 @@ class MountPoint(msgspec.Struct, kw_only=True):
     """Whether the volume stays empty where the image has files."""
     subpath: str = ""
     """The part of the volume that is mounted."""
+    of_host: bool = False
+    """Whether the volume shows a directory of the host, whose files have the host's ids."""
     recursion: str = ""
     """Of the mounts below a bind: disabled, or writable or readonly where it is read-only."""
+
+    @property
+    def translated(self) -> bool:
+        """Whether its files have the container's ids, also where that is in a user namespace."""
+        return self.kind == "volume" and not self.of_host
 
 
 class EndpointState(msgspec.Struct, kw_only=True):

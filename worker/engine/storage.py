@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from runtime.supervisor.ids import IdMap
 from swarmapi.errors import InvalidArgument, NotFound
+from worker.engine import volume_mount
 from worker.engine.copyup import copy_up
 from worker.engine.events import EventBus
 from worker.engine.mounts import VolumeWish, inherit, resolve_mounts
@@ -26,13 +28,16 @@ class Storage:
         random_bytes: Callable[[int], bytes],
         records: Callable[[], Iterable[Record]],
         find: Callable[[str], Record],
+        ids_of: Callable[[Record], IdMap | None],
     ) -> None:
+        """Serve those `records` and `find` know; `ids_of` says what a container's ids are here."""
         self._volumes = volumes
         self._bus = bus
         self._now_ns = now_ns
         self._random_bytes = random_bytes
         self._records = records
         self._find = find
+        self._ids_of = ids_of
         self._lock = threading.Lock()
         self._filling = threading.Lock()
         self._held: dict[str, set[str]] = {}
@@ -79,6 +84,7 @@ class Storage:
             return volume.name
 
         inherited = inherit(record.host.volumes_from, self._mounts_of)
+        ids = self._ids_of(record)
         try:
             image_volumes = record.image_config.get("Volumes") or {}
             record.mounts = resolve_mounts(
@@ -88,10 +94,11 @@ class Storage:
                 open_volume,
                 self._volumes.path,
                 inherited,
+                ids.outside(0, 0) if ids else None,
             )
             for point in record.mounts:
-                if point.kind == "volume" and not point.no_copy and not point.subpath:
-                    self._fill(point, layers)
+                if point.kind == "volume":
+                    self._furnish_volume(point, layers, ids)
         except BaseException:
             for name in made:
                 self._volumes.remove(name)
@@ -101,17 +108,21 @@ class Storage:
     def _mounts_of(self, reference: str) -> list[MountPoint]:
         return self._find(reference).mounts
 
-    def _fill(self, point: MountPoint, layers: Sequence[str]) -> None:
+    def _furnish_volume(self, point: MountPoint, layers: Sequence[str], ids: IdMap | None) -> None:
         options = self._volumes.get(point.name).options
-        if options.get("type") == "tmpfs":
-            return  # it ends with its last container
+        point.of_host = volume_mount.is_bind(options)
+        ends_with_its_last_container = options.get("type") == "tmpfs"
+        if not (point.no_copy or point.subpath or ends_with_its_last_container):
+            self._fill(point, layers, None if point.translated else ids)
+
+    def _fill(self, point: MountPoint, layers: Sequence[str], ids: IdMap | None) -> None:
         holder = f"filling {point.name}"
         with self._filling:
             with self._lock:
                 self._held[holder] = {point.name}
                 self._volumes.mount(point.name)
             try:
-                copy_up(layers, point.target, Path(point.source))
+                copy_up(layers, point.target, Path(point.source), ids)
             finally:
                 self.release(holder)
 

@@ -40,6 +40,11 @@ def check_options(options: Mapping[str, str]) -> None:
         raise Unsupported(f"volume type {kind!r}: this kernel has no such file system")
 
 
+def is_bind(options: Mapping[str, str]) -> bool:
+    """Tell whether what is mounted is a directory of the host."""
+    return bool(_parse(options)[0] & kernel.MS_BIND)
+
+
 def filesystems() -> frozenset[str]:
     """Return the file systems the kernel knows."""
     lines = Path("/proc/filesystems").read_text().splitlines()

@@ -46,7 +46,7 @@ class Volumes:
     """The volumes below one root."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self.root = root
         self._mounting = threading.Lock()
         self._mounted: set[str] | None = None
         """Names of the volumes something may be mounted on; unknown until somebody asks."""
@@ -59,7 +59,7 @@ class Volumes:
         """
         check_name(wanted.name)
         volume_mount.check_options(wanted.options)
-        directory = self._root / wanted.name
+        directory = self.root / wanted.name
         if (directory / "meta.json").exists():
             return False
         (directory / "_data").mkdir(parents=True, exist_ok=True)
@@ -77,20 +77,20 @@ class Volumes:
         if "/" in name or name in ("", ".", ".."):
             raise InvalidArgument(f"invalid volume name {name!r}")
         try:
-            raw = (self._root / name / "meta.json").read_bytes()
+            raw = (self.root / name / "meta.json").read_bytes()
         except FileNotFoundError:
             raise NotFound(f"get {name}: no such volume") from None
         return msgspec.json.decode(raw, type=Volume)
 
     def path(self, name: str) -> str:
         """Return the directory the volume's files are in."""
-        return str(self._root / name / "_data")
+        return str(self.root / name / "_data")
 
     def list(self) -> list[Volume]:
         """Return every volume by name."""
-        if not self._root.exists():
+        if not self.root.exists():
             return []
-        return [self.get(meta.parent.name) for meta in sorted(self._root.glob("*/meta.json"))]
+        return [self.get(meta.parent.name) for meta in sorted(self.root.glob("*/meta.json"))]
 
     def mount(self, name: str) -> None:
         """Mount what the volume's options say, if any; InvalidArgument when that fails."""
@@ -126,8 +126,8 @@ class Volumes:
             if volume.options:
                 volume_mount.unmount(self.path(name))
             # From here on nothing can be mounted on it that the removal below would empty.
-            (self._root / name / "meta.json").unlink()
-        shutil.rmtree(self._root / name)
+            (self.root / name / "meta.json").unlink()
+        shutil.rmtree(self.root / name)
 
     def to_json(self, volume: Volume) -> dict[str, Any]:
         """Render as Docker's Volume."""

@@ -140,7 +140,7 @@ class Machine:
         assert self._holder.stdout is not None
         self._holder.stdout.close()
         for line in Path("/proc/mounts").read_text().splitlines():
-            if line.split()[1].startswith((f"{self.data}/volumes/", f"{self.run_dir}/network/")):
+            if line.split()[1].startswith((f"{self.data}/volumes/", f"{self.run_dir}/")):
                 subprocess.run(["umount", line.split()[1]], check=False)
         for group in Path("/sys/fs/cgroup").glob(f"*/{self.cgroup}"):
             with suppress(OSError):

@@ -2,6 +2,7 @@
 
 import io
 import os
+import struct
 import subprocess
 import tarfile
 import time
@@ -10,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.engine.machine import Machine, install_box
+from tests.e2e.engine.machine import BUSYBOX, Machine, install_box
 
+NET_RAW = 13
 DOCKERFILE = b"""
 FROM box:1
 VOLUME /kept
@@ -26,7 +28,9 @@ def remapped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """A daemon that gives containers the ids of nobody."""
     machine = Machine(tmp_path_factory.mktemp("userns"))
     try:
-        machine.start("--userns-remap", "default")
+        config = machine.root / "swarmd.toml"
+        config.write_text('userns-remap = "default"\n')
+        machine.start("--config", str(config))
         install_box(machine)
         yield machine
     finally:
@@ -81,6 +85,70 @@ def test_a_volume_has_the_containers_ids_with_and_without(remapped: Machine) -> 
     for more in ((), ("--userns", "host")):
         shown = remapped.out("run", "--rm", *more, *mount, "box:1", *stat)
         assert shown == "5:6"
+
+
+def test_a_directory_of_the_host_keeps_the_hosts_ids(remapped: Machine) -> None:
+    shown = remapped.root / "shown"
+    shown.mkdir(mode=0o777)
+    shown.chmod(0o777)
+    options = ("-o", "type=none", "-o", "o=bind", "-o", f"device={shown}")
+    remapped.out("volume", "create", *options, "shown")
+    # filled with what the image has, for its owners in the container
+    script = "touch /bin/made && chmod 4755 /bin/made && stat -c %u:%g /bin/sh"
+    words = ("--rm", "-v", "shown:/bin", "box:1", "sh", "-c", script)
+    assert remapped.out("run", *words) == "0:0"
+    owners = {(os.lstat(shown / name).st_uid) for name in ("sh", "made")}
+    assert owners == {100000}
+    remapped.out("volume", "rm", "shown")
+    made = remapped.root / "not" / "there"
+    remapped.out("run", "--rm", "-v", f"{made}:/made", "box:1", "touch", "/made/f")
+    assert made.parent.stat().st_uid == (made / "f").stat().st_uid == 100000
+
+
+def test_nobody_here_reaches_what_is_roots_in_a_volume(remapped: Machine) -> None:
+    remapped.out("volume", "create", "setuid")
+    place = Path(remapped.out("volume", "inspect", "-f", "{{.Mountpoint}}", "setuid"))
+    script = "cp /bin/busybox /v/sh && chmod 4755 /v/sh"
+    remapped.out("run", "--rm", "-v", "setuid:/v", "box:1", "sh", "-c", script)
+    assert (place / "sh").stat().st_mode & 0o4000
+    above = [place, *place.parents]
+    within = above[: above.index(remapped.data)]
+    assert any(directory.stat().st_mode & 0o007 == 0 for directory in within)
+    remapped.out("volume", "rm", "setuid")
+
+
+def test_a_files_capabilities_hold_in_every_container(remapped: Machine) -> None:
+    tar = io.BytesIO()
+    with tarfile.open(fileobj=tar, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        member = tarfile.TarInfo("grep")
+        member.size, member.mode = BUSYBOX.stat().st_size, 0o755
+        value = struct.pack("<5I", 0x02000001, 1 << NET_RAW, 0, 0, 0)
+        member.pax_headers = {"SCHILY.xattr.security.capability": value.decode("latin-1")}
+        with BUSYBOX.open("rb") as program:
+            archive.addfile(member, program)
+    words = ("/grep", "CapEff", "/proc/self/status")
+    want = f"CapEff:\t{1 << NET_RAW:016x}"
+    remapped.out("run", "-d", "--name", "capable", "box:1", "sleep", "60")
+    remapped.docker("cp", "-", "capable:/", stdin=tar.getvalue())
+    assert remapped.out("exec", "-u", "5", "capable", *words) == want
+    remapped.out("commit", "capable", "capable:1")
+    for more in ((), ("--userns", "host")):
+        assert remapped.out("run", "--rm", "-u", "5", *more, "capable:1", *words) == want
+    remapped.out("rm", "-f", "capable")
+
+
+def test_a_services_secrets_have_the_owners_asked_for(remapped: Machine) -> None:
+    remapped.out("swarm", "init", "--advertise-addr", "127.0.0.1")
+    remapped.docker("secret", "create", "word", "-", stdin=b"sesame")
+    secret = ("--secret", "source=word,uid=5,gid=6,mode=0400", "--secret", "source=word,target=own")
+    script = "cd /run/secrets; stat -c %n:%u:%g:%a *; cat own /proc/self/uid_map; sleep 60"
+    service = ("service", "create", "-d", "--name", "safe", *secret, "box:1", "sh", "-c", script)
+    remapped.out(*service)
+    until(lambda: "65536" in remapped.out("service", "logs", "--raw", "safe"))
+    first, second, last = remapped.out("service", "logs", "--raw", "safe").splitlines()
+    assert (first, second) == ("own:0:0:444", "word:5:6:400")
+    assert last.split() == ["sesame", "0", "100000", "65536"]
+    remapped.out("swarm", "leave", "--force")
 
 
 def test_files_go_in_and_out_with_the_containers_ids(remapped: Machine) -> None:

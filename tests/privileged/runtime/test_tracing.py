@@ -11,6 +11,7 @@ import pytest
 
 from runtime.errors import Unsupported
 from runtime.oci import Launch
+from runtime.supervisor.ids import IdMap
 from tests.privileged.runtime.bench import Bench, run, until
 
 _SIGHTINGS = 20
@@ -72,9 +73,10 @@ async def _exec(bench: Bench, launch: Launch) -> int:
     return code
 
 
-def test_a_tracer_sees_nothing_of_the_fork_server_in_an_exec() -> None:
+@pytest.mark.parametrize("ids", [None, IdMap(((0, 100000, 65536),), ((0, 100000, 65536),))])
+def test_a_tracer_sees_nothing_of_the_fork_server_in_an_exec(ids: IdMap | None) -> None:
     async def story(bench: Bench) -> None:
-        launch = _tracer(bench, cap_add=["SYS_PTRACE"])
+        launch = _tracer(bench, cap_add=["SYS_PTRACE"], ids=ids)
         await bench.supervisor.start(launch)
         await until(lambda: bench.output("tracer").count("\n") > 0)
         own: dict[str, Any] = {}

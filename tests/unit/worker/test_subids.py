@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime.errors import StartFailed
 from runtime.supervisor.ids import IdMap
 from swarmapi.errors import InvalidArgument
 from worker.engine.subids import AccountFiles, find, read_files
@@ -79,3 +80,22 @@ def test_a_map_reads_what_it_writes() -> None:
     assert IdMap.from_oci(ids.to_oci()) == ids
     assert IdMap.read("0 10 5\n 5  100 2\n", "0 7 1\n") == ids
     assert ids.outside(6, 0) == (101, 7)
+
+
+def test_a_files_capabilities_name_the_containers_root() -> None:
+    ids = IdMap(((0, 1000, 5), (5, 70, 2)), ((0, 7, 1),))
+    body = bytes(range(4, 20))
+    effective_2, effective_3 = bytes.fromhex("01000002"), bytes.fromhex("01000003")
+    named = ids.attribute_outside("security.capability", effective_2 + body)
+    assert named == effective_3 + body + (1000).to_bytes(4, "little")
+    another = effective_3 + body + (5).to_bytes(4, "little")
+    assert ids.attribute_outside("security.capability", another)[20:] == (70).to_bytes(4, "little")
+    nobodys = effective_3 + body + (9).to_bytes(4, "little")
+    with pytest.raises(StartFailed, match="user 9 is not among"):
+        ids.attribute_outside("security.capability", nobodys)
+    for name, value in (
+        ("user.note", effective_2 + body),
+        ("security.capability", b"\1\0\0\1" + body),
+        ("security.capability", b"short"),
+    ):
+        assert ids.attribute_outside(name, value) == value
