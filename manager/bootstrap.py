@@ -11,7 +11,7 @@ import msgspec
 from manager.ca.certificates import create_root, new_request, sign_request
 from manager.config import InitConfig, Paths
 from manager.control.cluster import first_changes
-from manager.raft.disk import sync_directory
+from manager.raft.disk import make_directory, sync_directory
 from manager.replica import Store
 from swarmapi.errors import AlreadyExists
 from swarmapi.ids import new_id
@@ -40,7 +40,7 @@ def prepare_first(config: InitConfig, random_bytes: Callable[[int], bytes]) -> d
     paths = config.paths
     if paths.cert.exists() or paths.raft.exists():
         raise AlreadyExists(f"{paths.state_dir} belongs to a cluster already: leave it first")
-    paths.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_directory(paths.state_dir)
     now = datetime.datetime.now(datetime.UTC)
     node_id, cluster_id = new_id(random_bytes), new_id(random_bytes)
     root = create_root(now, random_bytes)

@@ -8,6 +8,7 @@ from typing import Final
 
 from manager.bootstrap import write_durably
 from manager.config import Paths
+from manager.raft.disk import make_directory
 from manager.replica import Store
 from manager.store.apply import Applied
 from manager.store.changes import SetNodeLock
@@ -37,7 +38,7 @@ def load_keyring(paths: Paths, unlock_key: str = "") -> Keyring:
         return unpack_keyring(paths.keys.read_bytes(), unlock_key)
     except FileNotFoundError:
         keyring = Keyring.fresh()
-        paths.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_directory(paths.state_dir)
         write_durably(paths.keys, pack_keyring(keyring))
         return keyring
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from manager.config import RunConfig
+from manager.raft.disk import make_directory
 from manager.raft.node import RaftNode
 from manager.raft.outcomes import RaftStatus
 from manager.replica import LogStatus, Replica
@@ -59,7 +60,7 @@ class RaftLog:
 
     async def start(self) -> None:
         """Start the member; raises OSError or Corrupt."""
-        self._state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_directory(self._state_dir)
         await self._node.start()
 
     async def listen(self, generation: int) -> None:

@@ -19,7 +19,7 @@ from manager.bootstrap import write_durably
 from manager.ca.certificates import GRACE_NS, lifetime_of, new_request, sign_request, trust_of
 from manager.config import Paths, RecoverConfig
 from manager.keys import load_keyring, seal_tls
-from manager.raft.disk import FileDisk
+from manager.raft.disk import FileDisk, make_directory
 from manager.raft.journal import Corrupt, Journal
 from manager.raft.pinned import NO_OP, REGULAR
 from manager.raft.snapshot import SnapshotHeader, pack_snapshot, read_snapshot, write_snapshot
@@ -104,7 +104,7 @@ def restore(config: RecoverConfig, random_bytes: RandomBytes) -> Recovered:
             f"backup cannot be restored ({error}): check the file, and give the unlock key of a "
             "cluster with autolock"
         ) from error
-    paths.raft.mkdir(parents=True, mode=0o700)
+    make_directory(paths.raft)
     keyring = load_keyring(paths)
     node_id = new_id(random_bytes)
     recovered = _alone(held, node_id, config.advertise)

@@ -36,6 +36,15 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def make_directory(path: Path) -> None:
+    """Make a directory for root alone, and those above it, durably. Raises OSError."""
+    if path.is_dir():
+        return
+    make_directory(path.parent)
+    path.mkdir(mode=0o700, exist_ok=True)
+    sync_directory(path.parent)
+
+
 class FileDisk:
     """The real directory. Every method raises OSError; after one the process must end.
 
@@ -44,7 +53,7 @@ class FileDisk:
     """
 
     def __init__(self, path: Path) -> None:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(path)
         self._path = path
         self._open: dict[str, int] = {}
         self._unlisted = set(os.listdir(path))

@@ -253,7 +253,7 @@ class MemberThread:
             )
             self._driver = Driver(self._links)
             try:
-                core = self._make_core(Journal(disk, keyring=settings.keyring))
+                core = self._make_core(disk)
                 holder.append(core)
                 await self._links.listen(settings.listen_address)
                 self._publish(core)
@@ -263,8 +263,9 @@ class MemberThread:
                 await self._links.close()
                 disk.close()
 
-    def _make_core(self, journal: Journal) -> RaftCore:
+    def _make_core(self, disk: FileDisk) -> RaftCore:
         settings = self._settings
+        journal = Journal(disk, settings.config.segment_bytes, settings.keyring)
         return RaftCore(
             Member((settings.node_id, settings.address)),
             {settings.node_id: settings.address} if settings.bootstrap else {},

@@ -4,7 +4,7 @@
 
 from dataclasses import dataclass
 
-from manager.raft.journal import Corrupt, Entry
+from manager.raft.journal import SEGMENT_MAX_BYTES, Corrupt, Entry
 from manager.raft.messages import Ack, Append, SnapshotAck, SnapshotChunk
 from manager.raft.pinned import LEADER, SyncObj, monotonic
 from manager.raft.ports import JournalPort, Member, Outbox, Snapshots
@@ -39,6 +39,8 @@ class RaftConfig:
     keep_entries: int = 500
     keep_bytes: int = 16 << 20
     """Entries, and their bytes, kept behind a snapshot so that a slow follower needs none."""
+    segment_bytes: int = SEGMENT_MAX_BYTES
+    """Of a file of the journal, before the next one is begun."""
     pending_max: int = 20_000
     pending_max_bytes: int = 64 << 20
     """Commands proposed and not yet applied, before more are refused."""
