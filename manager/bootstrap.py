@@ -2,27 +2,34 @@
 
 import datetime
 import logging
-import os
 from collections.abc import Callable
-from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from manager.ca.certificates import create_root, new_request, sign_request
 from manager.config import InitConfig, Paths
 from manager.control.cluster import first_changes
-from manager.raft.disk import make_directory, sync_directory
+from manager.keys import load_keyring
+from manager.raft.disk import make_directory
 from manager.replica import Store
-from swarmapi.errors import AlreadyExists
+from swarmapi.durable import write_durably
+from swarmapi.errors import AlreadyExists, Internal
+from swarmapi.identity import TLSMaterial
 from swarmapi.ids import new_id
+from swarmapi.keyring import Keyring, WrongKey, seal_key
 from swarmapi.model.objects import Cluster, Node
 from swarmapi.model.spec import NodeRole, NodeSpec
 
 log = logging.getLogger(__name__)
+_BOUND: Final = b"swarm founding 1"
 
 
 class Founding(msgspec.Struct, frozen=True, kw_only=True):
-    """`bootstrap.json`: msgpack of what the first entry will hold, the CA's key among it."""
+    """`bootstrap.sealed`: msgpack of what the first entry will hold, the CA's key among it.
+
+    Sealed with the node's keyring: when that is locked, what is left of it on the disk is, too.
+    """
 
     node_id: str
     cluster_id: str
@@ -32,7 +39,7 @@ class Founding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def prepare_first(config: InitConfig, random_bytes: Callable[[int], bytes]) -> dict[str, str]:
-    """Make root CA, certificate and `bootstrap.json`; return node id and cluster id.
+    """Make root CA, certificate and `bootstrap.sealed`; return node id and cluster id.
 
     Raises:
         AlreadyExists: when the state directory holds a manager already.
@@ -68,19 +75,30 @@ def prepare_first(config: InitConfig, random_bytes: Callable[[int], bytes]) -> d
         node=msgspec.msgpack.encode(node),
         ingress_id=new_id(random_bytes),
     )
-    write_durably(paths.bootstrap, msgspec.json.encode(founding))
-    write_durably(paths.ca, root.cert_pem)
-    write_durably(paths.key, key_pem)
-    write_durably(paths.cert, certificate)
+    keyring = load_keyring(paths)
+    write_durably(paths.bootstrap, keyring.seal(msgspec.json.encode(founding), _BOUND))
+    tls = TLSMaterial(root.cert_pem, certificate, key_pem)
+    paths.tls.save(tls, lambda key: seal_key(key, keyring))  # last: with it the directory is taken
     return {"node_id": node_id, "cluster_id": cluster_id}
 
 
-def load_founding(paths: Paths) -> Founding | None:
-    """Return what `prepare_first` left, None when there is nothing to found."""
+def load_founding(paths: Paths, keyring: Keyring) -> Founding | None:
+    """Return what `prepare_first` left, None when there is nothing to found.
+
+    Raises Internal when it is damaged.
+    """
     try:
-        return msgspec.json.decode(paths.bootstrap.read_bytes(), type=Founding)
+        body, _ = keyring.open(paths.bootstrap.read_bytes(), _BOUND)
     except FileNotFoundError:
         return None
+    except WrongKey:
+        if not paths.raft.exists():
+            raise Internal(
+                f"{paths.bootstrap} cannot be read: remove {paths.state_dir} and found the cluster"
+            ) from None
+        paths.bootstrap.unlink()  # of before the ring was new, when the cluster was there already
+        return None
+    return msgspec.json.decode(body, type=Founding)
 
 
 async def found(store: Store, paths: Paths, founding: Founding) -> None:
@@ -92,15 +110,3 @@ async def found(store: Store, paths: Paths, founding: Founding) -> None:
         await store.propose(changes, f"found-{founding.cluster_id}")
         log.info("cluster %s founded", founding.cluster_id)
     paths.bootstrap.unlink(missing_ok=True)
-
-
-def write_durably(path: Path, body: bytes) -> None:
-    """Write a file that a power cut leaves whole or absent; readable by root alone."""
-    fresh = path.with_name(path.name + ".new")
-    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with open(fd, "wb") as file:
-        file.write(body)
-        file.flush()
-        os.fsync(fd)
-    fresh.rename(path)
-    sync_directory(path.parent)

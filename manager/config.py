@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from swarmapi.errors import InvalidArgument
+from swarmapi.tlsfiles import TLSFiles
 
 SOCKET_NAME: Final = "manager.sock"
 _LONGEST_SOCKET_PATH: Final = 107
@@ -24,19 +25,24 @@ class Paths:
     run_dir: Path
 
     @property
+    def tls(self) -> TLSFiles:
+        """This node's certificate and private key."""
+        return TLSFiles(self.state_dir)
+
+    @property
     def ca(self) -> Path:
-        """The root certificate."""
-        return self.state_dir / "ca.pem"
+        """The roots this node trusts."""
+        return self.tls.ca
 
     @property
     def cert(self) -> Path:
         """This node's certificate."""
-        return self.state_dir / "node.pem"
+        return self.tls.cert
 
     @property
     def key(self) -> Path:
         """This node's private key."""
-        return self.state_dir / "node.key"
+        return self.tls.key
 
     @property
     def keys(self) -> Path:
@@ -46,7 +52,7 @@ class Paths:
     @property
     def bootstrap(self) -> Path:
         """What `init` prepared for the first start; gone once it is committed."""
-        return self.state_dir / "bootstrap.json"
+        return self.state_dir / "bootstrap.sealed"
 
     @property
     def raft(self) -> Path:

@@ -3,15 +3,14 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Final
 
-from manager.bootstrap import write_durably
 from manager.config import Paths
 from manager.raft.disk import make_directory
 from manager.replica import Store
 from manager.store.apply import Applied
 from manager.store.changes import SetNodeLock
+from swarmapi.durable import write_durably
 from swarmapi.errors import SwarmError
 from swarmapi.identity import TLSMaterial
 from swarmapi.keyring import (
@@ -44,20 +43,18 @@ def load_keyring(paths: Paths, unlock_key: str = "") -> Keyring:
 
 
 def load_tls(paths: Paths, keyring: Keyring | None) -> TLSMaterial:
-    """Return this node's certificate and key; a key in clear is sealed on its disk.
+    """Return this node's certificate and the key that fits it.
 
-    Raises OSError, Internal.
+    A key in clear is sealed on the disk, and what a power cut left there is settled. Raises
+    OSError, Internal.
     """
-    found = TLSMaterial.read(paths.ca, paths.cert, paths.key)
-    tls = TLSMaterial(found.ca_pem, found.cert_pem, open_key(found.key_pem, keyring))
-    if keyring is not None and tls.key_pem == found.key_pem:
-        seal_tls(paths.key, tls.key_pem, keyring)
+    files = paths.tls
+    with files.locked():
+        tls = files.read(lambda key: open_key(key, keyring))
+        settled = files.is_settled and files.key.read_bytes() != tls.key_pem
+        if keyring is not None and not settled:
+            files.keep(seal_key(tls.key_pem, keyring))
     return tls
-
-
-def seal_tls(path: Path, key_pem: bytes, keyring: Keyring) -> None:
-    """Replace a private key's file by a sealed one, durably."""
-    write_durably(path, seal_key(key_pem, keyring))
 
 
 class Locker:
@@ -142,11 +139,14 @@ class Locker:
             await self._store.propose((done,))
 
     def _save(self, unlock_key: str, version: int) -> None:
-        write_durably(self._paths.keys, pack_keyring(self._keyring, unlock_key, version))
+        with self._paths.tls.locked():  # swarmd may be at sealing a key with the ring of before
+            write_durably(self._paths.keys, pack_keyring(self._keyring, unlock_key, version))
 
     async def _take_newest(self) -> None:
         """Seal everything with the newest key and forget the others."""
         await self._reseal()
-        key_pem = open_key(self._paths.key.read_bytes(), self._keyring)
-        seal_tls(self._paths.key, key_pem, self._keyring)
+        files = self._paths.tls
+        with files.locked():
+            key_pem = files.read(lambda key: open_key(key, self._keyring)).key_pem
+            files.keep(seal_key(key_pem, self._keyring))
         self._keyring.forget_old()

@@ -69,7 +69,7 @@ async def serve(config: RunConfig) -> None:
             f"the certificate in {paths.state_dir} is {identity.role} {identity.node_id}: "
             "a manager's own is needed"
         )
-    founding = load_founding(paths)
+    founding = load_founding(paths, keyring)
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -15,10 +15,9 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
-from manager.bootstrap import write_durably
 from manager.ca.certificates import GRACE_NS, lifetime_of, new_request, sign_request, trust_of
 from manager.config import Paths, RecoverConfig
-from manager.keys import load_keyring, seal_tls
+from manager.keys import load_keyring
 from manager.raft.disk import FileDisk, make_directory
 from manager.raft.journal import Corrupt, Journal
 from manager.raft.pinned import NO_OP, REGULAR
@@ -29,9 +28,9 @@ from manager.store import snapshot
 from manager.store.apply import apply
 from manager.store.view import View
 from swarmapi.errors import AlreadyExists, FailedPrecondition, Internal, InvalidArgument
-from swarmapi.identity import identity_of, validity
+from swarmapi.identity import TLSMaterial, identity_of, validity
 from swarmapi.ids import new_id
-from swarmapi.keyring import Keyring, unlock_secret
+from swarmapi.keyring import Keyring, seal_key, unlock_secret
 from swarmapi.model.objects import Node
 from swarmapi.model.spec import NodeRole, NodeSpec
 
@@ -233,6 +232,5 @@ def _certify(paths: Paths, keyring: Keyring, view: View, node_id: str, now_ns: i
         now=datetime.datetime.fromtimestamp(now_ns / 1e9, datetime.UTC),
         lifetime=lifetime_of(cluster.spec),
     )
-    write_durably(paths.ca, trust_of(cluster.root_ca))
-    seal_tls(paths.key, key_pem, keyring)
-    write_durably(paths.cert, certificate)
+    tls = TLSMaterial(trust_of(cluster.root_ca), certificate, key_pem)
+    paths.tls.save(tls, lambda key: seal_key(key, keyring))

@@ -301,7 +301,7 @@ class Manager:
             return
         while True:
             status = self.store.log.status
-            if status.is_leader and status.ready:
+            if self.store.view.cluster is not None or (status.is_leader and status.ready):
                 with contextlib.suppress(SwarmError):
                     await found(self.store, self._config.paths, founding)
                     return

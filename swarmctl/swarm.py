@@ -5,7 +5,7 @@ import time
 from argparse import Namespace
 from typing import Any
 
-from swarmctl.command import Command, Parser
+from swarmctl.command import Command, Parser, warn
 from swarmctl.errors import ClientError
 from swarmctl.flags import Bad, count, duration
 from swarmctl.http import Client
@@ -66,6 +66,14 @@ def _with_settings(args: Namespace, spec: dict[str, Any]) -> dict[str, Any]:
     return changed
 
 
+def _change(client: Client, swarm: Any, spec: dict[str, Any], **query: str) -> None:
+    """Give the cluster another spec, unless it changed since it was read."""
+    query["version"] = str(swarm["Version"]["Index"])
+    answer = client.call("POST", "/swarm/update", query=query, body=spec)
+    for warning in (answer or {}).get("Warnings") or []:
+        warn(warning)
+
+
 def _init(client: Client, args: Namespace) -> int:
     body = {
         "ListenAddr": args.listen_addr,
@@ -111,8 +119,7 @@ def _unlock_key(client: Client, args: Namespace) -> int:
         swarm = client.get("/swarm")
         if not swarm["Spec"]["EncryptionConfig"]["AutoLockManagers"]:
             raise ClientError("cannot rotate because autolock is not turned on")
-        query = {"version": str(swarm["Version"]["Index"]), "rotateManagerUnlockKey": "true"}
-        client.call("POST", "/swarm/update", query=query, body=swarm["Spec"])
+        _change(client, swarm, swarm["Spec"], rotateManagerUnlockKey="true")
         if not args.quiet:
             print("Successfully rotated manager unlock key.\n")
     key = client.get("/swarm/unlockkey")["UnlockKey"]
@@ -158,8 +165,7 @@ def _update(client: Client, args: Namespace) -> int:
     was_locked = spec["EncryptionConfig"]["AutoLockManagers"]
     if args.autolock is not None:
         spec["EncryptionConfig"] = {"AutoLockManagers": args.autolock == "true"}
-    query = {"version": str(swarm["Version"]["Index"])}
-    client.call("POST", "/swarm/update", query=query, body=spec)
+    _change(client, swarm, spec)
     print("Swarm updated.")
     if args.autolock == "true" and not was_locked:
         _print_unlock(client.get("/swarm/unlockkey")["UnlockKey"])
@@ -234,11 +240,8 @@ def _ca(client: Client, args: Namespace) -> int:
             config["SigningCACert"] = _file(args.ca_cert)
             config["SigningCAKey"] = _file(args.ca_key)
     if args.rotate or args.skip_down or args.cert_expiry is not None:
-        query = {"version": str(swarm["Version"]["Index"])}
-        if args.skip_down:
-            query["skipDownNodes"] = "true"
-        body = {**swarm["Spec"], "CAConfig": config}
-        client.call("POST", "/swarm/update", query=query, body=body)
+        skipped = {"skipDownNodes": "true"} if args.skip_down else {}
+        _change(client, swarm, {**swarm["Spec"], "CAConfig": config}, **skipped)
     if args.rotate or args.skip_down:
         if args.detach:
             return 0
@@ -286,8 +289,7 @@ def _join_token(client: Client, args: Namespace) -> int:
     role = args.role.capitalize()
     swarm = client.get("/swarm")
     if args.rotate:
-        query = {"version": str(swarm["Version"]["Index"]), f"rotate{role}Token": "true"}
-        client.call("POST", "/swarm/update", query=query, body=swarm["Spec"])
+        _change(client, swarm, swarm["Spec"], **{f"rotate{role}Token": "true"})
         swarm = client.get("/swarm")
         if not args.quiet:
             print(f"Successfully rotated {args.role} join token.\n")

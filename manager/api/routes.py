@@ -59,8 +59,7 @@ async def update_cluster(request: web.Request) -> web.Response:
         skip_down=query.flag(request, "skipDownNodes"),
         request_id=request_id(request),
     )
-    await cluster.await_lock(store)
-    return web.Response()
+    return answer({"Warnings": await cluster.await_lock(store) or None})
 
 
 def _refuse_external_cas(config: object) -> None:
@@ -326,6 +325,7 @@ ROUTES: Final[Sequence[rest.Declared]] = (
             rest.flag("skipDownNodes", "a rotation of the root does not wait for them"),
         ),
         body=ClusterSpec,
+        answer=Warned,
     ),
     ("POST", "/swarm/leave", leave),
     Route("GET", "/swarm/unlockkey", get_unlock_key, answer=UnlockKey),

@@ -92,22 +92,26 @@ async def update_cluster(
     await store.propose((change,), request_id)
 
 
-async def await_lock(store: Store) -> None:
-    """Wait until the keys of every ready manager follow the unlock key on its disk.
+async def await_lock(store: Store, limit_s: float = LOCK_WAIT_S) -> list[str]:
+    """Wait until every ready manager's keys follow the unlock key on its disk; return warnings.
 
-    One that starts anew before wants the key of before. Who is not ready follows once it is; who
-    does not follow within `LOCK_WAIT_S` is named in the log.
+    A manager that starts anew before wants the key of before. One that is away, or does not follow
+    in time, follows once it can, and has a warning.
     """
 
     def late(view: View) -> list[Node]:
         index = view.cluster.lock_index if view.cluster is not None else 0
-        ready = (n for n in view.nodes.values() if n.is_manager and n.state == NodeState.READY)
-        return [node for node in ready if node.lock_index < index]
+        return [n for n in view.nodes.values() if n.is_manager and n.lock_index < index]
 
-    if not await store.until(lambda view: not late(view), LOCK_WAIT_S):
-        for node in late(store.view):
-            name = node.description.hostname or node.id
-            log.warning("manager %s still wants the unlock key of before: keep it", name)
+    def settled(view: View) -> bool:
+        return not any(node.state == NodeState.READY for node in late(view))
+
+    await store.until(settled, limit_s)
+    names = sorted(node.description.hostname or node.id for node in late(store.view))
+    warnings = [f"manager {name} still wants the unlock key of before: keep it" for name in names]
+    for warning in warnings:
+        log.warning("%s", warning)
+    return warnings
 
 
 def rotated(

@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 from typing import Protocol
 
+from swarmapi.durable import sync_directory
+
 
 class Disk(Protocol):
     """A directory whose files only grow, are cut at the end, or are removed."""
@@ -25,15 +27,6 @@ class Disk(Protocol):
 
     def remove(self, name: str) -> None:
         """Remove the file, durably."""
-
-
-def sync_directory(path: Path) -> None:
-    """Make new names in a directory, renames and removals durable. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def make_directory(path: Path) -> None:

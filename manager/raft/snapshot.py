@@ -19,8 +19,8 @@ from typing import Final
 
 import msgspec
 
-from manager.raft.disk import sync_directory
 from manager.raft.journal import Corrupt
+from swarmapi.durable import sync_directory
 from swarmapi.keyring import Keyring, WrongKey
 
 MAGIC: Final = b"SWSNAP1\n"

@@ -71,15 +71,19 @@ class NodeKeys:
     async def load_tls(self) -> TLSMaterial:
         """Return the manager's certificate and key. Raises Locked, Internal."""
         keyring = await self.keyring()
-        found = await asyncio.to_thread(self._files.load_tls)
-        return TLSMaterial(found.ca_pem, found.cert_pem, open_key(found.key_pem, keyring))
+        return await asyncio.to_thread(self._files.load_tls, lambda key: open_key(key, keyring))
 
     async def save_tls(self, tls: TLSMaterial) -> None:
         """Give the manager its certificate, the key sealed where there is a ring. Raises Locked."""
-        keyring = await self.keyring()
-        key = tls.key_pem if keyring is None else seal_key(tls.key_pem, keyring)
-        material = TLSMaterial(tls.ca_pem, tls.cert_pem, key)
-        await asyncio.to_thread(self._files.save_tls, material)
+        unlock_key = await self.unlock_key()
+
+        def seal(
+            key_pem: bytes,
+        ) -> bytes:  # the manager may have added to the ring
+            file = self._read()
+            return seal_key(key_pem, unpack_keyring(file, unlock_key)) if file else key_pem
+
+        await asyncio.to_thread(self._files.save_tls, tls, seal)
 
     def _read(self) -> bytes:
         try:

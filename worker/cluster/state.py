@@ -4,17 +4,16 @@ Everything is written as write, fsync, rename, fsync of the directory, so a powe
 old state or the new one. `cluster.json` comes last: without it the node is in no cluster.
 """
 
-import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
+from swarmapi.durable import sync_directory, write_durably
 from swarmapi.errors import Internal
 from swarmapi.identity import TLSMaterial
-
-_CA, _CERT, _KEY = "ca.pem", "node.pem", "node.key"
+from swarmapi.tlsfiles import Change, TLSFiles
 
 
 class Membership(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +47,7 @@ class ClusterFiles:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self._tls = TLSFiles(directory)
 
     def load(self) -> Membership | None:
         """Return the membership, None outside a cluster; raises Internal when it is damaged."""
@@ -65,54 +65,30 @@ class ClusterFiles:
         """Make the membership durable."""
         self._prepare()
         body = msgspec.json.format(msgspec.json.encode(membership), indent=2) + b"\n"
-        self._write("cluster.json", body)
+        write_durably(self.directory / "cluster.json", body)
 
-    def load_tls(self) -> TLSMaterial:
+    def load_tls(self, unseal: Change = bytes) -> TLSMaterial:
         """Return the node's certificate and key; raises Internal when they are gone."""
-        names = (self.directory / name for name in (_CA, _CERT, _KEY))
         try:
-            return TLSMaterial.read(*names)
+            return self._tls.read(unseal)
         except OSError as error:
             raise Internal(f"the node's certificate cannot be read: {error}") from error
 
-    def save_tls(self, material: TLSMaterial) -> None:
-        """Make certificate and key durable, readable by root alone.
-
-        The key is replaced before the certificate; `load_tls` of a mixture fails in TLS, so a
-        renewal that a power cut interrupts is mended by joining again.
-        """
+    def save_tls(self, material: TLSMaterial, seal: Change = bytes) -> None:
+        """Make certificate and key durable together, readable by root alone."""
         self._prepare()
-        self._write(_CA, material.ca_pem)
-        self._write(_KEY, material.key_pem)
-        self._write(_CERT, material.cert_pem)
+        self._tls.save(material, seal)
 
     def forget_key(self) -> None:
         """Remove the private key: a manager's lies sealed with its other state."""
-        (self.directory / _KEY).unlink(missing_ok=True)
+        self._tls.forget_key()
 
     def erase(self) -> None:
         """Forget the membership, then everything else of the directory."""
         with suppress(FileNotFoundError):
             (self.directory / "cluster.json").unlink()
-            self._sync()
+            sync_directory(self.directory)
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _prepare(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-
-    def _write(self, name: str, body: bytes) -> None:
-        fresh = self.directory / (name + ".new")
-        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(fd, "wb") as file:
-            file.write(body)
-            file.flush()
-            os.fsync(fd)
-        fresh.rename(self.directory / name)
-        self._sync()
-
-    def _sync(self) -> None:
-        fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)

@@ -99,7 +99,7 @@ class _Life:
     async def begin(cls, paths: Paths, address: str, unlock_key: str) -> "_Life":
         keyring = load_keyring(paths, unlock_key)
         tls = load_tls(paths, keyring)
-        founding, replica = load_founding(paths), Replica()
+        founding, replica = load_founding(paths, keyring), Replica()
         node = RaftNode(
             node_id=tls.identity.node_id,
             address=address,
@@ -209,7 +209,7 @@ def started(paths: Paths, unlock_keys: Iterable[str]) -> Replica:
         driver = Driver(machine)
         core = RaftCore(
             Member((node_id, "127.0.0.1:1")),
-            {node_id: "127.0.0.1:1"} if load_founding(paths) else {},
+            {node_id: "127.0.0.1:1"} if load_founding(paths, keyring) else {},
             machine,
             Journal(disk, CONFIG.segment_bytes, keyring),
             FileSnapshots(paths.raft / "snapshot", _AtOnce(), lambda: None, keyring),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from manager.bootstrap import prepare_first
+from manager.bootstrap import load_founding, prepare_first
 from manager.config import InitConfig, Paths
 from manager.control.cluster import await_lock, leave_warning, update_cluster
 from manager.keys import Locker, load_keyring, load_tls
@@ -20,12 +20,14 @@ from swarmapi.keyring import (
     new_unlock_key,
     open_key,
     pack_keyring,
+    seal_key,
     unlock_secret,
     unpack_keyring,
 )
 from swarmapi.model.objects import Node as NodeObject
 from swarmapi.model.objects import NodeState
 from swarmapi.model.spec import ClusterSpec, EncryptionConfig, NodeRole, NodeSpec
+from swarmapi.tlsfiles import TLSFiles
 from tests.unit.manager_shell.cluster import MemoryCluster
 
 LOCKED = ClusterSpec(encryption_config=EncryptionConfig(auto_lock_managers=True))
@@ -112,7 +114,7 @@ def test_a_new_unlock_key_is_waited_for_until_the_disk_follows(tmp_path: Path) -
         store = node.cluster.store
         await node.locker.report()
         assert store.view.nodes["m1"].lock_index == 0, "nothing was ever locked"
-        await await_lock(store)
+        assert await await_lock(store) == []
         unlock_key = await node.set(LOCKED)
         await node.locker.report()
         waiting = asyncio.create_task(await_lock(store))
@@ -120,7 +122,7 @@ def test_a_new_unlock_key_is_waited_for_until_the_disk_follows(tmp_path: Path) -
         assert not waiting.done(), "its disk is still in clear"
         await node.locker.step()
         await node.locker.report()
-        await waiting
+        assert await waiting == []
         assert load_keyring(node.paths, unlock_key)
         index = store.view.nodes["m1"].lock_index
         again = store.view.nodes["m1"]
@@ -140,6 +142,17 @@ def test_a_manager_that_is_away_is_not_waited_for(tmp_path: Path) -> None:
         waiting = asyncio.create_task(await_lock(node.cluster.store))
         await asyncio.sleep(0)
         assert waiting.done()
+        assert waiting.result() == ["manager host1 still wants the unlock key of before: keep it"]
+
+    asyncio.run(story())
+
+
+def test_a_manager_that_does_not_follow_in_time_is_named(tmp_path: Path) -> None:
+    async def story() -> None:
+        node = Node(tmp_path, await founded())
+        await node.set(LOCKED)
+        (warning,) = await await_lock(node.cluster.store, limit_s=0.01)
+        assert warning == "manager host1 still wants the unlock key of before: keep it"
 
     asyncio.run(story())
 
@@ -185,6 +198,35 @@ def test_the_power_may_fail_before_the_new_key_seals_everything(tmp_path: Path) 
         assert open_key(node.paths.key.read_bytes(), load_keyring(node.paths, unlock_key))
 
     asyncio.run(story())
+
+
+def test_a_renewal_that_the_power_ended_halfway_is_settled_at_the_start(tmp_path: Path) -> None:
+    async def story() -> None:
+        node = Node(tmp_path, await founded())
+        other = Node(tmp_path / "other", await founded())
+        renewed = load_tls(other.paths, other.keyring)
+        halfway = TLSFiles(node.paths.state_dir, move=lambda *_: None)
+        halfway.save(renewed, lambda key: seal_key(key, node.keyring))
+        assert load_tls(node.paths, node.keyring) == renewed
+        assert open_key(node.paths.key.read_bytes(), node.keyring) == renewed.key_pem
+        await node.set(LOCKED)
+        await node.locker.step()
+        assert load_tls(node.paths, node.keyring) == renewed, "and follows a new ring"
+
+    asyncio.run(story())
+
+
+def test_what_a_founding_left_opens_with_no_other_ring_and_is_removed(tmp_path: Path) -> None:
+    paths = Paths(tmp_path / "s", tmp_path / "r")
+    made = prepare_first(InitConfig(paths, "127.0.0.1:2377", ("10.0.0.0/8",), 24), os.urandom)
+    founding = load_founding(paths, load_keyring(paths))
+    assert founding is not None
+    assert founding.cluster_id == made["cluster_id"]
+    with pytest.raises(Internal, match="found the cluster"):
+        load_founding(paths, Keyring.fresh())
+    paths.raft.mkdir()
+    assert load_founding(paths, Keyring.fresh()) is None
+    assert not paths.bootstrap.exists()
 
 
 @pytest.mark.parametrize("text", ["", "SWMKEY-1-", "SWMKEY-1-short", "SWMKEY-2-" + "A" * 43])

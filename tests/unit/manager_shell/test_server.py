@@ -16,6 +16,7 @@ from manager.bootstrap import load_founding, prepare_first
 from manager.ca.certificates import new_request
 from manager.config import InitConfig, Paths, RunConfig, load
 from manager.front import server_name
+from manager.keys import load_keyring, load_tls
 from manager.lock import lock
 from manager.replica import LogStatus, Replica
 from manager.server import Manager
@@ -50,7 +51,7 @@ class Started:
             LiveTLS(tls),
             new_log,
             lambda: new_id(os.urandom),
-            load_founding(paths) if founder else None,
+            load_founding(paths, load_keyring(paths)) if founder else None,
         )
 
     @property
@@ -76,7 +77,7 @@ class Started:
 
 
 def read(paths: Paths) -> TLSMaterial:
-    return TLSMaterial.read(paths.ca, paths.cert, paths.key)
+    return load_tls(paths, load_keyring(paths))
 
 
 @asynccontextmanager
@@ -220,6 +221,7 @@ def test_init_twice_and_two_processes_are_refused(tmp_path: Path) -> None:
     made = prepare_first(InitConfig(paths, "127.0.0.1:2377", POOLS, 24), os.urandom)
     assert read(paths).identity.node_id == made["node_id"]
     assert paths.key.stat().st_mode & 0o777 == 0o600
+    assert not [p.name for p in paths.state_dir.iterdir() if b"PRIVATE KEY" in p.read_bytes()]
     with pytest.raises(AlreadyExists):
         prepare_first(InitConfig(paths, "127.0.0.1:2377", POOLS, 24), os.urandom)
     with lock(paths), pytest.raises(FailedPrecondition, match="another swarm-manager"):

@@ -48,7 +48,7 @@ class Place:
         return load_tls(self.paths, load_keyring(self.paths))
 
     async def start(self) -> None:
-        tls, founding = LiveTLS(self.tls), load_founding(self.paths)
+        tls, founding = LiveTLS(self.tls), load_founding(self.paths, load_keyring(self.paths))
         config = RunConfig(self.paths, self.node_id, self.address, self.address, self.join)
         self.manager = Manager(
             config,

@@ -313,6 +313,16 @@ def test_autolock_is_told_with_its_key(ctl: Run, daemon: Daemon) -> None:
     assert "nothing to change" in ctl("swarm", "update").err
 
 
+def test_managers_that_want_the_unlock_key_of_before_are_named(ctl: Run, daemon: Daemon) -> None:
+    spec = {"EncryptionConfig": {"AutoLockManagers": True}}
+    daemon.on("GET", "/swarm", {"Version": {"Index": 7}, "Spec": spec})
+    daemon.on("POST", "/swarm/update", {"Warnings": ["manager m2 still wants it"]})
+    daemon.on("GET", "/swarm/unlockkey", {"UnlockKey": "SWMKEY-1-k"})
+    rotated = ctl("swarm", "unlock-key", "--rotate", "--quiet")
+    assert (rotated.code, rotated.out) == (0, "SWMKEY-1-k\n")
+    assert rotated.err == "manager m2 still wants it\n"
+
+
 @pytest.mark.parametrize("command", ["update", "init"])
 def test_every_setting_of_docker_is_a_flag(ctl: Run, daemon: Daemon, command: str) -> None:
     serve_cluster(daemon)
