@@ -11,12 +11,13 @@ from aiohttp import web
 
 from manager.api.app import Local, build_app
 from manager.api.forward import ForwardService, GrpcForwarder
-from manager.api.keys import EXECS, RAFT_USAGE
+from manager.api.keys import EXECS, PROBES, RAFT_USAGE
 from manager.bootstrap import Founding, found
 from manager.ca.service import CertificateService, MembershipService
 from manager.config import RunConfig, split
 from manager.dispatcher.dispatcher import Dispatcher
 from manager.dispatcher.leases import LeaseService
+from manager.dispatcher.probes import ProbeBroker
 from manager.dispatcher.service import DispatcherService
 from manager.events import EventLog
 from manager.execs.broker import ExecBroker
@@ -144,6 +145,8 @@ class Manager:
             execs.on_session(node_id, began)
 
         dispatcher.on_session = on_session
+        probes = ProbeBroker(dispatcher.ask_for_probe, self.store.new_id)
+        dispatcher.on_probed = probes.take
         roster = Roster(self.store)
         events = EventLog(self.store.replica)
         await self._log.start()
@@ -163,7 +166,7 @@ class Manager:
             self._begin("founding", self._found)
         elif self._config.join:
             self._begin("join", self._join)
-        await self._serve_rest(broker, execs, events)
+        await self._serve_rest(broker, execs, events, probes)
 
     async def stop(self) -> None:
         """End in the reverse order."""
@@ -235,7 +238,9 @@ class Manager:
         )
         return {JOIN_SERVER_NAME: join_path, **self._log.backends}, grpc_path
 
-    async def _serve_rest(self, broker: LogBroker, execs: ExecBroker, events: EventLog) -> None:
+    async def _serve_rest(
+        self, broker: LogBroker, execs: ExecBroker, events: EventLog, probes: ProbeBroker
+    ) -> None:
         node_id = self._tls.identity.node_id
         locker = self._locker
         app = build_app(
@@ -250,6 +255,7 @@ class Manager:
             ),
         )
         app[EXECS] = execs
+        app[PROBES] = probes
         app[RAFT_USAGE] = self._log.usage
         self._runner = runner_of(app, 1.0, handler_cancellation=True)
         await self._runner.setup()

@@ -1,16 +1,23 @@
-"""cluster: update, rebalance."""
+"""cluster: check, update, rebalance."""
 
 import time
 from argparse import Namespace
 from typing import Any
 
-from swarmctl import plan
+from swarmctl import plan, table
 from swarmctl.command import Command, Parser, warn
 from swarmctl.errors import UsageError
 from swarmctl.http import Client
 
 _REBALANCE = "/swarm/v1/rebalance"
 _POLL_S = 0.5
+_PAIRS = {
+    "From": "FROM",
+    "To": "TO",
+    "Underlay": "UNDERLAY",
+    "Overlay": "OVERLAY",
+    "RoundTrip": "ROUND TRIP",
+}
 _LABELS = {
     "placement_strategy": "placement.strategy",
     "specs_kept": "specs.kept",
@@ -86,7 +93,41 @@ def _follow(client: Client, state: dict[str, Any], *, quiet: bool) -> int:
     return 0
 
 
+def _configure_check(parser: Parser) -> None:
+    parser.add_argument("what", choices=("network",), help="what is to be tried out")
+    table.add_list_flags(parser, filters=False, truncates=False)
+
+
+def _check(client: Client, args: Namespace) -> int:
+    """Print pairs and problems; 1 where something is broken. `--quiet` leaves the problems."""
+    found = client.call("POST", "/swarm/v1/network/check")
+    problems = found["Problems"]
+    if args.format:
+        table.show([_pair_row(pair) for pair in found["Pairs"]], _PAIRS, args.format)
+    elif not args.quiet:
+        table.show([_pair_row(pair) for pair in found["Pairs"]], _PAIRS, None)
+        for node in found["Nodes"]:
+            if node["Answered"]:
+                asked, well = node["Services"], node["ServicesWell"]
+                print(f"node {node['Node']}: {well} of {asked} services answer from its containers")
+    for one in problems if not args.format else ():
+        print(f"{one['Where']}: {one['What']}\n    {one['Todo']}")
+    if not problems and not args.format and not args.quiet:
+        print("The network is whole.")
+    return int(bool(problems))
+
+
+def _pair_row(pair: dict[str, Any]) -> dict[str, Any]:
+    def passed(kind: str) -> str:
+        largest, full = pair[kind], pair[f"{kind}Full"]
+        return "-" if largest is None else "ok" if largest >= full else f"{largest} of {full}"
+
+    trip = f"{pair['RoundTripMicros'] / 1000:.2f} ms" if pair["RoundTripMicros"] else "-"
+    return {**pair, "Underlay": passed("Underlay"), "Overlay": passed("Overlay"), "RoundTrip": trip}
+
+
 COMMANDS = {
+    "check": Command("try out the network between all nodes", _configure_check, _check),
     "rebalance": Command("even out services over the nodes", _configure_rebalance, _rebalance),
     "update": Command("change how the cluster works", _configure_update, _update),
 }

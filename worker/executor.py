@@ -27,7 +27,7 @@ from swarmapi.model.spec import (
     to_json,
 )
 from worker import readiness
-from worker.agent.ports import NotStarted
+from worker.agent.ports import NotStarted, Vantage
 from worker.agent.secrets import NodeSecrets
 from worker.engine.endpoints import EndpointSpec
 from worker.engine.engine import Engine
@@ -458,6 +458,16 @@ class EngineExecutor:
             except NotFound:
                 pass
         await self._drop_files(task_id)
+
+    def vantages(self) -> Mapping[str, Vantage]:
+        """Return one of this node's running tasks on each network."""
+        records = (self._engine.inspect(i).record for i in self._by_task().values())
+        return {
+            endpoint.network_id: Vantage(record.name, record.pid)
+            for record in records
+            if record.status == "running"
+            for endpoint in record.joined.values()
+        }
 
     async def known_tasks(self) -> list[str]:
         """Return the task ids of all containers that carry one."""

@@ -7,7 +7,18 @@ from typing import Final, TypedDict
 import msgspec
 from aiohttp import web
 
-from manager.api import events, execs, logs, metrics, render, secrets, state, stories, tokens
+from manager.api import (
+    events,
+    execs,
+    logs,
+    metrics,
+    netcheck,
+    render,
+    secrets,
+    state,
+    stories,
+    tokens,
+)
 from manager.api.keys import NODE_ID, STORE
 from manager.api.plans import PLAN_VERSION
 from manager.api.plans import ROUTES as PLAN_ROUTES
@@ -394,6 +405,7 @@ ROUTES: Final[Sequence[rest.Declared]] = (
     Route("DELETE", "/networks/{id}", remove_network, status=204),
     *PLAN_ROUTES,
     *stories.ROUTES,
+    *netcheck.ROUTES,
     *logs.ROUTES,
     *execs.ROUTES,
     *events.ROUTES,

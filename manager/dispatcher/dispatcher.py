@@ -89,6 +89,7 @@ class Dispatcher:
         self.on_acks = on_acks
         self.on_session: Callable[[str, bool], None] = lambda node_id, began: None
         """Called with a node's id when its session has begun (True), and when it has none."""
+        self.on_probed: Callable[[str, pb.Probed], None] = lambda node_id, probed: None
         self.liveness = Liveness()
         store.replica.subscribe(self._on_applied)
         store.replica.on_restore(self._on_restore)
@@ -193,6 +194,10 @@ class Dispatcher:
     def ask_for_exec(self, node_id: str, request: exec_pb2.ExecRequest) -> bool:
         """Ask a node's agent to run a process; returns False when it has no session."""
         return self._ask(node_id, pb.DispatcherMessage(exec=request))
+
+    def ask_for_probe(self, node_id: str, request: pb.ProbeRequest) -> bool:
+        """Ask a node's agent to try out the network; returns False when it has no session."""
+        return self._ask(node_id, pb.DispatcherMessage(probe=request))
 
     def _ask(self, node_id: str, message: pb.DispatcherMessage) -> bool:
         session = self._sessions.get(node_id)
@@ -338,6 +343,8 @@ class Dispatcher:
                     job = asyncio.create_task(self._store_tls(session, message.tls))
                     pending.add(job)
                     job.add_done_callback(pending.discard)
+                elif kind == "probed":
+                    self.on_probed(session.node_id, message.probed)
                 elif kind == "hello":
                     raise InvalidArgument("a session has one Hello")
         finally:

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 
 from swarmapi.errors import NotFound, SwarmError
 from swarmapi.model.objects import SpecVersion, Task
+from worker.agent.ports import Vantage
 from worker.engine.execs import ExecConfig
 from worker.engine.logs import LogLine, LogQuery
 from worker.taskmachine import Outcome, Standing
@@ -131,6 +132,9 @@ class FakeExecutor:
         """Wait until a task's container is gone."""
         async with asyncio.timeout(5):
             await self._removed.setdefault(task_id, asyncio.Event()).wait()
+
+    def vantages(self) -> dict[str, Vantage]:
+        return {}
 
     async def known_tasks(self) -> list[str]:
         return list(self.containers)

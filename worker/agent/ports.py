@@ -1,7 +1,7 @@
 """What the agent needs of the engine and of the clock, as small Protocols."""
 
-from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import Protocol
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 from swarmapi.errors import InvalidArgument
 from swarmapi.model.objects import SpecVersion, Task
@@ -65,6 +65,13 @@ class ExecSource(Protocol):
         ...
 
 
+class Vantage(NamedTuple):
+    """A running container from whose namespace a network is looked at."""
+
+    name: str
+    pid: int
+
+
 class Executor(LogSource, ExecSource, Protocol):
     """Turns operations on tasks into containers. Every call is idempotent.
 
@@ -102,6 +109,10 @@ class Executor(LogSource, ExecSource, Protocol):
 
     async def remove(self, task_id: str) -> None:
         """Delete its container, running or not."""
+        ...
+
+    def vantages(self) -> Mapping[str, Vantage]:
+        """Return one of its running tasks on each network, by network id."""
         ...
 
     async def known_tasks(self) -> list[str]:

@@ -20,10 +20,12 @@ from swarmapi.errors import Unavailable
 from swarmapi.model.objects import Config, NodeDescription, Secret, SpecVersion, Task
 from swarmapi.model.tables import NetworkTable, TableDelta, apply_delta
 from swarmapi.v1 import dispatcher_pb2 as pb
+from worker.agent import probes
+from worker.agent.answers import Answers
 from worker.agent.execs import ExecRunner
 from worker.agent.leases import NodeLeases
 from worker.agent.logs import LogPublisher
-from worker.agent.ports import Clock, ExecSource, LogSource
+from worker.agent.ports import Clock, ExecSource, LogSource, Vantage
 from worker.agent.reporter import Reporter
 from worker.agent.secrets import NodeSecrets
 from worker.agent.tasks import Assigned, TaskTable
@@ -74,6 +76,8 @@ class AgentParts:
     logs: LogSource
     leases: NodeLeases
     execs: ExecSource
+    vantages: Callable[[], Mapping[str, Vantage]]
+    """A running container on each network, by network id."""
     channel: Callable[[str], grpc.aio.Channel]
     """A mutual-TLS channel to a manager's `host:port`."""
     managers: list[str]
@@ -109,6 +113,7 @@ class Agent:
         self._chain = 0
         self._publisher: LogPublisher | None = None
         self._runner: ExecRunner | None = None
+        self._probes = Answers()
         self.session_id = ""
         """Of the session in force; empty while there is none."""
         self._shown = asyncio.Event()
@@ -184,6 +189,7 @@ class Agent:
                 self._parts.leases.begin(None)
                 await self._publisher.close()
                 await self._runner.close()
+                await self._probes.close()
 
     async def _converse(
         self,
@@ -243,6 +249,14 @@ class Agent:
             self._publisher.answer(message.log)
         elif kind == "exec" and self._runner is not None:
             self._runner.answer(message.exec)
+        elif kind == "probe":
+            self._probes.begin(self._probe(message.probe, outgoing))
+
+    async def _probe(
+        self, request: pb.ProbeRequest, outgoing: "asyncio.Queue[pb.AgentMessage]"
+    ) -> None:
+        probed = await probes.answer(request, self._tables, self._parts.vantages)
+        outgoing.put_nowait(pb.AgentMessage(probed=probed))
 
     async def _assign(
         self, message: pb.Assignments, outgoing: "asyncio.Queue[pb.AgentMessage]"

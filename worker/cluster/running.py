@@ -148,6 +148,7 @@ class RunningNode:
                 logs=self._parts.executor,
                 leases=self._parts.leases,
                 execs=self._parts.executor,
+                vantages=self._parts.executor.vantages,
                 channel=lambda target: channel_to(target, self._tls),
                 managers=list(self.membership.managers),
                 save_managers=self._save_managers,

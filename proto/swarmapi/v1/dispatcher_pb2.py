@@ -26,7 +26,7 @@ from swarmapi.v1 import exec_pb2 as swarmapi_dot_v1_dot_exec__pb2
 from swarmapi.v1 import logs_pb2 as swarmapi_dot_v1_dot_logs__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cswarmapi/v1/dispatcher.proto\x12\x0bswarmapi.v1\x1a\x16swarmapi/v1/exec.proto\x1a\x16swarmapi/v1/logs.proto\"\xd9\x01\n\x0c\x41gentMessage\x12#\n\x05hello\x18\x01 \x01(\x0b\x32\x12.swarmapi.v1.HelloH\x00\x12!\n\x04\x62\x65\x61t\x18\x02 \x01(\x0b\x32\x11.swarmapi.v1.BeatH\x00\x12+\n\x07reports\x18\x03 \x01(\x0b\x32\x18.swarmapi.v1.TaskReportsH\x00\x12$\n\x03\x61\x63k\x18\x04 \x01(\x0b\x32\x15.swarmapi.v1.TableAckH\x00\x12#\n\x03tls\x18\x05 \x01(\x0b\x32\x14.swarmapi.v1.NodeTLSH\x00\x42\t\n\x07message\"\xaf\x01\n\x05Hello\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\x0c\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x11\n\tdata_path\x18\x04 \x01(\t\x12.\n\x06tables\x18\x05 \x03(\x0b\x32\x1e.swarmapi.v1.Hello.TablesEntry\x1a-\n\x0bTablesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\x06\n\x04\x42\x65\x61t\"5\n\x07NodeTLS\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x01 \x01(\x0c\x12\x11\n\troots_pem\x18\x02 \x01(\x0c\"C\n\x05Trust\x12\x11\n\troots_pem\x18\x01 \x01(\x0c\x12\x0e\n\x06issuer\x18\x02 \x01(\t\x12\x17\n\x0frenew_within_ms\x18\x03 \x01(\x04\"7\n\x0bTaskReports\x12(\n\x07reports\x18\x01 \x03(\x0b\x32\x17.swarmapi.v1.TaskReport\"-\n\nTaskReport\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\x0c\"u\n\x08TableAck\x12\x37\n\trevisions\x18\x01 \x03(\x0b\x32$.swarmapi.v1.TableAck.RevisionsEntry\x1a\x30\n\x0eRevisionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\x9b\x02\n\x11\x44ispatcherMessage\x12\'\n\x07welcome\x18\x01 \x01(\x0b\x32\x14.swarmapi.v1.WelcomeH\x00\x12/\n\x0b\x61ssignments\x18\x02 \x01(\x0b\x32\x18.swarmapi.v1.AssignmentsH\x00\x12,\n\x06stored\x18\x03 \x01(\x0b\x32\x1a.swarmapi.v1.ReportsStoredH\x00\x12!\n\x04\x62\x65\x61t\x18\x04 \x01(\x0b\x32\x11.swarmapi.v1.BeatH\x00\x12&\n\x03log\x18\x05 \x01(\x0b\x32\x17.swarmapi.v1.LogRequestH\x00\x12(\n\x04\x65xec\x18\x06 \x01(\x0b\x32\x18.swarmapi.v1.ExecRequestH\x00\x42\t\n\x07message\"d\n\x07Welcome\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x15\n\rbeat_every_ms\x18\x03 \x01(\x04\x12\x10\n\x08managers\x18\x04 \x03(\t\x12\x0c\n\x04role\x18\x05 \x01(\t\"\xc9\x02\n\x0b\x41ssignments\x12+\n\x04kind\x18\x01 \x01(\x0e\x32\x1d.swarmapi.v1.Assignments.Kind\x12\r\n\x05\x63hain\x18\x02 \x01(\x04\x12(\n\x05tasks\x18\x03 \x03(\x0b\x32\x19.swarmapi.v1.AssignedTask\x12\x15\n\rremoved_tasks\x18\x04 \x03(\t\x12\x0e\n\x06tables\x18\x05 \x03(\x0c\x12\x16\n\x0eremoved_tables\x18\x06 \x03(\t\x12\x10\n\x08managers\x18\x07 \x03(\t\x12\x0f\n\x07secrets\x18\x08 \x03(\x0c\x12\x0f\n\x07\x63onfigs\x18\t \x03(\x0c\x12!\n\x05trust\x18\x0b \x01(\x0b\x32\x12.swarmapi.v1.Trust\x12\x17\n\x0fremoved_secrets\x18\n \x03(\t\"%\n\x04Kind\x12\x0f\n\x0bINCREMENTAL\x10\x00\x12\x0c\n\x08\x43OMPLETE\x10\x01\"*\n\x0c\x41ssignedTask\x12\x0c\n\x04task\x18\x01 \x01(\x0c\x12\x0c\n\x04spec\x18\x02 \x01(\x0c\"!\n\rReportsStored\x12\x10\n\x08task_ids\x18\x01 \x03(\t2V\n\nDispatcher\x12H\n\x07Session\x12\x19.swarmapi.v1.AgentMessage\x1a\x1e.swarmapi.v1.DispatcherMessage(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cswarmapi/v1/dispatcher.proto\x12\x0bswarmapi.v1\x1a\x16swarmapi/v1/exec.proto\x1a\x16swarmapi/v1/logs.proto\"\x80\x02\n\x0c\x41gentMessage\x12#\n\x05hello\x18\x01 \x01(\x0b\x32\x12.swarmapi.v1.HelloH\x00\x12!\n\x04\x62\x65\x61t\x18\x02 \x01(\x0b\x32\x11.swarmapi.v1.BeatH\x00\x12+\n\x07reports\x18\x03 \x01(\x0b\x32\x18.swarmapi.v1.TaskReportsH\x00\x12$\n\x03\x61\x63k\x18\x04 \x01(\x0b\x32\x15.swarmapi.v1.TableAckH\x00\x12#\n\x03tls\x18\x05 \x01(\x0b\x32\x14.swarmapi.v1.NodeTLSH\x00\x12%\n\x06probed\x18\x06 \x01(\x0b\x32\x13.swarmapi.v1.ProbedH\x00\x42\t\n\x07message\"\xaf\x01\n\x05Hello\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\x0c\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x11\n\tdata_path\x18\x04 \x01(\t\x12.\n\x06tables\x18\x05 \x03(\x0b\x32\x1e.swarmapi.v1.Hello.TablesEntry\x1a-\n\x0bTablesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\x06\n\x04\x42\x65\x61t\"5\n\x07NodeTLS\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x01 \x01(\x0c\x12\x11\n\troots_pem\x18\x02 \x01(\x0c\"1\n\x0cProbeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05order\x18\x02 \x01(\x0c\".\n\x06Probed\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08\x66indings\x18\x02 \x01(\x0c\"C\n\x05Trust\x12\x11\n\troots_pem\x18\x01 \x01(\x0c\x12\x0e\n\x06issuer\x18\x02 \x01(\t\x12\x17\n\x0frenew_within_ms\x18\x03 \x01(\x04\"7\n\x0bTaskReports\x12(\n\x07reports\x18\x01 \x03(\x0b\x32\x17.swarmapi.v1.TaskReport\"-\n\nTaskReport\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\x0c\"u\n\x08TableAck\x12\x37\n\trevisions\x18\x01 \x03(\x0b\x32$.swarmapi.v1.TableAck.RevisionsEntry\x1a\x30\n\x0eRevisionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\xc7\x02\n\x11\x44ispatcherMessage\x12\'\n\x07welcome\x18\x01 \x01(\x0b\x32\x14.swarmapi.v1.WelcomeH\x00\x12/\n\x0b\x61ssignments\x18\x02 \x01(\x0b\x32\x18.swarmapi.v1.AssignmentsH\x00\x12,\n\x06stored\x18\x03 \x01(\x0b\x32\x1a.swarmapi.v1.ReportsStoredH\x00\x12!\n\x04\x62\x65\x61t\x18\x04 \x01(\x0b\x32\x11.swarmapi.v1.BeatH\x00\x12&\n\x03log\x18\x05 \x01(\x0b\x32\x17.swarmapi.v1.LogRequestH\x00\x12(\n\x04\x65xec\x18\x06 \x01(\x0b\x32\x18.swarmapi.v1.ExecRequestH\x00\x12*\n\x05probe\x18\x07 \x01(\x0b\x32\x19.swarmapi.v1.ProbeRequestH\x00\x42\t\n\x07message\"d\n\x07Welcome\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x15\n\rbeat_every_ms\x18\x03 \x01(\x04\x12\x10\n\x08managers\x18\x04 \x03(\t\x12\x0c\n\x04role\x18\x05 \x01(\t\"\xc9\x02\n\x0b\x41ssignments\x12+\n\x04kind\x18\x01 \x01(\x0e\x32\x1d.swarmapi.v1.Assignments.Kind\x12\r\n\x05\x63hain\x18\x02 \x01(\x04\x12(\n\x05tasks\x18\x03 \x03(\x0b\x32\x19.swarmapi.v1.AssignedTask\x12\x15\n\rremoved_tasks\x18\x04 \x03(\t\x12\x0e\n\x06tables\x18\x05 \x03(\x0c\x12\x16\n\x0eremoved_tables\x18\x06 \x03(\t\x12\x10\n\x08managers\x18\x07 \x03(\t\x12\x0f\n\x07secrets\x18\x08 \x03(\x0c\x12\x0f\n\x07\x63onfigs\x18\t \x03(\x0c\x12!\n\x05trust\x18\x0b \x01(\x0b\x32\x12.swarmapi.v1.Trust\x12\x17\n\x0fremoved_secrets\x18\n \x03(\t\"%\n\x04Kind\x12\x0f\n\x0bINCREMENTAL\x10\x00\x12\x0c\n\x08\x43OMPLETE\x10\x01\"*\n\x0c\x41ssignedTask\x12\x0c\n\x04task\x18\x01 \x01(\x0c\x12\x0c\n\x04spec\x18\x02 \x01(\x0c\"!\n\rReportsStored\x12\x10\n\x08task_ids\x18\x01 \x03(\t2V\n\nDispatcher\x12H\n\x07Session\x12\x19.swarmapi.v1.AgentMessage\x1a\x1e.swarmapi.v1.DispatcherMessage(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,37 +38,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TABLEACK_REVISIONSENTRY']._loaded_options = None
   _globals['_TABLEACK_REVISIONSENTRY']._serialized_options = b'8\001'
   _globals['_AGENTMESSAGE']._serialized_start=94
-  _globals['_AGENTMESSAGE']._serialized_end=311
-  _globals['_HELLO']._serialized_start=314
-  _globals['_HELLO']._serialized_end=489
-  _globals['_HELLO_TABLESENTRY']._serialized_start=444
-  _globals['_HELLO_TABLESENTRY']._serialized_end=489
-  _globals['_BEAT']._serialized_start=491
-  _globals['_BEAT']._serialized_end=497
-  _globals['_NODETLS']._serialized_start=499
-  _globals['_NODETLS']._serialized_end=552
-  _globals['_TRUST']._serialized_start=554
-  _globals['_TRUST']._serialized_end=621
-  _globals['_TASKREPORTS']._serialized_start=623
-  _globals['_TASKREPORTS']._serialized_end=678
-  _globals['_TASKREPORT']._serialized_start=680
-  _globals['_TASKREPORT']._serialized_end=725
-  _globals['_TABLEACK']._serialized_start=727
-  _globals['_TABLEACK']._serialized_end=844
-  _globals['_TABLEACK_REVISIONSENTRY']._serialized_start=796
-  _globals['_TABLEACK_REVISIONSENTRY']._serialized_end=844
-  _globals['_DISPATCHERMESSAGE']._serialized_start=847
-  _globals['_DISPATCHERMESSAGE']._serialized_end=1130
-  _globals['_WELCOME']._serialized_start=1132
-  _globals['_WELCOME']._serialized_end=1232
-  _globals['_ASSIGNMENTS']._serialized_start=1235
-  _globals['_ASSIGNMENTS']._serialized_end=1564
-  _globals['_ASSIGNMENTS_KIND']._serialized_start=1527
-  _globals['_ASSIGNMENTS_KIND']._serialized_end=1564
-  _globals['_ASSIGNEDTASK']._serialized_start=1566
-  _globals['_ASSIGNEDTASK']._serialized_end=1608
-  _globals['_REPORTSSTORED']._serialized_start=1610
-  _globals['_REPORTSSTORED']._serialized_end=1643
-  _globals['_DISPATCHER']._serialized_start=1645
-  _globals['_DISPATCHER']._serialized_end=1731
+  _globals['_AGENTMESSAGE']._serialized_end=350
+  _globals['_HELLO']._serialized_start=353
+  _globals['_HELLO']._serialized_end=528
+  _globals['_HELLO_TABLESENTRY']._serialized_start=483
+  _globals['_HELLO_TABLESENTRY']._serialized_end=528
+  _globals['_BEAT']._serialized_start=530
+  _globals['_BEAT']._serialized_end=536
+  _globals['_NODETLS']._serialized_start=538
+  _globals['_NODETLS']._serialized_end=591
+  _globals['_PROBEREQUEST']._serialized_start=593
+  _globals['_PROBEREQUEST']._serialized_end=642
+  _globals['_PROBED']._serialized_start=644
+  _globals['_PROBED']._serialized_end=690
+  _globals['_TRUST']._serialized_start=692
+  _globals['_TRUST']._serialized_end=759
+  _globals['_TASKREPORTS']._serialized_start=761
+  _globals['_TASKREPORTS']._serialized_end=816
+  _globals['_TASKREPORT']._serialized_start=818
+  _globals['_TASKREPORT']._serialized_end=863
+  _globals['_TABLEACK']._serialized_start=865
+  _globals['_TABLEACK']._serialized_end=982
+  _globals['_TABLEACK_REVISIONSENTRY']._serialized_start=934
+  _globals['_TABLEACK_REVISIONSENTRY']._serialized_end=982
+  _globals['_DISPATCHERMESSAGE']._serialized_start=985
+  _globals['_DISPATCHERMESSAGE']._serialized_end=1312
+  _globals['_WELCOME']._serialized_start=1314
+  _globals['_WELCOME']._serialized_end=1414
+  _globals['_ASSIGNMENTS']._serialized_start=1417
+  _globals['_ASSIGNMENTS']._serialized_end=1746
+  _globals['_ASSIGNMENTS_KIND']._serialized_start=1709
+  _globals['_ASSIGNMENTS_KIND']._serialized_end=1746
+  _globals['_ASSIGNEDTASK']._serialized_start=1748
+  _globals['_ASSIGNEDTASK']._serialized_end=1790
+  _globals['_REPORTSSTORED']._serialized_start=1792
+  _globals['_REPORTSSTORED']._serialized_end=1825
+  _globals['_DISPATCHER']._serialized_start=1827
+  _globals['_DISPATCHER']._serialized_end=1913
 # @@protoc_insertion_point(module_scope)

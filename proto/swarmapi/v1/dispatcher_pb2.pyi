@@ -10,18 +10,20 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class AgentMessage(_message.Message):
-    __slots__ = ("hello", "beat", "reports", "ack", "tls")
+    __slots__ = ("hello", "beat", "reports", "ack", "tls", "probed")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     BEAT_FIELD_NUMBER: _ClassVar[int]
     REPORTS_FIELD_NUMBER: _ClassVar[int]
     ACK_FIELD_NUMBER: _ClassVar[int]
     TLS_FIELD_NUMBER: _ClassVar[int]
+    PROBED_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     beat: Beat
     reports: TaskReports
     ack: TableAck
     tls: NodeTLS
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ..., reports: _Optional[_Union[TaskReports, _Mapping]] = ..., ack: _Optional[_Union[TableAck, _Mapping]] = ..., tls: _Optional[_Union[NodeTLS, _Mapping]] = ...) -> None: ...
+    probed: Probed
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ..., reports: _Optional[_Union[TaskReports, _Mapping]] = ..., ack: _Optional[_Union[TableAck, _Mapping]] = ..., tls: _Optional[_Union[NodeTLS, _Mapping]] = ..., probed: _Optional[_Union[Probed, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("format", "description", "address", "data_path", "tables")
@@ -55,6 +57,22 @@ class NodeTLS(_message.Message):
     certificate_pem: bytes
     roots_pem: bytes
     def __init__(self, certificate_pem: _Optional[bytes] = ..., roots_pem: _Optional[bytes] = ...) -> None: ...
+
+class ProbeRequest(_message.Message):
+    __slots__ = ("request_id", "order")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ORDER_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    order: bytes
+    def __init__(self, request_id: _Optional[str] = ..., order: _Optional[bytes] = ...) -> None: ...
+
+class Probed(_message.Message):
+    __slots__ = ("request_id", "findings")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    FINDINGS_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    findings: bytes
+    def __init__(self, request_id: _Optional[str] = ..., findings: _Optional[bytes] = ...) -> None: ...
 
 class Trust(_message.Message):
     __slots__ = ("roots_pem", "issuer", "renew_within_ms")
@@ -94,20 +112,22 @@ class TableAck(_message.Message):
     def __init__(self, revisions: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class DispatcherMessage(_message.Message):
-    __slots__ = ("welcome", "assignments", "stored", "beat", "log", "exec")
+    __slots__ = ("welcome", "assignments", "stored", "beat", "log", "exec", "probe")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     ASSIGNMENTS_FIELD_NUMBER: _ClassVar[int]
     STORED_FIELD_NUMBER: _ClassVar[int]
     BEAT_FIELD_NUMBER: _ClassVar[int]
     LOG_FIELD_NUMBER: _ClassVar[int]
     EXEC_FIELD_NUMBER: _ClassVar[int]
+    PROBE_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     assignments: Assignments
     stored: ReportsStored
     beat: Beat
     log: _logs_pb2.LogRequest
     exec: _exec_pb2.ExecRequest
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., assignments: _Optional[_Union[Assignments, _Mapping]] = ..., stored: _Optional[_Union[ReportsStored, _Mapping]] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ..., log: _Optional[_Union[_logs_pb2.LogRequest, _Mapping]] = ..., exec: _Optional[_Union[_exec_pb2.ExecRequest, _Mapping]] = ...) -> None: ...
+    probe: ProbeRequest
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., assignments: _Optional[_Union[Assignments, _Mapping]] = ..., stored: _Optional[_Union[ReportsStored, _Mapping]] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ..., log: _Optional[_Union[_logs_pb2.LogRequest, _Mapping]] = ..., exec: _Optional[_Union[_exec_pb2.ExecRequest, _Mapping]] = ..., probe: _Optional[_Union[ProbeRequest, _Mapping]] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("format", "session_id", "beat_every_ms", "managers", "role")

@@ -76,6 +76,7 @@ def agent_of(
             logs=executor,
             leases=NodeLeases(tuple),
             execs=executor,
+            vantages=executor.vantages,
             channel=lambda address: channel_to(address, tls),
             managers=[target],
             save_managers=nothing,

@@ -466,3 +466,22 @@ def test_ca_shows_the_root_and_sets_how_long_certificates_hold(ctl: Run, daemon:
     daemon.on("POST", "/swarm/update", {})
     assert ctl("swarm", "ca", "--cert-expiry", "48h").out == "-----BEGIN\n"
     assert daemon.body("/swarm/update") == {"CAConfig": {"NodeCertExpiry": 48 * 3600 * 10**9}}
+
+
+def test_check_network_prints_pairs_and_problems(daemon: Daemon, ctl: Run) -> None:
+    pair = {"From": "a", "To": "b", "Underlay": 1500, "UnderlayFull": 1500, "Overlay": 0}
+    pair |= {"OverlayFull": 1450, "RoundTripMicros": 250}
+    nodes = [{"Node": "a", "ID": "1", "Answered": True, "Services": 2, "ServicesWell": 1}]
+    found = {"Nodes": nodes, "Pairs": [pair], "Problems": []}
+    daemon.on("POST", "/swarm/v1/network/check", lambda seen: found)
+    result = ctl("cluster", "check", "network")
+    head, row, services, end = result.out.splitlines()
+    assert head.split() == ["FROM", "TO", "UNDERLAY", "OVERLAY", "ROUND", "TRIP"]
+    assert row.split() == ["a", "b", "ok", "0", "of", "1450", "0.25", "ms"]
+    assert services == "node a: 1 of 2 services answer from its containers"
+    assert (result.code, end) == (0, "The network is whole.")
+    found["Problems"] = [{"Where": "nodes a and b", "What": "no VXLAN", "Todo": "open it"}]
+    result = ctl("cluster", "check", "network", "-q")
+    assert (result.code, result.out) == (1, "nodes a and b: no VXLAN\n    open it\n")
+    assert ctl("cluster", "check", "network", "--format", "{{.From}}>{{.To}}").out == "a>b\n"
+    assert ctl("cluster", "check", "disks").code != 0

@@ -99,6 +99,7 @@ def agent_of(tmp_path: Path, managers: list[str], tables: NoTables | None = None
             logs=FakeExecutor(),
             leases=NodeLeases(tuple),
             execs=FakeExecutor(),
+            vantages=dict,
             channel=grpc.aio.insecure_channel,
             managers=managers,
             save_managers=nothing,
