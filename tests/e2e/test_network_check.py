@@ -13,8 +13,7 @@ def check(lab: LabHandle, *words: str) -> tuple[int, str]:
 
 def test_the_check_finds_a_small_mtu_and_where(lab: LabHandle) -> None:
     """Names and VIPs are asked for from inside the service's own containers."""
-    if lab.api("m1", "GET", "/networks/checked").status == 404:
-        lab.swarmctl("m1", "network", "create", "-d", "overlay", "checked")
+    lab.swarmctl("m1", "network", "create", "-d", "overlay", "checked")
     words = ["--name", "web", "--mode", "global", "--network", "checked", "--publish", "8080:80"]
     lab.swarmctl("m1", "service", "create", *words, "swarm-demo/web:1")
     lab.await_running("m1", "web", len(lab.nodes))
@@ -32,3 +31,5 @@ def test_the_check_finds_a_small_mtu_and_where(lab: LabHandle) -> None:
     finally:
         lab.run("exec", "w1", "ip", "link", "set", "eth0", "mtu", "1500")
     assert check(lab, "-q")[0] == 0
+    assert lab.api("m1", "DELETE", "/services/web").status == 200
+    assert lab.api("m1", "DELETE", "/networks/checked").status == 204
