@@ -111,7 +111,7 @@ def _check(client: Client, args: Namespace) -> int:
                 asked, well = node["Services"], node["ServicesWell"]
                 print(f"node {node['Node']}: {well} of {asked} services answer from its containers")
     for one in problems if not args.format else ():
-        print(f"{one['Where']}: {one['What']}\n    {one['Todo']}")
+        print(f"{one['Where']}: {one['What']}\n    {one['Remedy']}")
     if not problems and not args.format and not args.quiet:
         print("The network is whole.")
     return int(bool(problems))

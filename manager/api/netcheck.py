@@ -39,7 +39,7 @@ class ProblemShown(TypedDict):
 
     Where: str
     What: str
-    Todo: str
+    Remedy: str
 
 
 class NetworkCheck(TypedDict):
@@ -80,7 +80,7 @@ async def check_network(request: web.Request) -> web.Response:
             for node, pair in tried.pairs()
         ],
         "Problems": [
-            {"Where": one.where, "What": one.what, "Todo": one.todo}
+            {"Where": one.where, "What": one.what, "Remedy": one.remedy}
             for one in netcheck.problems(tried)
         ],
     }

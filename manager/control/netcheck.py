@@ -11,7 +11,7 @@ from swarmapi.model.probes import VXLAN_BYTES, PairFinding, ProbeFindings, Probe
 from swarmapi.model.tables import NetworkTable
 
 _NO_INGRESS_MTU: Final = 1450
-_MTU_TODO: Final = (
+_MTU_REMEDY: Final = (
     "give every link on the way an MTU of {whole}, or the networks a smaller one: "
     "network create --opt com.docker.network.driver.mtu=N"
 )
@@ -22,7 +22,7 @@ class Problem(NamedTuple):
 
     where: str
     what: str
-    todo: str
+    remedy: str
 
 
 class Trial(NamedTuple):
@@ -97,9 +97,9 @@ def _of_pairs(tried: Trial) -> Iterator[Problem]:
         if kind is not None:
             kinds.setdefault(kind, []).append((node.id, pair.node_id))
     answering = sum(findings is not None for _, findings in tried.nodes)
-    for (what, todo), pairs in kinds.items():
+    for (what, remedy), pairs in kinds.items():
         for where in _places(tried, pairs, answering):
-            yield Problem(where, what, todo.format(whole=whole))
+            yield Problem(where, what, remedy.format(whole=whole))
 
 
 def _kind(pair: PairFinding, full: int) -> tuple[str, str] | None:
@@ -121,7 +121,7 @@ def _kind(pair: PairFinding, full: int) -> tuple[str, str] | None:
         under = "" if below is None else f", by the underlay {below} of {whole}"
         return (
             f"full-size frames do not pass: at most {largest}{under}",
-            _MTU_TODO,
+            _MTU_REMEDY,
         )
     if above is None and below == 0:
         return (
@@ -148,11 +148,11 @@ def _of_services(tried: Trial) -> Iterator[Problem]:
         for one in findings.services if findings is not None else ():
             where = f"node {tried.name(node.id)}, container {one.container}, network {one.network}"
             if one.dns_error:
-                todo = "restart swarmd there if it persists; see its log"
-                yield Problem(where, f"name {one.service}: {one.dns_error}", todo)
+                remedy = "restart swarmd there if it persists; see its log"
+                yield Problem(where, f"name {one.service}: {one.dns_error}", remedy)
             if one.vip_error:
-                todo = "see whether its tasks answer, and the pairs above"
-                yield Problem(where, f"VIP of {one.service}: {one.vip_error}", todo)
+                remedy = "see whether its tasks answer, and the pairs above"
+                yield Problem(where, f"VIP of {one.service}: {one.vip_error}", remedy)
             for task in one.silent:
                 yield Problem(where, f"task {task} does not answer", "see the pairs above")
 

@@ -54,14 +54,14 @@ def drain_nodes(turn: Turn, service: Service, slots: Iterable[Slot]) -> None:
     """
     config = defaults.update_config(service.spec.update_config)
     start_first = config.order == "start-first"
-    todo: list[tuple[Slot, list[Task]]] = []
+    remedy: list[tuple[Slot, list[Task]]] = []
     moving = total = 0
     for slot in slots:
         total += 1
         leaving = [t for t in slot.wanted if must_leave(turn, t) and not turn.is_lost(t)]
         others = [t for t in slot.wanted if is_live(t) and t not in leaving]
         if not others:
-            todo += [(slot, leaving)] if leaving else []
+            remedy += [(slot, leaving)] if leaving else []
             continue
         by_move = any(t.by_move for t in others)  # an update's task may be on its way beside it
         if not leaving and not by_move:
@@ -74,7 +74,7 @@ def drain_nodes(turn: Turn, service: Service, slots: Iterable[Slot]) -> None:
                 stop(turn, task, TaskState.SHUTDOWN, f"its node is drained: {new.id} replaces it")
             leaving = []
         moving += bool(leaving) or (by_move and not runs and not stuck)
-    for slot, leaving in todo[: max((config.parallelism or total) - moving, 0)]:
+    for slot, leaving in remedy[: max((config.parallelism or total) - moving, 0)]:
         if turn.is_full():
             turn.again.add(("service", service.id))
             return

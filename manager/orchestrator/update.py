@@ -298,20 +298,20 @@ class _Step:
         # Slots on paused nodes are not given, and yet under way where they were begun before.
         every = slots_of(self.turn.view, self.service.id)
         busy = sum(self._is_busy(slot) for slot in every.values())
-        todo: list[Slot] = []
+        remedy: list[Slot] = []
         for slot in dirty:
             clean = [t for t in _staying(self.turn, slot) if not self.outdated(t)]
             if clean:
                 self._finish(slot, clean)
             elif _may_begin(self.turn, self.service, self.status, slot):
-                todo.append(slot)
+                remedy.append(slot)
         limit = self.config.parallelism or len(slots)
-        for slot in todo[: max(limit - busy, 0)]:
+        for slot in remedy[: max(limit - busy, 0)]:
             if self.turn.is_full():
                 self.turn.again.add(("service", self.service.id))
                 return
             self._begin(slot)
-        if todo or any(self._is_moving(slot) for slot in slots.values()):
+        if remedy or any(self._is_moving(slot) for slot in slots.values()):
             return
         if not any(self._may_yet_run(slot) for slot in dirty):
             self._conclude(sum(self._keeps_old(slot) for slot in dirty))

@@ -480,7 +480,7 @@ def test_check_network_prints_pairs_and_problems(daemon: Daemon, ctl: Run) -> No
     assert row.split() == ["a", "b", "ok", "0", "of", "1450", "0.25", "ms"]
     assert services == "node a: 1 of 2 services answer from its containers"
     assert (result.code, end) == (0, "The network is whole.")
-    found["Problems"] = [{"Where": "nodes a and b", "What": "no VXLAN", "Todo": "open it"}]
+    found["Problems"] = [{"Where": "nodes a and b", "What": "no VXLAN", "Remedy": "open it"}]
     result = ctl("cluster", "check", "network", "-q")
     assert (result.code, result.out) == (1, "nodes a and b: no VXLAN\n    open it\n")
     assert ctl("cluster", "check", "network", "--format", "{{.From}}>{{.To}}").out == "a>b\n"
