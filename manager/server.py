@@ -12,6 +12,7 @@ from aiohttp import web
 from manager.api.app import Local, build_app
 from manager.api.forward import ForwardService, GrpcForwarder
 from manager.api.keys import EXECS, PROBES, RAFT_USAGE
+from manager.audit import AUDIT, log_of
 from manager.bootstrap import Founding, found
 from manager.ca.service import CertificateService, MembershipService
 from manager.config import RunConfig, split
@@ -256,6 +257,7 @@ class Manager:
         )
         app[EXECS] = execs
         app[PROBES] = probes
+        app[AUDIT] = log_of(self._config.paths.state_dir)
         app[RAFT_USAGE] = self._log.usage
         self._runner = runner_of(app, 1.0, handler_cancellation=True)
         await self._runner.setup()

@@ -14,9 +14,10 @@ _Lines = Iterator[tuple[int, str, Any]]
 """Depth, name and value of each line."""
 
 
-def add_format(parser: Parser) -> None:
-    """Add --format of a command that shows one object."""
-    parser.add_argument("-f", "--format", help="json, or a Go template")
+def add_format(parser: Parser, *, short: bool = True) -> None:
+    """Add --format of a command that shows objects as they are; `short`: also as -f."""
+    names = ("-f", "--format") if short else ("--format",)
+    parser.add_argument(*names, help="json, or a Go template")
 
 
 def templated(value: Any, style: str) -> None:

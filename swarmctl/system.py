@@ -19,6 +19,7 @@ _INSPECTED = (
     ("service", "/services/{}"),
     ("task", "/tasks/{}"),
 )
+_AUDIT_FILTERS = "source, node, by, who, role, method, path, object, outcome, request"
 _LATER_STATUS = (404, 503)
 """Not here, or a question for a manager: the next kind may still have it."""
 
@@ -118,7 +119,42 @@ def _check(client: Client, args: Namespace) -> int:
     return int(any(not found["Repaired"] for found in findings))
 
 
+def _configure_audit(parser: Parser) -> None:
+    add_format(parser, short=False)
+    parser.add_argument("-f", "--follow", action="store_true", help="go on as calls come")
+    parser.add_argument("--filter", action="append", metavar="NAME=VALUE", help=_AUDIT_FILTERS)
+    parser.add_argument("--since", help="timestamp, or a span such as 10m")
+
+
+def _audit(client: Client, args: Namespace) -> int:
+    from swarmctl.logs import moment
+
+    query = filter_query(filters(args.filter))
+    if args.follow:
+        query["follow"] = "1"
+    if args.since:
+        query["since"] = moment(args.since)
+    for entry in client.request("GET", "/swarm/v1/audit", query=query).objects():
+        if args.format:
+            templated(entry, args.format)
+        else:
+            print(_audit_line(entry), flush=True)
+    return 0
+
+
+def _audit_line(entry: Any) -> str:
+    who = entry["Who"] or entry["By"] or "nobody"
+    parts = [entry["Time"], entry["Source"], f"{entry['Role'] or '-'}:{who.replace(' ', '=')}"]
+    if entry["Pid"]:
+        parts.append(f"pid={entry['Pid']}")
+    if entry["Peer"]:
+        parts.append(f"from={entry['Peer']}")
+    parts += [entry["Method"], entry["Path"], entry["Object"], entry["Outcome"]]
+    return " ".join([part for part in parts if part] + [str(entry["Status"] or "")]).rstrip()
+
+
 COMMANDS = {
+    "audit": Command("show who called what", _configure_audit, _audit),
     "events": Command("show what happens, as it happens", _configure_events, _events),
     "check": Command("compare what is here with its records, and repair", _configure_check, _check),
     "inspect": Command("show anything in full", _configure_inspect, _inspect),

@@ -28,9 +28,19 @@ _HANDSHAKE_S = 10.0
 _BACKLOG = 128
 _PORT = 2376
 """Docker's, for TLS."""
-Serve = Callable[[socket.socket, bytes], Awaitable[None]]
-"""Serves HTTP on one connected socket, which it closes at the end, for the client with this
-certificate (DER, verified; empty for none)."""
+
+
+@dataclass(frozen=True)
+class Secured:
+    """The client of a TLS connection."""
+
+    peer: str
+    certificate_der: bytes
+    """Verified; empty when it showed none."""
+
+
+Serve = Callable[[socket.socket, Secured], Awaitable[None]]
+"""Serves HTTP on one connected socket, which it closes at the end, for a client."""
 
 
 @dataclass(frozen=True)
@@ -224,7 +234,9 @@ class _Connection:
         async with asyncio.timeout(_HANDSHAKE_S):
             await self._handshake()
         ours, theirs = socket.socketpair()
-        await serve(theirs, self._tls.getpeercert(binary_form=True) or b"")
+        address = self._writer.get_extra_info("peername") or ("", 0)
+        certificate = self._tls.getpeercert(binary_form=True) or b""
+        await serve(theirs, Secured(f"{address[0]}:{address[1]}", certificate))
         plain_reader, plain_writer = await asyncio.open_connection(sock=ours)
         inward = asyncio.ensure_future(self._inward(plain_writer))
         try:

@@ -27,7 +27,7 @@ from worker.config import Config, load
 from worker.engine import storagedriver
 from worker.engine.clock import SystemClock
 from worker.engine.engine import Engine, EngineParts
-from worker.listening import TlsFiles, TlsSplice, listen
+from worker.listening import Secured, TlsFiles, TlsSplice, listen
 from worker.networking import open_networking
 
 log = logging.getLogger("swarmd")
@@ -81,6 +81,7 @@ async def daemon(config: Config) -> AsyncIterator[Engine]:
             swarm_state=cluster.swarm_state,
             cluster_routes=cluster.routes,
             callers=callers,
+            audit_directory=config.data_root / "audit",
         )
         runner = runner_of(app, SHUTDOWN_TIMEOUT_S)
         await runner.setup()
@@ -158,11 +159,11 @@ class Listeners:
             if endpoint.kind == "unix":
                 Path(endpoint.address).unlink(missing_ok=True)
 
-    async def _serve(self, connected: socket.socket, certificate_der: bytes) -> None:
+    async def _serve(self, connected: socket.socket, client: Secured) -> None:
         assert self._runner.server is not None
         loop = asyncio.get_running_loop()
         transport, _ = await loop.connect_accepted_socket(self._runner.server, connected)
-        self._callers.came(transport, certificate_der)  # before a byte of it can be read
+        self._callers.came(transport, client)  # before a byte of it can be read
 
 
 def tls_of(config: Config) -> TlsFiles | None:

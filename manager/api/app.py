@@ -8,6 +8,7 @@ from typing import Final, Protocol
 
 from aiohttp import web
 
+from manager import audit
 from manager.api.events import SERVED_HERE
 from manager.api.execs import ENDS_WITH_CLIENT
 from manager.api.keys import BROKER, EVENTS, NODE_ID, STORE
@@ -229,5 +230,29 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer on the leader; raises NotLeader, before anything has happened, when it is none."""
     if request.method == "GET":
         await request.app[STORE].log.read_index()
-    refuse(request)
-    return await handler(request)
+    if not audit.is_written(request):
+        refuse(request)
+        return await handler(request)
+    status, made = 500, None
+    try:
+        refuse(request)
+        response = await handler(request)
+        status, made = response.status, getattr(response, "body", None)
+        return response
+    except SwarmError as error:
+        status = 0 if isinstance(error, NotLeader) else error.http_status
+        raise
+    except web.HTTPException as error:
+        status = error.status
+        raise
+    finally:
+        if status:
+            audit.write(
+                request,
+                await request.read() if audit.reads_all(request) else b"",
+                made,
+                status,
+                node=request.app[NODE_ID],
+                via=request.headers.get(FORWARDED, ""),
+                request_id=request[HAPPENS_ONCE_AS],
+            )

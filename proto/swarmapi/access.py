@@ -154,10 +154,12 @@ def needed(method: str, path: str) -> tuple[ApiRole, Callable[[bytes], str] | No
 
 def check(role: ApiRole, method: str, path: str) -> Callable[[bytes], str] | None:
     """Return what has to look into the body; raises Forbidden where the role does not suffice."""
+    if role is ApiRole.OPERATOR:
+        return None
     wanted, inspect = needed(method, path)
     if role < wanted:
         raise Forbidden(f"{method} {path} needs the role {wanted.word}: yours is {role.word}")
-    return inspect if role is ApiRole.DEPLOYER else None
+    return inspect
 
 
 def check_body(inspect: Callable[[bytes], str], raw: bytes) -> None:

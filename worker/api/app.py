@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 
 from aiohttp import web
 
@@ -11,10 +12,12 @@ from runtime.errors import Unsupported as RuntimeUnsupported
 from runtime.image.durable import FULL
 from runtime.image.errors import BadArchive, BadReference, ImageConflict, ImageError, ImageNotFound
 from runtime.image.registry.errors import LoginRefused, NoSearch, RemoteNotFound
+from swarmapi.audit import AuditLog
 from swarmapi.errors import SwarmError
 from swarmapi.query import add_routes, refuse
 from worker.api import (
     archives,
+    audit,
     build,
     containers,
     document,
@@ -40,7 +43,7 @@ log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 MODULES = (
     system, events, archives, containers, streams, execs, registry, images, squash, build, volumes,
-    networks, metrics,
+    networks, metrics, audit,
 )  # fmt: skip
 """Those with a table of routes, `ROUTES`."""
 BEGUN = web.RequestKey("begun", web.StreamResponse)
@@ -68,20 +71,23 @@ def build_app(
     swarm_state: Callable[[], str] = lambda: "inactive",
     cluster_routes: Callable[[web.Application], None] | None = None,
     callers: Callers | None = None,
+    audit_directory: Path | None = None,
 ) -> web.Application:
     """Return the application over one engine.
 
-    `callers` tells who calls, and every request is held against its role; without it whoever
-    reaches the application may do everything.
+    `callers` tells who calls: every request is held against its role and written down in
+    `audit_directory`; without them whoever reaches the application may do everything.
     `swarm_state` is the ping's Swarm header. `cluster_routes` may add routes with `add_routes`;
     they are looked up before the engine's, which answer for a node outside a cluster.
     """
-    door = [authorise] if callers is not None else []
-    app = web.Application(
-        middlewares=[_errors, *door, _version, _refused], client_max_size=_BODY_LIMIT_BYTES
-    )
-    if callers is not None:
+    middlewares = [_errors, _version, _refused]
+    if callers is not None and audit_directory is not None:
+        middlewares = [audit.audit, _errors, authorise, _version, _refused]
+    app = web.Application(middlewares=middlewares, client_max_size=_BODY_LIMIT_BYTES)
+    if callers is not None and audit_directory is not None:
         app[CALLERS] = callers
+        app[audit.DIRECTORY] = audit_directory
+        app[audit.AUDIT] = AuditLog(audit_directory / "engine.log", "engine")
     app[ENGINE] = engine
     app[SWARM_STATE] = swarm_state
     app.on_response_prepare.append(_headers)

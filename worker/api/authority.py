@@ -5,7 +5,8 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from swarmapi import access
-from worker.api.callers import CALLER, Callers
+from worker.api import audit
+from worker.api.callers import CALLER, PEER, Callers
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 CALLERS: web.AppKey[Callers] = web.AppKey("callers", Callers)
@@ -16,8 +17,11 @@ BODY = web.RequestKey("body", bytes)
 @web.middleware
 async def authorise(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Let a request through that its caller's role allows (401 and 403 otherwise)."""
-    caller = request[CALLER] = await request.app[CALLERS].of(request)
+    callers = request.app[CALLERS]
+    request[PEER] = callers.peer(request)
+    caller = request[CALLER] = await callers.of(request)
     if inspect := access.check(caller.role, request.method, request.path):
         request[BODY] = await request.read()
         access.check_body(inspect, request[BODY])
+    audit.begin(request)
     return await handler(request)

@@ -15,6 +15,7 @@ from cryptography.x509.oid import NameOID
 
 from swarmapi.access import ApiRole, role_of_units
 from swarmapi.errors import Unauthenticated
+from worker.listening import Secured
 
 TOKEN_PREFIX: Final = "SWMAPI-"
 _CREDENTIALS = struct.Struct("3i")
@@ -32,16 +33,17 @@ class Caller:
     uid: int = -1
     pid: int = 0
 
-    @property
-    def header(self) -> str:
-        """The caller as one line of ASCII, for the manager's audit log."""
-        told = {"by": self.by, "name": self.name, "role": self.role.word}
+    def header(self, peer: str) -> str:
+        """Return the caller as one line of ASCII, for the manager's audit log."""
+        told = {"by": self.by, "name": self.name, "role": self.role.word, "peer": peer}
         if self.by == "socket":
             told |= {"uid": str(self.uid), "pid": str(self.pid)}
         return json.dumps(told)
 
 
 CALLER = web.RequestKey("caller", Caller)
+PEER = web.RequestKey("peer", str)
+"""Address and port of a TCP client; empty on a unix socket."""
 
 
 class Callers:
@@ -50,11 +52,16 @@ class Callers:
     def __init__(self, default: ApiRole | None, check_token: CheckToken) -> None:
         self._default = default
         self._check_token = check_token
-        self._certificates: MutableMapping[asyncio.BaseTransport, bytes] = WeakKeyDictionary()
+        self._secured: MutableMapping[asyncio.BaseTransport, Secured] = WeakKeyDictionary()
 
-    def came(self, transport: asyncio.BaseTransport, certificate_der: bytes) -> None:
-        """Remember the verified certificate of a TLS connection; empty: it showed none."""
-        self._certificates[transport] = certificate_der
+    def came(self, transport: asyncio.BaseTransport, secured: Secured) -> None:
+        """Remember who is at the other end of a TLS connection."""
+        self._secured[transport] = secured
+
+    def peer(self, request: web.Request) -> str:
+        """Return address and port of a TCP client; empty on a unix socket."""
+        secured = self._secured.get(request.transport) if request.transport is not None else None
+        return secured.peer if secured is not None else ""
 
     async def of(self, request: web.Request) -> Caller:
         """Return who sent a request: its token counts before its certificate.
@@ -70,12 +77,12 @@ class Callers:
         transport = request.transport
         if transport is None:
             raise ConnectionResetError("the client went away")
-        certificate = self._certificates.get(transport)
-        if certificate is None:
+        secured = self._secured.get(transport)
+        if secured is None:
             return _of_socket(transport)
-        if not certificate:
+        if not secured.certificate_der:
             raise Unauthenticated("show a client certificate, or an API token as bearer")
-        return self._of_certificate(x509.load_der_x509_certificate(certificate))
+        return self._of_certificate(x509.load_der_x509_certificate(secured.certificate_der))
 
     def _of_certificate(self, certificate: x509.Certificate) -> Caller:
         def values(oid: x509.ObjectIdentifier) -> list[str]:

@@ -10,8 +10,9 @@ from yarl import URL
 
 from swarmapi.access import CALLER_HEADER
 from swarmapi.errors import Unavailable
+from worker.api.audit import REQUEST_ID, REQUEST_ID_HEADER
 from worker.api.authority import BODY
-from worker.api.callers import CALLER
+from worker.api.callers import CALLER, PEER
 from worker.api.presence import while_connected
 
 _CHUNK_BYTES = 64 << 10
@@ -61,7 +62,9 @@ class ManagerProxy:
     async def _pass(self, request: web.Request, read: bytes | None) -> web.StreamResponse:
         headers = {k: v for k, v in request.headers.items() if k.lower() not in _NOT_PASSED}
         if CALLER in request:
-            headers[CALLER_HEADER] = request[CALLER].header
+            headers[CALLER_HEADER] = request[CALLER].header(request[PEER])
+        if REQUEST_ID in request and request.method not in ("GET", "HEAD"):
+            headers[REQUEST_ID_HEADER] = request[REQUEST_ID]
         read = request.get(BODY) if read is None else read
         body: bytes | AsyncIterator[bytes] | None = read
         if read is None and request.can_read_body:

@@ -28,6 +28,7 @@ ROUTES: Final = sorted(
     }
 )
 NOT_SEEN: Final = {
+    "/swarm/v1/audit",
     "/swarm",  # join tokens
     "/swarm/unlockkey",
     "/swarm/v1/backup",

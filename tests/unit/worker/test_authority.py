@@ -1,6 +1,7 @@
 """The door of the API over real TLS and a real unix socket: who gets in, and as what."""
 
 import asyncio
+import json
 import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -94,6 +95,7 @@ async def served(place: Path, default: ApiRole | None) -> AsyncIterator[Door]:
         cast(Any, None),
         cluster_routes=lambda app: add_routes(app, [("*", path, whoami) for path in paths]),
         callers=callers,
+        audit_directory=place / "audit",
     )
     runner = runner_of(app, 1.0)
     await runner.setup()
@@ -220,5 +222,57 @@ def test_who_opens_the_unix_socket_is_an_operator_and_is_named(tmp_path: Path) -
             f"uid {os.getuid()}",
             "operator",
         )
+
+    play(tmp_path, story)
+
+
+def test_calls_are_written_down_with_who_made_them(tmp_path: Path) -> None:
+    async def story(door: Door) -> None:
+        viewer = door.authority.client("vera", "swarm-viewer")
+        operator = door.authority.client("olaf", "swarm-operator")
+        await door.ask(viewer, "GET", "/services")
+        await door.ask(viewer, "POST", "/v1.50/volumes/create", body="{}")
+        await door.ask(operator, "POST", "/volumes/create", body='{"Data":"hunter2"}')
+        await door.ask(operator, "GET", "/swarm/unlockkey")
+        await door.ask(operator, "POST", "/services/web/update?version=hunter2", body="hunter2")
+        await door.ask(None, "GET", "/services", token="SWMAPI-1-hunter2")
+        await door.ask(None, "POST", "/swarm/unlockkey", token=TOKEN)
+        raw = (tmp_path / "audit" / "engine.log").read_text()
+        assert "hunter2" not in raw, "bodies, queries and tokens are not written down"
+        entries = [json.loads(line) for line in raw.splitlines()]
+        told = [(e["By"], e["Who"], e["Role"], e["Object"], e["Status"]) for e in entries]
+        assert told == [
+            ("certificate", "vera", "viewer", "", 403),
+            ("certificate", "olaf", "operator", "", 200),
+            ("certificate", "olaf", "operator", "", 200),
+            ("certificate", "olaf", "operator", "web", 200),
+            ("", "", "", "", 401),
+            ("token", "ci", "viewer", "", 403),
+        ]
+        assert [e["Outcome"] for e in entries] == ["refused", *["done"] * 3, *["refused"] * 2]
+        assert all(e["Peer"].startswith("127.0.0.1:") for e in entries)
+        assert len({e["RequestId"] for e in entries}) == 6
+        status, told = await door.ask(viewer, "GET", "/swarm/v1/audit")
+        assert status == 403
+        since = entries[3]["TimeNs"] / 1e9 - 1e-6
+        filters = '{"who":["olaf"],"object":["web"]}'
+        path = f"/swarm/v1/audit?since={since:.9f}&filters={filters}"
+        assert (await door.ask(operator, path=path))[1]["Object"] == "web"
+
+    play(tmp_path, story)
+
+
+def test_a_followed_log_goes_on(tmp_path: Path) -> None:
+    async def story(door: Door) -> None:
+        connector = aiohttp.UnixConnector(str(tmp_path / "sock"))
+        async with (
+            aiohttp.ClientSession("http://swarm", connector=connector) as client,
+            client.get("/swarm/v1/audit?follow=1") as answer,
+        ):
+            for name in ("one", "two"):
+                async with client.post(f"/services/{name}/update"):
+                    found = json.loads(await answer.content.readline())
+                assert (found["Object"], found["By"], found["Uid"]) == (name, "socket", os.getuid())
+                assert found["Pid"] == os.getpid()
 
     play(tmp_path, story)
