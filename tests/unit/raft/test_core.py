@@ -13,7 +13,7 @@ from manager.raft.journal import Corrupt, Entry, Journal
 from manager.raft.pinned import NO_OP, REGULAR
 from manager.raft.ports import Frozen, Member
 from manager.raft.replication import Halt, RaftConfig
-from manager.raft.snapshot import SnapshotHeader, pack_snapshot
+from manager.raft.snapshot import SnapshotHeader, pack_snapshot, read_snapshot
 from tests.sim.raft.host import SimDisk, SimSnapshots
 from tests.sim.raft.world import World
 
@@ -60,13 +60,13 @@ class Bench:
         self.driver = Driver(self)
         self.disk = SimDisk(world)
         self.journal = Journal(FileDisk(path))
-        snapshots = SimSnapshots(world, self.disk, self.machine)  # type: ignore[arg-type]  # only freeze() is used
+        self.snapshots = SimSnapshots(world, self.disk, self.machine)  # type: ignore[arg-type]  # only freeze() is used
         self.core = RaftCore(
             Member(("a", "a:1")),
             {name: f"{name}:1" for name in members},
             self.machine,
             self.journal,
-            snapshots,
+            self.snapshots,
             self.driver,
             config or RaftConfig(),
         )
@@ -181,6 +181,56 @@ def test_the_commit_index_of_a_mismatch_is_not_believed(bench: Bench) -> None:
     assert bench.core.commit_index == before
 
 
+def test_a_heartbeat_commits_no_further_than_what_matches(bench: Bench) -> None:
+    bench.hear("b", append(1, (4, 0), entry(5, 1), entry(6, 1)))
+    bench.hear("c", append(2, (4, 0), commit=6))
+    assert bench.core.commit_index == 4
+
+
+def test_a_leader_has_on_its_disk_what_it_counts_itself_for(bench: Bench) -> None:
+    bench.lead()
+    bench.acknowledge("b")
+    bench.turn()
+    bench.core.propose(b"x")
+    bench.core.tick()
+    assert bench.journal.synced_index == bench.core.last_index
+
+
+def test_the_entry_that_makes_a_lone_member_ready_is_on_its_disk(tmp_path: Path) -> None:
+    world = World(1)
+    with world.entered():
+        bench = Bench(tmp_path, world, ("a",))
+        world.now += 2.0
+        while not bench.core.is_leader:
+            bench.core.tick()
+        assert bench.journal.synced_index >= bench.core.commit_index
+
+
+def test_an_old_leader_is_told_of_the_new_term(bench: Bench) -> None:
+    bench.hear("b", append(3, (4, 0)))
+    assert bench.hear("c", append(2, (4, 0))) == [m.TermHint(3)]
+
+
+def test_a_shorter_log_wins_no_pre_vote(bench: Bench) -> None:
+    bench.hear("b", append(1, (4, 0), entry(5, 1)))
+    bench.world.now += 2.0
+    assert m.PreVoteAnswer(1, False, 1, 2) in bench.hear("c", m.PreVote(2, 4, 0, 1))
+    assert m.PreVoteAnswer(1, True, 2, 2) in bench.hear("c", m.PreVote(2, 5, 1, 2))
+
+
+def test_a_minority_wins_no_pre_vote(tmp_path: Path) -> None:
+    world = World(1)
+    with world.entered():
+        bench = Bench(tmp_path, world, ("a", "b", "c", "d", "e"))
+        bench.turn(2.0)
+        bench.turn()
+        question = next(message for _, message in bench.sent if isinstance(message, m.PreVote))
+        bench.hear("b", m.PreVoteAnswer(0, True, question.round, question.term))
+        assert bench.core.term == 0
+        bench.hear("c", m.PreVoteAnswer(0, True, question.round, question.term))
+        assert bench.core.term == 1
+
+
 def test_an_acknowledgement_waits_for_the_disk(bench: Bench) -> None:
     bench.driver.inbox.append(Received("b", [append(1, (4, 0), entry(5, 1))]))
     bench.sent.clear()
@@ -265,6 +315,41 @@ def test_a_read_waits_for_a_quorum_heard_after_it(bench: Bench) -> None:
     assert answers == [bench.core.commit_index]
 
 
+def test_two_of_four_are_no_quorum_of_a_read(tmp_path: Path) -> None:
+    world = World(1)
+    with world.entered():
+        bench = Bench(tmp_path, world, ("a", "b", "c", "d"))
+        bench.turn(2.0)
+        bench.turn()
+        question = next(message for _, message in bench.sent if isinstance(message, m.PreVote))
+        for peer in ("b", "c"):
+            bench.hear(peer, m.PreVoteAnswer(0, True, question.round, question.term))
+        bench.turn()
+        for peer in ("b", "c"):
+            bench.hear(peer, m.Vote(bench.core.term))
+        for peer in ("b", "c"):
+            bench.acknowledge(peer)
+        answers: list[int | None] = []
+        bench.core.read_index(answers.append)
+        bench.acknowledge("b")
+        assert answers == []
+        bench.acknowledge("c")
+        assert answers == [bench.core.commit_index]
+
+
+def test_a_snapshot_names_the_members_as_of_its_entry(bench: Bench) -> None:
+    bench.lead()
+    bench.acknowledge("b")
+    bench.core.change_members(False, "c", "c:1", lambda done: None)
+    bench.snapshots.request()
+    for _ in range(3):
+        bench.turn(0.5)
+        bench.hear("b", m.Ack(bench.core.term, 0, bench.core.last_index, False, True))
+    assert bench.core.commit_index < bench.core.last_index
+    header = read_snapshot(bench.disk.snapshot or b"")[0]
+    assert [name for name, _ in header.members] == ["a", "b", "c"]
+
+
 def test_b60_a_leader_without_a_quorum_steps_down(bench: Bench) -> None:
     bench.lead()
     bench.acknowledge("b")
@@ -298,6 +383,16 @@ def test_a_damaged_snapshot_is_not_installed(bench: Bench) -> None:
     assert bench.core.applied_index == 40
     assert bench.machine.payloads == [b"state"]
     assert list(bench.core.members()) == ["a", "b"]
+
+
+def test_an_older_snapshot_replaces_nothing(bench: Bench) -> None:
+    entries = [entry(index, 1) for index in range(5, 9)]
+    bench.hear("b", append(1, (4, 0), *entries, commit=8))
+    data = b"".join(pack_snapshot(SnapshotHeader(6, 1, (("a", "a:1"),)), [b"old"]))
+    answer = acks(bench.hear("b", m.SnapshotChunk(1, 2, 6, 0, len(data), data)))
+    assert [ack.next_index for ack in answer] == [9]
+    assert bench.core.applied_index == 8
+    assert bench.machine.payloads == [b"x"] * 4
 
 
 def test_few_large_entries_stay_behind_a_snapshot(tmp_path: Path) -> None:
