@@ -92,6 +92,15 @@ class LabHandle:
         except json.JSONDecodeError:
             return Answer(answer.status, text)
 
+    def traces(self, node: str, value: str) -> list[str]:
+        """Return the files of a node's disk and the processes that hold a value, and its log."""
+        pattern = f"[{value[0]}]{value[1:]}"  # which is no trace of its own
+        root = self.api(node, "GET", "/info").body["DockerRootDir"]
+        told = "/proc/[0-9]*/cmdline /proc/[0-9]*/environ"
+        script = f"grep -rls --devices=skip -e '{pattern}' {root} {told}; exit 0"
+        found = self.run("exec", node, "sh", "-c", script).stdout.splitlines()
+        return found + (["log"] if value in self.run("logs", node).stdout else [])
+
     def fetch(self, urls: Sequence[str], times: int = 1) -> list[dict[str, str]]:
         """GET each URL so many times from the outside client and return the decoded answers."""
         command = ["/usr/bin/python3", "-c", FETCH, str(times), *urls]

@@ -40,6 +40,8 @@ def test_a_restarted_manager_is_locked_until_its_key_comes(lab: LabHandle, web: 
         lab.await_running("m1", web, 4)
         assert docker(lab, locked, "swarm", "unlock", stdin=f"{rotated}\n") == ""
         lab.await_ready(locked)
+        for manager in lab.managers():
+            assert lab.traces(manager, rotated) == [], "neither disk, log nor processes tell it"
     finally:
         docker(lab, "m1", "swarm", "update", "--autolock=false")
     lab.run("restart", locked)

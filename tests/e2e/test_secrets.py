@@ -74,10 +74,12 @@ def test_a_secret_is_read_by_its_task_and_found_nowhere_else(
         assert line[0] == "tmpfs"
         assert {"ro", "nosuid", "nodev", "noexec"} <= set(line[3].split(","))
     described = lab.api(node, "GET", f"/containers/{container}/json").body
-    root = lab.api(node, "GET", "/info").body["DockerRootDir"]
-    assert files_with(lab, node, container, root) != []
+    assert lab.traces(node, container) != []
+    token = lab.api("m1", "GET", "/swarm").body["JoinTokens"]["Manager"]
     for one in (node, "m1"):
-        assert files_with(lab, one, VALUE, root) == [], "on a worker nowhere, on a manager sealed"
+        assert lab.traces(one, VALUE) == [], "on a worker nowhere, on a manager sealed"
+        assert lab.traces(one, token) == []
+    assert lab.traces("m1", "PRIVATE KEY") == [], "neither the root's nor its own"
     assert len(files_with(lab, node, VALUE, "/run")) == 2
     other = next(n for n in lab.nodes if n.startswith("w") and n != node)
     assert files_with(lab, other, VALUE, "/run") == []

@@ -3,28 +3,22 @@
 import asyncio
 import dataclasses
 import datetime
+import importlib
 import os
+import pkgutil
 from pathlib import Path
 from typing import Final
 
 import grpc
 
+import swarmapi.v1
 from manager.bootstrap import prepare_first
-from manager.ca.certificates import create_root
+from manager.ca.certificates import BACK_DATED, NODE_LIFETIME, create_root
 from manager.config import InitConfig
 from manager.store.changes import Delete, PutNode
 from swarmapi.identity import JOIN_SERVER_NAME, MANAGER, expect
 from swarmapi.model.objects import Node
 from swarmapi.model.spec import NodeRole, NodeSpec
-from swarmapi.v1 import (
-    ca_pb2,
-    dispatcher_pb2,
-    exec_pb2,
-    forward_pb2,
-    leases_pb2,
-    logs_pb2,
-    raft_pb2,
-)
 from tests.unit.manager_shell.test_three_managers import Place
 from tests.unit.manager_shell.wire import material
 
@@ -37,9 +31,11 @@ CALLERS: Final = (
     "promoted worker",
     "manager of another cluster",
     "manager of a foreign root",
+    "manager whose certificate is over",
 )
+STRANGERS: Final = {"manager of a foreign root", "manager whose certificate is over"}
 ALLOWED: Final[dict[tuple[str, str], set[str]]] = {
-    ("CertificateAuthority", "GetRoot"): set(CALLERS) - {"manager of a foreign root"},
+    ("CertificateAuthority", "GetRoot"): set(CALLERS) - STRANGERS,
     ("CertificateAuthority", "IssueCertificate"): {
         "worker",
         "manager",
@@ -61,16 +57,11 @@ ALLOWED: Final[dict[tuple[str, str], set[str]]] = {
 DENIED: Final = {"UNAUTHENTICATED", "PERMISSION_DENIED", "UNIMPLEMENTED", "UNAVAILABLE"}
 METHODS: Final = [
     (service.full_name, service.name, method.name)
-    for module in (
-        ca_pb2,
-        dispatcher_pb2,
-        exec_pb2,
-        forward_pb2,
-        leases_pb2,
-        logs_pb2,
-        raft_pb2,
-    )
-    for service in module.DESCRIPTOR.services_by_name.values()
+    for found in pkgutil.iter_modules(swarmapi.v1.__path__)
+    if found.name.endswith("_pb2")
+    for service in importlib.import_module(
+        f"swarmapi.v1.{found.name}"
+    ).DESCRIPTOR.services_by_name.values()
     for method in service.methods
 ]
 ANSWER_WAIT_S: Final = 1.0
@@ -111,6 +102,9 @@ class Door:
         if caller == "manager of a foreign root":
             shown = material(foreign, "m", manager, self.cluster_id)
             return dataclasses.replace(shown, ca_pem=self.root.cert_pem).client()
+        if caller == "manager whose certificate is over":
+            begun = datetime.datetime.now(datetime.UTC) - NODE_LIFETIME - BACK_DATED
+            return material(self.root, "m", manager, self.cluster_id, begun).client()
         cluster_id = "other" if caller == "manager of another cluster" else self.cluster_id
         node_id, role = {
             "worker": ("w", worker),

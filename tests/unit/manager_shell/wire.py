@@ -29,10 +29,14 @@ def root_of(cluster: MemoryCluster) -> RootCA:
 
 
 def material(
-    root: RootCA, node_id: str, role: NodeRole = NodeRole.WORKER, cluster_id: str = "cluster1"
+    root: RootCA,
+    node_id: str,
+    role: NodeRole = NodeRole.WORKER,
+    cluster_id: str = "cluster1",
+    now: datetime.datetime | None = None,
 ) -> TLSMaterial:
     key_pem, csr_pem = new_request()
-    now = datetime.datetime.now(datetime.UTC)
+    now = now or datetime.datetime.now(datetime.UTC)
     pem = sign_request(root, csr_pem, node_id=node_id, role=role, cluster_id=cluster_id, now=now)
     return TLSMaterial(root.cert_pem, pem, key_pem)
 
