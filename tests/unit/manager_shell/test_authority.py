@@ -55,13 +55,15 @@ ALLOWED: Final[dict[tuple[str, str], set[str]]] = {
 }
 """Who gets past the door; a body that means nothing is refused behind it."""
 DENIED: Final = {"UNAUTHENTICATED", "PERMISSION_DENIED", "UNIMPLEMENTED", "UNAVAILABLE"}
-METHODS: Final = [
-    (service.full_name, service.name, method.name)
+FILES: Final = [
+    importlib.import_module(f"swarmapi.v1.{found.name}").DESCRIPTOR
     for found in pkgutil.iter_modules(swarmapi.v1.__path__)
     if found.name.endswith("_pb2")
-    for service in importlib.import_module(
-        f"swarmapi.v1.{found.name}"
-    ).DESCRIPTOR.services_by_name.values()
+]
+METHODS: Final = [
+    (service.full_name, service.name, method.name)
+    for file in FILES
+    for service in file.services_by_name.values()
     for method in service.methods
 ]
 ANSWER_WAIT_S: Final = 1.0
