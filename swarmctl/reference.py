@@ -13,13 +13,17 @@ _KEYS = {
     "gid": "gid",
     "mode": "mode",
     "follow": "follow",
+    "swap": "swap",
+    "signal": "signal",
 }
 
 
 def parse(kind: str, text: str) -> Row:
-    """Return the reference of `NAME` or `source=NAME[,target=…,uid=…,gid=…,mode=0444,follow]`.
+    """Return the reference of `NAME` or `source=NAME[,target=…,uid=…,gid=…,mode=0444,…]`.
 
-    The daemon finds the id. Without `follow` the service keeps what has the name now.
+    The other keys are `follow`, `swap` and `signal=NAME`.
+    The daemon finds the id. Without `follow` the service keeps what has the name now; with `swap`,
+    which follows too, what replaces it goes into running containers, which get the signal.
     """
     found = {"source": text}
     if "=" in text:
@@ -37,6 +41,10 @@ def parse(kind: str, text: str) -> Row:
     except ValueError:
         raise Bad(f"invalid {kind} {text!r}: {found['mode']!r} is not an octal mode") from None
     target = found.get("target") or (source if kind == "secret" else f"/{source}")
+    swap = truth("swap", found.get("swap", "false"))
+    more = {"Swap": True, "Signal": found.get("signal", "")} if swap else {}
+    if "signal" in found and not swap:
+        raise Bad(f"invalid {kind} {text!r}: signal needs swap")
     return {
         "File": {
             "Name": target,
@@ -45,5 +53,6 @@ def parse(kind: str, text: str) -> Row:
             "Mode": mode,
         },
         f"{kind.title()}Name": source,
-        "Follow": truth("follow", found.get("follow", "false")),
+        "Follow": swap or truth("follow", found.get("follow", "false")),
+        **more,
     }

@@ -1,6 +1,7 @@
 """The executor: tasks become containers of this machine's engine."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
@@ -48,6 +49,7 @@ from worker.pulling import Say, TaskPulls
 from worker.secretfiles import SecretFiles
 from worker.taskmachine import Outcome, Standing
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 Tell = Callable[[Standing], None]
 LABEL = "com.docker.swarm."
@@ -295,6 +297,26 @@ class EngineExecutor:
         values, place = await self._secrets.values(spec, say), self._place(task)
         rendered = contents(expanded(spec.spec, place), place, values)
         await asyncio.to_thread(self._files.write, task.id, spec, rendered)
+        await asyncio.to_thread(self._files.note, task.id, spec)
+
+    async def _swap(self, container_id: str, task: Task, spec: SpecVersion) -> None:
+        """Swap in what has replaced a task's secrets and configs; send the signals asked for.
+
+        What is cut short is done again, the signal too: a program is told at least once.
+        """
+        outdated = await asyncio.to_thread(self._files.outdated, task.id, spec)
+        if not outdated:
+            return
+        try:
+            values, place = await self._secrets.values(spec), self._place(task)
+            rendered = contents(expanded(spec.spec, place), place, values)
+            await asyncio.to_thread(self._files.write, task.id, spec, rendered)
+            for signal in dict.fromkeys(r.signal for r in outdated if r.signal):
+                await self._engine.kill(container_id, signal)
+            await asyncio.to_thread(self._files.note, task.id, spec)
+        except (SwarmError, RuntimeFailure, OSError) as error:
+            names = ", ".join(reference.name for reference in outdated)
+            log.warning("task %s keeps its old %s: %s", task.id, names, error)
 
     def _place(self, task: Task) -> TaskPlace:
         machine, slot = self._machine(), str(task.slot or task.node_id)
@@ -368,8 +390,10 @@ class EngineExecutor:
         found = self._find(task)
         if not found:
             return Outcome(error="the container is gone")
-        if not task.status.ending and not await self._is_ill(found, spec, tell):
-            return await self._ended(found, task)
+        async with _cancelling(asyncio.ensure_future(self._swap(found, task, spec))):
+            ill = task.status.ending or await self._is_ill(found, spec, tell)
+            if not ill:
+                return await self._ended(found, task)
         if task.addresses and not task.endpoint.drained:
             message = "unhealthy: to be stopped once nobody sends to it"
             tell(Standing(ready=False, ending=True, message=message))

@@ -42,6 +42,14 @@ def _used(task: Task, record: SpecVersion | None) -> frozenset[SecretKey]:
     return frozenset((kind, r.id) for kind, r in defaults.references(record.spec))
 
 
+def spec_in_force(view: View, task: Task) -> SpecVersion | None:
+    """Return what a task runs: its spec version, with what is swapped as its service has it now."""
+    record, service = view.spec_of(task), view.services.get(task.service_id)
+    if record is None or service is None or service.spec_version == record.version:
+        return record
+    return replace(record, spec=defaults.in_force(record.spec, service.spec))
+
+
 def stable_part(task: Task) -> Task:
     """Return what of a task its agent acts on; a change of the rest is not sent."""
     return replace(
@@ -133,9 +141,11 @@ class Assigner:
         if task.status.state < TaskState.ASSIGNED:
             return
         stable = stable_part(task)
-        record = view.spec_of(task)
-        self._uses[task.id] = _used(task, record)
-        if record is None or self._tasks.get(task.id) == stable:
+        record = spec_in_force(view, task)
+        before, uses = self._uses.get(task.id), _used(task, record)
+        self._uses[task.id] = uses
+        swapped = bool(before and uses) and before != uses
+        if record is None or (self._tasks.get(task.id) == stable and not swapped):
             return
         self._tasks[task.id] = stable
         # The status travels along, so that a node that lost its memory starts from it.

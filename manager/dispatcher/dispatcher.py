@@ -29,7 +29,14 @@ from swarmapi.errors import (
 )
 from swarmapi.identity import Identity, identity_from_auth_context, identity_of
 from swarmapi.model import defaults
-from swarmapi.model.objects import NetworkLease, Node, NodeDescription, NodeState, TaskStatus
+from swarmapi.model.objects import (
+    NetworkLease,
+    Node,
+    NodeDescription,
+    NodeState,
+    Service,
+    TaskStatus,
+)
 from swarmapi.v1 import dispatcher_pb2 as pb
 from swarmapi.v1 import exec_pb2, logs_pb2
 
@@ -126,6 +133,8 @@ class Dispatcher:
         for (kind, object_id), moved in applied.changed.items():
             if kind == "task":
                 self._route_task(object_id)
+            elif kind == "service":
+                self._service_changed(moved.after)
             elif kind == "node":
                 self._node_changed(object_id)
                 if _manager_of(moved.before) != _manager_of(moved.after):
@@ -146,6 +155,14 @@ class Dispatcher:
                 self._task_node[task_id] = node_id
             session.dirty_tasks.add(task_id)
             session.changed.set()
+
+    def _service_changed(self, service: object) -> None:
+        """Let the nodes of its tasks have what is swapped into them."""
+        if isinstance(service, Service) and any(
+            reference.swap for _, reference in defaults.references(service.spec)
+        ):
+            for task in self._store.view.tasks_of_service(service.id):
+                self._route_task(task.id)
 
     def _node_changed(self, node_id: str) -> None:
         node = self._store.view.nodes.get(node_id)

@@ -65,6 +65,7 @@ class Outdated:
 
 def _difference(old: ServiceSpec, new: ServiceSpec) -> str:
     same = defaults.mean_the_same
+    old = defaults.in_force(old, new)  # what is swapped in place replaces nothing
     before, after = defaults.task_template(old), defaults.task_template(new)
     if not same(defaults.endpoint(old), defaults.endpoint(new)):
         return "all"

@@ -126,6 +126,34 @@ def test_a_replaced_secret_reaches_who_follows_it(lab: LabHandle, tmp_path: Path
     assert lab.swarmctl("m1", "secret", "rm", "pw") == "pw\n"
 
 
+def test_a_replaced_secret_is_swapped_into_the_running_container(
+    lab: LabHandle, tmp_path: Path
+) -> None:
+    """By way of a follower; the task stays, and its program is told by a signal."""
+    for number, value in enumerate((VALUE, NEXT)):
+        (tmp_path / str(number)).write_text(value)
+    lab.swarmctl("m2", "secret", "create", "pw", str(tmp_path / "0"))
+    script = "trap 'cat /run/secrets/pw > /tmp/told' HUP; while true; do sleep 0.1; done"
+    words = ["--name", "swaps", "--secret", "source=pw,swap,signal=HUP", "--stop-signal", "KILL"]
+    words += ["--no-resolve-image", "busybox:latest", "sh", "-c", script]
+    lab.swarmctl("m2", "service", "create", "-d", *words)
+    lab.await_running("m1", "swaps", 1)
+    first = container_of(lab, "swaps")
+    assert inside(lab, "swaps", "cat /run/secrets/pw") == VALUE
+    lab.swarmctl("m2", "secret", "create", "--replace", "pw", str(tmp_path / "1"))
+    told = "cat /tmp/told 2>/dev/null || true"
+    wait_until(lambda: inside(lab, "swaps", told) == NEXT, 20, "the program has the next value")
+    assert container_of(lab, "swaps") == first
+    lab.run("restart", first[0])
+    lab.await_ready("m1")
+    assert inside(lab, "swaps", "cat /run/secrets/pw") == NEXT
+    lab.swarmctl("m1", "service", "rollback", "-d", "swaps")
+    wait_until(lambda: inside(lab, "swaps", told) == VALUE, 20, "a rollback swaps back")
+    assert container_of(lab, "swaps") == first
+    lab.swarmctl("m1", "service", "rm", "swaps")
+    assert lab.swarmctl("m1", "secret", "rm", "pw") == "pw\n"
+
+
 def replaced(lab: LabHandle, secret_id: str) -> bool:
     """Tell whether the task that runs of `follows` has the secret of that id."""
     tasks: list[Any] = lab.running("m1", "follows")

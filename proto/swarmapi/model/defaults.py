@@ -86,6 +86,26 @@ def reference_target(kind: str, name: str) -> str:
     return posixpath.normpath(posixpath.join("/run/secrets" if kind == "secret" else "/", name))
 
 
+def swapped_directories(spec: ServiceSpec) -> set[str]:
+    """Return the directories whose files are swapped in running containers: bound as a whole."""
+    return {
+        posixpath.dirname(reference_target(kind, r.file.name))
+        for kind, r in references(spec)
+        if r.swap and r.file is not None
+    }
+
+
+def in_force(own: ServiceSpec, current: ServiceSpec) -> ServiceSpec:
+    """Return a task's spec with what is swapped as the service's current spec has it."""
+    ids = {(kind, r.name, r.file): r.id for kind, r in references(current) if r.swap}
+
+    def moved(kind: str, reference: R) -> R:
+        found = ids.get((kind, reference.name, reference.file))
+        return replace(reference, id=found) if found and reference.swap else reference
+
+    return with_references(own, moved)
+
+
 def replicas(spec: ServiceSpec) -> int:
     """Return how many tasks a replicated service wants (1 when blank)."""
     wanted = spec.mode.replicated.replicas if spec.mode.replicated else None

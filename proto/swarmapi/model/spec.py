@@ -165,6 +165,10 @@ class Reference(Spec, frozen=True):
     file: ReferenceFile | None = None
     follow: bool | None = None
     """None in an update is as before: Docker's clients read a spec and write it without this."""
+    swap: bool | None = None
+    """What replaces it is swapped into running containers instead of replacing them."""
+    signal: str = ""
+    """What a container's first process is sent after a swap."""
 
 
 class SecretReference(Reference, frozen=True):

@@ -16,8 +16,9 @@ from manager.store.changes import PutSecret, SetTaskStatus, Transaction, decode,
 from manager.store.events import events_of
 from manager.store.view import View
 from swarmapi.errors import InvalidArgument
+from swarmapi.model import defaults
 from swarmapi.model.decode import decode_spec
-from swarmapi.model.objects import Config, Secret, TaskState, TaskStatus
+from swarmapi.model.objects import Config, Secret, SpecVersion, TaskState, TaskStatus
 from swarmapi.model.spec import SecretSpec
 from swarmapi.v1 import dispatcher_pb2 as pb
 from tests.unit.manager_shell.cluster import MemoryCluster
@@ -40,6 +41,7 @@ def using(kind: str, *references: dict[str, Any], name: str = "web") -> dict[str
             word + "ID": one.get("id", ""),
             word + "Name": one.get("name", ""),
             "Follow": one.get("follow", False),
+            **one.get("more", {}),
         }
         for one in references
     ]
@@ -463,5 +465,81 @@ def test_replacing_by_the_same_data_changes_labels_alone(kind: str) -> None:
         assert (await get(client, f"/{kind}s/s"))["Version"] == version
         other = await post(client, f"{path}?replace=true", made("s", b"new", b="2"), 201)
         assert other != first
+
+    play(story)
+
+
+@KINDS
+def test_what_is_swapped_replaces_no_task_and_goes_to_the_ones_that_run(kind: str) -> None:
+    async def story(cluster: MemoryCluster, client: Client) -> None:
+        create, word = f"/{kind}s/create", kind.title()
+        await post(client, create, made("pw", b"1"), 201)
+        more = {"Swap": True, "Signal": "HUP"}
+        one = {"name": "pw", "target": "/etc/app/pw", "follow": True, "more": more}
+        body = using(kind, one) | {"Mode": {"Replicated": {"Replicas": 1}}}
+        await post(client, "/services/create", body, 201)
+        await cluster.settle()
+        (task,) = await cluster.run_tasks()
+        assigner = Assigner("m1", TableCache(), {})
+        assigner.complete(cluster.store.view)
+        for data in (b"2", b"3"):
+            now = (await post(client, create + "?replace=1", made("pw", data), 201))["ID"]
+            await cluster.settle()
+            assert list(cluster.store.view.tasks) == [task.id]
+            message = assigner.incremental(cluster.store.view, {task.id})
+            assert message is not None
+            (sent,) = message.tasks
+            record = msgspec.msgpack.decode(sent.spec, type=SpecVersion)
+            ((_, used),) = defaults.references(record.spec)
+            assert (used.id, record.version) == (now, task.spec_version)
+            assert len(message.secrets) + len(message.configs) == 1
+            assert len(message.removed_secrets) == 1
+            assert assigner.incremental(cluster.store.view, {task.id}) is None
+        # A client of Docker's knows nothing of it, and another image is an update as ever.
+        service = await get(client, "/services/web")
+        echoed = service["Spec"]
+        for key in ("Follow", *more):
+            del echoed["TaskTemplate"]["ContainerSpec"][word + "s"][0][key]
+        echoed["TaskTemplate"]["ContainerSpec"]["Image"] = "other"
+        await post(client, f"/services/web/update?version={service['Version']['Index']}", echoed)
+        (reference,) = await references_of(client, kind)
+        assert {**reference, **more} == reference
+        await cluster.settle()
+        assert len(cluster.store.view.tasks) == 2
+
+    play(story)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"more": {"Swap": True}}, "Swap of config pw needs Follow"),
+        ({"follow": True, "more": {"Signal": "HUP"}}, "Signal of config pw needs Swap"),
+        (
+            {"follow": True, "more": {"Swap": True, "Signal": "?"}},
+            "Signal '?' of config pw is none",
+        ),
+        ({"follow": True, "target": "/t", "more": {"Swap": True}}, "a directory of its own, not /"),
+    ],
+)
+def test_a_swap_that_cannot_be_is_refused(more: dict[str, Any], words: str) -> None:
+    async def story(cluster: MemoryCluster, client: Client) -> None:
+        await post(client, "/configs/create", made("pw"), 201)
+        body = using("config", {"name": "pw", "target": "/etc/app/pw", **more})
+        assert words in (await post(client, "/services/create", body, 400))["message"]
+
+    play(story)
+
+
+def test_a_directory_that_is_swapped_has_no_room_for_mounts() -> None:
+    async def story(cluster: MemoryCluster, client: Client) -> None:
+        await post(client, "/configs/create", made("pw"), 201)
+        one = {"name": "pw", "target": "/etc/app/pw", "follow": True, "more": {"Swap": True}}
+        for target in ("/etc/app", "/etc/app/more", "/etc/app/more/deep"):
+            body = using("config", one)
+            mount = {"Type": "tmpfs", "Target": target}
+            body["TaskTemplate"]["ContainerSpec"]["Mounts"] = [mount]
+            told = (await post(client, "/services/create", body, 400))["message"]
+            assert f"{target} (a mount) has no place in /etc/app" in told
 
     play(story)

@@ -58,6 +58,12 @@ def test_a_pretty_config_shows_its_data(daemon: Daemon, ctl: Run) -> None:
 
 def test_a_service_refers_to_them_by_name(daemon: Daemon, ctl: Run) -> None:
     daemon.on("POST", "/services/create", {"ID": "web1"})
+    swap = "service create -d --no-resolve-image --secret source=pw,swap,signal=HUP img"
+    assert ctl(*swap.split()).code == 0
+    (swapped,) = daemon.body("/services/create")["TaskTemplate"]["ContainerSpec"]["Secrets"]
+    assert (swapped["Follow"], swapped["Swap"], swapped["Signal"]) == (True, True, "HUP")
+    assert "signal needs swap" in ctl("service", "create", "--secret", "source=p,signal=1", "i").err
+    daemon.seen.clear()
     line = "service create -d --no-resolve-image --secret pw --config source=conf,target=/etc/c"
     full = "--secret source=pw,target=/k/pw,uid=5,gid=6,mode=0400,follow"
     assert ctl(*line.split(), *full.split(), "img").code == 0

@@ -163,3 +163,48 @@ def test_templates_become_what_the_task_is(tmp_path: Path) -> None:
         assert Path(bound["/etc/conf"].source).read_text() == told
 
     play(tmp_path, story)
+
+
+def test_what_replaces_them_is_swapped_into_the_running_container(tmp_path: Path) -> None:
+    """By rename in a directory that is bound whole; the program gets the signal, once a swap."""
+    here = replace(OWN, name="/etc/app/conf", mode=None)
+    swapped = ConfigReference(
+        id="id2", name="conf", file=here, follow=True, swap=True, signal="HUP"
+    )
+    beside = replace(swapped, id="id3", name="other", file=replace(here, name="/etc/app/other"))
+    beside = replace(beside, swap=None)
+    own = replace(defaults.container(SPEC.spec), configs=(swapped, beside))
+    spec = replace(SPEC, spec=replace(SPEC.spec, task_template=TaskTemplate(container_spec=own)))
+    other = Config(id="id3", spec=SecretSpec(name="other", data=b"o"))
+    fresh = Config(id="id4", spec=SecretSpec(name="conf", data=b"a=2"))
+
+    async def story(world: World) -> None:
+        secrets = NodeSecrets()
+        secrets.take([SECRET, CONFIG, other], complete=True)
+        executor = executor_of(world, secrets)
+        assert (await executor.prepare(TASK, spec, quiet)).error == ""
+        assert (await executor.start(TASK, spec)).error == ""
+        record = world.engine.inspect(container_name(TASK)).record
+        bound = {p.target: Path(p.source) for p in record.mounts}
+        assert set(bound) == {"/run/secrets/pw", "/etc/app"}
+        directory = bound["/etc/app"]
+        assert {p.name: p.read_bytes() for p in directory.iterdir()} == {
+            "conf": b"a=1",
+            "other": b"o",
+        }
+        moved = replace(own, configs=(replace(swapped, id="id4"), beside))
+        changed = TaskTemplate(container_spec=moved)
+        now = replace(spec, spec=replace(spec.spec, task_template=changed))
+        secrets.take([fresh], complete=False)
+        for current, data in ((spec, b"a=1"), (now, b"a=2"), (now, b"a=2")):
+            waiting = asyncio.create_task(executor.wait(TASK, current, lambda standing: None))
+            for _ in range(1000):
+                if not executor._files.outdated(TASK.id, current):
+                    break
+                await asyncio.sleep(0.01)
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+            assert (directory / "conf").read_bytes() == data
+        assert [number for _, number in world.supervisor.signals] == [1]
+
+    play(tmp_path, story)
