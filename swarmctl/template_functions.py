@@ -16,10 +16,31 @@ OMITTED: dict[str, Any] = {
     **dict.fromkeys(("StopSignal", "MacAddress", "User", "WorkingDir", "Comment"), ""),
     **dict.fromkeys(("ArgsEscaped", "NetworkDisabled", "ConfigOnly", "Attachable"), False),
     **{name: {} for name in ("ExposedPorts", "Labels", "Volumes", "Annotations", "Sysctls")},
-    **{name: {} for name in ("Tmpfs", "StorageOpt")},
+    **{name: {} for name in ("Tmpfs", "StorageOpt", "AuxiliaryAddresses", "Options")},
     **{name: [] for name in ("Cmd", "Entrypoint", "Env", "Shell", "OnBuild", "Mounts")},
 }
 """Fields the API leaves out where they are empty, with Go's value of them."""
+
+_STRUCTS = [
+    line.split()
+    for line in (
+        "HostIp HostPort",
+        "Type? Name? Source Destination Driver? Mode RW Propagation",
+        "Name MaximumRetryCount",
+        "Type Config",
+        "Status Running Paused Restarting OOMKilled Dead Pid ExitCode Error StartedAt FinishedAt"
+        " Health?",
+        "Type Layers?",
+        "Data Name",
+        "Driver Options Config",
+        "Subnet IPRange? Gateway? AuxiliaryAddresses?",
+        "Name EndpointID MacAddress IPv4Address IPv6Address",
+    )
+]
+"""The API's objects that Go has as structs: it prints their fields in this order, without names.
+
+With a question mark those that are left out where they are empty."""
+_ULIMIT = {"Name", "Soft", "Hard"}
 
 
 class Missing(str):
@@ -35,6 +56,10 @@ def text_of(value: Any, *, inner: bool = False) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, dict):
+        if value.keys() == _ULIMIT:
+            return "{Name}={Soft}:{Hard}".format_map(value)
+        if fields := _fields(value):
+            return "{" + " ".join(text_of(_field(value, name)) for name in fields) + "}"
         if inner and not value:
             return "{}"
         items = (f"{name}:{text_of(value[name], inner=True)}" for name in sorted(value))
@@ -44,6 +69,21 @@ def text_of(value: Any, *, inner: bool = False) -> str:
     if callable(value):
         raise UsageError("template: wrong number of arguments: want 1 got 0", 1)
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _fields(value: dict[str, Any]) -> list[str]:
+    """Return the names of a struct's fields in order; none where it is a map."""
+    for fields in _STRUCTS:
+        needed = {name for name in fields if not name.endswith("?")}
+        names = [name.rstrip("?") for name in fields]
+        if needed <= value.keys() <= set(names):
+            return names
+    return []
+
+
+def _field(value: dict[str, Any], name: str) -> Any:
+    found = value.get(name)
+    return OMITTED.get(name, "") if found is None else found
 
 
 def call(name: str, *arguments: Any) -> Any:

@@ -9,6 +9,7 @@ import argparse
 import importlib
 import json
 import pkgutil
+import signal
 import sys
 from pathlib import Path
 
@@ -40,6 +41,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, help="samples of each contender (default: its own)")
     parser.add_argument("--json", type=Path, default=Path(".cache/bench.json"))
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is closed
     results: list[Result] = []
     for name in options.names or modules():
         result = run(load(name), options.rounds)

@@ -64,12 +64,14 @@ class Soak:
         for thread in threads:
             thread.start()
         chance = random.Random(self.seed)
-        for _ in range(self.kills):
-            time.sleep(chance.uniform(0.05, 0.8))  # the moment is the experiment
-            self._kill(_victim(chance, self.holder_share))
-        self._over.set()
-        for thread in threads:
-            thread.join()
+        try:
+            for _ in range(self.kills):
+                time.sleep(chance.uniform(0.05, 0.8))  # the moment is the experiment
+                self._kill(_victim(chance, self.holder_share))
+        finally:  # also when it is interrupted
+            self._over.set()
+            for thread in threads:
+                thread.join()
 
     # ---- killing ---------------------------------------------------------------------------
 

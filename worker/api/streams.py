@@ -62,8 +62,8 @@ async def attach_socket(request: web.Request) -> web.StreamResponse:
     if not socket.can_prepare(request):
         raise InvalidArgument("attach/ws needs a WebSocket handshake: ask with Upgrade: websocket")
     session = await engine.attach(record.id) if query.flag(request, "stream") else None
-    engine.emit(record.id, "attach")
     try:
+        engine.emit(record.id, "attach")
         await socket.prepare(request)
         shown = (1,) * query.flag(request, "stdout") + (2,) * query.flag(request, "stderr")
         if query.flag(request, "logs"):

@@ -122,7 +122,7 @@ def linked(record: Record, find: Callable[[str], Record], *, lenient: bool) -> l
                 other.config.hostname or other.id[:12],
                 place.address,
                 tuple(other.env),
-                tuple(sorted({_port(port) for port in exposed})),
+                tuple(sorted(_ports(exposed))),
             )
         )
     return found
@@ -171,6 +171,7 @@ def _ranges(ports: Sequence[tuple[int, str]]) -> list[tuple[int, int, str]]:
     return [run for run in runs if run[1] - run[0] + 1 >= _RANGE]
 
 
-def _port(text: str) -> tuple[int, str]:
-    number, _, protocol = text.partition("/")
-    return int(number), protocol or "tcp"
+def _ports(exposed: Iterable[str]) -> set[tuple[int, str]]:
+    """Return the ports; what an image exposes nobody checked, and what is no number is left out."""
+    split = (text.partition("/") for text in exposed)
+    return {(int(number), rest or "tcp") for number, _, rest in split if number.isdecimal()}

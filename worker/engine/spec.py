@@ -273,6 +273,8 @@ def decode_host(raw: object) -> HostConfig:
     _check_namespaces(host)
     if ".." in host.cgroup_parent.split("/"):
         raise InvalidArgument(f"invalid CgroupParent {host.cgroup_parent}: it must not hold '..'")
+    if "\0" in host.cgroup_parent:
+        raise InvalidArgument(f"invalid CgroupParent {host.cgroup_parent!r}: it holds a NUL byte")
     if host.runtime not in ("", *RUNTIMES):
         raise InvalidArgument(f"unknown or invalid runtime name: {host.runtime}")
     if host.network_mode == "container:":

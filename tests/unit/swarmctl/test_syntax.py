@@ -155,6 +155,26 @@ def test_templates(text: str, printed: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "printed"),
+    [
+        ({"80/tcp": [{"HostIp": "::", "HostPort": "8"}]}, "map[80/tcp:[{:: 8}]]"),
+        ({"Type": "json-file", "Config": {}}, "{json-file map[]}"),
+        ([{"Name": "nofile", "Soft": 1, "Hard": 2}], "[nofile=1:2]"),
+        ([{"Subnet": "10.0.0.0/8", "Gateway": "10.0.0.1"}], "[{10.0.0.0/8  10.0.0.1 map[]}]"),
+        ({"Driver": "default", "Options": None, "Config": []}, "{default map[] []}"),
+        (
+            {"Type": "t", "Source": "/a", "Destination": "/b"}
+            | {"Mode": "", "RW": True, "Propagation": "p"},
+            "{t  /a /b   true p}",
+        ),
+        ({"Type": "t", "Note": "n"}, "map[Note:n Type:t]"),
+    ],
+)
+def test_what_go_has_as_structs_is_printed_without_names(value: object, printed: str) -> None:
+    assert Template("{{.X}}", strict=False).render({"X": value}) == printed
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "{{call .A}}",

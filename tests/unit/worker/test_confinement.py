@@ -42,6 +42,7 @@ MIB = 1 << 20
         ({"BlkioDeviceReadBps": [{"Path": "a\0b", "Rate": 1}]}, "no path"),
         ({"BlkioDeviceReadBps": [{"Path": "/dev/x", "Rate": -1}]}, "cannot be negative"),
         ({"CgroupParent": "/a/../b"}, "must not hold"),
+        ({"CgroupParent": "/a\0b"}, "holds a NUL byte"),
         ({"Runtime": "kata"}, "unknown or invalid runtime name: kata"),
         ({"Sysctls": {"vm.swappiness": "1"}}, "separate kernel namespace"),
         ({"Sysctls": {"net.x": "1"}, "NetworkMode": "host"}, "host network namespace"),

@@ -56,6 +56,7 @@ def test_the_variables_name_ports_ranges_and_what_the_other_was_told() -> None:
 def test_a_link_on_the_default_bridge_follows_the_other_container(tmp_path: Path) -> None:
     async def story(world: World) -> None:
         db = await world.run("db", Env=["USER=bob"], ExposedPorts={"80/tcp": {}})
+        world.engine.inspect("db").record.image_config["ExposedPorts"] = {"x": {}, "90-91/udp": {}}
         web = await world.run("web", {"Links": ["db:data"]}, Env=["DATA_ENV_A=own"])
         assert f"10.9.0.2\tdata {db[:12]} db\n" in hosts_of(world, web)
         env = world.supervisor.launches[-1].config["process"]["env"]
