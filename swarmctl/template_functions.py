@@ -28,8 +28,10 @@ _STRUCTS = [
         "Type? Name? Source Destination Driver? Mode RW Propagation",
         "Name MaximumRetryCount",
         "Type Config",
-        "Status Running Paused Restarting OOMKilled Dead Pid ExitCode Error StartedAt FinishedAt"
-        " Health?",
+        (
+            "Status Running Paused Restarting OOMKilled Dead Pid ExitCode Error StartedAt "
+            "FinishedAt Health?"
+        ),
         "Type Layers?",
         "Data Name",
         "Driver Options Config",
