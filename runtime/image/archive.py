@@ -63,8 +63,31 @@ def save(store: ImageStore, refs: Iterable[str], out: IO[bytes]) -> None:
         _add(tar, "manifest.json", oci.encode(manifests))
 
 
+def meant(store: ImageStore, refs: Iterable[str]) -> list[str]:
+    """Return what references mean: a bare repository all of its tags. Raises ImageNotFound."""
+    by_repository: dict[str, list[str]] = {}
+    for tag in sorted(tag for image in store.list() for tag in image.repo_tags):
+        by_repository.setdefault(parse(tag).name, []).append(tag)
+    found: list[str] = []
+    for ref in refs:
+        tags = by_repository.get(_repository(ref), [])
+        if not tags:
+            store.resolve(ref)
+        found += tags or [ref]
+    return found
+
+
+def _repository(ref: str) -> str:
+    """The repository that a bare name means; empty for all else."""
+    with suppress(BadReference):
+        reference = parse(ref)
+        if not reference.tag and not reference.digest:
+            return reference.name
+    return ""
+
+
 def _names_meant(image: Image, ref: str) -> list[str]:
-    """The tag a reference names; all tags of a bare repository; none for an id."""
+    """The tag a reference names; none for an id."""
     try:
         name = parse(ref).with_default_tag().familiar
     except BadReference:

@@ -10,7 +10,7 @@ from swarmapi.errors import InvalidArgument, NotFound, SwarmError
 from swarmapi.rest import Route
 from worker.api import answers, older
 from worker.api.keys import engine_of
-from worker.api.render import container_details, container_summary
+from worker.api.render import container_details, container_summary, image_ids
 from worker.api.responses import answer, encode, nothing
 from worker.api.stats import render_stats
 from worker.api.system import tree_bytes
@@ -54,7 +54,8 @@ async def list_containers(request: web.Request) -> web.StreamResponse:
     found = engine.list(query.filters(request), everything=everything)
     shown = found[:limit] if limit > 0 else found
     links = engine.link_names()
-    rendered = [container_summary(c.record, links.get(c.record.id, ())) for c in shown]
+    ids = image_ids(engine)
+    rendered = [container_summary(c.record, links.get(c.record.id, ()), ids) for c in shown]
     if query.flag(request, "size"):
         for summary in rendered:
             upper = engine.places.directory(summary["Id"]) / "upper"

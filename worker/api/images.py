@@ -146,8 +146,7 @@ async def save(request: web.Request) -> web.StreamResponse:
     names = [name] if name else query.texts(request, "names")
     if not names:
         raise InvalidArgument("no image names given")
-    for wanted in names:
-        engine.images.resolve(wanted)
+    names = await asyncio.to_thread(archive.meant, engine.images, names)
     with tempfile.TemporaryFile(dir=engine.images.blobs.temporary) as file:
         await asyncio.to_thread(archive.save, engine.images, names, file)
         return await _send_file(request, file)

@@ -2,11 +2,13 @@
 
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import msgspec
 
+from runtime.image.errors import ImageNotFound
 from runtime.image.model import Image
 from runtime.oci import MASKED_PATHS, READONLY_PATHS
 from worker.engine.endpoints import EndpointSpec, parse_link
@@ -82,12 +84,32 @@ def _links(engine: Engine, record: Record) -> list[str] | None:
     return shown or None
 
 
-def container_summary(record: Record, links: Sequence[str] = ()) -> dict[str, Any]:
-    """Render one entry of `GET /containers/json`; `links` are its names as others link to it."""
+def image_ids(engine: Engine) -> Callable[[str], str]:
+    """Return what tells the id of an image by its name, once asked for each; empty without one."""
+
+    @cache
+    def identify(name: str) -> str:
+        try:
+            return engine.images.resolve(name).id
+        except ImageNotFound:
+            return ""
+
+    return identify
+
+
+def container_summary(
+    record: Record, links: Sequence[str], image_id: Callable[[str], str]
+) -> dict[str, Any]:
+    """Render one entry of `GET /containers/json`.
+
+    `links` are its names as others link to it. Its image goes by its id where the name has become
+    another's or nobody's, which `image_id` tells.
+    """
+    name = record.config.image
     return {
         "Id": record.id,
         "Names": sorted(f"/{name}" for name in (record.name, *links)),
-        "Image": record.config.image,
+        "Image": name if image_id(name) == record.image_id else record.image_id,
         "ImageID": record.image_id,
         "Command": command_line(record),
         "Created": record.created_ns // 1_000_000_000,

@@ -14,7 +14,7 @@ from swarmapi import query, rest
 from swarmapi.rest import Route
 from worker.api import answers, older
 from worker.api.keys import SWARM_STATE, engine_of
-from worker.api.render import container_summary, image_summary
+from worker.api.render import container_summary, image_ids, image_summary
 from worker.api.responses import answer
 from worker.api.version import (
     API_VERSION,
@@ -177,11 +177,11 @@ async def disk_usage(request: web.Request) -> web.StreamResponse:
             for image in found
         ]
     if "container" in kinds:
-        links = engine.link_names()
+        links, ids = engine.link_names(), image_ids(engine)
         body["Containers"] = [
             {
                 **older.container(
-                    container_summary(container.record, links.get(container.record.id, ())),
+                    container_summary(container.record, links.get(container.record.id, ()), ids),
                     minor_of(request),
                 ),
                 "SizeRw": await asyncio.to_thread(

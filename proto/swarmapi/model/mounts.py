@@ -42,7 +42,9 @@ def check_mount(mount: Mapping[str, Any]) -> None:
     """
     kind, source = mount.get("Type"), mount.get("Source") or ""
     if kind not in OPTIONS:
-        raise Unsupported(f"mount type {kind!r} is not bind, volume or tmpfs")
+        raise Unsupported(
+            f'invalid mount config for type "{kind}": mount type unknown: use bind, volume or tmpfs'
+        )
     own, known = OPTIONS[kind]
     for name, _ in OPTIONS.values():
         if name != own and any((mount.get(name) or {}).values()):
@@ -54,10 +56,10 @@ def check_mount(mount: Mapping[str, Any]) -> None:
     if kind == "bind":
         _check_bind(source, options, read_only=bool(mount.get("ReadOnly")))
     elif kind == "volume":
-        _check_volume(source, options)
+        _check_volume(source, options, read_only=bool(mount.get("ReadOnly")))
     else:
         if source:
-            _refuse(kind, "source must not be specified")
+            _refuse(kind, "field Source must not be specified")
         tmpfs_options(tmpfs_words(options))
     mount_target(mount.get("Target") or "")
 
@@ -73,17 +75,21 @@ def _check_bind(source: str, options: Mapping[str, Any], *, read_only: bool) -> 
     propagation = options.get("Propagation")
     if propagation and propagation not in PROPAGATIONS:
         raise InvalidArgument(f"invalid propagation mode {propagation!r}")
+    if not source:
+        _refuse("bind", "field Source must not be empty")
     if not source.startswith("/"):
-        _refuse("bind", "source must be absolute")
+        _refuse("bind", f"invalid mount path: '{source}' mount path must be absolute")
 
 
-def _check_volume(source: str, options: Mapping[str, Any]) -> None:
+def _check_volume(source: str, options: Mapping[str, Any], *, read_only: bool) -> None:
     driver = (options.get("DriverConfig") or {}).get("Name")
     if driver and driver != "local":
         raise Unsupported(f"volume driver {driver!r} is not supported")
     subpath = options.get("Subpath") or ""
     if subpath.startswith("/") or ".." in subpath.split("/"):
         _refuse("volume", "subpath must be a relative path within the volume")
+    if read_only and not source:
+        _refuse("volume", "must not set ReadOnly mode when using anonymous volumes")
     if subpath and not source:
         _refuse("volume", "must not set Subpath when using anonymous volumes")
 

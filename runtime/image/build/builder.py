@@ -293,7 +293,8 @@ class _Build:
             if k in _PROXY_ARGS and k not in environment
         }
         shown = [f"{name}={value}" for name, value in sorted(args.items())]
-        words = [f"|{len(shown)}", *shown, *argv] if shown else argv
+        # as in moby a proxy leaves its mark there, not its value
+        words = [f"|{len(shown)}", *shown, *argv] if shown or proxies else argv
         env = {"PATH": DEFAULT_PATH, **proxies, **args, **environment}
         self._commit(" ".join(words), lambda: self._execute(argv, env))
 

@@ -40,6 +40,7 @@ _CHECK_TIMES = {
     "start-period": "StartPeriod",
     "start-interval": "StartInterval",
 }
+_CHECK_TIME_MIN_NS = 1_000_000
 Variables = Mapping[str, str]
 
 
@@ -229,6 +230,8 @@ def _healthcheck(step: Instruction, settings: Settings, variables: Variables) ->
             check["Retries"] = int(value)
         else:
             check[_CHECK_TIMES[flag]] = duration_ns(value)
+            if 0 < duration_ns(value) < _CHECK_TIME_MIN_NS:
+                raise BuildError(f'Interval "{flag}" cannot be less than 1ms')
     settings.config["Healthcheck"] = check
     times = " ".join(f'"{step.flag(flag) or "0s"}"' for flag in _CHECK_TIMES)
     retries = _rune(check.get("Retries", 0))

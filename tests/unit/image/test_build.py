@@ -199,6 +199,7 @@ def test_the_maintainer_is_the_author(bench: Bench) -> None:
         ("FROM scratch\nSTOPSIGNAL SIGNOPE", "invalid signal: SIGNOPE"),
         ("FROM scratch\nHEALTHCHECK a", 'Unknown type "A" in HEALTHCHECK'),
         ("FROM scratch\nHEALTHCHECK --interval=x CMD a", "invalid duration 'x'"),
+        ("FROM scratch\nHEALTHCHECK --timeout=1us CMD a", "cannot be less than 1ms"),
         (
             "FROM scratch\nCOPY ../a /b",
             "COPY failed: forbidden path outside the build context: ../a",

@@ -28,6 +28,17 @@ def test_save_and_load_keep_the_image(tmp_path: Path) -> None:
     assert (second.lower_dirs(loaded)[0] / "d/f").read_bytes() == b"data"
 
 
+def test_a_bare_repository_means_all_its_tags(tmp_path: Path) -> None:
+    store = ImageStore(tmp_path)
+    image = archive.import_rootfs(store, tar_of(file_member("f")), "some/x:1")
+    for name in ("some/x:2", "x:1", "localhost/some/x:1"):
+        store.tag("some/x:1", name)
+    refs = ["some/x", "x:1", image.short_id]
+    assert archive.meant(store, refs) == ["some/x:1", "some/x:2", *refs[1:]]
+    with pytest.raises(ImageNotFound, match="No such image: y:latest"):
+        archive.meant(store, ["x", "y"])
+
+
 def test_images_survive_reopening_and_answer_to_id_prefixes(tmp_path: Path) -> None:
     image = archive.import_rootfs(ImageStore(tmp_path), tar_of(file_member("f")), "x:1")
     again = ImageStore(tmp_path)

@@ -7,7 +7,7 @@ import pytest
 
 from swarmapi.errors import Conflict, InvalidArgument, NotFound
 from tests.unit.worker.test_engine import World, play
-from worker.api.render import container_details, container_summary
+from worker.api.render import container_details, container_summary, image_ids
 from worker.engine.endpoints import parse_link
 from worker.engine.links import Linked, environment
 from worker.engine.spec import decode_create
@@ -129,9 +129,11 @@ def test_a_link_is_a_name_until_it_is_removed(tmp_path: Path) -> None:
         engine = world.engine
         assert engine.link_names() == {db: ["web/data", "web/db"]}
         assert engine.inspect("/web/data").record.id == db
-        assert container_summary(engine.inspect(db).record, engine.link_names()[db])["Names"] == [
-            "/db", "/web/data", "/web/db"
-        ]  # fmt: skip
+        record, links = engine.inspect(db).record, engine.link_names()[db]
+        shown = container_summary(record, links, image_ids(engine))
+        assert shown["Names"] == ["/db", "/web/data", "/web/db"]
+        assert shown["Image"] == record.config.image
+        assert container_summary(record, links, lambda name: "another")["Image"] == record.image_id
         for name, kind in (("db", Conflict), ("web/none", NotFound), ("none/data", NotFound)):
             with pytest.raises(kind):
                 await engine.connections.unlink(name)

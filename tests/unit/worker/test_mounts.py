@@ -113,7 +113,13 @@ def test_the_last_word_on_a_tmpfs_counts() -> None:
             Unsupported,
             "nfs",
         ),
-        ({"Mounts": [{"Type": "tmpfs", "Source": "s", "Target": "/t"}]}, InvalidArgument, "source"),
+        ({"Mounts": [{"Type": "tmpfs", "Source": "s", "Target": "/t"}]}, InvalidArgument, "Source"),
+        ({"Mounts": [{"Type": "bind", "Target": "/t"}]}, InvalidArgument, "must not be empty"),
+        (
+            {"Mounts": [{"Type": "volume", "Target": "/t", "ReadOnly": True}]},
+            InvalidArgument,
+            "must not set ReadOnly mode",
+        ),
     ],
 )
 def test_refusals(host: dict[str, Any], kind: type[SwarmError], words: str) -> None:
