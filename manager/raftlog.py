@@ -118,6 +118,7 @@ class RaftLog:
             "AppliedIndex": status.applied_index,
             "Segments": len(segments),
             "LogBytes": sum(found.st_size for found in segments),
+            "DiskFull": status.disk_full,
             "SnapshotIndex": status.snapshot_index,
             "SnapshotBytes": snapshot.st_size if snapshot else 0,
             "LastCompactionNs": snapshot.st_mtime_ns if snapshot else 0,

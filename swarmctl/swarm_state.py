@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 from argparse import Namespace
 from typing import Any
@@ -150,6 +151,8 @@ def _df(client: Client, args: Namespace) -> int:
     )
     for name, value in rows:
         print(f"{name:<12}{value}")
+    if usage.get("DiskFull"):
+        print(f"WARNING: {usage['DiskFull']}", file=sys.stderr)
     return 0
 
 

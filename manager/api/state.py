@@ -28,6 +28,7 @@ class RaftUsage(TypedDict):
     AppliedIndex: int
     Segments: int
     LogBytes: int
+    DiskFull: str
     SnapshotIndex: int
     SnapshotBytes: int
     LastCompactionNs: int

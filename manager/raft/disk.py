@@ -1,10 +1,13 @@
 """The disk port of the journal: one directory of append-only files."""
 
+import errno
 import os
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from swarmapi.durable import sync_directory
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class Disk(Protocol):
@@ -38,16 +41,62 @@ def make_directory(path: Path) -> None:
     sync_directory(path.parent)
 
 
+def is_full(error: BaseException | None) -> bool:
+    """Tell whether an error says that there is no room: nothing was written, nothing is lost."""
+    return isinstance(error, OSError) and error.errno in _FULL
+
+
+class Reserve:
+    """Room on the disk for what must be written though it is full: votes, terms, elections.
+
+    While it is not held the member takes no changes. Every method raises OSError.
+    """
+
+    def __init__(self, path: Path, size_bytes: int) -> None:
+        self.path = path
+        self._size_bytes = size_bytes
+        self.held = False
+        self.hold()
+
+    def hold(self) -> bool:
+        """Take the room, when there is twice as much: the disk would be full again at once."""
+        make_directory(self.path.parent)
+        room = os.statvfs(self.path.parent)
+        free_bytes = room.f_bavail * room.f_frsize
+        if not self.path.exists() and free_bytes < 2 * self._size_bytes:
+            return False
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, self._size_bytes)
+            self.held = True
+        except OSError as error:
+            self.release()
+            if not is_full(error):
+                raise
+        finally:
+            os.close(descriptor)
+        return self.held
+
+    def release(self) -> bool:
+        """Give the room away; return whether there was any."""
+        had, self.held = self.held, False
+        self.path.unlink(missing_ok=True)
+        return had
+
+
 class FileDisk:
     """The real directory. Every method raises OSError; after one the process must end.
+
+    But not after an `append` that found the disk full (`is_full`), which left nothing behind.
 
     A failed fsync may drop the dirty pages and report success the next time (see fsync(2)), so
     nothing may be concluded from a retry.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, reserve: Reserve | None = None) -> None:
         make_directory(path)
         self._path = path
+        self._reserve = reserve
         self._open: dict[str, int] = {}
         self._unlisted = set(os.listdir(path))
         """Files whose directory entry may not be durable, those of a killed process among them."""
@@ -59,10 +108,12 @@ class FileDisk:
         return (self._path / name).read_bytes()
 
     def append(self, name: str, data: bytes) -> None:
-        rest = memoryview(data)
-        descriptor = self._descriptor(name)
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
+        try:
+            self._append(name, data)
+        except OSError as error:
+            if not is_full(error) or self._reserve is None or not self._reserve.release():
+                raise
+            self._append(name, data)
 
     def sync(self, name: str) -> None:
         os.fdatasync(self._descriptor(name))
@@ -86,6 +137,17 @@ class FileDisk:
         """Close the open files; nothing is synced."""
         while self._open:
             os.close(self._open.popitem()[1])
+
+    def _append(self, name: str, data: bytes) -> None:
+        descriptor = self._descriptor(name)
+        size_bytes = os.fstat(descriptor).st_size
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+        except OSError:
+            os.ftruncate(descriptor, size_bytes)
+            raise
 
     def _descriptor(self, name: str) -> int:
         if name not in self._open:

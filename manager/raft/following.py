@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from manager.raft import messages as m
+from manager.raft.disk import is_full
 from manager.raft.journal import Corrupt
 from manager.raft.pinned import MEMBERSHIP, NO_OP, PlainData
 from manager.raft.ports import Member, StateMachine
@@ -160,6 +161,11 @@ class Following(Replication):
         except Corrupt as error:
             # Nothing was replaced; without an acknowledgement the leader sends it again.
             _log.error("snapshot from %s refused: %s", member.id, error)
+            return
+        except OSError as error:
+            if not is_full(error):
+                raise
+            _log.warning("no room for the snapshot from %s: %s", member.id, error)
             return
         if self.log.term_at(header.index) == header.term:
             self.log.journal.compact(header.index)

@@ -139,7 +139,10 @@ class Journal:
         return Write(segment, data, self.last_index)
 
     def write(self, write: Write) -> None:
-        """Put a frame on the disk. Raises OSError, after which the process must end."""
+        """Put a frame on the disk. Raises OSError, after which the process must end.
+
+        After one that `is_full` it may be tried again.
+        """
         self._disk.append(write.segment, write.data)
         self._disk.sync(write.segment)
 

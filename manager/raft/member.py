@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from manager.raft.core import NotReady, RaftCore, Refused
-from manager.raft.disk import FileDisk
+from manager.raft.disk import FileDisk, Reserve, is_full
 from manager.raft.driver import Driver, Event, Request
-from manager.raft.journal import Journal
+from manager.raft.journal import Journal, Write
 from manager.raft.outcomes import (
     Applied,
     Done,
@@ -26,6 +26,7 @@ from manager.raft.outcomes import (
     Restored,
     Standing,
 )
+from manager.raft.pinned import monotonic
 from manager.raft.ports import Frozen, Member
 from manager.raft.replication import RaftConfig
 from manager.raft.snapshots import FileSnapshots
@@ -41,6 +42,9 @@ from swarmapi.identity import LiveTLS
 from swarmapi.keyring import Keyring
 
 _TICK_S: Final = 0.02
+_DISK_S: Final = 1.0
+"""How often it is looked whether a full disk has room again."""
+_HAND_OVER_S: Final = 10.0
 _log = logging.getLogger(__name__)
 
 
@@ -79,6 +83,8 @@ class MemberThread:
         self._standing: Standing | None = None
         self._started: Future[None] = Future()
         self._stopping = False
+        self._full = ""
+        self._looked_at = self._handed_over_at = float("-inf")
         self._tasks: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._main, name="raft", daemon=True)
         self._loop: asyncio.AbstractEventLoop
@@ -236,7 +242,8 @@ class MemberThread:
         settings = self._settings
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
-        disk = FileDisk(settings.state_dir / "log")
+        reserve = Reserve(settings.state_dir / "reserve", settings.config.reserve_bytes)
+        disk = FileDisk(settings.state_dir / "log", reserve)
         with (
             ThreadPoolExecutor(1, "raft-journal") as journal_worker,
             ThreadPoolExecutor(1, "raft-snapshot") as snapshot_worker,
@@ -258,7 +265,7 @@ class MemberThread:
                 await self._links.listen(settings.listen_address)
                 self._publish(core)
                 self._started.set_result(None)
-                await self._turns(core, journal_worker)
+                await self._turns(core, journal_worker, reserve)
             finally:
                 await self._links.close()
                 disk.close()
@@ -276,7 +283,9 @@ class MemberThread:
             settings.config,
         )
 
-    async def _turns(self, core: RaftCore, journal_worker: ThreadPoolExecutor) -> None:
+    async def _turns(
+        self, core: RaftCore, journal_worker: ThreadPoolExecutor, reserve: Reserve
+    ) -> None:
         while not self._stopping:
             if not self._driver.busy(core):
                 timer = self._loop.call_later(_TICK_S, self._wake.set)
@@ -284,11 +293,49 @@ class MemberThread:
                 timer.cancel()
             self._wake.clear()
             write = self._driver.begin(core)
-            if write is not None:
-                await self._loop.run_in_executor(journal_worker, core.log.journal.write, write)
+            if write and not await self._put_down(core, write, journal_worker, reserve):
+                return
             self._driver.finish(core, write)
+            self._look_at_disk(core, reserve)
             self._publish(core)
             await asyncio.sleep(0)
+
+    async def _put_down(
+        self, core: RaftCore, write: Write, journal_worker: ThreadPoolExecutor, reserve: Reserve
+    ) -> bool:
+        """Write a frame, as soon as there is room; False when the member was stopped before.
+
+        Where not even the reserve is left, nothing can be promised: the member is silent.
+        """
+        while True:
+            try:
+                await self._loop.run_in_executor(journal_worker, core.log.journal.write, write)
+            except OSError as error:
+                if not is_full(error):
+                    raise
+            else:
+                return True
+            self._look_at_disk(core, reserve)
+            self._publish(core)
+            await asyncio.sleep(_DISK_S)
+            if self._stopping:
+                return False
+
+    def _look_at_disk(self, core: RaftCore, reserve: Reserve) -> None:
+        """Take no changes while the reserve is gone; a leader hands over to one with room."""
+        now = monotonic()
+        if not reserve.held and now - self._looked_at > _DISK_S:
+            self._looked_at = now
+            reserve.hold()
+        full = not reserve.held
+        if full != bool(self._full):
+            path = self._settings.state_dir
+            told = f"the disk of this manager is full ({path}): make room, changes are refused"
+            self._full = told if full else ""
+            _log.warning(self._full or f"the disk has room again ({path})")
+        if full and core.is_leader and core.others and now - self._handed_over_at > _HAND_OVER_S:
+            self._handed_over_at = now
+            core.transfer(None)
 
     def _publish(self, core: RaftCore) -> None:
         members = core.members()
@@ -303,6 +350,7 @@ class MemberThread:
             core.log[0][1],
             core.last_index,
             core.snapshot_index(),
+            self._full,
         )
         standing = Standing(status, members)
         if standing != self._standing:

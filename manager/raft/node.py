@@ -138,7 +138,7 @@ class RaftNode:
             InvalidArgument: the command is empty or too large.
             NotLeader: another member leads, or none.
             OutcomeUnknown: leadership was lost on the way; it may be committed.
-            Unavailable: too much is in flight, or the log is not running.
+            Unavailable: the disk is full, too much is in flight, or the log is not running.
         """
         if not payload:
             raise InvalidArgument("an empty command cannot be proposed")
@@ -148,6 +148,8 @@ class RaftNode:
                 " fit into the log; split it"
             )
         thread = self._running()
+        if self._status.disk_full:
+            raise Unavailable(self._status.disk_full)
         full = len(self._pending) >= self._config.pending_max
         if full or self._pending_bytes + len(payload) > self._config.pending_max_bytes:
             raise Unavailable(

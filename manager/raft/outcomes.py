@@ -21,6 +21,8 @@ class RaftStatus(NamedTuple):
     last_index: int = 0
     snapshot_index: int = 0
     """The last entry in the snapshot; 0 without one."""
+    disk_full: str = ""
+    """Why no changes are taken: the directory whose disk is full."""
 
 
 @dataclass(frozen=True)

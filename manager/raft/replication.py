@@ -41,6 +41,8 @@ class RaftConfig:
     """Entries, and their bytes, kept behind a snapshot so that a slow follower needs none."""
     segment_bytes: int = SEGMENT_MAX_BYTES
     """Of a file of the journal, before the next one is begun."""
+    reserve_bytes: int = 4 << 20
+    """Kept free on the disk, so that elections go on where it is full."""
     pending_max: int = 20_000
     pending_max_bytes: int = 64 << 20
     """Commands proposed and not yet applied, before more are refused."""

@@ -62,11 +62,15 @@ def write_snapshot(
     Meant for a worker thread: `parts` is drawn one at a time.
     """
     temporary = path.with_name(path.name + ".new")
-    with temporary.open("wb") as file:
-        for piece in pack_snapshot(header, parts, keyring):
-            file.write(piece)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with temporary.open("wb") as file:
+            for piece in pack_snapshot(header, parts, keyring):
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
     temporary.rename(path)
     sync_directory(path.parent)
 

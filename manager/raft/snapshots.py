@@ -1,9 +1,13 @@
 """The snapshot of a member on its disk, written by a worker thread."""
 
+import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future
 from pathlib import Path
+from typing import Final
 
+from manager.raft.disk import is_full
+from manager.raft.pinned import monotonic
 from manager.raft.ports import Frozen
 from manager.raft.snapshot import (
     SEALED_MAGIC,
@@ -13,6 +17,10 @@ from manager.raft.snapshot import (
     write_snapshot,
 )
 from swarmapi.keyring import Keyring
+
+_REST_S: Final = 10.0
+"""After a snapshot for which there was no room."""
+_log = logging.getLogger(__name__)
 
 
 class FileSnapshots:
@@ -39,9 +47,12 @@ class FileSnapshots:
         self._asked = False
         self._frozen: Frozen | None = None
         self._job: Future[SnapshotHeader] | None = None
+        self._rests_until = float("-inf")
 
     @property
     def busy(self) -> bool:
+        if monotonic() < self._rests_until:
+            return True
         return self._asked or self._frozen is not None or self._job is not None
 
     def load(self) -> tuple[SnapshotHeader, list[bytes]] | None:
@@ -98,14 +109,11 @@ class FileSnapshots:
     def written(self) -> SnapshotHeader | None:
         if self._job is None or not self._job.done():
             return None
-        job, self._job = self._job, None
-        self._header = job.result()
-        return self._header
+        return self._finish_job()
 
     def reseal(self) -> None:
         """Write all snapshots anew under the newest key."""
-        if self._job is not None:
-            self._job.result()
+        self._finish_job()
         for path in (self._path, *old_snapshots(self._path)):
             if path.exists():
                 found = read_snapshot(path.read_bytes(), self._keyring)
@@ -113,9 +121,18 @@ class FileSnapshots:
 
     def _discard_job(self) -> None:
         """Wait for an older snapshot under way: it must not replace the newer one."""
-        if self._job is not None:
-            self._job.result()
-            self._job = None
+        self._finish_job()
+
+    def _finish_job(self) -> SnapshotHeader | None:
+        job, self._job = self._job, None
+        if job is None:
+            return None
+        if is_full(error := job.exception()):
+            _log.warning("no snapshot, the log keeps what it has: %s", error)
+            self._rests_until = monotonic() + _REST_S
+            return None
+        self._header = job.result()
+        return self._header
 
 
 def keep_as(path: Path, index: int) -> None:

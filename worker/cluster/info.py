@@ -52,6 +52,7 @@ class SwarmInfo:
             self._error = str(cluster.get("message", ""))
         if listed == 200 and isinstance(nodes, list):
             self._nodes = nodes
+        await self._ask_for_disk()
         if any(one.get("Status", {}).get("State") == "down" for one in self._nodes):
             await self._ask_for_pause()
 
@@ -63,7 +64,15 @@ class SwarmInfo:
         except Unavailable:
             return
         if isinstance(paused, dict) and paused.get("Message"):
-            self._warnings = [f"WARNING: {paused['Message']}"]
+            self._warnings.append(f"WARNING: {paused['Message']}")
+
+    async def _ask_for_disk(self) -> None:
+        try:
+            _, usage = await self._proxy.call("GET", "/swarm/v1/raft", timeout_s=_TIMEOUT_S)
+        except Unavailable:
+            return
+        if isinstance(usage, dict) and usage.get("DiskFull"):
+            self._warnings.append(f"WARNING: {usage['DiskFull']}")
 
     def warnings(self) -> list[str]:
         """Return what an operator should know of the cluster, as of the last `refresh`."""

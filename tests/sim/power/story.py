@@ -42,6 +42,7 @@ CONFIG = RaftConfig(
     election_min_s=0.05,
     election_max_s=0.1,
     heartbeat_s=0.01,
+    reserve_bytes=4096,
 )
 AUTOLOCK = ClusterSpec(encryption_config=EncryptionConfig(auto_lock_managers=True))
 
