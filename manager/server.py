@@ -138,7 +138,7 @@ class Manager:
         dispatcher.on_acks = control.nudge
         tails = Tails(paths.tails)
         broker = LogBroker(self.store, dispatcher.ask_for_log, tails.read)
-        keeper = TailKeeper(self.store, broker, tails)
+        keeper = TailKeeper(self.store, broker, tails, self._share_log)
         execs = ExecBroker(self.store, dispatcher.ask_for_exec)
 
         def on_session(node_id: str, began: bool) -> None:
@@ -152,7 +152,7 @@ class Manager:
         events = EventLog(self.store.replica)
         await self._log.start()
         self._follow_raft_settings()
-        self._make_servers(dispatcher, broker, execs)
+        self._make_servers(dispatcher, broker, tails, execs)
         await self._listen_inside()
         host, port = split(self._config.listen)
         self._front = Front(host, port, *self._backends())
@@ -202,10 +202,17 @@ class Manager:
     def _begin(self, name: str, job: Callable[[], Awaitable[None]]) -> None:
         self._jobs.append(asyncio.create_task(_kept_going(name, job), name=name))
 
-    def _make_servers(self, dispatcher: Dispatcher, broker: LogBroker, execs: ExecBroker) -> None:
+    async def _share_log(self, task_id: str, lines: bytes) -> None:
+        members = self._log.members()
+        others = [a for i, a in members.items() if i != self._tls.identity.node_id]
+        await self._forwarder.share_log(others, task_id, lines)
+
+    def _make_servers(
+        self, dispatcher: Dispatcher, broker: LogBroker, tails: Tails, execs: ExecBroker
+    ) -> None:
         authority = CertificateService(self.store, self._tls.material.ca_pem, self._relay)
         membership, leases = MembershipService(self.store), LeaseService(self.store)
-        logs, exec_service = LogsService(self.store, broker), ExecsService(self.store, execs)
+        logs, exec_service = LogsService(self.store, broker, tails), ExecsService(self.store, execs)
         forwarding = ForwardService(self.store, self._config.paths.socket)
         sessions = DispatcherService(dispatcher)
 

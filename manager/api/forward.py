@@ -1,7 +1,8 @@
-"""Passing REST requests from a follower to the leader: one gRPC stream each, one hop."""
+"""What managers pass to each other: REST requests to the leader, one stream each; kept logs."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +19,10 @@ from manager.replica import Store
 from swarmapi.errors import InvalidArgument, NotLeader, OutcomeUnknown, SwarmError, Unavailable
 from swarmapi.identity import MANAGER, TLSMaterial, expect, identity_from_auth_context
 from swarmapi.v1 import forward_pb2 as pb
+from swarmapi.v1 import logs_pb2
 
+log = logging.getLogger(__name__)
+SHARE_WAIT_S: Final = 5.0
 CHUNK_BYTES: Final = 1 << 16
 HEAD_WAIT_S: Final = 30.0
 LOST_WAIT_S: Final = 1.0
@@ -76,19 +80,37 @@ class GrpcForwarder:
             await asyncio.gather(gone, sending, return_exceptions=True)
             call.cancel()
 
+    async def share_log(self, addresses: Iterable[str], task_id: str, lines: bytes) -> None:
+        """Hand a task's last lines to other managers; one that does not answer goes without."""
+        kept = logs_pb2.KeptLog(task_id=task_id, lines=lines)
+        calls = (
+            self._channel(address).unary_unary(
+                "/swarmapi.v1.Logs/Keep",
+                request_serializer=logs_pb2.KeptLog.SerializeToString,
+                response_deserializer=logs_pb2.LogReceipt.FromString,
+            )(kept, timeout=SHARE_WAIT_S)
+            for address in addresses
+        )
+        for error in await asyncio.gather(*calls, return_exceptions=True):
+            if isinstance(error, grpc.aio.AioRpcError):
+                log.info("log of task %s is not shared: %s", task_id, error.details())
+
     async def close(self) -> None:
         """Close the channels."""
         for channel in self._channels.values():
             await channel.close(None)
 
-    def _open(self, address: str) -> Any:
+    def _channel(self, address: str) -> grpc.aio.Channel:
         tls = self._tls()
         channel = self._channels.get((address, tls))
         if channel is None:
             options = [expect(MANAGER)]
             channel = grpc.aio.secure_channel(address, tls.client(), options=options)
             self._channels[address, tls] = channel
-        method: Any = channel.stream_stream(  # the stubs want an iterator of requests
+        return channel
+
+    def _open(self, address: str) -> Any:
+        method: Any = self._channel(address).stream_stream(  # stubs: an iterator
             "/swarmapi.v1.Forward/Call",
             request_serializer=pb.ForwardRequest.SerializeToString,
             response_deserializer=pb.ForwardReply.FromString,

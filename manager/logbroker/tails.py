@@ -1,13 +1,14 @@
-"""The last lines of tasks that ended, kept on the leader's disk: their node may go.
+"""The last lines of tasks that ended, kept on every manager's disk: their node may go, or a leader.
 
-The leader reads them as a client would, when it learns of the end. What is kept is bounded: of
-each task the last 64 KiB, together 64 MiB, the oldest go first; a task's tail goes with its record.
+The leader reads them as a client would, when it learns of the end, and hands them to the managers
+that can be reached then. What is kept is bounded: of each task the last 64 KiB, together 64 MiB,
+the oldest go first; a task's tail goes with its record.
 """
 
 import asyncio
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +19,7 @@ from manager.logbroker.merge import Line
 from manager.logbroker.subscription import Query, Selector
 from manager.replica import Store
 from manager.store.apply import Applied
-from swarmapi.errors import SwarmError
+from swarmapi.errors import InvalidArgument, SwarmError
 from swarmapi.model.objects import Task, TaskState
 
 log = logging.getLogger(__name__)
@@ -57,13 +58,26 @@ class Tails:
         while self._held_bytes > self._total_bytes:
             self.forget(next(iter(self._sizes)))
 
+    def take(self, task_id: str, packed: bytes) -> None:
+        """Store what another manager kept.
+
+        Raises:
+            InvalidArgument: it is no tail.
+        """
+        try:
+            self.keep(task_id, msgspec.msgpack.decode(packed, type=list[Line]))
+        except msgspec.DecodeError as error:
+            raise InvalidArgument(f"the log of task {task_id} cannot be read: {error}") from error
+
+    def packed(self, task_id: str) -> bytes:
+        """Return a task's last lines as they are stored; empty where none are kept."""
+        return self._path(task_id).read_bytes() if task_id in self._sizes else b""
+
     def read(self, task_id: str) -> list[Line]:
         """Return a task's last lines, none where none are kept; a torn file holds none."""
-        if task_id not in self._sizes:
-            return []
         try:
-            packed = self._path(task_id).read_bytes()
-            return msgspec.msgpack.decode(packed, type=list[Line])
+            packed = self.packed(task_id)
+            return msgspec.msgpack.decode(packed, type=list[Line]) if packed else []
         except (OSError, msgspec.DecodeError) as error:
             log.warning("kept log of task %s: %s", task_id, error)
             return []
@@ -82,8 +96,16 @@ class Tails:
 class TailKeeper:
     """While this manager leads, reads the last lines of every task that ends."""
 
-    def __init__(self, store: Store, broker: LogBroker, tails: Tails) -> None:
+    def __init__(
+        self,
+        store: Store,
+        broker: LogBroker,
+        tails: Tails,
+        share: Callable[[str, bytes], Awaitable[None]],
+    ) -> None:
+        """Hand what was kept to `share`, packed: the other managers shall have it, too."""
         self._store = store
+        self._share = share
         self._broker = broker
         self._tails = tails
         self._ended: asyncio.Queue[str] = asyncio.Queue(MOST_WAITING)
@@ -121,6 +143,7 @@ class TailKeeper:
                 break
         if lines and task_id in self._store.view.tasks:
             self._tails.keep(task_id, lines)
+            await self._share(task_id, self._tails.packed(task_id))
 
 
 def _has_ended(before: object, after: object) -> bool:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16swarmapi/v1/logs.proto\x12\x0bswarmapi.v1\"\x93\x01\n\nLogRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0e\n\x06stdout\x18\x03 \x01(\x08\x12\x0e\n\x06stderr\x18\x04 \x01(\x08\x12\x0e\n\x06\x66ollow\x18\x05 \x01(\x08\x12\x10\n\x08since_ns\x18\x06 \x01(\x03\x12\x10\n\x08until_ns\x18\x07 \x01(\x03\x12\x0c\n\x04tail\x18\x08 \x01(\x03\"\x8a\x01\n\x0eLogPublication\x12$\n\x04head\x18\x01 \x01(\x0b\x32\x14.swarmapi.v1.LogHeadH\x00\x12&\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x15.swarmapi.v1.LogBatchH\x00\x12\"\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x13.swarmapi.v1.LogEndH\x00\x42\x06\n\x04part\"\x1d\n\x07LogHead\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"=\n\x08LogBatch\x12#\n\x05lines\x18\x01 \x03(\x0b\x32\x14.swarmapi.v1.LogLine\x12\x0c\n\x04live\x18\x02 \x01(\x08\"\xa5\x01\n\x07LogLine\x12\x0f\n\x07time_ns\x18\x01 \x01(\x03\x12\x0e\n\x06stream\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x38\n\nattributes\x18\x04 \x03(\x0b\x32$.swarmapi.v1.LogLine.AttributesEntry\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x17\n\x06LogEnd\x12\r\n\x05\x65rror\x18\x01 \x01(\t\"\x0c\n\nLogReceipt2I\n\x04Logs\x12\x41\n\x07Publish\x12\x1b.swarmapi.v1.LogPublication\x1a\x17.swarmapi.v1.LogReceipt(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16swarmapi/v1/logs.proto\x12\x0bswarmapi.v1\")\n\x07KeptLog\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\r\n\x05lines\x18\x02 \x01(\x0c\"\x93\x01\n\nLogRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0e\n\x06stdout\x18\x03 \x01(\x08\x12\x0e\n\x06stderr\x18\x04 \x01(\x08\x12\x0e\n\x06\x66ollow\x18\x05 \x01(\x08\x12\x10\n\x08since_ns\x18\x06 \x01(\x03\x12\x10\n\x08until_ns\x18\x07 \x01(\x03\x12\x0c\n\x04tail\x18\x08 \x01(\x03\"\x8a\x01\n\x0eLogPublication\x12$\n\x04head\x18\x01 \x01(\x0b\x32\x14.swarmapi.v1.LogHeadH\x00\x12&\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x15.swarmapi.v1.LogBatchH\x00\x12\"\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x13.swarmapi.v1.LogEndH\x00\x42\x06\n\x04part\"\x1d\n\x07LogHead\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"=\n\x08LogBatch\x12#\n\x05lines\x18\x01 \x03(\x0b\x32\x14.swarmapi.v1.LogLine\x12\x0c\n\x04live\x18\x02 \x01(\x08\"\xa5\x01\n\x07LogLine\x12\x0f\n\x07time_ns\x18\x01 \x01(\x03\x12\x0e\n\x06stream\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x38\n\nattributes\x18\x04 \x03(\x0b\x32$.swarmapi.v1.LogLine.AttributesEntry\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x17\n\x06LogEnd\x12\r\n\x05\x65rror\x18\x01 \x01(\t\"\x0c\n\nLogReceipt2\x80\x01\n\x04Logs\x12\x41\n\x07Publish\x12\x1b.swarmapi.v1.LogPublication\x1a\x17.swarmapi.v1.LogReceipt(\x01\x12\x35\n\x04Keep\x12\x14.swarmapi.v1.KeptLog\x1a\x17.swarmapi.v1.LogReceiptb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,22 +33,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_LOGLINE_ATTRIBUTESENTRY']._loaded_options = None
   _globals['_LOGLINE_ATTRIBUTESENTRY']._serialized_options = b'8\001'
-  _globals['_LOGREQUEST']._serialized_start=40
-  _globals['_LOGREQUEST']._serialized_end=187
-  _globals['_LOGPUBLICATION']._serialized_start=190
-  _globals['_LOGPUBLICATION']._serialized_end=328
-  _globals['_LOGHEAD']._serialized_start=330
-  _globals['_LOGHEAD']._serialized_end=359
-  _globals['_LOGBATCH']._serialized_start=361
-  _globals['_LOGBATCH']._serialized_end=422
-  _globals['_LOGLINE']._serialized_start=425
-  _globals['_LOGLINE']._serialized_end=590
-  _globals['_LOGLINE_ATTRIBUTESENTRY']._serialized_start=541
-  _globals['_LOGLINE_ATTRIBUTESENTRY']._serialized_end=590
-  _globals['_LOGEND']._serialized_start=592
-  _globals['_LOGEND']._serialized_end=615
-  _globals['_LOGRECEIPT']._serialized_start=617
-  _globals['_LOGRECEIPT']._serialized_end=629
-  _globals['_LOGS']._serialized_start=631
-  _globals['_LOGS']._serialized_end=704
+  _globals['_KEPTLOG']._serialized_start=39
+  _globals['_KEPTLOG']._serialized_end=80
+  _globals['_LOGREQUEST']._serialized_start=83
+  _globals['_LOGREQUEST']._serialized_end=230
+  _globals['_LOGPUBLICATION']._serialized_start=233
+  _globals['_LOGPUBLICATION']._serialized_end=371
+  _globals['_LOGHEAD']._serialized_start=373
+  _globals['_LOGHEAD']._serialized_end=402
+  _globals['_LOGBATCH']._serialized_start=404
+  _globals['_LOGBATCH']._serialized_end=465
+  _globals['_LOGLINE']._serialized_start=468
+  _globals['_LOGLINE']._serialized_end=633
+  _globals['_LOGLINE_ATTRIBUTESENTRY']._serialized_start=584
+  _globals['_LOGLINE_ATTRIBUTESENTRY']._serialized_end=633
+  _globals['_LOGEND']._serialized_start=635
+  _globals['_LOGEND']._serialized_end=658
+  _globals['_LOGRECEIPT']._serialized_start=660
+  _globals['_LOGRECEIPT']._serialized_end=672
+  _globals['_LOGS']._serialized_start=675
+  _globals['_LOGS']._serialized_end=803
 # @@protoc_insertion_point(module_scope)

@@ -6,6 +6,14 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class KeptLog(_message.Message):
+    __slots__ = ("task_id", "lines")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    LINES_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    lines: bytes
+    def __init__(self, task_id: _Optional[str] = ..., lines: _Optional[bytes] = ...) -> None: ...
+
 class LogRequest(_message.Message):
     __slots__ = ("request_id", "task_id", "stdout", "stderr", "follow", "since_ns", "until_ns", "tail")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]

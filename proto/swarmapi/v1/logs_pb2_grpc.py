@@ -42,6 +42,11 @@ class LogsStub:
                 request_serializer=swarmapi_dot_v1_dot_logs__pb2.LogPublication.SerializeToString,
                 response_deserializer=swarmapi_dot_v1_dot_logs__pb2.LogReceipt.FromString,
                 _registered_method=True)
+        self.Keep = channel.unary_unary(
+                '/swarmapi.v1.Logs/Keep',
+                request_serializer=swarmapi_dot_v1_dot_logs__pb2.KeptLog.SerializeToString,
+                response_deserializer=swarmapi_dot_v1_dot_logs__pb2.LogReceipt.FromString,
+                _registered_method=True)
 
 
 class LogsServicer:
@@ -56,12 +61,24 @@ class LogsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Keep(self, request, context):
+        """From the leader to every other manager: the last lines of a task that ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LogsServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Publish': grpc.stream_unary_rpc_method_handler(
                     servicer.Publish,
                     request_deserializer=swarmapi_dot_v1_dot_logs__pb2.LogPublication.FromString,
+                    response_serializer=swarmapi_dot_v1_dot_logs__pb2.LogReceipt.SerializeToString,
+            ),
+            'Keep': grpc.unary_unary_rpc_method_handler(
+                    servicer.Keep,
+                    request_deserializer=swarmapi_dot_v1_dot_logs__pb2.KeptLog.FromString,
                     response_serializer=swarmapi_dot_v1_dot_logs__pb2.LogReceipt.SerializeToString,
             ),
     }
@@ -94,6 +111,33 @@ class Logs:
             target,
             '/swarmapi.v1.Logs/Publish',
             swarmapi_dot_v1_dot_logs__pb2.LogPublication.SerializeToString,
+            swarmapi_dot_v1_dot_logs__pb2.LogReceipt.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Keep(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swarmapi.v1.Logs/Keep',
+            swarmapi_dot_v1_dot_logs__pb2.KeptLog.SerializeToString,
             swarmapi_dot_v1_dot_logs__pb2.LogReceipt.FromString,
             options,
             channel_credentials,

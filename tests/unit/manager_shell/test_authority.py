@@ -49,6 +49,7 @@ ALLOWED: Final[dict[tuple[str, str], set[str]]] = {
         for method in ("Find", "Take", "Keep")
     },
     ("Logs", "Publish"): {"worker", "manager", "demoted manager", "promoted worker"},
+    ("Logs", "Keep"): {"manager"},
     ("Execs", "Attach"): {"worker", "manager", "demoted manager", "promoted worker"},
     ("Forward", "Call"): {"manager"},
     ("Raft", "Stream"): set(),  # its members alone

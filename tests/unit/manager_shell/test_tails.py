@@ -4,11 +4,14 @@ import asyncio
 from collections.abc import Iterable
 from pathlib import Path
 
+import pytest
+
 from manager.logbroker.broker import LogBroker
 from manager.logbroker.merge import Line
 from manager.logbroker.subscription import Query
 from manager.logbroker.tails import TAIL_BYTES, TailKeeper, Tails
 from manager.store.changes import Delete, SetNodeStatus, SetTaskStatus
+from swarmapi.errors import InvalidArgument
 from swarmapi.model.objects import NodeState, TaskState, TaskStatus
 from swarmapi.override import override
 from tests.unit.manager_shell.test_log_broker import World, play, whole
@@ -20,6 +23,11 @@ class Noted(Tails):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.kept = asyncio.Event()
+        self.shared = Tails(folder.with_name(f"{folder.name}.shared"))
+
+    async def share(self, task_id: str, lines: bytes) -> None:
+        """Be the other managers."""
+        self.shared.take(task_id, lines)
 
     @override
     def keep(self, task_id: str, lines: Iterable[Line]) -> None:
@@ -59,7 +67,7 @@ async def end_task(world: World, tails: Noted) -> tuple[str, LogBroker]:
     """Let the service's task fail with a log of three lines; return its id, and a broker."""
     store = world.cluster.store
     world.broker = LogBroker(store, world.ask, tails.read)
-    keeper = TailKeeper(store, world.broker, tails)
+    keeper = TailKeeper(store, world.broker, tails, tails.share)
     running = asyncio.create_task(keeper.run())
     (task,) = store.view.tasks.values()
     status = TaskStatus(state=TaskState.FAILED, container_id="c" * 64, exit_code=1)
@@ -126,7 +134,7 @@ def test_lines_read_before_a_node_broke_off_are_not_read_twice(tmp_path: Path) -
 def test_nothing_is_kept_of_a_log_that_cannot_be_read(tmp_path: Path) -> None:
     async def story(world: World) -> None:
         store, tails = world.cluster.store, Noted(tmp_path)
-        keeper = TailKeeper(store, world.broker, tails)
+        keeper = TailKeeper(store, world.broker, tails, tails.share)
         running = asyncio.create_task(keeper.run())
         lost, read = store.view.tasks.values()
         for task in (lost, read):
@@ -142,3 +150,14 @@ def test_nothing_is_kept_of_a_log_that_cannot_be_read(tmp_path: Path) -> None:
         assert (tails.read(lost.id), len(tails.read(read.id))) == ([], 1)
 
     play(story, replicas=2)
+
+
+def test_the_other_managers_are_handed_what_was_kept(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        tails = Noted(tmp_path / "leader")
+        task_id, _ = await end_task(world, tails)
+        assert [one.time_ns for one in tails.shared.read(task_id)] == [1, 2, 3]
+        with pytest.raises(InvalidArgument, match="cannot be read"):
+            tails.shared.take(task_id, b"garbage")
+
+    play(story)

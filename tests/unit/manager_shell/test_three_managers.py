@@ -9,11 +9,13 @@ from typing import Any
 
 import aiohttp
 import grpc
+import msgspec
 
 from manager.bootstrap import load_founding, prepare_first
 from manager.ca.certificates import new_request
 from manager.config import InitConfig, Paths, RunConfig
 from manager.keys import load_keyring, load_tls
+from manager.logbroker.tails import Tails
 from manager.raftlog import open_log
 from manager.server import Manager
 from swarmapi.identity import JOIN_SERVER_NAME, LiveTLS, TLSMaterial, expect
@@ -83,6 +85,15 @@ class Place:
                 return body
             await asyncio.sleep(0.02)
 
+    async def knows(self, task_id: str) -> None:
+        """Wait until this manager itself knows a task."""
+        assert self.manager is not None
+        view, told = self.manager.store.view, asyncio.Event()
+        self.manager.store.replica.subscribe(lambda applied: told.set())
+        while task_id not in view.tasks:
+            told.clear()
+            await told.wait()
+
     async def enter(self, through: "Place", token: str) -> None:
         """Obtain a manager's certificate with a token."""
         key_pem, csr_pem = new_request()
@@ -129,6 +140,13 @@ def test_join_forward_lose_the_leader_and_come_back(tmp_path: Path) -> None:
         await first.until("/nodes", members(3))
         status, made = await third.rest("POST", "/v1.50/services/create", spec)
         assert status == 201
+        task = (await first.until("/tasks", bool))[0]["ID"]
+        assert first.manager is not None
+        for place in (second, third):
+            await place.knows(task)
+        await first.manager._share_log(task, msgspec.msgpack.encode([(5, 1, b"last words", "")]))
+        for place in (second, third):
+            assert [line.data for line in Tails(place.paths.tails).read(task)] == [b"last words"]
         agent = Agent(second.address, second.tls, second.node_id)
         code, _, metadata = await agent.refused()
         assert (code, metadata["swarm-leader"]) == ("UNAVAILABLE", first.address)
