@@ -227,9 +227,9 @@ class World:
         """Register nodes."""
         self.commit(*(c.PutNode(node=n) for n in nodes))
 
-    def add_network(self, network_id: str, *, ingress: bool = False) -> None:
+    def add_network(self, network_id: str, *, ingress: bool = False, ipv6: bool = False) -> None:
         """Create an overlay network whose name is its id."""
-        made = NetworkSpec(name=network_id, driver="overlay", ingress=ingress)
+        made = NetworkSpec(name=network_id, driver="overlay", ingress=ingress, enable_ipv6=ipv6)
         self.commit(c.PutNetwork(network=Network(id=network_id, spec=made)))
 
     def put_service(

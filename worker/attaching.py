@@ -20,7 +20,7 @@ class Lessor(Protocol):
 
     async def find(self, reference: str) -> Network: ...
     async def take(
-        self, network: str, container_id: str, wanted: str, names: tuple[str, ...]
+        self, network: str, container_id: str, wanted: tuple[str, str], names: tuple[str, ...]
     ) -> NetworkLease: ...
     def drop(self, container_id: str, network_id: str = "") -> None: ...
     def changed(self) -> None: ...
@@ -60,6 +60,7 @@ class Attaching:
             "overlay",
             network.subnet,
             network.gateway,
+            ipv6=network.has_ipv6(),
             internal=network.spec.internal,
             attachable=network.spec.attachable and not network.spec.ingress,
             labels=network.spec.labels or {},
@@ -85,14 +86,17 @@ class Attaching:
         names = names_on(request, spec)
         try:
             lease = await lessor.take(
-                spec.network_id, request.container_id, spec.ipv4_address, names
+                spec.network_id,
+                request.container_id,
+                (spec.ipv4_address, spec.ipv6_address),
+                names,
             )
             await self._table(lease)
         except SwarmError:
             self.gone(request.container_id)
             raise
-        address = lease.address.partition("/")[0]
-        return msgspec.structs.replace(spec, ipv4_address=address, leased=True)
+        address, ipv6 = lease.address.partition("/")[0], lease.ipv6_address.partition("/")[0]
+        return msgspec.structs.replace(spec, ipv4_address=address, ipv6_address=ipv6, leased=True)
 
     async def _table(self, lease: NetworkLease) -> None:
         """Wait until this node's kernel knows of the lease."""

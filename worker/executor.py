@@ -86,6 +86,7 @@ def to_container(task: Task, spec: SpecVersion) -> ContainerCreate:
         endpoints={
             lease.network_id: EndpointSpec(
                 ipv4_address=lease.address.partition("/")[0],
+                ipv6_address=lease.ipv6_address.partition("/")[0],
                 aliases=list(lease.aliases),
                 leased=True,
             )
@@ -448,7 +449,7 @@ class EngineExecutor:
 
         The managers have withdrawn the task before they stop it: nobody connects anew.
         """
-        addresses = [lease.address.partition("/")[0] for lease in task.addresses]
+        addresses = [host for lease in task.addresses for host in lease.hosts()]
         networking, clock = self._engine.networking, self._engine.parts.clock
         for _ in range(round(DRAIN_S / DRAIN_POLL_S) if addresses else 0):
             if not await networking.connections(container_id, addresses):

@@ -37,6 +37,7 @@ from worker.network.attachments import (
     PortProtocol,
     PortTaken,
 )
+from worker.network.family import IPV6
 from worker.network.network import Network
 
 log = logging.getLogger(__name__)
@@ -181,6 +182,8 @@ class MachineNetworking:
                 "overlay",
                 table.subnet,
                 table.gateway,
+                ipv6_subnet=next(iter(IPV6.of(table.subnets())), ""),
+                ipv6=bool(IPV6.of(table.subnets())),
                 internal=table.internal,
                 scope="swarm",
             )
@@ -484,7 +487,8 @@ class MachineNetworking:
             )
         if table is not None:
             kind: NetworkKind = "ingress" if table.ingress else "overlay"
-            return Attachment(table.network_id, kind, address, aliases)
+            ipv6 = spec.ipv6_address or None
+            return Attachment(table.network_id, kind, address, aliases, ipv6_address=ipv6)
         raise NotFound(f"network {name} not found")
 
     def _publishable(self, request: JoinRequest, keys: Mapping[str, str]) -> tuple[PortWish, ...]:

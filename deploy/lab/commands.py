@@ -89,12 +89,13 @@ def show(options: argparse.Namespace) -> int:
         say("\n".join(lab.nodes))
         return 0
     name = options.node
-    if name == CLIENT and options.verb in ("netns", "address"):
-        say(lab.netns(CLIENT) if options.verb == "netns" else lab.address(CLIENT))
+    facts = {"netns": lab.netns, "address": lab.address, "ipv6-address": lab.ipv6_address}
+    if name == CLIENT and options.verb in facts:
+        say(facts[options.verb](CLIENT))
         return 0
     lab.require(name)
-    facts = {"socket": lab.socket, "netns": lab.netns, "address": lab.address}
-    say(str(facts[options.verb](name)))
+    facts |= {"socket": lambda node: str(lab.socket(node))}
+    say(facts[options.verb](name))
     return 0
 
 
@@ -162,6 +163,7 @@ def parser() -> argparse.ArgumentParser:
         ("socket", "print the API socket's path as seen from outside"),
         ("netns", "print the name of the network namespace under /run/netns"),
         ("address", "print the node's address"),
+        ("ipv6-address", "print the node's IPv6 address"),
     ):
         add(verb, show, what).add_argument("node")
     for verb, what in (

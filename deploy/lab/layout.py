@@ -61,6 +61,10 @@ class Lab:
         first = 10 if node[0] == "m" else 100
         return f"10.89.{self.index}.{first + int(node[1:])}"
 
+    def ipv6_address(self, node: str) -> str:
+        """Return the IPv6 address, whose end is that of the IPv4 one."""
+        return f"fd89:{self.index:x}::{int(self.address(node).rpartition('.')[2]):x}"
+
     def disk(self, node: str, part: str) -> Path:
         """Return the directory behind one of NODE_DIRS; `run` does not survive a power cut."""
         root = self.run_dir if part == "run" else self.state_dir

@@ -27,8 +27,8 @@ def plug(lab: Lab, node: str) -> None:
     kernel.create_netns(netns)
     peer = f"peer name eth0 address {mac(lab, node)} netns {netns}"
     kernel.ip([f"link add {node} type veth {peer}"], lab.bridge_netns)
-    address = [f"addr add {lab.address(node)}/24 dev eth0", "link set eth0 up"]
-    kernel.ip(address, netns)
+    own = [f"{lab.address(node)}/24", f"{lab.ipv6_address(node)}/64 nodad"]
+    kernel.ip([f"addr add {one} dev eth0" for one in own] + ["link set eth0 up"], netns)
     bridge = lab.groups.get(node, MAIN_BRIDGE)
     kernel.ip([f"link set {node} master {bridge} up"], lab.bridge_netns)
 

@@ -6,10 +6,9 @@ its quarantine record until no node's table can name it any more.
 
 import itertools
 from functools import partial
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import ip_address, ip_network
 
-from manager.allocator.networks import asked, choose, pool_of
-from manager.allocator.pools import AddressPool
+from manager.allocator.networks import Addresses, addresses_of, choose
 from manager.allocator.ports import allocate_ports, needs_ingress
 from manager.store.changes import (
     Delete,
@@ -33,6 +32,9 @@ from swarmapi.model.objects import (
     VirtualIP,
 )
 from swarmapi.model.spec import ServiceSpec
+
+Taken = tuple[str, str]
+"""An IPv4 address and an IPv6 one, with prefix lengths; the second is empty without IPv6."""
 
 
 def allocate(turn: Turn) -> None:
@@ -59,7 +61,7 @@ class _Allocation:
 
     def __init__(self, turn: Turn) -> None:
         self._turn = turn
-        self._pools: dict[str, AddressPool] = {}
+        self._pools: dict[str, Addresses] = {}
         self._mesh_slots: set[int] | None = None
         self._holders: dict[str, list[str]] | None = None
         """Network id to the nodes that have acknowledged a table of it, made at first need."""
@@ -95,18 +97,19 @@ class _Allocation:
         return min(revisions, default=NOT_COMMITTED)
 
     def network(self, network: Network) -> None:
-        """Give a network its subnet, gateway and VXLAN id."""
+        """Give a network its subnets, gateways and VXLAN id."""
         if self._turn.is_full():
             self._turn.wake_at(self._turn.now_ns)
             return
-        subnet, gateway, vni, error = choose(self._turn.view, network.spec)
+        pools, vni, error = choose(self._turn.view, network.spec)
         if error and error == network.error:
             return
         self._turn.emit(
             SetNetworkAllocation(
                 network_id=network.id,
-                subnet=subnet,
-                gateway=gateway,
+                subnet=pools[0].subnet if pools else "",
+                gateway=pools[0].gateway if pools else "",
+                further=pools[1:],
                 vni=vni,
                 error=error,
                 reason=error or "allocated",
@@ -120,16 +123,17 @@ class _Allocation:
             return
         view = self._turn.view
         node, ingress = view.nodes[node_id], view.ingress_network()
-        slot, address = node.mesh_slot, node.ingress_address
+        slot, address, ipv6 = node.mesh_slot, node.ingress_address, node.ingress_ipv6
         if slot < 0:
             slot = self._mesh_slot()
         if not address and ingress is not None and ingress.subnet:
-            address = self._take(ingress) or ""
+            address, ipv6 = self._take(ingress) or ("", "")
         if (slot, address) != (node.mesh_slot, node.ingress_address):
             self._turn.emit(
                 SetNodeMesh(
                     node_id=node_id,
                     ingress_address=address,
+                    ingress_ipv6=ipv6,
                     mesh_slot=slot,
                     reason="part of the routing mesh",
                 )
@@ -170,12 +174,14 @@ class _Allocation:
                 break
             if not network.subnet:
                 return None
-            kept = next((v for v in old.vips if v.network_id == network.id), None)
-            address = kept.address if kept is not None else self._take(network)
-            if address is None:
-                error = _no_address(network, "")
-                break
-            vips.append(VirtualIP(network_id=network.id, address=address))
+            vip = next((v for v in old.vips if v.network_id == network.id), None)
+            if vip is None:
+                taken = self._take(network)
+                if taken is None:
+                    error = _no_address(network)
+                    break
+                vip = VirtualIP(network_id=network.id, address=taken[0], ipv6_address=taken[1])
+            vips.append(vip)
         if error:
             # Until the new one fits, the old allocation goes on serving the running tasks.
             spec_version = old.spec_version if old.spec_version != service.spec_version else 0
@@ -198,14 +204,15 @@ class _Allocation:
         network = self._turn.view.networks[lease.network_id]
         if not network.subnet and not network.error:
             return
-        address, error = None, network.error
+        taken, error = None, network.error
         if network.subnet:
-            address = self._take(network, lease.wanted)
-            error = "" if address else _no_address(network, lease.wanted)
+            taken = self._take(network, lease.wanted, lease.wanted_ipv6)
+            error = "" if taken else _no_address(network, lease.wanted, lease.wanted_ipv6)
         self._turn.emit(
             SetLeaseAddress(
                 lease_id=lease.id,
-                address=address or "",
+                address=taken[0] if taken else "",
+                ipv6_address=taken[1] if taken else "",
                 error=error,
                 reason=error or "leased to a container",
             )
@@ -222,29 +229,53 @@ class _Allocation:
         for network in networks:
             if network is None or not network.subnet:
                 return
-            address = self._take(network)
-            if address is None:
+            taken = self._take(network)
+            if taken is None:
                 return
-            aliases = _aliases(record.spec, network)
-            leases.append(NetworkAddress(network_id=network.id, address=address, aliases=aliases))
+            leases.append(
+                NetworkAddress(
+                    network_id=network.id,
+                    address=taken[0],
+                    ipv6_address=taken[1],
+                    aliases=_aliases(record.spec, network),
+                )
+            )
         self._turn.emit(
             SetAddresses(task_id=task.id, addresses=tuple(leases), reason="pending task scheduling")
         )
 
-    def _take(self, network: Network, wanted: str = "") -> str | None:
-        pool = self._pools.get(network.id)
-        if pool is None:
-            pool = self._pools[network.id] = pool_of(self._turn.view, network)
-        return pool.take_this(wanted) if wanted else pool.take()
+    def _take(self, network: Network, *wanted: str) -> Taken | None:
+        """Return an address of each family, those `wanted` among them; none without IPv6."""
+        free = self._pools.get(network.id)
+        if free is None:
+            free = self._pools[network.id] = addresses_of(self._turn.view, network)
+        return take(free, network, *wanted)
 
 
-def _no_address(network: Network, wanted: str) -> str:
-    if not wanted:
-        where = asked(network.spec).ip_range or network.subnet
-        return f"network {network.spec.name} has no free address in {where}"
-    if IPv4Address(wanted) not in IPv4Network(network.subnet):
-        return f"address {wanted} is not in subnet {network.subnet} of network {network.spec.name}"
-    return f"address {wanted} is in use or reserved on network {network.spec.name}"
+def take(free: Addresses, network: Network, ipv4: str = "", ipv6: str = "") -> Taken | None:
+    """Return an IPv4 address of a network, the one asked for if any, and an IPv6 one or "".
+
+    None when one of them cannot be had.
+    """
+    own = free.take_this(ipv4) if ipv4 else free.take()
+    if own is None or not (network.has_ipv6() or ipv6):
+        return None if own is None else (own, "")
+    other = free.take_this(ipv6) if ipv6 else free.take(ipv6=True)
+    return None if other is None else (own, other)
+
+
+def _no_address(network: Network, *wanted: str) -> str:
+    """Say what cannot be had: one of those asked for, else any."""
+    name = network.spec.name
+    subnets = [pool.subnet for pool in network.pools()]
+    for address in filter(None, wanted):
+        if not any(ip_address(address) in ip_network(subnet) for subnet in subnets):
+            return f"address {address} is not in subnet {', '.join(subnets)} of network {name}"
+    if any(wanted):
+        asked = " or ".join(filter(None, wanted))
+        return f"address {asked} is in use or reserved on network {name}"
+    ranges = [defaults.pool_asked(network.spec, subnet).ip_range or subnet for subnet in subnets]
+    return f"network {name} has no free address in {', '.join(ranges)}"
 
 
 def _is_within(known: int, record: tuple[str, int]) -> bool:
@@ -267,8 +298,8 @@ def waiting_for(view: View, task: Task) -> str:
             return "a network of its service is gone"
         if not network.subnet:
             return network.error or f"network {network.spec.name} is not allocated yet"
-        if pool_of(view, network).take() is None:
-            return _no_address(network, "")
+        if take(addresses_of(view, network), network) is None:
+            return _no_address(network)
     return ""
 
 

@@ -204,7 +204,9 @@ def service_json(
             endpoint["Ports"] = _ports(service.endpoint.ports)
         if service.endpoint.vips:
             endpoint["VirtualIPs"] = [
-                {"NetworkID": v.network_id, "Addr": v.address} for v in service.endpoint.vips
+                {"NetworkID": v.network_id, "Addr": address}
+                for v in service.endpoint.vips
+                for address in filter(None, (v.address, v.ipv6_address))
             ]
     status = service.update_status
     if status is not None:
@@ -283,7 +285,10 @@ def task_json(view: View, task: Task) -> Json:
     body["Status"] = _status_json(view, task)
     body["DesiredState"] = task.desired.name.lower()
     attachments = [
-        {"Network": _attached_network(view.networks[a.network_id]), "Addresses": [a.address]}
+        {
+            "Network": _attached_network(view.networks[a.network_id]),
+            "Addresses": list(filter(None, (a.address, a.ipv6_address))),
+        }
         for a in task.addresses
         if a.network_id in view.networks
     ]
@@ -297,11 +302,14 @@ def task_json(view: View, task: Task) -> Json:
 
 
 def _pool_config(network: Network) -> list[Json]:
-    if not network.subnet:
-        return []
-    pool, asked = {"Subnet": network.subnet, "Gateway": network.gateway}, network.spec.ipam
-    config: Json = next((msgspec.to_builtins(one) for one in (asked and asked.config) or ()), {})
-    return [{**config, **pool}]
+    return [
+        {
+            **to_json(defaults.pool_asked(network.spec, pool.subnet)),
+            "Subnet": pool.subnet,
+            "Gateway": pool.gateway,
+        }
+        for pool in network.pools()
+    ]
 
 
 def network_members(view: View, network: Network) -> Json:
@@ -368,7 +376,7 @@ def network_json(network: Network) -> Json:
         "Scope": "swarm",
         "Driver": "overlay",
         "EnableIPv4": True,
-        "EnableIPv6": False,
+        "EnableIPv6": spec.enable_ipv6,
         "IPAM": {"Driver": "default", "Options": None, "Config": _pool_config(network)},
         "Internal": spec.internal,
         "Attachable": spec.attachable,

@@ -28,7 +28,7 @@ LEAVE_REFUSED = (
 
 def first_changes(cluster: Cluster, node: Node, ingress_id: str) -> tuple[Change, ...]:
     """Return the transaction that founds a cluster: itself, its first manager, ingress."""
-    ingress = NetworkSpec(name="ingress", driver="overlay", ingress=True)
+    ingress = NetworkSpec(name="ingress", driver="overlay", ingress=True, enable_ipv6=True)
     reason = "cluster founded"
     return (
         PutCluster(cluster=cluster, expect_version=0, reason=reason),

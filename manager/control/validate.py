@@ -138,6 +138,8 @@ def check_network(spec: NetworkSpec) -> None:
         raise InvalidArgument(f"Name: {error.message}") from error
     if spec.driver not in ("", "overlay"):
         raise InvalidArgument(f"Driver: cluster networks use overlay, not {spec.driver!r}")
+    if spec.enable_ipv4 is False:
+        raise Unsupported("EnableIPv4: a network of the cluster always has IPv4: leave it out")
     for option, value in (spec.options or {}).items():
         if option == "encrypted":
             raise Unsupported(
@@ -156,10 +158,8 @@ def check_network(spec: NetworkSpec) -> None:
         raise InvalidArgument(f"IPAM.Driver: {ipam.driver!r} is not supported: leave it out")
     if ipam.options:
         raise InvalidArgument("IPAM.Options: not supported: leave it out")
-    if len(ipam.config or ()) > 1:
-        raise InvalidArgument("IPAM.Config: one subnet for each network is supported")
-    for pool in ipam.config or ():
-        _check_pool(pool)
+    for position, pool in enumerate(ipam.config or ()):
+        _check_pool(f"IPAM.Config[{position}]", pool, ipv6=spec.enable_ipv6)
 
 
 LEAST_CERT_EXPIRY_NS = 3_600 * 10**9
@@ -217,8 +217,7 @@ def _check_log_driver(path: str, driver: LogDriver | None) -> None:
         raise Unsupported(f"{path}.Name: {driver.name!r} is not {' or '.join(LOG_DRIVERS)}")
 
 
-def _check_pool(pool: IPAMPool) -> None:
-    path = "IPAM.Config[0]"
+def _check_pool(path: str, pool: IPAMPool, *, ipv6: bool) -> None:
     reserved = pool.auxiliary_addresses or {}
     if not pool.subnet:
         for key, given in (
@@ -230,10 +229,17 @@ def _check_pool(pool: IPAMPool) -> None:
                 raise InvalidArgument(f"{path}.{key}: needs Subnet")
         return
     network = _prefix(f"{path}.Subnet", pool.subnet)
-    if not 8 <= network.prefixlen <= 29:
-        raise InvalidArgument(f"{path}.Subnet: prefix length must be 8 to 29")
-    if pool.ip_range and not _prefix(f"{path}.IPRange", pool.ip_range).subnet_of(network):
-        raise InvalidArgument(f"{path}.IPRange: {pool.ip_range} is not in {pool.subnet}")
+    if network.version == 6 and not ipv6:
+        raise InvalidArgument(
+            f"{path}.Subnet: {pool.subnet} needs EnableIPv6: create the network with --ipv6"
+        )
+    low, high = _PREFIX_LENGTHS[network.version]
+    if not low <= network.prefixlen <= high:
+        raise InvalidArgument(f"{path}.Subnet: prefix length must be {low} to {high}")
+    if pool.ip_range:
+        part = _prefix(f"{path}.IPRange", pool.ip_range)
+        if not (part[0] in network and part[-1] in network):
+            raise InvalidArgument(f"{path}.IPRange: {pool.ip_range} is not in {pool.subnet}")
     addresses = [("Gateway", pool.gateway)]
     addresses += [(f"AuxiliaryAddresses.{name}", given) for name, given in reserved.items()]
     for key, address in addresses:
@@ -241,18 +247,20 @@ def _check_pool(pool: IPAMPool) -> None:
             _check_inside(f"{path}.{key}", address, network)
 
 
-def _prefix(path: str, text: str) -> ipaddress.IPv4Network:
-    if ":" in text:
-        raise Unsupported(f"{path}: {text} is IPv6: overlays have IPv4 addresses only")
+_IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+_PREFIX_LENGTHS: Final = {4: (8, 29), 6: (16, 125)}
+
+
+def _prefix(path: str, text: str) -> _IpNetwork:
     try:
-        return ipaddress.IPv4Network(text)
+        return ipaddress.ip_network(text)
     except ValueError as error:
         raise InvalidArgument(f"{path}: {error}") from error
 
 
-def _check_inside(path: str, address: str, network: ipaddress.IPv4Network) -> None:
+def _check_inside(path: str, address: str, network: _IpNetwork) -> None:
     try:
-        inside = ipaddress.IPv4Address(address) in network
+        inside = ipaddress.ip_address(address) in network
     except ValueError as error:
         raise InvalidArgument(f"{path}: {error}") from error
     if not inside:

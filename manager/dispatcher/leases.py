@@ -1,7 +1,7 @@
 """The gRPC service `Leases`: addresses for containers of a node that are no task's."""
 
 from collections.abc import Iterable
-from ipaddress import AddressValueError, IPv4Address
+from ipaddress import ip_address
 from typing import Any, Final
 
 import msgspec
@@ -81,7 +81,7 @@ class LeaseService:
         view = self._store.view
         network = find_network(view, request.network)
         check_attachable(network)
-        wanted = _address(request.wanted)
+        wanted, wanted_ipv6 = _address(request.wanted, 4), _address(request.wanted_ipv6, 6)
         lease_id = f"{network.id}/{request.container_id}"
         held = view.leases.get(lease_id)
         lease = NetworkLease(
@@ -90,11 +90,18 @@ class LeaseService:
             node_id=node.id,
             container_id=request.container_id,
             wanted=wanted,
+            wanted_ipv6=wanted_ipv6,
             names=tuple(request.names),
         )
         if not request.container_id or (held is not None and held.node_id != node.id):
             raise InvalidArgument(f"container {request.container_id!r} is not this node's")
-        if held is None or replace(held, meta=lease.meta, address="", error="") != lease:
+        if wanted_ipv6 and not network.has_ipv6():
+            raise InvalidArgument(
+                f"address {wanted_ipv6}: network {network.spec.name} has no IPv6: create it"
+                " with --ipv6"
+            )
+        blank = {"meta": lease.meta, "address": "", "ipv6_address": "", "error": ""}
+        if held is None or replace(held, **blank) != lease:
             change = PutLease(lease=lease, reason=f"a container joins {network.spec.name}")
             await self._store.propose((change,))
         return await self._given(lease_id)
@@ -141,8 +148,11 @@ def kept(view: View, node_id: str, held: Iterable[pb.HeldLease]) -> tuple[Change
     return tuple(changes)
 
 
-def _address(wanted: str) -> str:
+def _address(wanted: str, version: int) -> str:
     try:
-        return str(IPv4Address(wanted)) if wanted else ""
-    except AddressValueError:
-        raise InvalidArgument(f"invalid IPv4 address: {wanted}") from None
+        address = ip_address(wanted) if wanted else None
+    except ValueError:
+        raise InvalidArgument(f"invalid IPv{version} address: {wanted}") from None
+    if address is not None and address.version != version:
+        raise InvalidArgument(f"invalid IPv{version} address: {wanted}")
+    return str(address or "")

@@ -123,6 +123,7 @@ def _put_node(fx: Effects, change: c.PutNode) -> None:
         node = replace(
             node,
             ingress_address=old.ingress_address,
+            ingress_ipv6=old.ingress_ipv6,
             mesh_slot=old.mesh_slot,
             lock_index=old.lock_index,
             tls=old.tls,
@@ -158,6 +159,7 @@ def _put_network(fx: Effects, change: c.PutNetwork) -> None:
             vni=old.vni,
             error=old.error,
             table_index=old.table_index,
+            further=old.further,
         )
     new = replace(network, meta=fx.meta(old.meta if old else None))
     fx.view.put_network(new)
@@ -170,14 +172,20 @@ def _put_lease(fx: Effects, change: c.PutLease) -> None:
     lease, old = change.lease, fx.view.leases.get(change.lease.id)
     if lease.network_id not in fx.view.networks or lease.node_id not in fx.view.nodes:
         return
-    keeps = old is not None and lease.wanted in ("", bare(old.address))
-    store_lease(fx, old, replace(lease, address=old.address if old and keeps else "", error=""))
+    keeps = (
+        old is not None
+        and lease.wanted in ("", bare(old.address))
+        and lease.wanted_ipv6 in ("", bare(old.ipv6_address))
+    )
+    address, ipv6 = (old.address, old.ipv6_address) if old is not None and keeps else ("", "")
+    store_lease(fx, old, replace(lease, address=address, ipv6_address=ipv6, error=""))
 
 
 def _set_lease_address(fx: Effects, change: c.SetLeaseAddress) -> None:
     lease = fx.view.leases.get(change.lease_id)
     if lease is not None and not lease.address:
-        store_lease(fx, lease, replace(lease, address=change.address, error=change.error))
+        given = {"address": change.address, "ipv6_address": change.ipv6_address}
+        store_lease(fx, lease, replace(lease, **given, error=change.error))
 
 
 def _put_secret(fx: Effects, change: c.PutSecret | c.PutConfig) -> None:
@@ -352,7 +360,12 @@ def _set_node_description(fx: Effects, change: c.SetNodeDescription) -> None:
 def _set_node_mesh(fx: Effects, change: c.SetNodeMesh) -> None:
     node = fx.view.nodes.get(change.node_id)
     if node is not None:
-        new = replace(node, ingress_address=change.ingress_address, mesh_slot=change.mesh_slot)
+        new = replace(
+            node,
+            ingress_address=change.ingress_address,
+            ingress_ipv6=change.ingress_ipv6,
+            mesh_slot=change.mesh_slot,
+        )
         store_node(fx, node, new)
 
 
@@ -404,6 +417,7 @@ def _set_network_allocation(fx: Effects, change: c.SetNetworkAllocation) -> None
         gateway=change.gateway,
         vni=change.vni,
         error=change.error,
+        further=change.further,
         meta=fx.meta(network.meta),
     )
     fx.view.put_network(new)
@@ -419,11 +433,12 @@ def _set_service_endpoint(fx: Effects, change: c.SetServiceEndpoint) -> None:
     service = fx.view.services.get(change.service_id)
     if service is None or service.endpoint == change.endpoint:
         return
-    kept = {(v.network_id, v.address) for v in change.endpoint.vips}
+    kept = {(v.network_id, host) for v in change.endpoint.vips for host in v.hosts()}
     store_service(fx, service, replace(service, endpoint=change.endpoint))
     for vip in service.endpoint.vips:
-        if (vip.network_id, vip.address) not in kept:
-            quarantine(fx, vip.network_id, bare(vip.address))
+        for host in vip.hosts():
+            if (vip.network_id, host) not in kept:
+                quarantine(fx, vip.network_id, host)
 
 
 def _set_update_status(fx: Effects, change: c.SetUpdateStatus) -> None:

@@ -17,6 +17,7 @@ from swarmapi.model.objects import (
     JobStatus,
     Network,
     NetworkLease,
+    NetworkPool,
     Node,
     NodeDescription,
     NodeState,
@@ -96,6 +97,7 @@ class SetLeaseAddress(ChangeBase, frozen=True, tag="set_lease_address"):
     lease_id: str
     address: str = ""
     error: str = ""
+    ipv6_address: str = ""
 
 
 class PutSecret(ChangeBase, frozen=True, tag="put_secret"):
@@ -207,6 +209,7 @@ class SetNodeMesh(ChangeBase, frozen=True, tag="set_node_mesh"):
     node_id: str
     ingress_address: str
     mesh_slot: int
+    ingress_ipv6: str = ""
 
 
 class SetNodeLock(ChangeBase, frozen=True, tag="set_node_lock"):
@@ -230,13 +233,14 @@ class FinishRotation(ChangeBase, frozen=True, tag="finish_rotation"):
 
 
 class SetNetworkAllocation(ChangeBase, frozen=True, tag="set_network_allocation"):
-    """Give a network subnet, gateway and VXLAN id, or the reason why not."""
+    """Give a network its subnets, gateways and VXLAN id, or the reason why not."""
 
     network_id: str
     subnet: str = ""
     gateway: str = ""
     vni: int = 0
     error: str = ""
+    further: tuple[NetworkPool, ...] = ()
 
 
 class SetServiceEndpoint(ChangeBase, frozen=True, tag="set_service_endpoint"):

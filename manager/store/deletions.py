@@ -19,7 +19,6 @@ from manager.store.effects import (
     touch_service_tables,
 )
 from manager.store.story import SERVICE_LINES, last_word
-from manager.store.view import bare
 from swarmapi.model.objects import Config, Secret
 
 
@@ -39,8 +38,9 @@ def _delete_node(fx: Effects, node_id: str) -> None:
     _drop_leases(fx, node_id)
     node, ingress = fx.view.nodes[node_id], fx.view.ingress_network()
     fx.view.drop_node(node_id)
-    if ingress is not None and node.ingress_address:
-        quarantine(fx, ingress.id, bare(node.ingress_address))
+    if ingress is not None:
+        for host in node.ingress_hosts():
+            quarantine(fx, ingress.id, host)
     fx.touch("node", node, None)
     fx.dirty.add(("node", node_id))
     fx.dirty.update(("network", network_id) for network_id in fx.view.networks)
@@ -58,7 +58,8 @@ def _delete_service(fx: Effects, service_id: str) -> None:
     touch_service_tables(fx, service)
     fx.view.drop_service(service_id)
     for vip in service.endpoint.vips:
-        quarantine(fx, vip.network_id, bare(vip.address))
+        for host in vip.hosts():
+            quarantine(fx, vip.network_id, host)
     fx.touch("service", service, None)
     fx.dirty.add(("service", service_id))
     drop_unused_specs(fx, service_id)
@@ -70,7 +71,7 @@ def _delete_network(fx: Effects, network_id: str) -> None:
         return
     if network.spec.ingress:  # the next ingress network gives the nodes addresses of its own
         for node in [n for n in fx.view.nodes.values() if n.ingress_address]:
-            store_node(fx, node, replace(node, ingress_address=""))
+            store_node(fx, node, replace(node, ingress_address="", ingress_ipv6=""))
     _drop_leases(fx, network_id)
     for record_id in tuple(fx.view.quarantine.of(network_id)):
         record = fx.view.quarantined[record_id]

@@ -14,7 +14,7 @@ from manager.store.story import (
     service_lines,
     task_lines,
 )
-from manager.store.view import View, bare, is_live, is_placed
+from manager.store.view import View, is_live, is_placed
 from swarmapi.model.objects import (
     FAILURES_KEPT,
     Cluster,
@@ -82,8 +82,8 @@ def store_node(fx: Effects, old: Node | None, node: Node) -> None:
     fx.view.put_node(new)
     fx.touch("node", old, new)
     fx.dirty.add(("node", node.id))
-    row = (node.data_path, node.ingress_address, node.mesh_slot)
-    if old is None or row != (old.data_path, old.ingress_address, old.mesh_slot):
+    row = (node.data_path, node.ingress_hosts(), node.mesh_slot)
+    if old is None or row != (old.data_path, old.ingress_hosts(), old.mesh_slot):
         touch_node_tables(fx, node.id)
     elif old.state is not node.state and NodeState.DOWN in (old.state, node.state):
         # Nobody finds the containers of a node that is down.
@@ -98,8 +98,9 @@ def store_lease(fx: Effects, old: NetworkLease | None, lease: NetworkLease) -> N
     fx.touch("lease", old, new)
     fx.tables.add(lease.network_id)
     fx.dirty.add(("network", lease.network_id))
-    if old is not None and old.address not in ("", lease.address):
-        quarantine(fx, lease.network_id, bare(old.address))
+    for host in old.hosts() if old is not None else ():
+        if host not in lease.hosts():
+            quarantine(fx, lease.network_id, host)
 
 
 def drop_lease(fx: Effects, lease: NetworkLease) -> None:
@@ -107,8 +108,8 @@ def drop_lease(fx: Effects, lease: NetworkLease) -> None:
     fx.view.drop_lease(lease.id)
     fx.touch("lease", lease, None)
     fx.tables.add(lease.network_id)
-    if lease.address:
-        quarantine(fx, lease.network_id, bare(lease.address))
+    for host in lease.hosts():
+        quarantine(fx, lease.network_id, host)
 
 
 def touch_node_tables(fx: Effects, node_id: str) -> None:
@@ -196,7 +197,8 @@ def _row(task: Task | None) -> tuple[object, ...] | None:
 def _quarantine_task(fx: Effects, task: Task) -> None:
     if is_placed(task):
         for lease in task.addresses:
-            quarantine(fx, lease.network_id, bare(lease.address))
+            for host in lease.hosts():
+                quarantine(fx, lease.network_id, host)
 
 
 def quarantine(fx: Effects, network_id: str, address: str) -> None:

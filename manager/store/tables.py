@@ -45,6 +45,7 @@ def network_table(view: View, network_id: str) -> NetworkTable | None:
         revision=network.table_index,
         subnet=network.subnet,
         gateway=network.gateway,
+        further_subnets=tuple(pool.subnet for pool in network.further),
         vni=network.vni,
         mtu=_mtu(network),
         ingress=network.spec.ingress,
@@ -88,12 +89,14 @@ def task_name(task: Task) -> str:
 
 
 def _endpoint(task: Task, network_id: str) -> TaskEndpoint:
+    own = next(a for a in task.addresses if a.network_id == network_id)
     return TaskEndpoint(
         task_id=task.id,
         service_id=task.service_id,
         node_id=task.node_id,
         name=task_name(task),
-        address=next(bare(a.address) for a in task.addresses if a.network_id == network_id),
+        address=bare(own.address),
+        ipv6_address=bare(own.ipv6_address),
         state=task.endpoint.state,
     )
 
@@ -113,12 +116,15 @@ def _container(lease: NetworkLease) -> TaskEndpoint:
         node_id=lease.node_id,
         name=name,
         address=bare(lease.address),
+        ipv6_address=bare(lease.ipv6_address),
         aliases=tuple(aliases),
     )
 
 
 def _service(service: Service, network: Network) -> ServiceEntry:
-    vip = next((bare(v.address) for v in service.endpoint.vips if v.network_id == network.id), "")
+    is_virtual = defaults.endpoint_mode(service.spec) == "vip"
+    vips = service.endpoint.vips if is_virtual else ()
+    vip = next((v for v in vips if v.network_id == network.id), None)
     ports: tuple[PublishedPort, ...] = ()
     if network.spec.ingress:
         ports = tuple(
@@ -135,7 +141,8 @@ def _service(service: Service, network: Network) -> ServiceEntry:
     return ServiceEntry(
         service_id=service.id,
         name=service.spec.name,
-        vip=vip if defaults.endpoint_mode(service.spec) == "vip" else "",
+        vip=bare(vip.address) if vip is not None else "",
+        ipv6_vip=bare(vip.ipv6_address) if vip is not None else "",
         aliases=aliases,
         ports=ports,
         sticky=defaults.is_sticky(service.spec),
@@ -154,6 +161,7 @@ def _node(node: Node, network: Network, shares: int) -> NodeEntry:
         node_id=node.id,
         data_path=node.data_path,
         gateway=bare(node.ingress_address),
+        ipv6_gateway=bare(node.ingress_ipv6),
         mesh_ports=mesh_ports(node.mesh_slot, shares),
     )
 

@@ -266,10 +266,8 @@ class View:
         owed = node.mesh_slot < 0 or bool(ingress and ingress.subnet and not node.ingress_address)
         _flag(self.unallocated, "node", node.id, owed)
         if ingress is not None:
-            if old is not None and old.ingress_address:
-                self.addresses_of.discard(ingress.id, bare(old.ingress_address))
-            if node.ingress_address:
-                self.addresses_of.add(ingress.id, bare(node.ingress_address))
+            self._hold(ingress.id, old.ingress_hosts() if old is not None else (), held=False)
+            self._hold(ingress.id, node.ingress_hosts(), held=True)
 
     def drop_node(self, node_id: str) -> None:
         """Forget a node; its tasks are the caller's."""
@@ -281,8 +279,8 @@ class View:
         _flag(self.managers, "node", node_id, on=False)
         _flag(self.unallocated, "node", node_id, on=False)
         ingress = self.ingress_network()
-        if ingress is not None and node.ingress_address:
-            self.addresses_of.discard(ingress.id, bare(node.ingress_address))
+        if ingress is not None:
+            self._hold(ingress.id, node.ingress_hosts(), held=False)
 
     def put_network(self, network: Network) -> None:
         """Store a network and keep its indexes."""
@@ -314,10 +312,9 @@ class View:
         for key in (lease.node_id, lease.network_id):
             self.leases_of.add(key, lease.id)
         _flag(self.unallocated, "lease", lease.id, not lease.address and not lease.error)
-        if lease.address:
-            self.addresses_of.add(lease.network_id, bare(lease.address))
-            if lease.is_up:
-                self._join(lease.network_id, lease.node_id, 1)
+        self._hold(lease.network_id, lease.hosts(), held=True)
+        if lease.address and lease.is_up:
+            self._join(lease.network_id, lease.node_id, 1)
 
     def drop_lease(self, lease_id: str) -> None:
         """Forget a lease."""
@@ -325,10 +322,9 @@ class View:
         for key in (lease.node_id, lease.network_id):
             self.leases_of.discard(key, lease_id)
         self.unallocated.discard("lease", lease_id)
-        if lease.address:
-            self.addresses_of.discard(lease.network_id, bare(lease.address))
-            if lease.is_up:
-                self._join(lease.network_id, lease.node_id, -1)
+        self._hold(lease.network_id, lease.hosts(), held=False)
+        if lease.address and lease.is_up:
+            self._join(lease.network_id, lease.node_id, -1)
 
     def put_service(self, service: Service) -> None:
         """Store a service and keep its indexes."""
@@ -343,7 +339,7 @@ class View:
         for mode, key in published(ports_of(service.spec)):
             self.port_claims.add((mode, *key), service.id)
         for vip in service.endpoint.vips:
-            self.addresses_of.add(vip.network_id, bare(vip.address))
+            self._hold(vip.network_id, vip.hosts(), held=True)
             self.vips_of.add(vip.network_id, service.id)
         _flag(self.unallocated, "service", service.id, is_unallocated(service))
         status = service.update_status
@@ -454,7 +450,7 @@ class View:
         for mode, key in published(ports_of(service.spec)):
             self.port_claims.discard((mode, *key), service.id)
         for vip in service.endpoint.vips:
-            self.addresses_of.discard(vip.network_id, bare(vip.address))
+            self._hold(vip.network_id, vip.hosts(), held=False)
             self.vips_of.discard(vip.network_id, service.id)
 
     def _stage(self, old: Task | None, new: Task | None) -> None:
@@ -492,8 +488,7 @@ class View:
     def _count(self, task: Task, sign: int) -> None:
         if is_live(task):
             for lease in task.addresses:
-                change = self.addresses_of.add if sign > 0 else self.addresses_of.discard
-                change(lease.network_id, bare(lease.address))
+                self._hold(lease.network_id, lease.hosts(), held=sign > 0)
         if not is_placed(task):
             return
         node_id = task.node_id
@@ -512,6 +507,10 @@ class View:
             _bump(self.replicas_on, (task.service_id, node_id), sign)
         for protocol, port in demand.host_ports:
             _bump(self.host_ports_of, (node_id, protocol, port), sign)
+
+    def _hold(self, network_id: str, hosts: Iterable[str], *, held: bool) -> None:
+        for host in hosts:
+            _flag(self.addresses_of, network_id, host, held)
 
     def _join(self, network_id: str, node_id: str, sign: int) -> None:
         """Count one more of a node's on a network, or one less."""

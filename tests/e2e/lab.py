@@ -77,6 +77,10 @@ class LabHandle:
         """Return the node's address, or that of `client`."""
         return self.run("address", node).stdout.strip()
 
+    def ipv6_address(self, node: str) -> str:
+        """Return the node's IPv6 address, or that of `client`."""
+        return self.run("ipv6-address", node).stdout.strip()
+
     def api(self, node: str, method: str, url: str, body: object = None) -> Answer:
         """Send one JSON request to a node's API socket."""
         connection = connect(self.socket(node))

@@ -59,15 +59,21 @@ class NodeLeases:
         return msgspec.msgpack.decode(answer.network, type=Network)
 
     async def take(
-        self, network: str, container_id: str, wanted: str, names: tuple[str, ...]
+        self, network: str, container_id: str, wanted: tuple[str, str], names: tuple[str, ...]
     ) -> NetworkLease:
         """Return a container's lease; it holds until the container's record says otherwise.
+
+        `wanted` are the addresses of each family that alone will do, empty for any.
 
         Raises:
             SwarmError: as the managers refuse it; Unavailable when none can be asked.
         """
         request = pb.LeaseRequest(
-            network=network, container_id=container_id, wanted=wanted, names=names
+            network=network,
+            container_id=container_id,
+            wanted=wanted[0],
+            wanted_ipv6=wanted[1],
+            names=names,
         )
         async with self._calling:
             self._told = None  # even a container that is gone before the next look was told of

@@ -4,7 +4,7 @@ import os
 import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from pathlib import Path
 
 from swarmapi.model.objects import GenericShare, NodeDescription
@@ -12,6 +12,8 @@ from swarmapi.model.spec import Platform
 from worker.network.local import INGRESS_LINK
 
 _NANOS_PER_CPU = 1_000_000_000
+_ON_NODE = 0x80000000 | 0x00100000
+"""RTF_LOCAL and RTF_ANYCAST: the node's own addresses."""
 _DISTRIBUTION = "swarm-orchestrator"
 
 
@@ -25,7 +27,10 @@ def describe(labels: Mapping[str, str], generic: tuple[GenericShare, ...] = ()) 
         engine_version=_engine_version(),
         labels=dict(labels),
         generic=generic,
-        routes=routes_in(Path("/proc/net/route").read_text()),
+        routes=(
+            *routes_in(Path("/proc/net/route").read_text()),
+            *ipv6_routes_in(_read(Path("/proc/net/ipv6_route"))),
+        ),
     )
 
 
@@ -38,6 +43,25 @@ def routes_in(table: str) -> tuple[str, ...]:
             network, netmask = (IPv4Address(bytes.fromhex(h)[::-1]) for h in (destination, mask))
             found.add(str(IPv4Network(f"{network}/{netmask}", strict=False)))
     return tuple(sorted(found))
+
+
+def ipv6_routes_in(table: str) -> tuple[str, ...]:
+    """Return the same of IPv6, without what every link has: its own and multicast addresses."""
+    found = set()
+    for line in table.splitlines():
+        destination, length, *_, flags, link = line.split()
+        network = IPv6Network((int(destination, 16), int(length, 16)))
+        everywhere = network.prefixlen == 0 or network.is_link_local or network.is_multicast
+        if link not in (INGRESS_LINK, "lo") and not everywhere and not int(flags, 16) & _ON_NODE:
+            found.add(str(network))
+    return tuple(sorted(found))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError:  # a kernel without IPv6
+        return ""
 
 
 def memory_bytes() -> int:

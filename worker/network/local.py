@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from swarmapi.model.tables import EndpointState, NetworkTable, TaskEndpoint
 from worker.network.attachments import PortBinding
 from worker.network.family import IPV4, Family
@@ -55,6 +57,11 @@ class LocalContainer:
         return any(":" in address for _, *found in self.networks.values() for address in found)
 
 
+def is_carried(binding: PortBinding) -> bool:
+    """Tell whether a port answers at ::1, where nothing can be rewritten."""
+    return binding.host_ip in ("::", LOOPBACK)
+
+
 def serving_by_service(
     table: NetworkTable, *, families: Sequence[Family] = (IPV4,)
 ) -> dict[str, tuple[str, ...]]:
@@ -94,6 +101,21 @@ def vanished(
                 elif state == EndpointState.WITHDRAWN and endpoint.state == EndpointState.SERVING:
                     gone.append((address, (UDP,)))
     return gone
+
+
+def ipv4_only(table: NetworkTable) -> NetworkTable:
+    """Return a table as a node without IPv6 in its kernel can have it."""
+    return msgspec.structs.replace(
+        table,
+        further_subnets=IPV4.of(table.further_subnets),
+        services={
+            key: msgspec.structs.replace(s, ipv6_vip="") for key, s in table.services.items()
+        },
+        endpoints={
+            key: msgspec.structs.replace(e, ipv6_address="") for key, e in table.endpoints.items()
+        },
+        nodes={key: msgspec.structs.replace(n, ipv6_gateway="") for key, n in table.nodes.items()},
+    )
 
 
 def in_use(table: NetworkTable) -> frozenset[str]:

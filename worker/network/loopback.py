@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable
 
 from worker.network.attachments import AttachedEndpoint, PortBinding
-from worker.network.local import LOOPBACK
+from worker.network.local import is_carried
 
 _PIECE_BYTES = 65536
 _SENDER_IDLE_TIMEOUT_S = 90.0
@@ -20,7 +20,7 @@ async def carried(
     binding: PortBinding, holder: socket.socket, inside: AttachedEndpoint, opening: SocketFactory
 ) -> "CarriedPort | socket.socket":
     """Return what holds a port from now on: the socket, but where it is to answer at ::1."""
-    if binding.host_ip not in ("::", LOOPBACK):
+    if not is_carried(binding):
         return holder
     port = CarriedPort(holder, (inside.ipv6_address, binding.container_port), opening)
     await port.start()

@@ -116,8 +116,13 @@ def write_sysctl(name: str, value: int) -> None:
     Path("/proc/sys/net", name).write_text(str(value), encoding="ascii")
 
 
-def allow_ipv6(link: str) -> None:
-    """Let a link of the calling thread's namespace have IPv6 addresses, usable at once."""
+def allow_ipv6(link: str, *, local: bool = True) -> None:
+    """Let a link of the calling thread's namespace have IPv6 addresses, usable at once.
+
+    Without `local` it gives itself none.
+    """
+    if not local:
+        write_sysctl(f"ipv6/conf/{link}/addr_gen_mode", 1)
     write_sysctl(f"ipv6/conf/{link}/disable_ipv6", 0)
     write_sysctl(f"ipv6/conf/{link}/accept_dad", 0)
     write_sysctl(f"ipv6/conf/{link}/accept_ra", 0)

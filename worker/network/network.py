@@ -29,7 +29,7 @@ from worker.network.drift import keep_verifying
 from worker.network.family import IPV4
 from worker.network.host import Host, node_addresses
 from worker.network.ipam import AddressPool, choose_subnet
-from worker.network.local import UDP, LocalBridge, LocalContainer, in_use, vanished
+from worker.network.local import UDP, LocalBridge, LocalContainer, in_use, ipv4_only, vanished
 from worker.network.localnets import LocalNetworks
 from worker.network.loopback import carried
 from worker.network.plan import DesiredState, Names, Planner
@@ -254,7 +254,7 @@ class Network:
             table = self._tables.get(network_id)
             if table is None:
                 raise NetworkError(f"network {network_id} is not known on this node yet")
-            addresses = asked
+            addresses = asked if netns.has_ipv6() else IPV4.of(asked)
             await self._on_thread(lambda: self._kernel.ensure_overlay(table, self._node_id))
         interface = f"eth{container.next_interface}"
         try:
@@ -462,7 +462,9 @@ class Network:
         """
         async with self._lock:
             before, self._tables = self._tables, dict(tables)
-            for table in tables.values():
+            if not netns.has_ipv6():
+                self._tables = {key: ipv4_only(table) for key, table in tables.items()}
+            for table in self._tables.values():
                 if table.ingress and self._node_id in table.nodes:
                     await self._on_thread(
                         partial(self._kernel.ensure_overlay, table, self._node_id)

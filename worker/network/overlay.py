@@ -18,6 +18,7 @@ from worker.network import netlink as nl
 from worker.network import netns
 from worker.network.attachments import NetworkError, mac_of
 from worker.network.drift import mend_link, mend_port, mend_stations
+from worker.network.family import IPV6
 from worker.network.local import INGRESS_LINK
 from worker.network.plan import OverlayState
 
@@ -145,6 +146,9 @@ class Overlay:
         self.socket.batch(
             [nl.rename_link(moved, self.vxlan), nl.set_link(moved, up=True, master=bridge)]
         )
+        if IPV6.of(table.subnets()):
+            # A link without IPv6 can have no neighbours of it.
+            netns.inside(self.netns_fd, lambda: netns.allow_ipv6(self.vxlan, local=False))
 
     def _make_ingress_leg(self, node: nl.RouteSocket, node_fd: int, bridge: int) -> None:
         gateway = self.ingress_gateway

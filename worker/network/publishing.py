@@ -9,6 +9,7 @@ from typing import Protocol
 
 from worker.network import netns
 from worker.network.attachments import AttachedEndpoint, NetworkError, PortBinding, PortTaken
+from worker.network.local import is_carried
 from worker.network.netlink import family_of
 
 _FREE_PORTS_TRIED = 16
@@ -91,7 +92,12 @@ def _bind(node_fd: int, binding: PortBinding, port: int) -> socket.socket | None
     try:
         if family == socket.AF_INET6:
             holder.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listens = kind == socket.SOCK_STREAM and is_carried(binding)
+        # Connections of the port's former holder may be in TIME_WAIT still; listening keeps it.
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, listens)
         holder.bind((binding.host_ip, port))
+        if listens:
+            holder.listen()
     except OSError as error:
         holder.close()
         if error.errno == errno.EADDRINUSE:

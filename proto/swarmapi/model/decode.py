@@ -18,7 +18,6 @@ HARMLESS: dict[str, tuple[Any, ...]] = {
     "TaskTemplate.ContainerSpec.Isolation": ("default",),
     "Driver.Name": ("overlay",),
     "CheckDuplicate": (True, False),
-    "EnableIPv4": (True,),
     "Scope": ("swarm",),
 }
 """Documented defaults of fields that are not honoured: accepted, and dropped."""

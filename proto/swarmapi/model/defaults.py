@@ -5,6 +5,7 @@ Source of the numbers: SwarmKit's constants (Engine API 1.50, ServiceSpec).
 
 import posixpath
 from collections.abc import Iterator
+from ipaddress import ip_network
 from typing import Any, Protocol, TypeVar
 
 from msgspec.structs import replace
@@ -13,6 +14,7 @@ from swarmapi.model.spec import (
     ClusterSpec,
     ContainerSpec,
     EndpointSpec,
+    IPAMPool,
     LogDriver,
     NetworkSpec,
     RaftSettings,
@@ -271,6 +273,13 @@ def _without_empties(value: Any) -> Any:
         return value
     pruned = {key: _without_empties(entry) for key, entry in value.items()}
     return {key: entry for key, entry in pruned.items() if entry not in ({}, [], (), None)}
+
+
+def pool_asked(spec: NetworkSpec, subnet: str) -> IPAMPool:
+    """Return what a network's spec says of a subnet; nothing where it leaves that open."""
+    asked = (spec.ipam and spec.ipam.config) or ()
+    same = (pool for pool in asked if pool.subnet and ip_network(pool.subnet) == ip_network(subnet))
+    return next(same, IPAMPool())
 
 
 def vxlan_id(spec: NetworkSpec) -> int:

@@ -87,11 +87,28 @@ class TaskStatus(Stored, frozen=True):
     """Its health check failed: its node stops it once the managers know that nobody sends to it."""
 
 
-class NetworkAddress(Stored, frozen=True):
-    """A lease on one network; `address` is IPv4 with prefix length."""
+def hosts(*addresses: str) -> tuple[str, ...]:
+    """Return the addresses that are given, without their prefix lengths."""
+    return tuple(address.partition("/")[0] for address in addresses if address)
+
+
+class Placed(Stored, frozen=True, kw_only=True):
+    """A place on a network that the allocator gave, with prefix lengths."""
+
+    address: str = ""
+    """IPv4."""
+    ipv6_address: str = ""
+    """Empty where the network has no IPv6."""
+
+    def hosts(self) -> tuple[str, ...]:
+        """Return its addresses without prefix lengths."""
+        return hosts(self.address, self.ipv6_address)
+
+
+class NetworkAddress(Placed, frozen=True):
+    """A task's place on one network."""
 
     network_id: str
-    address: str
     aliases: tuple[str, ...] = ()
 
 
@@ -238,10 +255,8 @@ class SpecVersion(Stored, frozen=True):
     """
 
 
-class VirtualIP(Stored, frozen=True):
+class VirtualIP(Placed, frozen=True):
     network_id: str
-    address: str
-    """IPv4 with prefix length."""
 
 
 class ServiceEndpoint(Stored, frozen=True):
@@ -361,7 +376,7 @@ class NodeDescription(Stored, frozen=True):
     labels: dict[str, str] = {}
     generic: tuple[GenericShare, ...] = ()
     routes: tuple[str, ...] = ()
-    """IPv4 prefixes that its own routes lead to, the default and the mesh left out."""
+    """Prefixes that its own routes lead to, the default and the mesh left out."""
 
 
 class NodeTLS(Stored, frozen=True):
@@ -398,6 +413,12 @@ class Node(Stored, frozen=True):
     """A manager's: its keys on its disk follow the unlock key of this index; its locker's."""
     tls: NodeTLS = NodeTLS()
     """As its agent told in a session."""
+    ingress_ipv6: str = ""
+    """As `ingress_address`; empty where the ingress network has no IPv6."""
+
+    def ingress_hosts(self) -> tuple[str, ...]:
+        """Return its addresses on the ingress network without prefix lengths."""
+        return hosts(self.ingress_address, self.ingress_ipv6)
 
     @property
     def is_fit(self) -> bool:
@@ -407,6 +428,13 @@ class Node(Stored, frozen=True):
     @property
     def is_manager(self) -> bool:
         return self.spec.role == NodeRole.MANAGER
+
+
+class NetworkPool(Stored, frozen=True):
+    """One subnet of a network."""
+
+    subnet: str
+    gateway: str
 
 
 class Network(Stored, frozen=True):
@@ -420,9 +448,20 @@ class Network(Stored, frozen=True):
     error: str = ""
     table_index: int = 0
     """Raft index of the last change to what its endpoint table holds; kept by apply."""
+    further: tuple[NetworkPool, ...] = ()
+    """Its subnets of either family besides `subnet`, which is IPv4; the allocator's."""
+
+    def pools(self) -> tuple[NetworkPool, ...]:
+        """Return all its subnets; none until they are given."""
+        first = NetworkPool(subnet=self.subnet, gateway=self.gateway)
+        return (first, *self.further) if self.subnet else ()
+
+    def has_ipv6(self) -> bool:
+        """Tell whether who is on it has an IPv6 address."""
+        return any(":" in pool.subnet for pool in self.further)
 
 
-class NetworkLease(Stored, frozen=True):
+class NetworkLease(Placed, frozen=True):
     """An attachable network's address for a container that is no task's."""
 
     id: str
@@ -436,8 +475,7 @@ class NetworkLease(Stored, frozen=True):
     """What others find it by; the first is its name."""
     is_up: bool = True
     """Whether the container is on the network now; the address is kept for it meanwhile."""
-    address: str = ""
-    """Given by the allocator, with prefix length."""
+    wanted_ipv6: str = ""
     error: str = ""
     """Why there is no address."""
     meta: Meta = Meta()

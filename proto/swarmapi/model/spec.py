@@ -457,6 +457,9 @@ class NetworkSpec(Spec, frozen=True):
     ingress: bool = False
     options: dict[str, str] | None = None
     ipam: IPAMConfig | None = msgspec.field(default=None, name="IPAM")
+    enable_ipv4: bool | None = msgspec.field(default=None, name="EnableIPv4")
+    enable_ipv6: bool = msgspec.field(default=False, name="EnableIPv6")
+    """IPv6 addresses too."""
 
 
 class SecretSpec(Spec, frozen=True):

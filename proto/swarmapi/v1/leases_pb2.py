@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18swarmapi/v1/leases.proto\x12\x0bswarmapi.v1\"%\n\x10NetworkReference\x12\x11\n\treference\x18\x01 \x01(\t\"\x1f\n\x0c\x46oundNetwork\x12\x0f\n\x07network\x18\x01 \x01(\x0c\"T\n\x0cLeaseRequest\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x14\n\x0c\x63ontainer_id\x18\x02 \x01(\t\x12\x0e\n\x06wanted\x18\x03 \x01(\t\x12\r\n\x05names\x18\x04 \x03(\t\"\x1b\n\nTakenLease\x12\r\n\x05lease\x18\x01 \x01(\x0c\"P\n\tHeldLease\x12\x12\n\nnetwork_id\x18\x01 \x01(\t\x12\x14\n\x0c\x63ontainer_id\x18\x02 \x01(\t\x12\r\n\x05names\x18\x03 \x03(\t\x12\n\n\x02up\x18\x04 \x01(\x08\"4\n\nHeldLeases\x12&\n\x06leases\x18\x01 \x03(\x0b\x32\x16.swarmapi.v1.HeldLease\"\x0c\n\nLeasesKept2\xc0\x01\n\x06Leases\x12@\n\x04\x46ind\x12\x1d.swarmapi.v1.NetworkReference\x1a\x19.swarmapi.v1.FoundNetwork\x12:\n\x04Take\x12\x19.swarmapi.v1.LeaseRequest\x1a\x17.swarmapi.v1.TakenLease\x12\x38\n\x04Keep\x12\x17.swarmapi.v1.HeldLeases\x1a\x17.swarmapi.v1.LeasesKeptb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18swarmapi/v1/leases.proto\x12\x0bswarmapi.v1\"%\n\x10NetworkReference\x12\x11\n\treference\x18\x01 \x01(\t\"\x1f\n\x0c\x46oundNetwork\x12\x0f\n\x07network\x18\x01 \x01(\x0c\"i\n\x0cLeaseRequest\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x14\n\x0c\x63ontainer_id\x18\x02 \x01(\t\x12\x0e\n\x06wanted\x18\x03 \x01(\t\x12\r\n\x05names\x18\x04 \x03(\t\x12\x13\n\x0bwanted_ipv6\x18\x05 \x01(\t\"\x1b\n\nTakenLease\x12\r\n\x05lease\x18\x01 \x01(\x0c\"P\n\tHeldLease\x12\x12\n\nnetwork_id\x18\x01 \x01(\t\x12\x14\n\x0c\x63ontainer_id\x18\x02 \x01(\t\x12\r\n\x05names\x18\x03 \x03(\t\x12\n\n\x02up\x18\x04 \x01(\x08\"4\n\nHeldLeases\x12&\n\x06leases\x18\x01 \x03(\x0b\x32\x16.swarmapi.v1.HeldLease\"\x0c\n\nLeasesKept2\xc0\x01\n\x06Leases\x12@\n\x04\x46ind\x12\x1d.swarmapi.v1.NetworkReference\x1a\x19.swarmapi.v1.FoundNetwork\x12:\n\x04Take\x12\x19.swarmapi.v1.LeaseRequest\x1a\x17.swarmapi.v1.TakenLease\x12\x38\n\x04Keep\x12\x17.swarmapi.v1.HeldLeases\x1a\x17.swarmapi.v1.LeasesKeptb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,15 +36,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FOUNDNETWORK']._serialized_start=80
   _globals['_FOUNDNETWORK']._serialized_end=111
   _globals['_LEASEREQUEST']._serialized_start=113
-  _globals['_LEASEREQUEST']._serialized_end=197
-  _globals['_TAKENLEASE']._serialized_start=199
-  _globals['_TAKENLEASE']._serialized_end=226
-  _globals['_HELDLEASE']._serialized_start=228
-  _globals['_HELDLEASE']._serialized_end=308
-  _globals['_HELDLEASES']._serialized_start=310
-  _globals['_HELDLEASES']._serialized_end=362
-  _globals['_LEASESKEPT']._serialized_start=364
-  _globals['_LEASESKEPT']._serialized_end=376
-  _globals['_LEASES']._serialized_start=379
-  _globals['_LEASES']._serialized_end=571
+  _globals['_LEASEREQUEST']._serialized_end=218
+  _globals['_TAKENLEASE']._serialized_start=220
+  _globals['_TAKENLEASE']._serialized_end=247
+  _globals['_HELDLEASE']._serialized_start=249
+  _globals['_HELDLEASE']._serialized_end=329
+  _globals['_HELDLEASES']._serialized_start=331
+  _globals['_HELDLEASES']._serialized_end=383
+  _globals['_LEASESKEPT']._serialized_start=385
+  _globals['_LEASESKEPT']._serialized_end=397
+  _globals['_LEASES']._serialized_start=400
+  _globals['_LEASES']._serialized_end=592
 # @@protoc_insertion_point(module_scope)

@@ -19,16 +19,18 @@ class FoundNetwork(_message.Message):
     def __init__(self, network: _Optional[bytes] = ...) -> None: ...
 
 class LeaseRequest(_message.Message):
-    __slots__ = ("network", "container_id", "wanted", "names")
+    __slots__ = ("network", "container_id", "wanted", "names", "wanted_ipv6")
     NETWORK_FIELD_NUMBER: _ClassVar[int]
     CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
     WANTED_FIELD_NUMBER: _ClassVar[int]
     NAMES_FIELD_NUMBER: _ClassVar[int]
+    WANTED_IPV6_FIELD_NUMBER: _ClassVar[int]
     network: str
     container_id: str
     wanted: str
     names: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, network: _Optional[str] = ..., container_id: _Optional[str] = ..., wanted: _Optional[str] = ..., names: _Optional[_Iterable[str]] = ...) -> None: ...
+    wanted_ipv6: str
+    def __init__(self, network: _Optional[str] = ..., container_id: _Optional[str] = ..., wanted: _Optional[str] = ..., names: _Optional[_Iterable[str]] = ..., wanted_ipv6: _Optional[str] = ...) -> None: ...
 
 class TakenLease(_message.Message):
     __slots__ = ("lease",)

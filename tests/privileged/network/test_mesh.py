@@ -15,7 +15,7 @@ from swarmapi.model.tables import (
     ServiceEntry,
     TaskEndpoint,
 )
-from tests.privileged.network.lab import Lab, Server, ask, run_in, start_nodes
+from tests.privileged.network.lab import Lab, Server, ask, ipv6_of, run_in, start_nodes
 from worker.network.attachments import Attached, Attachment, mac_of
 from worker.network.local import VXLAN_PORT
 from worker.network.netlink import mac_bytes
@@ -23,6 +23,12 @@ from worker.network.network import Network
 
 NODES = {"n1": "192.168.77.1", "n2": "192.168.77.2", "n3": "192.168.77.3"}
 CLIENT = "192.168.77.100"
+ALSO_IPV6 = pytest.mark.parametrize("version", [4, 6])
+
+
+def at(address: str, version: int) -> str:
+    """Return the underlay address of the same machine in an IP version."""
+    return ipv6_of(address) if version == 6 else address
 
 
 def ingress(*, sticky: bool = False) -> NetworkTable:
@@ -32,6 +38,7 @@ def ingress(*, sticky: bool = False) -> NetworkTable:
         revision=7,
         subnet="10.0.0.0/24",
         gateway="10.0.0.1",
+        further_subnets=("fd00::/64",),
         vni=4096,
         ingress=True,
         services={
@@ -53,6 +60,7 @@ def ingress(*, sticky: bool = False) -> NetworkTable:
                 node_id=f"n{i}",
                 name=f"web.{i}.t{i}",
                 address=f"10.0.0.{20 + i}",
+                ipv6_address=f"fd00::{20 + i:x}",
             )
             for i in (1, 2, 3)
         },
@@ -61,6 +69,7 @@ def ingress(*, sticky: bool = False) -> NetworkTable:
                 node_id=f"n{i}",
                 data_path=NODES[f"n{i}"],
                 gateway=f"10.0.0.{1 + i}",
+                ipv6_gateway=f"fd00::{1 + i:x}",
                 mesh_ports=(20000 + 4000 * i, 23999 + 4000 * i),
             )
             for i in (1, 2, 3)
@@ -71,7 +80,14 @@ def ingress(*, sticky: bool = False) -> NetworkTable:
 async def join(network: Network, number: int) -> Attached:
     return await network.attach(
         f"c{number}",
-        [Attachment("ingress1", "ingress", f"10.0.0.{20 + number}")],
+        [
+            Attachment(
+                "ingress1",
+                "ingress",
+                f"10.0.0.{20 + number}",
+                ipv6_address=f"fd00::{20 + number:x}",
+            )
+        ],
         host_ports=[],
     )
 
@@ -87,9 +103,10 @@ def spread(fd: int, address: str, port: int, *, udp: bool) -> dict[str, set[str]
     return seen
 
 
+@ALSO_IPV6
 @pytest.mark.parametrize(("port", "udp"), [(8080, False), (5353, True)])
 def test_every_node_reaches_every_replica_with_the_clients_address(
-    lab: Lab, tmp_path: Path, port: int, udp: bool
+    lab: Lab, tmp_path: Path, port: int, udp: bool, version: int
 ) -> None:
     async def scenario() -> None:
         client = lab.fd(lab.host("client", CLIENT))
@@ -101,12 +118,10 @@ def test_every_node_reaches_every_replica_with_the_clients_address(
                     fd = (await join(made[f"n{i}"], i)).netns_fd
                     server = Server(fd, f"r{i}", 53 if udp else 80, udp=udp)
                     stack.callback(server.close)
+                seen = {at(CLIENT, version)}
                 for address in NODES.values():
-                    assert spread(client, address, port, udp=udp) == {
-                        "r1": {CLIENT},
-                        "r2": {CLIENT},
-                        "r3": {CLIENT},
-                    }
+                    found = spread(client, at(address, version), port, udp=udp)
+                    assert found == {"r1": seen, "r2": seen, "r3": seen}
                 for network in made.values():
                     assert await network.verify() == 0
 
@@ -128,12 +143,16 @@ def test_a_node_reaches_the_port_on_its_own_loopback(
                     stack.callback(server.close)
                 node = lab.fd(tmp_path / "swt-n1")
                 assert spread(node, "127.0.0.1", port, udp=udp).keys() == {"r1", "r2", "r3"}
-                assert spread(node, NODES["n1"], port, udp=udp).keys() == {"r1", "r2", "r3"}
+                for own in (NODES["n1"], ipv6_of(NODES["n1"])):
+                    assert spread(node, own, port, udp=udp).keys() == {"r1", "r2", "r3"}
 
     asyncio.run(scenario())
 
 
-def test_each_ingress_node_uses_its_own_source_ports(lab: Lab, tmp_path: Path) -> None:
+@ALSO_IPV6
+def test_each_ingress_node_uses_its_own_source_ports(
+    lab: Lab, tmp_path: Path, version: int
+) -> None:
     async def scenario() -> None:
         client = lab.fd(lab.host("client", CLIENT))
         async with start_nodes(lab, tmp_path, NODES) as made:
@@ -144,14 +163,18 @@ def test_each_ingress_node_uses_its_own_source_ports(lab: Lab, tmp_path: Path) -
                     fd = (await join(made[f"n{i}"], i)).netns_fd
                     stack.callback(Server(fd, f"r{i}", 80).close)
                 for i in (1, 2, 3):
-                    ports = {int(ask(client, NODES[f"n{i}"], 8080)[2]) for _ in range(20)}
+                    node = at(NODES[f"n{i}"], version)
+                    ports = {int(ask(client, node, 8080)[2]) for _ in range(20)}
                     low, high = ingress().nodes[f"n{i}"].mesh_ports
                     assert all(low <= port <= high for port in ports)
 
     asyncio.run(scenario())
 
 
-def test_a_sticky_client_gets_one_replica_whatever_node_it_asks(lab: Lab, tmp_path: Path) -> None:
+@ALSO_IPV6
+def test_a_sticky_client_gets_one_replica_whatever_node_it_asks(
+    lab: Lab, tmp_path: Path, version: int
+) -> None:
     async def scenario() -> None:
         clients = [f"192.168.77.{number}" for number in range(100, 112)]
         chosen: dict[str, set[str]] = {}
@@ -165,7 +188,9 @@ def test_a_sticky_client_gets_one_replica_whatever_node_it_asks(lab: Lab, tmp_pa
                 for address in clients:
                     fd = lab.fd(lab.host(f"c{address[-3:]}", address))
                     chosen[address] = {
-                        ask(fd, node, 8080)[0] for node in NODES.values() for _ in range(4)
+                        ask(fd, at(node, version), 8080)[0]
+                        for node in NODES.values()
+                        for _ in range(4)
                     }
                 for network in made.values():
                     assert await network.verify() == 0

@@ -11,7 +11,7 @@ from manager.orchestrator.slots import ended_by_itself, is_done, is_filled, slot
 from manager.store import changes as c
 from manager.store.snapshot import dump, restore
 from manager.store.tables import network_table, tables_of_node
-from manager.store.view import PARKED, View, bare, is_live, is_placed, is_wanted
+from manager.store.view import PARKED, View, is_live, is_placed, is_wanted
 from swarmapi.model import defaults
 from swarmapi.model.objects import (
     JobOutcome,
@@ -48,7 +48,7 @@ class Simulation:
         self._completed: dict[str, set[tuple[int, str]]] = {}
         self._limits: dict[str, int] = {}
         self.world.specs_kept = 3
-        self.world.add_network("ingress", ingress=True)
+        self.world.add_network("ingress", ingress=True, ipv6=True)
         self.world.add_network("net")
         for fake in self.nodes.values():
             fake.last_beat_ns = self.world.now_ns
@@ -324,27 +324,27 @@ class Simulation:
     def _check_addresses(self) -> None:
         owners: dict[tuple[str, str], str] = {}
 
-        def claim(network_id: str, address: str, owner: str) -> None:
-            key = (network_id, bare(address))
-            assert owners.setdefault(key, owner) == owner, f"{key}: {owners[key]} and {owner}"
+        def claim(network_id: str, owner: str, *addresses: str) -> None:
+            for address in addresses:
+                key = (network_id, address)
+                assert owners.setdefault(key, owner) == owner, f"{key}: {owners[key]} and {owner}"
 
         for network in self.view.networks.values():
-            claim(network.id, network.gateway, "gateway")
+            claim(network.id, "gateway", *(pool.gateway for pool in network.pools()))
         for record in self.view.quarantined.values():
-            claim(record.network_id, record.address, f"quarantine {record.id}")
+            claim(record.network_id, f"quarantine {record.id}", record.address)
         for stored in self.view.nodes.values():
-            if stored.ingress_address:
-                claim("ingress", stored.ingress_address, stored.id)
+            claim("ingress", stored.id, *stored.ingress_hosts())
         ports: dict[tuple[str, int], str] = {}
         for service in self.view.services.values():
             for vip in service.endpoint.vips:
-                claim(vip.network_id, vip.address, service.id)
+                claim(vip.network_id, service.id, *vip.hosts())
             for published in service.endpoint.ports:
                 key = (published.protocol, published.published_port)
                 assert ports.setdefault(key, service.id) == service.id, f"port {key}"
         for task in self.view.tasks.values():
             for lease in task.addresses if is_live(task) else ():
-                claim(lease.network_id, lease.address, task.id)
+                claim(lease.network_id, task.id, *lease.hosts())
         self._check_tables(owners)
 
     def _check_tables(self, owners: dict[tuple[str, str], str]) -> None:
@@ -353,9 +353,10 @@ class Simulation:
             for network_id in tables_of_node(self.view, fake.id):
                 table = fake.tables.get(network_id)
                 for endpoint in table.endpoints.values() if table is not None else ():
-                    owner = owners.get((network_id, endpoint.address))
-                    if owner is not None and owner in self.view.tasks:
-                        assert owner == endpoint.task_id, f"{fake.id} has a stale address"
+                    for address in endpoint.addresses():
+                        owner = owners.get((network_id, address))
+                        if owner is not None and owner in self.view.tasks:
+                            assert owner == endpoint.task_id, f"{fake.id} has a stale address"
 
     def _check_capacity(self) -> None:
         for stored in self.view.nodes.values():

@@ -7,7 +7,7 @@ import pytest
 
 from swarmapi.errors import Internal, InvalidArgument, NotFound, Unsupported
 from worker.cluster import addresses
-from worker.cluster.description import describe, routes_in
+from worker.cluster.description import describe, ipv6_routes_in, routes_in
 from worker.cluster.requests import decode_init, decode_join
 from worker.cluster.state import ClusterFiles, Membership
 from worker.config import Config
@@ -118,3 +118,19 @@ def test_the_routes_of_a_machine_are_those_that_overlays_must_keep_off() -> None
         ]
     )
     assert routes_in(table) == ("10.16.0.0/12", "192.168.1.0/24")
+    none, local = "0" * 32, "fe80" + "0" * 28
+    lines = [
+        ("fd77" + "0" * 28, "40", "00000001", "eth0"),
+        ("fd77" + "0" * 27 + "1", "80", "80200001", "eth0"),
+        ("fd88" + "0" * 28, "40", "00000001", "swarm-ingress"),
+        ("fd99" + "0" * 28, "30", "00000003", "tun0"),
+        (none, "00", "00000003", "eth0"),
+        (local, "40", "00000001", "eth0"),
+        ("ff" + "0" * 30, "08", "00000001", "eth0"),
+        ("0" * 31 + "1", "80", "80200001", "lo"),
+    ]
+    table = "\n".join(
+        f"{where} {length} {none} 00 {none} 00000100 00000001 00000000 {flags} {link}"
+        for where, length, flags, link in lines
+    )
+    assert ipv6_routes_in(table) == ("fd77::/64", "fd99::/48")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from manager.allocator.networks import choose, pool_of
+from manager.allocator.networks import addresses_of, choose
 from manager.allocator.pools import AddressPool, free_subnet
 from manager.allocator.ports import port_conflict
 from manager.scheduler.schedule import explain
@@ -66,7 +66,7 @@ def test_addresses_come_from_the_range_and_never_the_reserved_ones() -> None:
     made.settle()
     network = made.view.networks["n"]
     assert network.gateway == "10.9.0.2"
-    pool = pool_of(made.view, network)
+    pool = addresses_of(made.view, network)
     assert [pool.take() for _ in range(4)] == [
         "10.9.0.10/24",
         "10.9.0.11/24",
@@ -93,11 +93,81 @@ def test_subnets_keep_off_the_routes_of_every_node() -> None:
     made = started()
     there = replace(node("n3"), description=NodeDescription(hostname="h3", routes=("10.0.2.0/23",)))
     made.add_nodes(there)
-    assert choose(made.view, asked()).subnet == "10.0.4.0/24"
+    assert choose(made.view, asked()).pools[0].subnet == "10.0.4.0/24"
     error = choose(made.view, asked("10.0.3.0/24")).error
     assert error == "subnet 10.0.3.0/24 overlaps the route 10.0.2.0/23 of node h3: choose another"
     made.add_nodes(replace(there, description=NodeDescription(routes=("10.0.0.0/8",))))
-    assert choose(made.view, asked()).subnet == "10.0.2.0/24"
+    assert choose(made.view, asked()).pools[0].subnet == "10.0.2.0/24"
+
+
+def dual(*pools: IPAMPool) -> NetworkSpec:
+    ipam = IPAMConfig(config=pools)
+    return NetworkSpec(name="dual", driver="overlay", ipam=ipam, enable_ipv6=True)
+
+
+def test_a_network_of_both_families_gives_an_address_of_each() -> None:
+    made = started()
+    small = (IPAMPool(subnet="10.7.0.0/29"), IPAMPool(subnet="10.8.0.0/24"))
+    made.commit(c.PutNetwork(network=Network(id="dual", spec=dual(*small))))
+    made.settle()
+    network = made.view.networks["dual"]
+    subnets = [pool.subnet for pool in network.pools()]
+    assert subnets[:2] == ["10.7.0.0/29", "10.8.0.0/24"]
+    assert subnets[2].startswith("fd")
+    assert subnets[2].endswith("/64")
+    made.put_service("a", spec("a", networks=("dual",), replicas=7))
+    made.converge()
+    (vip,) = made.view.services["a"].endpoint.vips
+    table = network_table(made.view, "dual")
+    assert table is not None
+    assert table.further_subnets == tuple(subnets[1:])
+    assert table.services["a"].ipv6_vip == bare(vip.ipv6_address)
+    tasks = list(made.view.tasks.values())
+    hosts = [host for task in tasks for host in task.addresses[0].hosts()]
+    hosts += vip.hosts()
+    assert len(set(hosts)) == 2 * (7 + 1)
+    assert set(hosts) <= made.view.addresses_of.of("dual")
+    # The first subnet has five addresses; the others come from the second one.
+    assert sum(host.startswith("10.8.") for host in hosts) == 3
+    made.commit(c.Delete(object="service", id="a"))
+    for task in tasks:
+        made.commit(c.Delete(object="task", id=task.id))
+    assert {f"dual/{host}" for host in vip.hosts()} <= set(made.view.quarantined)
+    copy = restore(list(dump(made.view)))
+    assert copy.addresses_of.of("dual") == made.view.addresses_of.of("dual")
+
+
+def test_an_ipv6_subnet_is_chosen_off_routes_and_given_or_refused() -> None:
+    made = started()
+    first = choose(made.view, dual()).pools[1].subnet
+    there = replace(node("n3"), description=NodeDescription(hostname="h3", routes=(first,)))
+    made.add_nodes(there)
+    second = choose(made.view, dual()).pools[1].subnet
+    assert second != first
+    assert "overlaps the route" in choose(made.view, dual(IPAMPool(subnet=first))).error
+    given = choose(made.view, dual(IPAMPool(subnet="FD99::/64", gateway="fd99:0::9")))
+    assert [(p.subnet, p.gateway) for p in given.pools][1] == ("fd99::/64", "fd99::9")
+    twice = choose(made.view, dual(IPAMPool(subnet="fd99::/64"), IPAMPool(subnet="fd99::/48")))
+    assert "overlaps fd99::/64" in twice.error
+
+
+def test_a_mesh_of_both_families_is_on_every_node_and_given_back() -> None:
+    made = World()
+    made.add_nodes(node("n1"), node("n2"))
+    made.commit(
+        c.PutNetwork(
+            network=Network(
+                id="i", spec=NetworkSpec(name="ingress", ingress=True, enable_ipv6=True)
+            )
+        )
+    )
+    made.converge()
+    table = network_table(made.view, "i")
+    assert table is not None
+    assert all(":" in entry.ipv6_gateway for entry in table.nodes.values())
+    own = made.view.nodes["n1"].ingress_hosts()
+    made.commit(c.Delete(object="node", id="n1"))
+    assert {f"i/{host}" for host in own} <= set(made.view.quarantined)
 
 
 def test_free_subnet_skips_what_is_used() -> None:

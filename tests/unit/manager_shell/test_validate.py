@@ -187,7 +187,15 @@ def test_accepted_service(path: str, value: Any) -> None:
         ({"Name": "n", "IPAM": {"Config": [{"Subnet": "10.0.0.1/24"}]}}, "IPAM.Config[0].Subnet"),
         ({"Name": "n", "IPAM": {"Config": [{"Gateway": "10.0.0.1"}]}}, "IPAM.Config[0].Gateway"),
         ({"Name": "n", "IPAM": {"Config": [{"Subnet": "fd00::/64"}]}}, "IPAM.Config[0].Subnet: fd"),
-        ({"Name": "n", "IPAM": {"Config": [{}, {}]}}, "IPAM.Config: one subnet"),
+        (
+            {"Name": "n", "IPAM": {"Config": [{"Subnet": "10.9.0.0/24"}, {"Gateway": "10.9.0.1"}]}},
+            "IPAM.Config[1].Gateway: needs",
+        ),
+        (
+            {"Name": "n", "EnableIPv6": True, "IPAM": {"Config": [{"Subnet": "fd00::/127"}]}},
+            "IPAM.Config[0].Subnet: prefix length must be 16 to 125",
+        ),
+        ({"Name": "n", "EnableIPv4": False, "EnableIPv6": True}, "EnableIPv4"),
         (
             {
                 "Name": "n",
