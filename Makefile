@@ -1,4 +1,4 @@
-.PHONY: help check test demo clean bench bench-gate soak-engine soak-managers soak-failover soak-drain soak-fleet soak-sim soak-raft soak-power mutate fuzz openapi proto fmt
+.PHONY: help check test demo clean bench bench-gate soak-engine soak-managers soak-failover soak-drain soak-fleet soak-sim soak-raft soak-power soak-nemesis mutate fuzz openapi proto fmt
 .DEFAULT_GOAL := help
 python := .venv/bin/python
 
@@ -32,6 +32,9 @@ soak-raft: ## 2,000 seeds of Raft's own core, a minute each, with faults: no pro
 	$(python) -m tests.sim.raft --seeds 2000 --jobs 2
 soak-power: ## power cut at every point of a manager's recorded writes, five images of each: it starts with everything
 	$(python) -m tests.sim.power
+MINUTES ?= 10
+soak-nemesis: ## three managers, clients and a nemesis for MINUTES: what the clients saw is linearizable (root)
+	$(python) -m tests.soak.nemesis --minutes $(MINUTES)
 mutate: ## bugs planted in the control plane one by one: which of them the tests catch
 	$(python) -m tests.sim.mutations
 fuzz: ## requests made from the API's document, for ten minutes (root)
