@@ -13,8 +13,10 @@ _GO_VERBS = {"v": "s", "t": "s", "d": "d", "s": "s", "f": "f", "g": "g", "e": "e
 OMITTED: dict[str, Any] = {
     **dict.fromkeys(("Health", "Healthcheck", "StopTimeout", "Init", "SizeRw", "SizeRootFs")),
     **dict.fromkeys(("UsageData", "Status", "ClusterVolume", "BuildIdentity", "Manifests")),
-    **dict.fromkeys(("StopSignal", "MacAddress", "User", "WorkingDir", "Comment"), ""),
+    **dict.fromkeys(("BindOptions", "VolumeOptions", "TmpfsOptions")),
+    **dict.fromkeys(("StopSignal", "MacAddress", "User", "WorkingDir", "Comment", "Source"), ""),
     **dict.fromkeys(("ArgsEscaped", "NetworkDisabled", "ConfigOnly", "Attachable"), False),
+    "ReadOnly": False,
     **{name: {} for name in ("ExposedPorts", "Labels", "Volumes", "Annotations", "Sysctls")},
     **{name: {} for name in ("Tmpfs", "StorageOpt", "AuxiliaryAddresses", "Options")},
     **{name: [] for name in ("Cmd", "Entrypoint", "Env", "Shell", "OnBuild", "Mounts")},

@@ -24,6 +24,7 @@ _HOST_DEFAULTS: dict[str, Any] = {
     "DeviceRequests": None, "CpuCount": 0,
     "CpuPercent": 0, "IOMaximumIOps": 0, "IOMaximumBandwidth": 0,
 }  # fmt: skip
+_LEFT_OUT_EMPTY = ("Annotations", "Init", "Mounts", "StorageOpt", "Sysctls", "Tmpfs")
 
 
 def container_details(engine: Engine, record: Record, exec_ids: Sequence[str]) -> dict[str, Any]:
@@ -42,6 +43,7 @@ def container_details(engine: Engine, record: Record, exec_ids: Sequence[str]) -
     host["VolumesFrom"] = record.host.volumes_from or None
     host["Links"] = _links(engine, record)
     host["DeviceCgroupRules"] = record.host.device_cgroup_rules or None
+    _leave_unsaid(host)
     return {
         "Id": record.id,
         "Created": format_ns(record.created_ns),
@@ -74,6 +76,22 @@ def container_details(engine: Engine, record: Record, exec_ids: Sequence[str]) -
         "Config": _config(record),
         "NetworkSettings": _network_settings(record),
     }
+
+
+def _leave_unsaid(host: dict[str, Any]) -> None:
+    """Show what nobody asked for as moby does: left out, or null."""
+    host["Mounts"] = [_without_empty(mount) for mount in host["Mounts"]]
+    for key in _LEFT_OUT_EMPTY:
+        if not host[key]:
+            del host[key]
+    for key in ("Binds", "CapAdd", "CapDrop", "GroupAdd"):
+        host[key] = host[key] or None
+    host["MemorySwappiness"] = None if host["MemorySwappiness"] == -1 else host["MemorySwappiness"]
+    host["PidsLimit"] = None if (host["PidsLimit"] or 0) <= 0 else host["PidsLimit"]
+
+
+def _without_empty(mount: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in mount.items() if value}
 
 
 def _links(engine: Engine, record: Record) -> list[str] | None:
@@ -264,8 +282,9 @@ def _config(record: Record) -> dict[str, Any]:
     for key in ("StopTimeout", "Healthcheck"):
         if rendered.get(key) is None:
             rendered.pop(key, None)
-    if not rendered.get("StopSignal"):
-        rendered.pop("StopSignal", None)
+    for key in ("StopSignal", "MacAddress", "ExposedPorts"):
+        if not rendered.get(key):
+            rendered.pop(key, None)
     return rendered
 
 

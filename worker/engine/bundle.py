@@ -26,7 +26,7 @@ def merge_env(image_env: Sequence[str], own: Sequence[str]) -> list[str]:
     for entry in own:
         name, equals, value = entry.partition("=")
         merged[name] = value if equals else None
-    for entry in (*image_env, DEFAULT_PATH):
+    for entry in image_env:
         name, _, value = entry.partition("=")
         merged.setdefault(name, value)
     return [f"{name}={value}" for name, value in merged.items() if value is not None]
@@ -196,8 +196,14 @@ def check_supported(host: HostConfig) -> None:
         raise InvalidArgument(str(error)) from error
 
 
-def _environment(record: Record, home: str, link_env: Sequence[str]) -> list[str]:
+def base_environment(record: Record, link_env: Sequence[str]) -> list[str]:
+    """Return what every process of a container has, whatever else it is told."""
     env = [f"HOSTNAME={hostname_of(record)}", *link_env, *record.env]
+    return env if any(entry.startswith("PATH=") for entry in env) else [DEFAULT_PATH, *env]
+
+
+def _environment(record: Record, home: str, link_env: Sequence[str]) -> list[str]:
+    env = base_environment(record, link_env)
     if record.config.tty and not any(entry.startswith("TERM=") for entry in env):
         env.append("TERM=xterm")
     if not any(entry.startswith("HOME=") for entry in env):

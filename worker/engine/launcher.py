@@ -160,7 +160,7 @@ class Launcher:
     ) -> dict[str, Any]:
         """Return OCI's process of an exec; it is the container's user unless it names one."""
         user = self.exec_user(record, config.user, lower)
-        env = [f"HOSTNAME={bundle.hostname_of(record)}", *self._link_env(record), *record.env]
+        env = bundle.base_environment(record, self._link_env(record))
         if config.tty:
             env.append("TERM=xterm")
         if not any(entry.startswith("HOME=") for entry in (*env, *config.env)):

@@ -1,7 +1,7 @@
 """What a network is asked to be: the body of `POST /networks/create`, decoded strictly."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from ipaddress import (
     IPv4Address,
     IPv4Network,
@@ -201,7 +201,15 @@ def _pool(config: Mapping[str, Any]) -> _Pool:
     for what, address in [("gateway", gateway), *((f"address {k}", reserved[k]) for k in reserved)]:
         if address and _inside(address, what) not in whole:
             raise InvalidArgument(f"invalid {what} {address}: parent subnet is {whole}")
+    if ip_range and not gateway:
+        gateway = _first_of(ip_range, [whole.network_address, *map(ip_address, reserved.values())])
     return _Pool(str(whole), gateway and str(ip_address(gateway)), ip_range, reserved)
+
+
+def _first_of(ip_range: str, taken: Sequence[object]) -> str:
+    """Return the first address of a range, which the gateway takes as in Docker; empty for none."""
+    found = (str(address) for address in ip_network(ip_range) if address not in taken)
+    return next(found, "")
 
 
 def _is_part(part: IPv4Network | IPv6Network, whole: IPv4Network | IPv6Network) -> bool:

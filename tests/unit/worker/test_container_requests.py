@@ -3,7 +3,7 @@
 import pytest
 
 from swarmapi.errors import InvalidArgument
-from worker.engine.bundle import DEFAULT_PATH, merge_env
+from worker.engine.bundle import merge_env
 from worker.engine.filters import check_container_filters
 from worker.engine.launcher import published_ports
 from worker.engine.limits import check_limits
@@ -67,7 +67,7 @@ def test_a_filter_that_means_nothing_is_refused(key: str, value: str) -> None:
 
 def test_variables_are_the_containers_then_the_images_others() -> None:
     assert merge_env(["A=image", "B=image", "C=image"], ["Z=own", "A=own", "C", "Z=last"]) == [
-        "Z=last", "A=own", "B=image", DEFAULT_PATH,
+        "Z=last", "A=own", "B=image",
     ]  # fmt: skip
     assert merge_env(["PATH=/image"], []) == ["PATH=/image"]
 

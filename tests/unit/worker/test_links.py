@@ -121,6 +121,27 @@ def test_a_link_into_a_circle_of_shared_networks_is_refused(tmp_path: Path) -> N
     play(tmp_path, story)
 
 
+def test_what_nobody_asked_for_is_shown_as_moby_does(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        asked = {"Mounts": [{"Type": "tmpfs", "Target": "/t"}], "Binds": [], "PidsLimit": 0}
+        own = await world.run("own", asked | {"MemorySwappiness": -1, "CapAdd": ["NET_ADMIN"]})
+        details = container_details(world.engine, world.engine.inspect(own).record, [])
+        host = details["HostConfig"]
+        assert host["Mounts"] == [{"Type": "tmpfs", "Target": "/t"}]
+        nothing = ("Binds", "CapDrop", "MemorySwappiness", "PidsLimit", "DeviceRequests")
+        assert [host[name] for name in nothing] == [None] * len(nothing)
+        assert host["CapAdd"] == ["NET_ADMIN"]
+        left_out = {"Annotations", "Init", "StorageOpt", "Sysctls", "Tmpfs"}
+        assert not left_out & host.keys()
+        assert not {"MacAddress", "ExposedPorts", "StopSignal"} & details["Config"].keys()
+        # every process has a PATH, which is nobody's setting
+        assert not any(entry.startswith("PATH=") for entry in details["Config"]["Env"])
+        env = world.supervisor.launches[-1].config["process"]["env"]
+        assert sum(entry.startswith("PATH=") for entry in env) == 1
+
+    play(tmp_path, story)
+
+
 def test_a_link_is_a_name_until_it_is_removed(tmp_path: Path) -> None:
     async def story(world: World) -> None:
         db = await world.run("db", Env=["USER=bob"])

@@ -56,11 +56,21 @@ def test_a_network_of_both_families() -> None:
     assert (found.subnet, found.ip_range) == ("10.1.0.0/24", "10.1.0.128/25")
     assert (found.ipv6_subnet, found.ipv6_gateway) == ("fd00::/64", "fd00::9")
     assert render(found)["IPAM"]["Config"] == [
-        {"Subnet": "10.1.0.0/24", "IPRange": "10.1.0.128/25"},
+        {"Subnet": "10.1.0.0/24", "IPRange": "10.1.0.128/25", "Gateway": "10.1.0.128"},
         {"Subnet": "fd00::/64", "Gateway": "fd00::9", "AuxiliaryAddresses": {"a": "fd00::5"}},
     ]
     with pytest.raises(Unsupported, match="one subnet of IPv4"):
         decode_network({"Name": "n1", "IPAM": {"Config": [pools[1], {"Subnet": "10.2.0.0/24"}]}})
+
+
+def test_the_gateway_is_the_first_of_a_range_that_may_be_had() -> None:
+    def gateway(ip_range: str, **reserved: str) -> str:
+        pool = {"Subnet": "10.1.0.0/24", "IPRange": ip_range, "AuxiliaryAddresses": reserved}
+        return decode_network({"Name": "n1", "IPAM": {"Config": [pool]}}).gateway
+
+    assert gateway("10.1.0.0/25") == "10.1.0.1"
+    assert gateway("10.1.0.64/26") == "10.1.0.64"
+    assert gateway("10.1.0.64/26", a="10.1.0.64") == "10.1.0.65"
 
 
 def test_a_network_without_wishes_gets_dockers_defaults() -> None:
