@@ -154,6 +154,11 @@ def service_ports(text: str) -> list[dict[str, Any]]:
     mode = "ingress"
     if "=" in text:
         found = fields(text)
+        if "source" in found:
+            raise Bad(
+                f"invalid port {text!r}: source is not supported: tasks see the client's own "
+                "address; a proxy protocol would have to be spoken by a proxy among them"
+            )
         unknown = set(found) - {"target", "published", "protocol", "mode"}
         if unknown:
             raise Bad(f"invalid port {text!r}: unknown key {min(unknown)!r}")

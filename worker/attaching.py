@@ -7,7 +7,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from swarmapi.errors import NotFound, SwarmError, Unavailable
+from swarmapi.errors import NotFound, SwarmError, Unavailable, Unsupported
 from swarmapi.model.objects import Network, NetworkLease
 from worker.engine.endpoints import EndpointSpec
 from worker.engine.ports import JoinRequest, NetworkInfo
@@ -83,6 +83,11 @@ class Attaching:
         lessor = self.lessor_now()
         if lessor is None:
             raise Unavailable("the container is on a network of a cluster: join the cluster first")
+        if spec.mac_address:
+            raise Unsupported(
+                "a MAC address of one's own is not possible on an overlay, where every node knows "
+                "it by the IP address: leave it out"
+            )
         names = names_on(request, spec)
         try:
             lease = await lessor.take(

@@ -290,6 +290,11 @@ def test_without_a_daemon_the_error_says_where_and_what_to_do(
         (["service", "nonsense"], 1, "not a command"),
         (["run", "--nonsense", "x"], 125, "--nonsense"),
         (["service", "create", "--secret", "source=s,size=1", "x"], 125, "unknown key 'size'"),
+        (
+            ["service", "create", "-p", "published=80,target=80,source=snat", "x"],
+            125,
+            "source is not supported: tasks see the client's own address",
+        ),
         (["service", "create", "--config", "target=/s", "x"], 125, "source is missing"),
         (["service", "create", "--secret", "source=s,mode=9", "x"], 125, "not an octal mode"),
         (["secret", "create", "s", "/nonexistent"], 1, "cannot read /nonexistent"),
