@@ -18,7 +18,7 @@ class NoLessor:
         raise AssertionError
 
     async def take(
-        self, network: str, container_id: str, wanted: str, names: tuple[str, ...]
+        self, network: str, container_id: str, wanted: tuple[str, str], names: tuple[str, ...]
     ) -> NetworkLease:
         raise AssertionError
 
