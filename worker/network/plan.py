@@ -77,6 +77,7 @@ class Planner:
         self._overlays: dict[str, tuple[NetworkTable, OverlayState]] = {}
         self._containers: dict[str, tuple[object, ContainerTables]] = {}
         self._names: dict[str, tuple[object, Names]] = {}
+        self._node: tuple[object, nx.TableState, nx.TableState | None] | None = None
 
     def plan(
         self,
@@ -97,12 +98,31 @@ class Planner:
             key: self._network(tables.get(key), key, domains.get(key, ""), found)
             for key, found in members.items()
         }
+        _, node, ipv6_node = self._node = self._node_tables(tables, local.values(), bridges)
         return DesiredState(
             overlays={key: state for key, (_, state) in self._overlays.items()},
             containers={key: found for key, (_, found) in self._containers.items()},
-            node=node_table(self._node_id, tables, local.values(), bridges),
-            ipv6_node=ipv6_node_table(self._node_id, tables, local.values(), bridges),
+            node=node,
+            ipv6_node=ipv6_node,
             names={key: self._names_of(c) for key, c in local.items()},
+        )
+
+    def _node_tables(
+        self,
+        tables: Mapping[str, NetworkTable],
+        containers: Collection[LocalContainer],
+        bridges: Mapping[str, LocalBridge],
+    ) -> tuple[object, nx.TableState, nx.TableState | None]:
+        """Return the node's tables, of which most containers change nothing."""
+        publishing = [(c.ports, c.port_address, c.ipv6_port_address) for c in containers if c.ports]
+        used: list[tuple[str, NetworkTable | None, object]] = [(k, t, 0) for k, t in tables.items()]
+        used.append(("", None, (publishing, dict(bridges))))
+        if self._node is not None and _same(self._node[0], used):
+            return self._node
+        return (
+            used,
+            node_table(self._node_id, tables, containers, bridges),
+            ipv6_node_table(self._node_id, tables, containers, bridges),
         )
 
     def _names_of(self, container: LocalContainer) -> Names:
