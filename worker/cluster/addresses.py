@@ -8,6 +8,7 @@ import struct
 from swarmapi.errors import InvalidArgument
 
 CLUSTER_PORT = 2377
+_IPV6 = "address {} is IPv6: nodes reach each other by IPv4 alone"
 _SIOCGIFADDR = 0x8915
 _ANYWHERE = "192.0.2.1"
 """A documentation address (RFC 5737): only the route to it is looked up, nothing is sent."""
@@ -15,10 +16,12 @@ _ANYWHERE = "192.0.2.1"
 
 def split(text: str, default_port: int = CLUSTER_PORT) -> tuple[str, int]:
     """Return (host, port) of `host[:port]`; raises InvalidArgument."""
+    if text.count(":") > 1:
+        raise InvalidArgument(_IPV6.format(text))
     host, colon, port = text.strip().rpartition(":")
     if not colon:
         host, port = port, str(default_port)
-    if not host or ":" in host or not port.isdecimal() or not 0 < int(port) < 65536:
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise InvalidArgument(f"address {text!r} must be host:port with an IPv4 address or name")
     return host, int(port)
 
@@ -39,6 +42,8 @@ def resolve(text: str) -> str:
     Raises:
         InvalidArgument: when it is neither, or the unspecified address.
     """
+    if ":" in text:
+        raise InvalidArgument(_IPV6.format(text))
     try:
         address = ipaddress.IPv4Address(text)
     except ValueError:

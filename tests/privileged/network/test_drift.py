@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from worker.network.nft import NftSocket
 
 NODES = {"n1": "192.168.77.1", "n2": "192.168.77.2"}
 VIP = {1: "10.0.1.2", 2: "10.0.2.2"}
+IPV6_VIP = {1: "fd01::2", 2: "fd02::2"}
 TIMER_LIMIT_S = 10.0
 
 
@@ -36,8 +38,13 @@ def table(number: int) -> NetworkTable:
         revision=1,
         subnet=f"10.0.{number}.0/24",
         gateway=f"10.0.{number}.1",
+        further_subnets=(f"fd0{number}::/64",),
         vni=4096 + number,
-        services={"s": ServiceEntry(service_id="s", name="web", vip=VIP[number])},
+        services={
+            "s": ServiceEntry(
+                service_id="s", name="web", vip=VIP[number], ipv6_vip=IPV6_VIP[number]
+            )
+        },
         endpoints={
             f"t{node}": TaskEndpoint(
                 task_id=f"t{node}",
@@ -45,6 +52,7 @@ def table(number: int) -> NetworkTable:
                 node_id=f"n{node}",
                 name=f"web.{node}",
                 address=f"10.0.{number}.{10 + node}",
+                ipv6_address=f"fd0{number}::{10 + node}",
             )
             for node in (1, 2)
         },
@@ -54,7 +62,12 @@ def table(number: int) -> NetworkTable:
 
 def ingress() -> NetworkTable:
     nodes = {
-        name: NodeEntry(node_id=name, data_path=address, gateway=f"10.255.0.{index + 2}")
+        name: NodeEntry(
+            node_id=name,
+            data_path=address,
+            gateway=f"10.255.0.{index + 2}",
+            ipv6_gateway=f"fd0f::{index + 2}",
+        )
         for index, (name, address) in enumerate(NODES.items())
     }
     return NetworkTable(
@@ -63,6 +76,7 @@ def ingress() -> NetworkTable:
         revision=1,
         subnet="10.255.0.0/24",
         gateway="10.255.0.1",
+        further_subnets=("fd0f::/64",),
         vni=4096,
         ingress=True,
         nodes=nodes,
@@ -88,8 +102,12 @@ async def two_overlays(lab: Lab, base: Path) -> AsyncIterator[tuple[Place, int]]
         for index, (name, network) in enumerate(made.items(), 1):
             await network.set_tables(tables)
             for number in (1, 2):
-                address = f"10.0.{number}.{10 + index}"
-                wish = Attachment(f"net{number}", "overlay", address)
+                wish = Attachment(
+                    f"net{number}",
+                    "overlay",
+                    f"10.0.{number}.{10 + index}",
+                    ipv6_address=f"fd0{number}::{10 + index}",
+                )
                 attached = await network.attach(f"c{number}", [wish], host_ports=[])
                 spaces[name, number] = attached.netns_fd
         with contextlib.ExitStack() as stack:
@@ -124,11 +142,13 @@ def on_routes(where: str, action: Callable[[nl.RouteSocket], None]) -> Callable[
     return take
 
 
-def on_table(where: str, *operations: nx.Operation) -> Callable[[Place], None]:
+def on_table(
+    where: str, *operations: nx.Operation, family: int = nx.FAMILY_IPV4
+) -> Callable[[Place], None]:
     def take(place: Place) -> None:
         def body() -> None:
             with NftSocket() as nft:
-                nft.apply(nx.FAMILY_IPV4, "swarm", list(operations))
+                nft.apply(family, "swarm", list(operations))
 
         run_in(getattr(place, where), body)
 
@@ -138,10 +158,18 @@ def on_table(where: str, *operations: nx.Operation) -> Callable[[Place], None]:
 def remove_route(interface: str, subnet: str) -> Callable[[nl.RouteSocket], None]:
     def body(route: nl.RouteSocket) -> None:
         link = route.index(interface)
-        gateway = f"{subnet.rpartition('.')[0]}.1"
-        _, flags, raw = nl.link_route(link, subnet, gateway)
+        first, size = str(ip_network(subnet)[1]), 20 if ":" in subnet else 8
+        _, flags, raw = nl.link_route(link, subnet, first)
         # Without the preferred source: any route of this link to the subnet.
-        route.batch([(nl.RTM_NEWROUTE + 1, flags & ~nl.NLM_CREATE, raw[:-8])])
+        route.batch([(nl.RTM_NEWROUTE + 1, flags & ~nl.NLM_CREATE, raw[:-size])])
+
+    return body
+
+
+def remove_address(interface: str, place: str) -> Callable[[nl.RouteSocket], None]:
+    def body(route: nl.RouteSocket) -> None:
+        _, _, raw = nl.add_address(route.index(interface), place)
+        route.batch([(nl.RTM_NEWADDR + 1, 0, raw)])
 
     return body
 
@@ -158,6 +186,7 @@ def remove_entry(kind: str) -> Callable[[nl.RouteSocket], None]:
         gone = {
             "fdb": lambda: nl.fdb_entry(vxlan, mac, NODES["n2"], remove=True),
             "neighbour": lambda: nl.neighbour(vxlan, "10.0.1.12", mac, remove=True),
+            "IPv6 neighbour": lambda: nl.neighbour(vxlan, "fd01::12", mac, remove=True),
             "station": lambda: nl.bridge_station(vxlan, mac, remove=True),
         }
         route.batch([gone[kind]()])
@@ -174,6 +203,12 @@ VIP_KEY = socket.inet_aton(VIP[1])
 HANDS: dict[str, Callable[[Place], None]] = {
     "an fdb entry": on_routes("overlay", remove_entry("fdb")),
     "a neighbour": on_routes("overlay", remove_entry("neighbour")),
+    "an IPv6 neighbour": on_routes("overlay", remove_entry("IPv6 neighbour")),
+    "an IPv6 address": on_routes("container", remove_address("eth0", "fd01::11/64")),
+    "an IPv6 route": on_routes("container", remove_route("eth0", "fd01::/64")),
+    "a container's IPv6 table": on_table("container", nx.RemoveTable(), family=nx.FAMILY_IPV6),
+    "the node's IPv6 table": on_table("node", nx.RemoveTable(), family=nx.FAMILY_IPV6),
+    "the mesh's IPv6 address": on_routes("node", remove_address("swarm-ingress", "fd0f::2/64")),
     "a bridge's entry": on_routes("overlay", remove_entry("station")),
     "the vxlan": on_routes("overlay", remove_links("vxlan4097")),
     "the bridge": on_routes("overlay", remove_links("br0")),
@@ -207,7 +242,8 @@ def test_what_a_hand_takes_away_comes_back(lab: Lab, tmp_path: Path, hand: str) 
             repaired = await repairing
             assert repaired > 0
             assert place.network.drift_repaired_total() == repaired
-            assert ask(place.container, VIP[1], 80)[0] == "two"
+            for vip in (VIP[1], IPV6_VIP[1]):
+                assert ask(place.container, vip, 80)[0] == "two"
             assert await place.network.verify() == 0
 
     asyncio.run(scenario())

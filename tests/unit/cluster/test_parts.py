@@ -46,6 +46,17 @@ def test_an_address_nobody_can_reach_is_refused(wanted: str) -> None:
         addresses.advertised(wanted, "0.0.0.0:2377")
 
 
+def test_an_ipv6_underlay_is_refused_by_name() -> None:
+    for refused in (
+        lambda: addresses.resolve("fd00::1"),
+        lambda: addresses.advertised("fd00::1", "0.0.0.0:2377"),
+        lambda: addresses.listening("[::]:2377"),
+        lambda: addresses.split("[fd00::1]:2377"),
+    ):
+        with pytest.raises(InvalidArgument, match="is IPv6"):
+            refused()
+
+
 def test_state_is_read_back_and_erased(tmp_path: Path) -> None:
     files = ClusterFiles(tmp_path / "cluster")
     assert files.load() is None
