@@ -2,7 +2,8 @@
 
 import base64
 import datetime
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -43,9 +44,13 @@ DATA_PATH_PORT = 4789
 def rfc3339(time_ns: int) -> str:
     """Return a time as Go's RFC3339Nano: UTC, without trailing zeros."""
     seconds, nanos = divmod(time_ns, defaults.SECOND_NS)
-    text = datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S")
     fraction = f".{nanos:09d}".rstrip("0").rstrip(".")
-    return f"{text}{fraction}Z"
+    return f"{_to_the_second(seconds)}{fraction}Z"
+
+
+@lru_cache(1024)
+def _to_the_second(seconds: int) -> str:
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _head(object_id: str, meta: Meta) -> Json:
@@ -267,13 +272,41 @@ def _generic_json(shares: tuple[GenericShare, ...]) -> Json:
     return {"GenericResources": named + counted} if shares else {}
 
 
-def task_json(view: View, task: Task) -> Json:
+def tasks_json(view: View, tasks: Iterable[Task]) -> list[Json]:
+    """Return tasks; what several of them have in common is rendered once."""
+    shown = _Shown(view)
+    return [task_json(view, task, shown) for task in tasks]
+
+
+class _Shown:
+    """Parts of tasks that were rendered: specs by service and version, networks by id."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._specs: dict[tuple[str, int], Json] = {}
+        self._networks: dict[str, Json] = {}
+
+    def spec(self, record: SpecVersion) -> Json:
+        key = (record.service_id, record.version)
+        if key not in self._specs:
+            template = record.spec.task_template
+            self._specs[key] = _template_json(template, with_runtime=False)
+        return self._specs[key]
+
+    def network(self, network_id: str) -> Json:
+        if network_id not in self._networks:
+            self._networks[network_id] = _attached_network(self._view.networks[network_id])
+        return self._networks[network_id]
+
+
+def task_json(view: View, task: Task, shown: _Shown | None = None) -> Json:
     """Return a task with its status, its own spec and its addresses."""
+    shown = shown or _Shown(view)
     body = _head(task.id, task.meta)
     body["Labels"] = {}
     record = view.spec_of(task)
     if record is not None:
-        body["Spec"] = _template_json(record.spec.task_template, with_runtime=False)
+        body["Spec"] = shown.spec(record)
     body["ServiceID"] = task.service_id
     if task.slot:
         body["Slot"] = task.number
@@ -286,7 +319,7 @@ def task_json(view: View, task: Task) -> Json:
     body["DesiredState"] = task.desired.name.lower()
     attachments = [
         {
-            "Network": _attached_network(view.networks[a.network_id]),
+            "Network": shown.network(a.network_id),
             "Addresses": list(filter(None, (a.address, a.ipv6_address))),
         }
         for a in task.addresses

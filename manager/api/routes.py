@@ -250,7 +250,7 @@ async def list_tasks(request: web.Request) -> web.Response:
     """List tasks."""
     view = request.app[STORE].view
     filters = query.filters(request)
-    return answer([render.task_json(view, t) for t in tasks.list_tasks(view, filters)])
+    return answer(render.tasks_json(view, tasks.list_tasks(view, filters)))
 
 
 async def get_task(request: web.Request) -> web.Response:

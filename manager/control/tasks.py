@@ -43,15 +43,14 @@ def list_tasks(view: View, filters: Filters) -> list[Task]:
     names = {s.spec.name: i for i, s in view.services.items()}
     services = _resolved(filters, "service", names)
     outdated: dict[str, Outdated] = {}
-    result = []
-    for _, task in sorted(view.tasks.items()):
-        if nodes is not None and task.node_id not in nodes:
-            continue
-        if services is not None and task.service_id not in services:
-            continue
-        if _matches(view, filters, task, outdated):
-            result.append(task)
-    return result
+    narrowed = [
+        {task_id for key in keys for task_id in index.of(key)}
+        for index, keys in ((view.by_node, nodes), (view.by_service, services))
+        if keys is not None
+    ]
+    found = set.intersection(*narrowed) if narrowed else set(view.tasks)
+    tasks = (view.tasks[task_id] for task_id in sorted(found))
+    return [task for task in tasks if _matches(view, filters, task, outdated)]
 
 
 def _resolved(filters: Filters, name: str, ids: dict[str, str]) -> set[str] | None:
