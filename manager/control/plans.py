@@ -1,5 +1,6 @@
 """Plans: what a list of requests about services would do, found by doing it to a copy."""
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -19,6 +20,8 @@ from swarmapi.model.spec import SecretSpec, ServiceSpec
 from swarmapi.override import override
 
 ACTIONS: Final = ("create", "update", "remove", "rollback")
+ATTEMPTS: Final = 3
+"""How often a plan is begun anew because the cluster moved."""
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,10 +64,47 @@ async def make_plan(
 ) -> Plan:
     """Return what would come of storing `contents`, then doing all requests, one after the other.
 
+    It is foretold a turn at a time, so that beats and reports are served meanwhile. What happens
+    to the cluster then is foretold from anew: at last in one go.
+
     Raises:
         SwarmError: what doing them would raise, with the number of the request where there are
             several; or that it is too much to foretell.
     """
+    for _ in range(ATTEMPTS):
+        try:
+            return await _make_plan(store, requests, contents, _Pace(store))
+        except _Moved:
+            continue
+    return await _make_plan(store, requests, contents, None)
+
+
+class _Moved(Exception):
+    """The cluster is another than the one that is looked at."""
+
+
+class _Pace:
+    """Lets others have the loop between two turns, for as long as nothing changes."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._view, self._index = store.view, store.view.index
+
+    async def rest(self) -> None:
+        await asyncio.sleep(0)
+        if (self._store.view, self._store.view.index) != (self._view, self._index):
+            raise _Moved
+
+
+async def _settle(future: Future, service_ids: Iterable[str], pace: _Pace | None) -> None:
+    for _ in future.settling(service_ids):
+        if pace is not None:
+            await pace.rest()
+
+
+async def _make_plan(
+    store: Store, requests: Sequence[Request], contents: Sequence[Content], pace: _Pace | None
+) -> Plan:
     future = Future(store.view, store.now_ns())
     rehearsal = _Rehearsal(store, future)
     made = [await _keep(rehearsal, kind, spec) for kind, spec in contents]
@@ -74,13 +114,13 @@ async def make_plan(
         if made and future.view.services[service_id].spec_version != service.spec_version
     }
     if actions:
-        future.settle(actions)
+        await _settle(future, actions, pace)
     for number, request in enumerate(requests):
         if request.action not in ACTIONS:
             raise InvalidArgument(f"Services[{number}].Action: one of {', '.join(ACTIONS)}")
         service_id = await _do(rehearsal, request)
         actions[service_id] = request.action
-        future.settle([service_id])
+        await _settle(future, [service_id], pace)
     return compare(store.view, future.view, actions)._replace(contents=tuple(made))
 
 

@@ -4,7 +4,7 @@ Machines are played as if all went well: whatever was assigned does what it is a
 and every table is acknowledged. Time passes only where an update waits for it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from manager.reconcile import Env, Key, turn
@@ -54,6 +54,11 @@ class Future:
         Raises:
             FailedPrecondition: it takes too much to foretell.
         """
+        for _ in self.settling(service_ids):
+            pass
+
+    def settling(self, service_ids: Iterable[str] = ()) -> Iterator[None]:
+        """Do what `settle` does, a turn at a time."""
         waiting = list(service_ids)
         for service_id in waiting:
             self._unsettled |= self.view.by_service.of(service_id)
@@ -64,6 +69,7 @@ class Future:
         for _ in range(max(limit, 1)):
             if self._changes > MAX_CHANGES:
                 break
+            yield
             result = turn(
                 self.view, self._dirty, Env(self.now_ns, self.new_id), self._acknowledged()
             )

@@ -1,9 +1,15 @@
 """Plans over REST: asked for, followed, refused when the cluster moved."""
 
+import asyncio
 from typing import Any
 
+import msgspec
+
+from manager.control.plans import Request, make_plan
 from manager.store.changes import PutNode
+from swarmapi.model.decode import decode_spec
 from swarmapi.model.objects import Node, NodeDescription, NodeState
+from swarmapi.model.spec import ServiceSpec
 from tests.unit.manager_shell.cluster import MemoryCluster
 from tests.unit.manager_shell.test_rest import Client, get, play, post, spec
 
@@ -139,5 +145,20 @@ def test_rebalancing_is_planned_begun_followed_and_stopped() -> None:
         assert await get(client, path) == {"State": "done", "Moved": 1, "Skipped": []}
         assert (await client.delete(path)).status == 400
         assert (await get(client, f"{path}/plan"))["Services"] == []
+
+    play(story)
+
+
+def test_a_plan_is_made_in_pieces_and_anew_where_the_cluster_moves() -> None:
+    """Beats and reports are served meanwhile; what they change is in the plan."""
+
+    async def story(cluster: MemoryCluster, client: Client) -> None:
+        wanted = decode_spec(msgspec.json.encode(spec()), ServiceSpec)
+        second = Node(id="n2", description=NodeDescription(hostname="host2"), state=NodeState.READY)
+        plan, _ = await asyncio.gather(
+            make_plan(cluster.store, [Request(action="create", spec=wanted)]),
+            cluster.store.propose((PutNode(node=second),)),
+        )
+        assert {task.node for task in plan.services[0].tasks} == {"m1", "n2"}
 
     play(story)
