@@ -15,7 +15,10 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Final
 
+from swarmapi.ratelimit import LimitedLog
+
 log = logging.getLogger(__name__)
+log.addFilter(LimitedLog())
 HELLO_WAIT_S: Final = 10.0
 CHUNK_BYTES: Final = 1 << 16
 MOST_CONNECTIONS: Final = 8192
@@ -100,13 +103,14 @@ class Front:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         if task is None or len(self._open) >= MOST_CONNECTIONS:
+            log.warning("%s: refused, as %d are connected", _peer(writer), len(self._open))
             writer.transport.abort()
             return
         self._open.add(task)
         try:
             await self._splice(reader, writer)
         except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
-            log.debug("connection ended: %s", error)
+            log.debug("connection of %s ended: %s", _peer(writer), error)
         except asyncio.CancelledError:
             log.debug("connection ended: the manager stops")
         finally:
@@ -117,6 +121,7 @@ class Front:
         async with asyncio.timeout(HELLO_WAIT_S):
             head = await reader.readexactly(5)
             if head[0] != _HANDSHAKE:
+                log.warning("%s speaks no TLS: refused", _peer(writer))
                 return
             record = head + await reader.readexactly(int.from_bytes(head[3:5], "big"))
             backends, default = self._routes
@@ -136,6 +141,11 @@ class Front:
                 await asyncio.gather(*pumps, return_exceptions=True)
         finally:
             back_writer.transport.abort()
+
+
+def _peer(writer: asyncio.StreamWriter) -> str:
+    address = writer.get_extra_info("peername") or ("nobody", 0)
+    return f"{address[0]}:{address[1]}"
 
 
 async def _connect(target: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -10,6 +10,7 @@ import time
 
 import msgspec
 
+from manager import stderr
 from manager.api.routes import document as api_document
 from manager.bootstrap import load_founding, prepare_first
 from manager.config import DescribeConfig, InitConfig, RecoverConfig, RunConfig, load
@@ -43,6 +44,7 @@ def main() -> int:
                 done = restore(config, os.urandom) if config.backup else recover(config)
             sys.stdout.write(json.dumps(msgspec.to_builtins(done)) + "\n")
         else:
+            stderr.limit()
             with lock(config.paths):
                 asyncio.run(serve(config))
     except Corrupt as error:

@@ -21,8 +21,10 @@ from typing import Literal
 
 from swarmapi.errors import InvalidArgument
 from swarmapi.override import override
+from swarmapi.ratelimit import LimitedLog
 
 log = logging.getLogger(__name__)
+log.addFilter(LimitedLog())
 _CHUNK_BYTES = 64 << 10
 _HANDSHAKE_S = 10.0
 _BACKLOG = 128
@@ -211,7 +213,8 @@ class TlsSplice:
         try:
             await _Connection(self._context(), reader, writer).run(self._serve)
         except (OSError, ssl.SSLError, TimeoutError, EOFError) as error:
-            log.info("TLS from %s: %s", writer.get_extra_info("peername"), error)
+            peer = writer.get_extra_info("peername") or ("nobody", 0)
+            log.warning("TLS from %s:%s: %s", *peer[:2], error or type(error).__name__)
         finally:
             self._live.discard(task)
             writer.close()

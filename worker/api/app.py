@@ -15,6 +15,7 @@ from runtime.image.registry.errors import LoginRefused, NoSearch, RemoteNotFound
 from swarmapi.audit import AuditLog
 from swarmapi.errors import SwarmError
 from swarmapi.query import add_routes, refuse
+from swarmapi.ratelimit import RateLimit
 from worker.api import (
     archives,
     audit,
@@ -86,6 +87,7 @@ def build_app(
     app = web.Application(middlewares=middlewares, client_max_size=_BODY_LIMIT_BYTES)
     if callers is not None and audit_directory is not None:
         app[CALLERS] = callers
+        app[audit.STRANGERS] = RateLimit()
         app[audit.DIRECTORY] = audit_directory
         app[audit.AUDIT] = AuditLog(audit_directory / "engine.log", "engine")
     app[ENGINE] = engine

@@ -3,6 +3,7 @@
 import asyncio
 import heapq
 import os
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from operator import attrgetter
 from pathlib import Path
@@ -16,6 +17,7 @@ from swarmapi.access import ApiRole, needed
 from swarmapi.audit import BEGUN, FILTERS, AuditLog, AuditReader, Entry, matches, outcome_of
 from swarmapi.ids import new_id
 from swarmapi.query import DECLARED
+from swarmapi.ratelimit import RateLimit
 from swarmapi.rest import Route
 from worker.api.callers import CALLER, PEER
 
@@ -26,6 +28,8 @@ DIRECTORY: web.AppKey[Path] = web.AppKey("audit_directory", Path)
 REQUEST_ID = web.RequestKey("request_id", str)
 """The id of a call that is written down; the manager hears it, too."""
 REQUEST_ID_HEADER = "X-Swarm-Request-Id"
+STRANGERS: web.AppKey[RateLimit] = web.AppKey("strangers", RateLimit)
+"""Who shows nothing could else turn the log over, and with it what others did."""
 _LOOK_S = 0.25
 _HIJACKED, _CLIENT_WENT = 101, 499
 
@@ -88,6 +92,8 @@ def _write(request: web.Request, outcome: str, status: int, made: str) -> None:
             uid=caller.uid,
             pid=caller.pid,
         )
+    elif request.app[STRANGERS].ask("", time.monotonic()) is None:
+        return
     request.app[AUDIT].write(entry)
 
 

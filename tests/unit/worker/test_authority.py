@@ -18,7 +18,9 @@ from swarmapi.access import ApiRole
 from swarmapi.errors import Unauthenticated
 from swarmapi.identity import TLSMaterial
 from swarmapi.query import add_routes, runner_of
+from swarmapi.ratelimit import MOST
 from tests.fakes.pki import CertificateAuthority
+from tests.hostile import Mark, Port, attack
 from worker.api.app import build_app
 from worker.api.callers import CALLER, Callers
 from worker.listening import Endpoint, TlsFiles, TlsSplice, listen
@@ -276,3 +278,27 @@ def test_a_followed_log_goes_on(tmp_path: Path) -> None:
                 assert found["Pid"] == os.getpid()
 
     play(tmp_path, story)
+
+
+def test_hundreds_of_tries_open_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    mark = Mark(tmp_path / "mark")
+
+    async def story(door: Door) -> None:
+        bad = {
+            "expired": door.authority.client("alice", "swarm-operator", age_h=30),
+            "foreign": CertificateAuthority().client("alice", "swarm-operator"),
+            "revoked": door.authority.client("alice", "swarm-operator"),
+        }
+        door.write("crl", door.authority.revoke(bad["revoked"].cert_pem))
+        wrong = "SWMAPI-1-wrong"
+        port = Port("127.0.0.1", door.port, "localhost", bad, answers_nobody=True, token=wrong)
+        kinds = {await asyncio.to_thread(attack, port, number, mark) for number in range(200)}
+        assert {"plaintext", "pickle", "nobody", *bad} <= kinds
+        assert (await door.ask(door.authority.client("olaf", "swarm-operator")))[0] == 200
+
+    play(tmp_path, story)
+    told = [line for line in caplog.messages if line.startswith("TLS from 127.0.0.1:")]
+    assert 0 < len(told) <= MOST
+    refused = (tmp_path / "audit" / "engine.log").read_text().splitlines()
+    assert {json.loads(line)["Status"] for line in refused} == {401}
+    assert len(refused) <= MOST, "strangers do not turn the log over"
