@@ -124,6 +124,22 @@ def filter_query(found: dict[str, dict[str, bool]]) -> dict[str, str]:
     return {"filters": json.dumps(found, separators=(",", ":"))} if found else {}
 
 
+def platform(text: str) -> str:
+    """Return OCI's platform, in JSON, of `os[/arch[/variant]]`."""
+    import json
+
+    parts = text.split("/")
+    if not all(parts) or len(parts) > 3:
+        raise Bad(f"invalid platform {text!r}: want os/arch[/variant]")
+    names = ("os", "architecture", "variant")
+    return json.dumps(dict(zip(names, parts, strict=False)), separators=(",", ":"))
+
+
+def platform_query(text: str | None) -> dict[str, str]:
+    """Return the query of a request for a platform, nothing where none is given."""
+    return {"platform": text} if text else {}
+
+
 def fields(text: str) -> dict[str, str]:
     """Return `a=b,c=d` as a mapping; a bare name means true."""
     found: dict[str, str] = {}

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 from swarmctl import table
 from swarmctl.command import Command, Parser, each, warn
 from swarmctl.errors import ClientError, DaemonError
-from swarmctl.flags import filter_query, filters, with_tag
+from swarmctl.flags import filter_query, filters, platform, platform_query, with_tag
 from swarmctl.http import Client, segment
 from swarmctl.progress import follow
 
@@ -83,11 +83,12 @@ def _known(number: int, spelled: Callable[[int], str]) -> str:
 
 def _configure_load(parser: Parser) -> None:
     parser.add_argument("-i", "--input", metavar="FILE", help="default stdin")
+    parser.add_argument("--platform", type=platform, metavar="OS/ARCH", help="only of this one")
     parser.add_argument("-q", "--quiet", action="store_true")
 
 
 def _load(client: Client, args: Namespace) -> int:
-    query = {"quiet": "1" if args.quiet else "0"}
+    query = {"quiet": "1" if args.quiet else "0", **platform_query(args.platform)}
     if args.input is None:
         if sys.stdin.isatty():
             raise ClientError("requested load from stdin, but stdin is empty: use -i FILE")
@@ -114,6 +115,7 @@ def send(client: Client, url: str, file: BinaryIO, query: Mapping[str, str] | No
 
 def _configure_save(parser: Parser) -> None:
     parser.add_argument("-o", "--output", metavar="FILE", help="default stdout")
+    parser.add_argument("--platform", type=platform, metavar="OS/ARCH", help="only of this one")
     parser.add_argument("images", nargs="+", metavar="IMAGE")
 
 
@@ -121,6 +123,9 @@ def _save(client: Client, args: Namespace) -> int:
     if args.output is None and sys.stdout.isatty():
         raise ClientError("cowardly refusing to save to a terminal: use -o FILE or redirect")
     query = "&".join(f"names={segment(name)}" for name in args.images)
+    query += "".join(
+        f"&platform={segment(text)}" for text in platform_query(args.platform).values()
+    )
     response = client.request("GET", f"/images/get?{query}")
     if args.output is None:
         for chunk in response.chunks():
@@ -158,17 +163,20 @@ def _tag(client: Client, args: Namespace) -> int:
 def _configure_rm(parser: Parser) -> None:
     parser.add_argument("-f", "--force", action="store_true")
     parser.add_argument("--no-prune", action="store_true", help="keep untagged parents")
+    parser.add_argument("--platform", type=platform, action="append", metavar="OS/ARCH")
     parser.add_argument("images", nargs="+", metavar="IMAGE")
 
 
 def _rm(client: Client, args: Namespace) -> int:
-    query = {
-        name: "1" for name, wanted in (("force", args.force), ("noprune", args.no_prune)) if wanted
-    }
+    from urllib.parse import urlencode
+
+    switches = (("force", args.force), ("noprune", args.no_prune))
+    asked = [(name, "1") for name, wanted in switches if wanted]
+    query = urlencode([*asked, *(("platforms", text) for text in args.platform or ())])
 
     def remove(name: str) -> None:
         try:
-            gone = client.call("DELETE", f"/images/{segment(name)}", query=query)
+            gone = client.call("DELETE", f"/images/{segment(name)}?{query}".rstrip("?"))
         except DaemonError as error:
             if not args.force or error.status != 404:
                 raise
@@ -184,11 +192,13 @@ def _rm(client: Client, args: Namespace) -> int:
 
 def _configure_inspect(parser: Parser) -> None:
     parser.add_argument("-f", "--format")
+    parser.add_argument("--platform", type=platform, metavar="OS/ARCH", help="only of this one")
     parser.add_argument("images", nargs="+", metavar="IMAGE")
 
 
 def _inspect(client: Client, args: Namespace) -> int:
-    return table.inspect("/images/{}/json", client, args.images, args.format, "image")
+    query = platform_query(args.platform)
+    return table.inspect("/images/{}/json", client, args.images, args.format, "image", **query)
 
 
 COMMANDS = {

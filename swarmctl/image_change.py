@@ -7,7 +7,7 @@ from typing import Any
 from swarmctl import table
 from swarmctl.command import Command, Parser
 from swarmctl.errors import ClientError
-from swarmctl.flags import filter_query, filters, with_tag
+from swarmctl.flags import filter_query, filters, platform, platform_query, with_tag
 from swarmctl.http import Client, segment
 from swarmctl.image import send
 from swarmctl.progress import follow
@@ -26,11 +26,14 @@ def _configure_history(parser: Parser) -> None:
     table.add_list_flags(parser, filters=False)
     parser.add_argument("-H", "--human", action="store_true", default=True)
     parser.add_argument("--no-human", dest="human", action="store_false", help="exact figures")
+    parser.add_argument("--platform", type=platform, metavar="OS/ARCH", help="only of this one")
     parser.add_argument("image", metavar="IMAGE")
 
 
 def _history(client: Client, args: Namespace) -> int:
-    rows = [_history_row(row, args) for row in client.get(f"/images/{segment(args.image)}/history")]
+    query = platform_query(args.platform)
+    found = client.get(f"/images/{segment(args.image)}/history", **query)
+    rows = [_history_row(row, args) for row in found]
     if args.quiet and not args.format:
         for row in rows:
             print(row["ID"])

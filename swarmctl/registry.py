@@ -6,7 +6,7 @@ from argparse import Namespace
 from swarmctl.command import Command, Parser
 from swarmctl.credentials import HUB, header_for, registry_of
 from swarmctl.errors import ClientError
-from swarmctl.flags import with_tag
+from swarmctl.flags import platform, platform_query, with_tag
 from swarmctl.http import Client, segment
 from swarmctl.progress import follow
 
@@ -78,13 +78,14 @@ def _pull(client: Client, args: Namespace) -> int:
 
 def _configure_push(parser: Parser) -> None:
     _add_transfer_flags(parser, "push")
+    parser.add_argument("--platform", type=platform, metavar="OS/ARCH", help="only of this one")
 
 
 def _push(client: Client, args: Namespace) -> int:
     name = _named(args)
     if "@" in name:
         raise ClientError("cannot push a digest reference: name a tag")
-    query = {}
+    query = platform_query(args.platform)
     path = name
     if not args.all_tags:
         path, _, query["tag"] = name.rpartition(":")

@@ -16,11 +16,11 @@ from runtime.image.build.configuring import apply_changes
 from runtime.image.build.remote import fetch, is_url
 from runtime.image.commit import commit as commit_upper
 from runtime.image.errors import BuildError
-from runtime.image.model import shared_bytes
+from runtime.image.model import Image, shared_bytes
 from swarmapi import query, rest
 from swarmapi.errors import InvalidArgument
 from swarmapi.rest import Route
-from worker.api import answers, older, registry
+from worker.api import answers, older, platforms, registry
 from worker.api.bodies import Spool
 from worker.api.keys import engine_of
 from worker.api.render import image_details, image_summary
@@ -62,15 +62,22 @@ def _filter(request: web.Request, engine: Engine) -> ImageFilter:
 async def inspect(request: web.Request) -> web.StreamResponse:
     """Show one image."""
     engine = engine_of(request)
-    image = engine.images.resolve(request.match_info["name"])
+    image = _asked_for(request, [query.text(request, "platform")])
     found = image_details(image, engine.parts.storage_driver)
     return answer(older.image_details(found, minor_of(request)))
 
 
 async def history(request: web.Request) -> web.StreamResponse:
     """Show the steps an image was made by, newest first."""
-    images = engine_of(request).images
-    return answer(images.history(images.resolve(request.match_info["name"])))
+    image = _asked_for(request, [query.text(request, "platform")])
+    return answer(engine_of(request).images.history(image))
+
+
+def _asked_for(request: web.Request, wanted: Sequence[str]) -> Image:
+    name = request.match_info["name"]
+    image = engine_of(request).images.resolve(name)
+    platforms.check(wanted, name, image)
+    return image
 
 
 async def tag(request: web.Request) -> web.StreamResponse:
@@ -85,6 +92,8 @@ async def tag(request: web.Request) -> web.StreamResponse:
 async def remove(request: web.Request) -> web.StreamResponse:
     """Remove a name, and the image with its last one."""
     engine = engine_of(request)
+    if wanted := query.texts(request, "platforms"):
+        _asked_for(request, wanted)
     force = query.flag(request, "force")
     done = await asyncio.to_thread(
         lambda: engine.images.remove(
@@ -124,6 +133,7 @@ def _remove_unused(engine: Engine, name: str) -> list[dict[str, str]]:
 
 async def load(request: web.Request) -> web.StreamResponse:
     """Add the images of a docker or OCI archive."""
+    platforms.check_machine(query.text(request, "platform"))
     engine = engine_of(request)
     lines = JsonLines(request)
     async with Spool(request) as file:
@@ -147,6 +157,9 @@ async def save(request: web.Request) -> web.StreamResponse:
     if not names:
         raise InvalidArgument("no image names given")
     names = await asyncio.to_thread(archive.meant, engine.images, names)
+    for wanted in names:
+        platform = query.text(request, "platform")
+        platforms.check([platform], wanted, engine.images.resolve(wanted))
     with tempfile.TemporaryFile(dir=engine.images.blobs.temporary) as file:
         await asyncio.to_thread(archive.save, engine.images, names, file)
         return await _send_file(request, file)
@@ -275,7 +288,7 @@ def _emit_removal(engine: Engine, done: list[dict[str, str]]) -> None:
 
 
 _NAMED = (rest.text("repo"), rest.text("tag"))
-_PLATFORM = rest.refused("platform")
+_PLATFORM = (rest.text("platform", "an image of another one is refused"),)
 _CHANGES = rest.texts("changes", "Dockerfile instructions")
 _LIST_FILTERS = rest.filters("before", "dangling", "label", "label!", "reference", "since", "until")
 _IN = "/images/{name:.+}"
@@ -358,7 +371,11 @@ ROUTES = (
         "DELETE",
         _IN,
         remove,
-        (rest.flag("force"), rest.flag("noprune"), *rest.refused("platforms")),
+        (
+            rest.flag("force"),
+            rest.flag("noprune"),
+            rest.texts("platforms", "as `platform` elsewhere"),
+        ),
         answer=list[answers.Object],
     ),
 )

@@ -22,7 +22,7 @@ from runtime.image.registry.search import LIMIT_MAX
 from swarmapi import query, rest
 from swarmapi.errors import InvalidArgument
 from swarmapi.rest import Route
-from worker.api import answers
+from worker.api import answers, platforms
 from worker.api.keys import engine_of
 from worker.api.presence import while_connected
 from worker.api.responses import JsonLines, answer
@@ -56,6 +56,9 @@ async def push(request: web.Request) -> web.StreamResponse:
     credentials = registry_auth(request)
     if reference.digest:
         raise InvalidArgument("cannot push a digest reference")
+    if wanted := query.text(request, "platform"):
+        name = reference.with_default_tag().familiar
+        platforms.check([wanted], name, engine.images.resolve(name))
 
     async def work(emit: Emit) -> None:
         emit({"status": f"The push refers to repository [{reference.name}]"})
@@ -257,7 +260,7 @@ ROUTES = (
         "POST",
         "/images/{name:.+}/push",
         push,
-        (rest.text("tag"), *rest.refused("platform")),
+        (rest.text("tag"), rest.text("platform", "an image of another one is refused")),
         answer=answers.Object,
         content="stream",
     ),

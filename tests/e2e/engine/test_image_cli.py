@@ -168,6 +168,34 @@ def test_save_and_load(client: Client, fresh: str, tmp_path: Path, packed: bool)
     assert "neither manifest.json" in client("load", stdin=b"\0" * 10240, code=1).stderr
 
 
+def test_a_platform_is_the_images_or_refused(client: Client, fresh: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    own = client("image", "inspect", "-f", "{{.Os}}/{{.Architecture}}", fresh).stdout.strip()
+    client("save", "--platform", own, "-o", str(path), fresh)
+    lines = (
+        ("history", "-q"), ("image", "inspect"), ("save", "-o", str(tmp_path / "b")), ("rmi",),
+    )  # fmt: skip
+    for words in lines:
+        complaint = client(*words, "--platform", "linux/s390x", fresh, code=1).stderr
+        assert "does not provide the specified platform (linux/s390x)" in complaint
+        if words != ("rmi",):
+            client(*words, "--platform", own, fresh)
+    refused = client("load", "--platform", "linux/s390x", "-i", str(path), code=1).stderr
+    assert "platform linux/s390x cannot be loaded" in refused
+    client("load", "--platform", own, "-i", str(path))
+    client("rmi", "--platform", own, fresh)
+
+
+def test_a_bare_repository_is_saved_whole(client: Client, fresh: str, tmp_path: Path) -> None:
+    repository = fresh.partition(":")[0]
+    client("tag", fresh, f"{repository}:other")
+    client("save", "-o", str(tmp_path / "all.tar"), repository)
+    with tarfile.open(tmp_path / "all.tar") as tar:
+        (entry,) = json.load(tar.extractfile("manifest.json") or io.BytesIO())
+    assert entry["RepoTags"] == [fresh, f"{repository}:other"]
+    client("rmi", f"{repository}:other")
+
+
 def test_an_archive_of_an_older_docker(client: Client, tmp_path: Path) -> None:
     """Before 25: layers in directories, equal ones as links, no blobs."""
     layer = io.BytesIO()
