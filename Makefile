@@ -1,4 +1,4 @@
-.PHONY: help check test demo clean bench bench-gate soak-engine soak-managers soak-failover soak-drain soak-network soak-fleet soak-sim soak-raft soak-power soak-nemesis mutate fuzz openapi proto fmt
+.PHONY: help check test demo clean bench bench-gate soak-engine soak-managers soak-failover soak-drain soak-network soak-partition soak-fleet soak-sim soak-raft soak-power soak-nemesis mutate fuzz openapi proto fmt
 .DEFAULT_GOAL := help
 python := .venv/bin/python
 
@@ -26,6 +26,8 @@ soak-drain: ## updates, scale-downs and drained nodes under load, 30 of each: no
 	$(python) -m tests.soak.drain
 soak-network: ## 10,000 random operations on services, networks and nodes: nothing is left or doubled anywhere (root)
 	$(python) -m tests.soak.network
+soak-partition: ## a node cut off for three minutes: nothing restarts there, all is right within 5 s of healing (root)
+	$(python) -m tests.soak.partition --seconds 180
 soak-fleet: ## a manager with 1,000 simulated nodes and 30,000 tasks for ten minutes: CPU, memory, latencies
 	$(python) -m tests.soak.fleet
 soak-sim: ## 1,000 simulated clusters, ten minutes each, with faults: no promise is broken

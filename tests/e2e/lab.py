@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -71,11 +72,11 @@ class LabHandle:
 
     def socket(self, node: str) -> str:
         """Return the path of the node's API socket."""
-        return self.run("socket", node).stdout.strip()
+        return _told(self, "socket", node)
 
     def address(self, node: str) -> str:
         """Return the node's address, or that of `client`."""
-        return self.run("address", node).stdout.strip()
+        return _told(self, "address", node)
 
     def ipv6_address(self, node: str) -> str:
         """Return the node's IPv6 address, or that of `client`."""
@@ -154,6 +155,12 @@ class LabHandle:
             timeout_s,
             "all nodes are ready",
         )
+
+
+@cache
+def _told(lab: LabHandle, verb: str, node: str) -> str:
+    """Return a fact about a node that does not change while its lab is up."""
+    return lab.run(verb, node).stdout.strip()
 
 
 def http_quote(text: str) -> str:
