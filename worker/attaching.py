@@ -8,7 +8,7 @@ from typing import Final, Protocol
 import msgspec
 
 from swarmapi.errors import NotFound, SwarmError, Unavailable, Unsupported
-from swarmapi.model.objects import Network, NetworkLease
+from swarmapi.model.objects import Network, NetworkLease, NetworkPool
 from worker.engine.endpoints import EndpointSpec
 from worker.engine.ports import JoinRequest, NetworkInfo
 
@@ -54,6 +54,8 @@ class Attaching:
         except Unavailable as error:
             message = f"network {reference} is not on this node, and {error.message}"
             raise Unavailable(message) from error
+        further = (pool for pool in network.further if ":" in pool.subnet)
+        pool = next(further, NetworkPool(subnet="", gateway=""))
         return NetworkInfo(
             network.id,
             network.spec.name,
@@ -61,6 +63,8 @@ class Attaching:
             network.subnet,
             network.gateway,
             ipv6=network.has_ipv6(),
+            ipv6_subnet=pool.subnet,
+            ipv6_gateway=pool.gateway,
             internal=network.spec.internal,
             attachable=network.spec.attachable and not network.spec.ingress,
             labels=network.spec.labels or {},

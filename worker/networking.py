@@ -584,13 +584,13 @@ def open_networking(
 
 
 def upstream_resolvers(path: Path) -> tuple[str, ...]:
-    """Return the IPv4 resolvers of a resolv.conf; the resolver asks from the node's namespace."""
+    """Return the resolvers of a resolv.conf, but those that only one link's address reaches."""
     try:
-        lines = path.read_text().splitlines()
+        words = [line.split() for line in path.read_text().splitlines()]
     except OSError:
         return ()
-    words = [line.split() for line in lines]
-    return tuple(w[1] for w in words if len(w) > 1 and w[0] == "nameserver" and ":" not in w[1])
+    named = [w[1] for w in words if len(w) > 1 and w[0] == "nameserver"]
+    return tuple(one for one in named if not one.startswith("fe80:"))
 
 
 def _replace(path: Path, body: bytes) -> None:

@@ -15,14 +15,15 @@ from dataclasses import dataclass, field
 from worker.network import answer as wire
 from worker.network.dnscache import AnswerCache
 from worker.network.local import DNS_ADDRESS, DNS_PORT
+from worker.network.netlink import family_of
 from worker.network.plan import Names
 
 UPSTREAM_TIMEOUT_S = 2.0
 _CLIENT_IDLE_TIMEOUT_S = 10.0
 _DATAGRAMS_PER_WAKE = 32
 _QUERIES_IN_FLIGHT_MAX = 512
-SocketFactory = Callable[[socket.SocketKind], socket.socket]
-"""Returns a non-blocking IPv4 socket in the node's namespace."""
+SocketFactory = Callable[[socket.SocketKind, socket.AddressFamily], socket.socket]
+"""Returns a non-blocking socket in the node's namespace."""
 
 
 def open_listeners() -> tuple[socket.socket, socket.socket]:
@@ -188,12 +189,12 @@ class Resolver:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _ask(self, server: str, query: bytes, kind: socket.SocketKind) -> bytes | None:
-        host, _, port = server.partition(":")
+        host, port = server_place(server)
         loop = asyncio.get_running_loop()
         try:
-            with self._open_upstream(kind) as link:
+            with self._open_upstream(kind, family_of(host)) as link:
                 async with asyncio.timeout(UPSTREAM_TIMEOUT_S):
-                    await loop.sock_connect(link, (host, int(port or 53)))
+                    await loop.sock_connect(link, (host, port))
                     if kind == socket.SOCK_STREAM:
                         await loop.sock_sendall(link, struct.pack(">H", len(query)) + query)
                         (size,) = struct.unpack(">H", await _exactly(link, 2))
@@ -205,6 +206,17 @@ class Resolver:
             return None
         # Not this query's reply: treated as no reply.
         return reply if len(reply) >= 12 and reply[:2] == query[:2] else None
+
+
+def server_place(server: str) -> tuple[str, int]:
+    """Return address and port of `10.0.0.1[:5353]`, `fd00::1` or `[fd00::1]:5353`."""
+    if server.startswith("["):
+        host, _, port = server[1:].partition("]:")
+        return host.removesuffix("]"), int(port or 53)
+    if server.count(":") > 1:
+        return server, 53
+    host, _, port = server.partition(":")
+    return host, int(port or 53)
 
 
 async def _exactly(link: socket.socket, size: int) -> bytes:

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from swarmapi.model.tables import NetworkTable, NodeEntry, ServiceEntry, TaskEndpoint
-from tests.privileged.network.lab import Lab, run_in, start_nodes
+from tests.privileged.network.lab import Lab, ipv6_of, run_in, start_nodes
 from worker.network.attachments import Attached, Attachment, BridgeNetwork
 from worker.network.network import Network
 
@@ -140,11 +142,11 @@ async def join(network: Network, name: str) -> Attached:
 
 @contextmanager
 def name_server(lab: Lab) -> Iterator[list[bytes]]:
-    """Answer every name with 9.8.7.6 at 192.168.77.53; yields the queries as they come."""
+    """Answer every name with 9.8.7.6 at 192.168.77.53, and the same of IPv6; yields the queries."""
     outside = lab.fd(lab.host("dns", "192.168.77.53"))
     server = run_in(outside, lambda: socket.create_server(("0.0.0.0", 53)))
-    link = run_in(outside, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-    run_in(outside, lambda: link.bind(("0.0.0.0", 53)))
+    link = run_in(outside, lambda: socket.socket(socket.AF_INET6, socket.SOCK_DGRAM))
+    run_in(outside, lambda: link.bind(("::", 53)))
     seen: list[bytes] = []
 
     def serve() -> None:
@@ -169,9 +171,12 @@ def name_server(lab: Lab) -> Iterator[list[bytes]]:
         server.close()
 
 
-def test_other_names_go_upstream_and_a_dead_server_does_not_delay(lab: Lab, tmp_path: Path) -> None:
+@pytest.mark.parametrize("server", ["192.168.77.53", ipv6_of("192.168.77.53")])
+def test_other_names_go_upstream_and_a_dead_server_does_not_delay(
+    lab: Lab, tmp_path: Path, server: str
+) -> None:
     async def scenario() -> None:
-        upstream = ("192.168.77.99", "192.168.77.53")
+        upstream = ("192.168.77.99", server)
         with name_server(lab) as seen:
             async with start_nodes(lab, tmp_path, NODE, upstream) as made:
                 network = made["n1"]

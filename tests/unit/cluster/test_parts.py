@@ -98,10 +98,10 @@ def test_requests_are_checked() -> None:
         decode_init({"DataPathPort": 4790})
 
 
-def test_resolvers_that_ipv4_reaches(tmp_path: Path) -> None:
+def test_resolvers_of_either_family(tmp_path: Path) -> None:
     conf = tmp_path / "resolv.conf"
-    conf.write_text("search x\nnameserver 10.0.0.2\nnameserver fe80::1\n")
-    assert upstream_resolvers(conf) == ("10.0.0.2",)
+    conf.write_text("search x\nnameserver 10.0.0.2\nnameserver fd00::53\nnameserver fe80::1%eth0\n")
+    assert upstream_resolvers(conf) == ("10.0.0.2", "fd00::53")
     assert upstream_resolvers(tmp_path / "none") == ()
 
 

@@ -5,6 +5,7 @@ import struct
 import pytest
 
 from worker.network.answer import answer, failure, is_query
+from worker.network.dns import server_place
 from worker.network.plan import Names
 
 NAMES = Names(
@@ -118,3 +119,17 @@ def test_replies_are_not_queries() -> None:
     assert is_query(ask("web"))
     assert not is_query(b"\0\1\x80\0" + bytes(8))
     assert not is_query(b"short")
+
+
+@pytest.mark.parametrize(
+    ("server", "place"),
+    [
+        ("10.0.0.1", ("10.0.0.1", 53)),
+        ("10.0.0.1:5353", ("10.0.0.1", 5353)),
+        ("fd00::1", ("fd00::1", 53)),
+        ("[fd00::1]", ("fd00::1", 53)),
+        ("[fd00::1]:5353", ("fd00::1", 5353)),
+    ],
+)
+def test_a_server_is_said_with_or_without_its_port(server: str, place: tuple[str, int]) -> None:
+    assert server_place(server) == place
