@@ -136,6 +136,11 @@ class RaftLog:
         """Return once everything on the disk is sealed with the newest key of the ring."""
         await self._node.reseal()
 
+    async def hand_over(self) -> None:
+        """Make another member lead, where there is one."""
+        if len(self.members()) > 1:
+            await self._node.transfer_leadership()
+
     async def remove_member(self, node_id: str) -> None:
         """Remove a member; where it is this one, another leader is made to do it."""
         if node_id == self._node_id:

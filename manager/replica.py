@@ -2,7 +2,9 @@
 
 import asyncio
 import hashlib
+import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple, Protocol
 
@@ -10,7 +12,8 @@ import msgspec
 
 from manager.store import snapshot
 from manager.store.apply import Applied, Conflict, apply
-from manager.store.changes import Change, Transaction, decode, encode
+from manager.store.changes import Change, CheckState, Transaction, decode, encode
+from manager.store.digest import digest_of, moved_by
 from manager.store.view import View
 from swarmapi import errors
 from swarmapi.ids import ID_LENGTH, base36
@@ -18,6 +21,8 @@ from swarmapi.ids import ID_LENGTH, base36
 OUT_OF_SEQUENCE: Final = "rpc error: code = Unknown desc = update out of sequence"
 """What Docker's clients look for after a stale version."""
 _ENTRY_FORMAT: Final = 1
+_DIGESTS_KEPT: Final = 4096
+log = logging.getLogger(__name__)
 
 
 class LogEntry(Protocol):
@@ -89,6 +94,11 @@ class Replica:
 
     def __init__(self) -> None:
         self.view = View()
+        self.digest = 0
+        """Of the View as it is (`manager.store.digest`)."""
+        self.differs_since = 0
+        """The entry as of which this state was found to differ from the leader's, else 0."""
+        self._digests: deque[tuple[int, int]] = deque(maxlen=_DIGESTS_KEPT)
         self._listeners: list[Listener] = []
         self._reset_listeners: list[Callable[[], None]] = []
 
@@ -109,8 +119,25 @@ class Replica:
             entry = _decoder.decode(item.payload)
             transaction = decode(entry.transaction)
             applied = apply(self.view, item.index, entry.now_ns, transaction)
+            self.digest ^= moved_by(applied.changed)
+            self._digests.append((item.index, self.digest))
+            for change in transaction.changes:
+                if isinstance(change, CheckState):
+                    self._compare(change)
             for listener in tuple(self._listeners):
                 listener(applied)
+
+    def _compare(self, told: CheckState) -> None:
+        for index, digest in reversed(self._digests):
+            if index == told.as_of and f"{digest:x}" != told.digest and not self.differs_since:
+                self.differs_since = index
+                log.critical(
+                    "the state of this manager differs from the leader's as of entry %d: "
+                    "demote it and promote it again",
+                    index,
+                )
+            if index <= told.as_of:
+                return
 
     def freeze(self) -> Iterator[bytes]:
         """Return the View as snapshot chunks, taken now."""
@@ -119,6 +146,8 @@ class Replica:
     def restore(self, chunks: Iterable[bytes]) -> None:
         """Replace the View by a snapshot's."""
         self.view = snapshot.restore(chunks)
+        self.digest, self.differs_since = digest_of(self.view), 0
+        self._digests.clear()
         for listener in tuple(self._reset_listeners):
             listener()
 

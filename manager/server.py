@@ -32,6 +32,7 @@ from manager.logbroker.tails import TailKeeper, Tails
 from manager.loop import ControlLoop
 from manager.replica import Log, Replica, Store
 from manager.roster import Roster
+from manager.statecheck import StateCheck
 from manager.store.apply import Applied
 from swarmapi.conversation import LEADER_METADATA, MESSAGE_OPTIONS
 from swarmapi.errors import BY_GRPC_CODE, FailedPrecondition, SwarmError, Unavailable
@@ -74,6 +75,9 @@ class RunningLog(Log, Protocol):
 
     async def listen(self, generation: int) -> None:
         """Serve with the present TLS material from now on; `backends` tells where."""
+
+    async def hand_over(self) -> None:
+        """Make another member lead, where there is one."""
 
     async def reseal(self) -> None:
         """Return once what is on the disk is sealed with the newest key of the node."""
@@ -161,6 +165,7 @@ class Manager:
         self._begin("liveness", dispatcher.watch)
         self._begin("roster", roster.run)
         self._begin("kept logs", keeper.run)
+        self._begin("state check", StateCheck(self.store, self._log.hand_over).run)
         if self._locker is not None:
             self._begin("keys", self._locker.run)
         if self._founding is not None:

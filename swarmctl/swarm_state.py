@@ -151,6 +151,12 @@ def _df(client: Client, args: Namespace) -> int:
     )
     for name, value in rows:
         print(f"{name:<12}{value}")
+    if usage.get("DiffersSince"):
+        print(
+            f"WARNING: the state differs from the leader's since entry {usage['DiffersSince']}: "
+            "demote this manager and promote it again",
+            file=sys.stderr,
+        )
     if usage.get("DiskFull"):
         print(f"WARNING: {usage['DiskFull']}", file=sys.stderr)
     return 0

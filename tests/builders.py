@@ -7,6 +7,7 @@ from manager.allocator.ports import needs_ingress
 from manager.orchestrator import runs
 from manager.store import changes as c
 from manager.store.apply import Applied, Key, apply
+from manager.store.digest import moved_by
 from manager.store.view import View, is_live, is_placed, is_wanted
 from swarmapi.model import defaults
 from swarmapi.model.objects import (
@@ -178,6 +179,7 @@ class World:
         self.deadline_ns: int | None = None
         self.specs_kept = 1
         """How many earlier specs of a service stay."""
+        self.digest = 0
         self._index = 0
         self._ids = 0
         settings = OrchestrationConfig(task_history_retention_limit=history)
@@ -193,6 +195,7 @@ class World:
         self._index += 1
         transaction = c.Transaction(request_id=request_id, changes=changes)
         applied = apply(self.view, self._index, self.now_ns, c.decode(c.encode(transaction)))
+        self.digest ^= moved_by(applied.changed)
         self.dirty |= applied.dirty
         return applied
 

@@ -29,6 +29,7 @@ class RaftUsage(TypedDict):
     Segments: int
     LogBytes: int
     DiskFull: str
+    DiffersSince: int
     SnapshotIndex: int
     SnapshotBytes: int
     LastCompactionNs: int
@@ -41,7 +42,9 @@ async def get_usage(request: web.Request) -> web.Response:
     `LastChangeNs` is the cluster's time of the last change that is held here.
     """
     usage = request.app[RAFT_USAGE]()
-    return answer({**usage, "LastChangeNs": request.app[STORE].view.now_ns})
+    store = request.app[STORE]
+    since = store.replica.differs_since
+    return answer({**usage, "DiffersSince": since, "LastChangeNs": store.view.now_ns})
 
 
 async def get_backup(request: web.Request) -> web.StreamResponse:

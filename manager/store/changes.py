@@ -300,6 +300,14 @@ class DropApiToken(ChangeBase, frozen=True, tag="drop_api_token"):
     token_id: str
 
 
+class CheckState(ChangeBase, frozen=True, tag="check_state"):
+    """Compare: the leader's state as of an entry had this digest. Nothing changes by it."""
+
+    as_of: int
+    digest: str
+    """Of `manager.store.digest`, in hex."""
+
+
 class Unknown(ChangeBase, frozen=True, tag="unknown"):
     """A change of a newer version: kept in place, applied as nothing."""
 
@@ -330,6 +338,7 @@ Change: TypeAlias = (
     | SetNodeDescription
     | SetNodeMesh
     | SetNodeLock
+    | CheckState
     | SetNodeTLS
     | FinishRotation
     | SetNetworkAllocation

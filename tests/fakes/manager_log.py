@@ -55,6 +55,9 @@ class SingleCopyLog:
     def tune(self, settings: RaftSettings) -> None:
         self.tuned.append(settings)
 
+    async def hand_over(self) -> None:
+        self.become(LogStatus(False, False, "m2", "127.0.0.1:2378"))
+
     async def reseal(self) -> None:
         self.resealed += 1
 

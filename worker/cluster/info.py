@@ -71,8 +71,15 @@ class SwarmInfo:
             _, usage = await self._proxy.call("GET", "/swarm/v1/raft", timeout_s=_TIMEOUT_S)
         except Unavailable:
             return
-        if isinstance(usage, dict) and usage.get("DiskFull"):
+        if not isinstance(usage, dict):
+            return
+        if usage.get("DiskFull"):
             self._warnings.append(f"WARNING: {usage['DiskFull']}")
+        if since := usage.get("DiffersSince"):
+            self._warnings.append(
+                f"WARNING: the state here differs from the leader's since entry {since}: "
+                "demote it and promote it again"
+            )
 
     def warnings(self) -> list[str]:
         """Return what an operator should know of the cluster, as of the last `refresh`."""

@@ -9,6 +9,7 @@ from manager import reconcile
 from manager.orchestrator.jobs import is_complete
 from manager.orchestrator.slots import ended_by_itself, is_done, is_filled, slot_key, slots_of
 from manager.store import changes as c
+from manager.store.digest import digest_of
 from manager.store.snapshot import dump, restore
 from manager.store.tables import network_table, tables_of_node
 from manager.store.view import PARKED, View, is_live, is_placed, is_wanted
@@ -418,6 +419,7 @@ class Simulation:
         self.world.dirty = set(reconcile.all_keys(self.view))
         left = self.world.propose()
         assert not left.changes, f"still wants {left.changes[:3]}"
+        assert self.world.digest == digest_of(self.view), "the digest missed a change"
         assert not self.view.quarantined, "addresses stay in quarantine"
         for task in self.view.tasks.values():
             if is_live(task):
