@@ -1,7 +1,7 @@
 """One more service among 100, 1,000 and 10,000: from the request to its tasks' places, in memory.
 
-What is counted is the CPU time of the store and of the turns, without Raft. The budget says that a
-it does not grow with the services that are there.
+What is counted is the CPU time of the store and of the turns, without Raft. The budget says that it
+does at most double where a hundred times as many are there.
 """
 
 import time
