@@ -359,21 +359,18 @@ def leftovers(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def warm_up(soak: Soak) -> None:
-    """Have each node make what it keeps for good: the bridge by which tasks leave it."""
-    body = {
-        "Name": "warm",
-        "TaskTemplate": {
+    """Have each node make what it keeps for good: the bridges of tasks on no network, or on one."""
+    network = {"Name": "warm", "Driver": "overlay"}
+    assert soak.call("POST", "/networks/create", network).status == 201
+    for name, networks in (("on", [{"Target": "warm"}]), ("off", [])):
+        template = {
             "ContainerSpec": {"Image": IMAGE, "Command": ["sleep", "100000"], "Init": True},
-            "Networks": [{"Target": "warm"}],
-        },
-        "Mode": {"Global": {}},
-    }
-    assert (
-        soak.call("POST", "/networks/create", {"Name": "warm", "Driver": "overlay"}).status == 201
-    )
-    assert soak.call("POST", "/services/create", body).status == 201
-    soak.lab.await_running("m1", "warm", len(soak.lab.nodes), 60)
-    assert soak.call("DELETE", "/services/warm").status == 200
+            "Networks": networks,
+        }
+        body = {"Name": name, "TaskTemplate": template, "Mode": {"Global": {}}}
+        assert soak.call("POST", "/services/create", body).status == 201
+        soak.lab.await_running("m1", name, len(soak.lab.nodes), 60)
+        assert soak.call("DELETE", f"/services/{name}").status == 200
     wait_until(
         lambda: soak.call("DELETE", "/networks/warm").status in (204, 404), 60, "all is removed"
     )
