@@ -61,7 +61,7 @@ def rebalance(turn: Turn) -> None:
     rests = not state.stopping and _start_all(turn, placer, state, under_way)
     if turn.is_full():
         turn.wake_at(turn.now_ns)
-    elif not rests and not any(under_way.values()):
+    elif not rests and not any(under_way.values()) and not _leave(turn, state):
         state = replace(state, ended_ns=turn.now_ns, skipped=_left_alone(turn, state))
     if state != before:
         turn.emit(SetRebalance(state=state, reason="rebalancing"))
@@ -109,6 +109,21 @@ def _moves(turn: Turn, state: Rebalance) -> dict[str, list[_Move]]:
         if new.service_id in turn.view.services:
             found.setdefault(new.service_id, []).append(_Move(old, new))
     return found
+
+
+def _leave(turn: Turn, state: Rebalance) -> bool:
+    """Tell whether what was moved is not gone yet: its room may be what the next move needs.
+
+    A node that is down ends nothing.
+    """
+    for new in turn.view.tasks_in(MOVED):
+        old = turn.view.tasks.get(new.replaces)
+        if old is None or new.meta.created_ns < state.started_ns:
+            continue
+        node = turn.view.nodes.get(old.node_id)
+        if is_live(old) and not is_wanted(old) and node is not None and node.is_fit:
+            return True
+    return False
 
 
 def _follow(

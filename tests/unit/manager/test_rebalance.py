@@ -3,7 +3,7 @@
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from manager.store import changes as c
@@ -181,6 +181,10 @@ def test_stopping_begins_nothing_more() -> None:
 
 
 @settings(max_examples=40, deadline=None)
+@example(  # the last move needs the room of a task that is still on its way out
+    nodes=[(2, 1), (2, 1), (3, 1), (7, 2), (9, 2)],
+    services=[(4, 3, True, 0), (2, 2, False, 1), (4, 0, True, 2)],
+)
 @given(
     st.lists(st.tuples(st.integers(2, 12), st.integers(0, 2)), min_size=2, max_size=6),
     st.lists(
