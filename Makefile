@@ -1,4 +1,4 @@
-.PHONY: help check test demo clean bench bench-gate soak-engine soak-managers soak-failover soak-drain soak-network soak-partition soak-fleet soak-sim soak-raft soak-power soak-nemesis mutate fuzz openapi proto fmt
+.PHONY: help check test demo clean bench bench-gate soak-engine soak-managers soak-failover soak-drain soak-network soak-partition soak-hostile audit soak-fleet soak-sim soak-raft soak-power soak-nemesis mutate fuzz openapi proto fmt
 .DEFAULT_GOAL := help
 python := .venv/bin/python
 
@@ -28,6 +28,11 @@ soak-network: ## 10,000 random operations on services, networks and nodes: nothi
 	$(python) -m tests.soak.network
 soak-partition: ## a node cut off for three minutes: nothing restarts there, all is right within 5 s of healing (root)
 	$(python) -m tests.soak.partition --seconds 180
+soak-hostile: ## 10,000 tries to get in at every port of engine and manager: refused, logged, no growth (root)
+	$(python) -m tests.soak.hostile
+audit: ## known vulnerabilities of the dependencies (asks the network)
+	test -x .cache/audit/bin/pip-audit || (python3 -m venv .cache/audit && .cache/audit/bin/pip install -q pip-audit)
+	.cache/audit/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip
 soak-fleet: ## a manager with 1,000 simulated nodes and 30,000 tasks for ten minutes: CPU, memory, latencies
 	$(python) -m tests.soak.fleet
 soak-sim: ## 1,000 simulated clusters, ten minutes each, with faults: no promise is broken

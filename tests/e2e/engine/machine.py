@@ -45,6 +45,12 @@ class Machine:
         """A process in the network namespace."""
         return self._holder.pid
 
+    @property
+    def daemon_pid(self) -> int:
+        """The daemon itself."""
+        assert self._daemon is not None
+        return self._daemon.pid
+
     def inside(self, *argv: str) -> list[str]:
         """Return a command line that runs in the namespace."""
         return ["nsenter", f"--net=/proc/{self._holder.pid}/ns/net", *argv]
