@@ -12,6 +12,7 @@ from manager.events import EventLog
 from manager.loop import ControlLoop
 from manager.replica import Replica, Store
 from manager.store.changes import SetNodeStatus, SetTaskStatus
+from manager.store.view import is_stopping
 from swarmapi.errors import Unavailable
 from swarmapi.model.objects import (
     Cluster,
@@ -78,7 +79,7 @@ class MemoryCluster:
         raise AssertionError("the control loop does not come to rest")
 
     async def run_tasks(self) -> list[Task]:
-        """Report every assigned task as running, as an agent would."""
+        """Report as an agent would: what is assigned runs, what is to stop has stopped."""
         view = self.store.view
         for task in list(view.tasks.values()):
             if task.status.state == TaskState.ASSIGNED:
@@ -89,6 +90,9 @@ class MemoryCluster:
                     container_id="c" * 64,
                     pid=42,
                 )
+                await self.store.propose((SetTaskStatus(task_id=task.id, status=status),))
+            elif is_stopping(task):
+                status = TaskStatus(state=TaskState.SHUTDOWN, timestamp_ns=self.clock())
                 await self.store.propose((SetTaskStatus(task_id=task.id, status=status),))
         await self.settle()
         return list(view.tasks.values())
