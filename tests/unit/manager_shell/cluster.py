@@ -12,7 +12,7 @@ from manager.events import EventLog
 from manager.loop import ControlLoop
 from manager.replica import Replica, Store
 from manager.store.changes import SetNodeStatus, SetTaskStatus
-from manager.store.view import is_stopping
+from manager.store.view import is_live
 from swarmapi.errors import Unavailable
 from swarmapi.model.objects import (
     Cluster,
@@ -91,7 +91,7 @@ class MemoryCluster:
                     pid=42,
                 )
                 await self.store.propose((SetTaskStatus(task_id=task.id, status=status),))
-            elif is_stopping(task):
+            elif is_live(task) and task.desired > TaskState.COMPLETE:
                 status = TaskStatus(state=TaskState.SHUTDOWN, timestamp_ns=self.clock())
                 await self.store.propose((SetTaskStatus(task_id=task.id, status=status),))
         await self.settle()
