@@ -10,6 +10,7 @@ from PySyncObj: members exchange plain data through our own transport and journa
 
 import hashlib
 import importlib
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -26,8 +27,11 @@ MEMBERSHIP: Final = b"\x02"
 """The first byte of a log entry's command."""
 
 Callback = Callable[[Any, int], None]
+_inet_ntop = socket.inet_ntop
 syncobj: Any = importlib.import_module("pysyncobj.syncobj")
 """The module itself: its clock, chance and codec are globals of it."""
+socket.inet_ntop = _inet_ntop
+"""The library puts one for Windows in its place everywhere, which fails on other systems."""
 
 if TYPE_CHECKING:
 

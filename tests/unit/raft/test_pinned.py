@@ -1,6 +1,7 @@
 """Only the audited PySyncObj is let in, and it can no longer unpickle."""
 
 import pickle
+import socket
 from pathlib import Path
 
 import msgspec
@@ -26,3 +27,8 @@ def test_a_pickle_is_not_run() -> None:
     assert syncobj.pickle is PlainData
     with pytest.raises(msgspec.DecodeError):
         syncobj.pickle.loads(pickle.dumps(print))
+
+
+def test_addresses_can_still_be_written() -> None:
+    """The library replaces a function of the standard library for the whole process."""
+    assert socket.inet_ntop(socket.AF_INET, b"\x7f\0\0\x01") == "127.0.0.1"
