@@ -6,7 +6,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -23,6 +23,14 @@ OUT_OF_SEQUENCE: Final = "rpc error: code = Unknown desc = update out of sequenc
 _ENTRY_FORMAT: Final = 1
 _DIGESTS_KEPT: Final = 4096
 log = logging.getLogger(__name__)
+
+
+class _Named(Protocol):
+    @property
+    def spec(self) -> Any: ...
+
+
+Made = TypeVar("Made", bound=_Named)
 
 
 class LogEntry(Protocol):
@@ -186,6 +194,18 @@ class Store:
     def knows(self, request_id: str) -> bool:
         """Tell whether a request was committed before: checks of its time do not count again."""
         return bool(request_id) and request_id in self.view.requests
+
+    def made(self, found: Made | None, name: str) -> Made:
+        """Return what a request created.
+
+        Raises FailedPrecondition: the request's id was used before, for something else.
+        """
+        if found is None or found.spec.name != name:
+            raise errors.FailedPrecondition(
+                f"{name}: the request's id was used for another request, or what it made is gone; "
+                "send a new one"
+            )
+        return found
 
     async def until(self, holds: Callable[[View], bool], limit_s: float) -> bool:
         """Wait for a condition that applied changes bring about; say whether it holds."""

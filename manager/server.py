@@ -293,10 +293,14 @@ class Manager:
                 raise FailedPrecondition(
                     f"the certificate is of {tls.identity}: restart the manager"
                 )
-            self._tls.material = tls
+            before, self._tls.material = self._tls.material, tls
             self._generation += 1
-            await self._listen_inside()
-            await self._log.listen(self._generation)
+            try:
+                await self._listen_inside()
+                await self._log.listen(self._generation)
+            except BaseException:
+                self._tls.material = before  # or the next try would find nothing to do
+                raise
             if self._front is not None:
                 self._front.switch(*self._backends())
         log.info("a new certificate is in use")

@@ -13,7 +13,12 @@ from manager.api.events import SERVED_HERE
 from manager.api.execs import ENDS_WITH_CLIENT
 from manager.api.keys import BROKER, EVENTS, NODE_ID, STORE
 from manager.api.metrics import SERVED_ALONE as FIGURES
-from manager.api.responses import HAPPENS_ONCE_AS, REQUEST_ID, failure
+from manager.api.responses import (
+    HAPPENS_ONCE_AS,
+    LONGEST_REQUEST_ID,
+    REQUEST_ID,
+    failure,
+)
 from manager.api.routes import ROUTES
 from manager.api.state import SERVED_ALONE
 from manager.api.tokens import recognise
@@ -21,7 +26,7 @@ from manager.events import EventLog
 from manager.logbroker.broker import LogBroker
 from manager.replica import LogStatus, Store
 from swarmapi.access import TOKEN_PATH
-from swarmapi.errors import NotLeader, OutcomeUnknown, SwarmError, Unavailable
+from swarmapi.errors import InvalidArgument, NotLeader, OutcomeUnknown, SwarmError, Unavailable
 from swarmapi.keyring import CERTIFICATE_PATH, UNLOCK_KEY_PATH
 from swarmapi.query import add_routes, refuse
 
@@ -201,6 +206,8 @@ async def _serve(request: web.Request, handler: Handler) -> web.StreamResponse:
         await gate.leader_address()  # before one is known, old entries are still applied
         return await handler(request)
     request_id = request.headers.get(REQUEST_ID, "")
+    if len(request_id) > LONGEST_REQUEST_ID:
+        raise InvalidArgument(f"{REQUEST_ID} is longer than {LONGEST_REQUEST_ID} characters")
     if not request_id and request.method not in ("GET", "HEAD"):
         request_id = request.app[STORE].new_id()  # sent again, it still happens once
     request[HAPPENS_ONCE_AS] = request_id

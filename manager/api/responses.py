@@ -10,6 +10,8 @@ from swarmapi.errors import InvalidArgument
 
 JSON = "application/json"
 REQUEST_ID = "X-Swarm-Request-Id"
+LONGEST_REQUEST_ID = 256
+"""Characters: thousands of ids are remembered."""
 """Header: a mutation sent again with the same value happens once."""
 HAPPENS_ONCE_AS: Final = web.RequestKey("happens_once_as", str)
 """The request id in force: the client's, else one of ours."""

@@ -45,7 +45,7 @@ async def create_network(store: Store, spec: NetworkSpec, request_id: str = "") 
     network = Network(id=network_id, spec=spec)
     change = PutNetwork(network=network, expect_version=0, reason="network created")
     await store.propose((change,), request_id)
-    return store.view.networks.get(network.id, network)
+    return store.made(store.view.networks.get(network.id), spec.name)
 
 
 async def remove_network(store: Store, key: str, request_id: str = "") -> None:

@@ -76,7 +76,7 @@ async def create_secret(
         await _move_followers(store, kind.kind, spec.name)
         if unused := _unused(store.view, kind.kind, spec.name):
             await store.propose(unused)
-    return view.table_of(kind.kind)[secret_id]
+    return store.made(store.view.table_of(kind.kind).get(secret_id), spec.name)
 
 
 def _unused(view: View, kind: str, name: str) -> list[Change]:

@@ -78,7 +78,7 @@ async def create_service(
         PutService(service=service, expect_version=0, reason="service created"),
     )
     await store.propose(changes, request_id)
-    return store.view.services.get(service_id, service)
+    return store.made(store.view.services.get(service_id), spec.name)
 
 
 async def update_service(

@@ -61,7 +61,7 @@ def rebalance(turn: Turn) -> None:
     rests = not state.stopping and _start_all(turn, placer, state, under_way)
     if turn.is_full():
         turn.wake_at(turn.now_ns)
-    elif not rests and not any(under_way.values()) and not _leave(turn, state):
+    elif not rests and not any(under_way.values()) and (state.stopping or not _leave(turn, state)):
         state = replace(state, ended_ns=turn.now_ns, skipped=_left_alone(turn, state))
     if state != before:
         turn.emit(SetRebalance(state=state, reason="rebalancing"))

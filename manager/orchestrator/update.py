@@ -208,9 +208,12 @@ def _ended_early(task: Task, config: UpdateConfig) -> bool:
 
 
 def is_stuck(turn: Turn, task: Task, config: UpdateConfig) -> bool:
-    """Tell whether a wanted task is not running and ready within the progress deadline."""
+    """Tell whether a wanted task did not run within the progress deadline.
+
+    It was ready when it began to run; one that is not ready for a while later is not stuck.
+    """
     limit_ns = defaults.progress_deadline_ns(config)
-    runs = task.status.state >= TaskState.RUNNING and task.status.ready
+    runs = task.status.state >= TaskState.RUNNING
     if not limit_ns or not is_wanted(task) or runs:
         return False
     due_ns = task.meta.created_ns + limit_ns

@@ -65,7 +65,12 @@ class Reserve:
         free_bytes = room.f_bavail * room.f_frsize
         if not self.path.exists() and free_bytes < 2 * self._size_bytes:
             return False
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:  # there may be blocks, and no inode
+            if not is_full(error):
+                raise
+            return False
         try:
             os.posix_fallocate(descriptor, 0, self._size_bytes)
             self.held = True

@@ -40,6 +40,10 @@ Entry = tuple[bytes, int, int]
 """(command, index, term): the shape PySyncObj's core keeps its log in."""
 
 
+class SyncFailed(Exception):
+    """What was written may be lost, and a second try would not tell: see fsync(2)."""
+
+
 class Corrupt(Exception):
     """Durable data is damaged: the node must not start from it."""
 
@@ -139,12 +143,17 @@ class Journal:
         return Write(segment, data, self.last_index)
 
     def write(self, write: Write) -> None:
-        """Put a frame on the disk. Raises OSError, after which the process must end.
+        """Put a frame on the disk.
 
-        After one that `is_full` it may be tried again.
+        Raises:
+            OSError: it could not be appended; after one that `is_full` it may be tried again.
+            SyncFailed: it could not be synced, for whatever reason: the process must end.
         """
         self._disk.append(write.segment, write.data)
-        self._disk.sync(write.segment)
+        try:
+            self._disk.sync(write.segment)
+        except OSError as error:
+            raise SyncFailed(str(error)) from error
 
     def synced(self, write: Write) -> None:
         """Note that a frame is durable: its entries may be acknowledged."""

@@ -402,8 +402,8 @@ def parts(changes: Iterable[Change], limit_bytes: int) -> Iterator[tuple[Change,
 def decode(data: bytes) -> Transaction:
     """Return the transaction in `data`; fields not known are ignored.
 
-    A change whose tag is not known becomes `Unknown`: the cluster's feature level keeps such
-    changes out of the log until every member knows them.
+    A change whose tag is not known becomes `Unknown` and is applied as nothing: a member of an
+    older version then differs from the others, which is told (see `manager.statecheck`).
 
     Raises:
         msgspec.DecodeError: when `data` is no transaction at all.

@@ -73,6 +73,8 @@ def _of_driver(name: str, options: Mapping[str, Any]) -> Iterator[str]:
         yield f"the volume driver {name}"
     if not options:
         return
+    if any("{{" in str(word) for pair in options.items() for word in pair):
+        yield "a template in a volume's driver options"  # its words are known on the node alone
     try:
         tmpfs_options(word for word in str(options.get("o") or "").split(",") if word)
     except InvalidArgument:

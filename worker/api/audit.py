@@ -31,6 +31,8 @@ REQUEST_ID_HEADER = "X-Swarm-Request-Id"
 STRANGERS: web.AppKey[RateLimit] = web.AppKey("strangers", RateLimit)
 """Who shows nothing could else turn the log over, and with it what others did."""
 _LOOK_S = 0.25
+_MOST_CHARACTERS = 256
+"""Of a path, a name or a request's id: a line may be a mebibyte, and a log of them soon over."""
 _HIJACKED, _CLIENT_WENT = 101, 499
 
 
@@ -47,7 +49,7 @@ async def audit(request: web.Request, handler: Handler) -> web.StreamResponse:
     asks_for_more = needed(request.method, request.path)[0] > ApiRole.VIEWER
     if asks_for_more:
         given = request.headers.get(REQUEST_ID_HEADER, "")
-        request[REQUEST_ID] = given or new_id(os.urandom)
+        request[REQUEST_ID] = given[:_MOST_CHARACTERS] or new_id(os.urandom)
     status, made = 500, ""
     try:
         response = await handler(request)
@@ -75,8 +77,8 @@ def _is_upgrade(request: web.Request) -> bool:
 def _write(request: web.Request, outcome: str, status: int, made: str) -> None:
     entry = Entry(
         method=request.method,
-        path=request.path,
-        object=_object(request),
+        path=request.path[:_MOST_CHARACTERS],
+        object=_object(request)[:_MOST_CHARACTERS],
         object_id=made,
         outcome=outcome,
         status=status,

@@ -20,6 +20,9 @@ async def authorise(request: web.Request, handler: Handler) -> web.StreamRespons
     callers = request.app[CALLERS]
     request[PEER] = callers.peer(request)
     caller = request[CALLER] = await callers.of(request)
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        # What is looked into here must be, byte for byte, what the manager reads.
+        raise web.HTTPUnsupportedMediaType(reason="Content-Encoding is not supported")
     if inspect := access.check(caller.role, request.method, request.path):
         request[BODY] = await request.read()
         access.check_body(inspect, request[BODY])

@@ -251,6 +251,7 @@ class RunningNode:
                 continue
             retry_s = _RETRY_FIRST_S
             await self._take_certificate(issued)
+            heard_ns = now_ns  # whether there is another one yet is asked for no sooner again
 
     async def _take_roots(self) -> None:
         """Trust what the leader said, here and in the manager."""

@@ -185,7 +185,7 @@ class Exec:
         if self._process is not None and self.exit_code is None:
             self._process.signal(signal.SIGKILL)
             with suppress(ProcessLookupError):
-                os.killpg(self.pid, signal.SIGKILL)
+                os.killpg(self._process.pid, signal.SIGKILL)
         self.close()
 
     def close(self) -> None:

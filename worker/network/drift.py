@@ -50,7 +50,8 @@ def mend_link(route: nl.RouteSocket, interface: str, places: Sequence[str]) -> i
             missing.append(nl.add_address(link.index, place))
         elif routes is not None and (subnet, link.index) not in routes:
             missing.append(nl.link_route(link.index, subnet, address))
-    route.batch(missing)
+    # A link that was told to have no IPv6 takes no address; who told it so is obeyed.
+    route.batch(missing, ignore=(errno.EACCES,))
     return len(missing)
 
 
@@ -61,7 +62,8 @@ def mend_way_out(route: nl.RouteSocket, interface: str, gateways: Sequence[str])
         return 0
     present = {where for where, _ in route.routes()}
     lost = [gateway for gateway in gateways if DEFAULT[nl.family_of(gateway)] not in present]
-    route.batch([nl.default_route(gateway, link.index) for gateway in lost])
+    unable = (errno.EACCES, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EINVAL)
+    route.batch([nl.default_route(gateway, link.index) for gateway in lost], ignore=unable)
     return len(lost)
 
 

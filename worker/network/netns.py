@@ -137,7 +137,8 @@ def forward_ipv6() -> None:
     if (root / "all/forwarding").read_text().strip() == "1":
         return
     for link in root.iterdir():
-        if link.name != "all" and (link / "accept_ra").read_text().strip() == "1":
+        # What comes later with `default` are links of others, which have no business here.
+        if link.name not in ("all", "default") and (link / "accept_ra").read_text().strip() == "1":
             (link / "accept_ra").write_text("2")
     write_sysctl("ipv6/conf/all/forwarding", 1)
 

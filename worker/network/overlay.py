@@ -67,7 +67,7 @@ class Overlay:
             if not pinned:
                 netns.pin(self.netns_fd, self._pin)
         except OSError as error:
-            self.close(remove=True)
+            self.close(remove=not pinned)  # what was adopted has tasks on it
             raise NetworkError(f"network {self.table.name}: {error}") from error
 
     def _use(self, fd: int) -> None:

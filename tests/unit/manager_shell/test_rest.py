@@ -314,6 +314,25 @@ def test_same_request_id_creates_once() -> None:
     play(story)
 
 
+def test_a_request_id_of_another_request_is_refused() -> None:
+    async def story(cluster: MemoryCluster, client: Client) -> None:
+        headers = {"X-Swarm-Request-Id": "r1"}
+        made = await client.post("/services/create", json=spec(), headers=headers)
+        assert made.status == 201
+        for path, body in (
+            ("/services/create", spec(Name="other")),
+            ("/secrets/create", {"Name": "pw", "Data": "eA=="}),
+            ("/networks/create", {"Name": "net", "Driver": "overlay"}),
+        ):
+            answer = await client.post(path, json=body, headers=headers)
+            assert answer.status in (400, 412), path
+            assert "used for another request" in await answer.text()
+        long = {"X-Swarm-Request-Id": "r" * 300}
+        assert (await client.post("/services/create", json=spec(), headers=long)).status == 400
+
+    play(story)
+
+
 def test_update_and_removal_sent_again_happen_once() -> None:
     async def story(cluster: MemoryCluster, client: Client) -> None:
         await post(client, "/services/create", spec(), 201)

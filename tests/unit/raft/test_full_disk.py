@@ -1,13 +1,14 @@
 """A member whose disk is full takes no changes, says so, and goes on when there is room."""
 
 import asyncio
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from manager.raft.disk import FileDisk, Reserve, is_full
-from manager.raft.journal import Journal
+from manager.raft.journal import Journal, SyncFailed
 from manager.raft.replication import RaftConfig
 from swarmapi.errors import Unavailable
 from tests.fakes.full_disk import no_room_above
@@ -55,6 +56,19 @@ def test_a_journal_goes_on_with_the_frame_that_found_no_room(tmp_path: Path) -> 
         b"a",
         b"b" * 500,
     ]
+
+
+def test_a_sync_that_failed_is_never_tried_again(tmp_path: Path) -> None:
+    """Also one for want of room: the pages may be dropped, and the next one would succeed."""
+
+    class Delayed(FileDisk):
+        def sync(self, name: str) -> None:
+            raise OSError(errno.ENOSPC, "no space left on device")
+
+    journal = Journal(Delayed(tmp_path / "log"))
+    journal.add(b"a", 1, 1)
+    with pytest.raises(SyncFailed, match="no space left"):
+        journal.write(journal.take())
 
 
 def test_a_lone_manager_is_read_only_and_recovers(tmp_path: Path) -> None:

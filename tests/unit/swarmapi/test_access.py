@@ -126,6 +126,7 @@ def mount(**given: Any) -> bytes:
 
 
 BIND = {"type": "none", "o": "bind", "device": "/"}
+RENDERED = {"type": "tmpfs", "o": "mode={{.Service.Labels.x}}", "device": "/"}
 
 
 @pytest.mark.parametrize(
@@ -144,6 +145,10 @@ BIND = {"type": "none", "o": "bind", "device": "/"}
         (
             mount(Type="volume", Source="v", VolumeOptions={"DriverConfig": {"Options": BIND}}),
             "the volume option o=bind",
+        ),
+        (
+            mount(Type="volume", Source="v", VolumeOptions={"DriverConfig": {"Options": RENDERED}}),
+            "a template in a volume's driver options",
         ),
         (mount(Type="volume", VolumeOptions={"DriverConfig": {"Name": "nfs"}}), "driver nfs"),
         (service(CapabilityAdd=["SYS_ADMIN"]), "the capability SYS_ADMIN"),
