@@ -17,8 +17,9 @@ from typing import Any
 from aiohttp import web
 
 from manager.api import app as manager_app
-from manager.api.keys import EXECS, RAFT_USAGE
+from manager.api.keys import EXECS, PROBES, RAFT_USAGE
 from manager.api.state import RaftUsage
+from manager.dispatcher.probes import ProbeBroker
 from manager.execs.broker import ExecBroker
 from manager.logbroker.broker import LogBroker
 from runtime.image import archive
@@ -30,6 +31,7 @@ from swarmapi.rest import API_VERSION
 from tests.fakes.engine import FakeNetworking, FakeSupervisor
 from tests.unit.manager_shell.cluster import MemoryCluster, NoForwarder
 from worker.api import app as engine_app
+from worker.api import audit
 from worker.engine.clock import SystemClock
 from worker.engine.engine import Engine, EngineParts
 from worker.engine.spec import decode_create
@@ -124,7 +126,9 @@ def engine_target(root: Path) -> Target:
         async def refill() -> None:
             await _refill_engine(engine)
 
-        return engine_app.build_app(engine), refill
+        app = engine_app.build_app(engine)
+        app[audit.DIRECTORY] = root  # nobody is asked who calls; the log can be read
+        return app, refill
 
     return Target(build)
 
@@ -160,14 +164,10 @@ def manager_target() -> Target:
         broker = LogBroker(cluster.store, lambda node, request: False)
         app = manager_app.build_app(cluster.store, "m1", NoForwarder(), broker, cluster.events)
         app[EXECS] = ExecBroker(cluster.store, lambda node, request: False)
-        app[RAFT_USAGE] = lambda: (
-            {"NodeID": "m1", "LeaderID": "m1", "Members": {}}
-            | dict.fromkeys(
-                RaftUsage.__annotations__.keys()
-                - {"NodeID", "LeaderID", "Members", "LastChangeNs"},
-                1,
-            )
-        )
+        app[PROBES] = ProbeBroker(lambda node, request: False, cluster.store.new_id)
+        told = {"NodeID": "m1", "LeaderID": "m1", "Members": {}, "DiskFull": ""}
+        counts = RaftUsage.__annotations__.keys() - told.keys() - {"LastChangeNs"}
+        app[RAFT_USAGE] = lambda: told | dict.fromkeys(counts, 1)
 
         async def refill() -> None:
             await cluster.settle()
