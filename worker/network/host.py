@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import logging
 import os
 import secrets
 import socket
@@ -32,6 +33,7 @@ from worker.network.overlay import BRIDGE, Overlay, prefix_of, short_name
 from worker.network.plan import DesiredState
 from worker.network.publishing import hold
 
+_log = logging.getLogger(__name__)
 DEAD_LOOKS = 4
 """Namespaces whose connections are looked at in one round of verifying."""
 
@@ -340,17 +342,24 @@ class Host:
         return mended
 
     def verify_container(self, container_id: str) -> int:
-        """Read a container's namespace back, repair, and return how many things had drifted."""
+        """Read a container's namespace back, repair, and return how many things had drifted.
+
+        What one did to itself holds the repairs of the others up for nothing.
+        """
         space = self.containers.get(container_id)
         if space is None:
             return 0
         repaired = 0
-        for endpoint in space.endpoints.values():
-            repaired += mend_link(space.route, endpoint.interface, endpoint.places())
-        if space.way_out is not None:
-            out = space.way_out
-            repaired += mend_way_out(space.route, out.interface, out.gateways())
-        return repaired + space.verify_rules()
+        try:
+            for endpoint in space.endpoints.values():
+                repaired += mend_link(space.route, endpoint.interface, endpoint.places())
+            if space.way_out is not None:
+                out = space.way_out
+                repaired += mend_way_out(space.route, out.interface, out.gateways())
+            repaired += space.verify_rules()
+        except OSError as error:
+            _log.warning("container %s cannot be mended: %s", container_id[:12], error)
+        return repaired
 
     def forget_dead(self, subnets: Mapping[str, frozenset[str]], turn: int) -> int:
         """Delete the connections of addresses that overlays no longer have; return how many.

@@ -572,10 +572,7 @@ class Network:
             # One by one: who attaches or sets tables meanwhile does not wait for all of them.
             async with self._lock:
                 look = partial(self._kernel.verify_container, container_id)
-                try:
-                    repaired += await self._on_thread(look)
-                except OSError as error:  # what it did to itself holds the others up for nothing
-                    _log.warning("container %s is not verified: %s", container_id[:12], error)
+                repaired += await self._on_thread(look)
         self._drift_repaired += repaired
         return repaired
 

@@ -11,6 +11,7 @@ from manager.raft.disk import FileDisk, Reserve, is_full
 from manager.raft.journal import Journal, SyncFailed
 from manager.raft.replication import RaftConfig
 from swarmapi.errors import Unavailable
+from swarmapi.override import override
 from tests.fakes.full_disk import no_room_above
 from tests.fakes.raft_cluster import RaftCluster
 
@@ -62,6 +63,7 @@ def test_a_sync_that_failed_is_never_tried_again(tmp_path: Path) -> None:
     """Also one for want of room: the pages may be dropped, and the next one would succeed."""
 
     class Delayed(FileDisk):
+        @override
         def sync(self, name: str) -> None:
             raise OSError(errno.ENOSPC, "no space left on device")
 
