@@ -54,7 +54,9 @@ class Lab:
 
     def _namespace(self, name: str) -> Path:
         pin = self._base / name
-        fd = run_in(netns.current(), netns.create)
+        home = netns.current()
+        fd = run_in(home, netns.create)
+        os.close(home)
         self.fds.append(fd)
         netns.pin(fd, pin)
         self.pins.append(pin)
