@@ -297,7 +297,7 @@ class EngineExecutor:
             return
         values, place = await self._secrets.values(spec, say), self._place(task)
         rendered = contents(expanded(spec.spec, place), place, values)
-        await asyncio.to_thread(self._files.write, task.id, spec, rendered)
+        await _to_its_end(asyncio.to_thread(self._files.write, task.id, spec, rendered))
         await asyncio.to_thread(self._files.note, task.id, spec)
 
     async def _swap(self, container_id: str, task: Task, spec: SpecVersion) -> None:
@@ -311,7 +311,7 @@ class EngineExecutor:
         try:
             values, place = await self._secrets.values(spec), self._place(task)
             rendered = contents(expanded(spec.spec, place), place, values)
-            await asyncio.to_thread(self._files.write, task.id, spec, rendered)
+            await _to_its_end(asyncio.to_thread(self._files.write, task.id, spec, rendered))
             for signal in dict.fromkeys(r.signal for r in outdated if r.signal):
                 await self._engine.kill(container_id, signal)
             await asyncio.to_thread(self._files.note, task.id, spec)

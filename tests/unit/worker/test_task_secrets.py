@@ -3,6 +3,7 @@
 import asyncio
 import os
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -206,5 +207,34 @@ def test_what_replaces_them_is_swapped_into_the_running_container(tmp_path: Path
             await asyncio.gather(waiting, return_exceptions=True)
             assert (directory / "conf").read_bytes() == data
         assert [number for _, number in world.supervisor.signals] == [1]
+
+    play(tmp_path, story)
+
+
+def test_what_is_cut_short_lets_its_files_be_written_to_the_end(tmp_path: Path) -> None:
+    """A second writer beside the first could leave what was replaced, or half of a file."""
+
+    async def story(world: World) -> None:
+        secrets = NodeSecrets()
+        secrets.take([SECRET, CONFIG], complete=True)
+        executor = executor_of(world, secrets)
+        began, go_on = asyncio.Event(), threading.Event()
+        loop, write = asyncio.get_running_loop(), executor._files.write
+
+        def slowly(task_id: str, spec: SpecVersion, contents: list[bytes]) -> None:
+            loop.call_soon_threadsafe(began.set)
+            assert go_on.wait(10)
+            write(task_id, spec, contents)
+
+        executor._files.write = slowly  # type: ignore[method-assign, assignment]
+        preparing = asyncio.create_task(executor.prepare(TASK, SPEC, quiet))
+        async with asyncio.timeout(10):
+            await began.wait()
+            preparing.cancel()
+            await asyncio.sleep(0)
+            assert not preparing.done()
+            go_on.set()
+            await asyncio.gather(preparing, return_exceptions=True)
+        assert len(files_under(world)) == 2
 
     play(tmp_path, story)
