@@ -11,13 +11,14 @@ A machine without listings, or one whose memory files are not executable, uses `
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import signal
 import struct
 
 from runtime.errors import SysError
 from runtime.supervisor import kernel, sealed
-from runtime.supervisor.plan import IGNORE, SEARCH, Plan, Pointer, Slot
+from runtime.supervisor.plan import SEARCH, Plan, Pointer, Slot
 
 _DATA = 0x401000
 _SLOTS = 16
@@ -180,28 +181,29 @@ def _encode(plan: Plan, index: int, slots: int, data: int) -> bytes:
     number, arguments, slot, allow = plan.calls[index]
     words, flags = [0] * 6, 0
     for i, value in enumerate(arguments):
-        if type(value) is int:
-            words[i] = value & _ALL
-        elif type(value) is Pointer:
-            words[i] = data + value
-        elif type(value) is Slot:
-            words[i] = slots + 8 * value
+        kind = type(value)
+        if kind is Pointer:
+            words[i] = data + value  # type: ignore[operator]
+        elif kind is Slot:
+            words[i] = slots + 8 * value  # type: ignore[operator]
             flags |= _FROM_SLOT[i]
         else:
             words[i] = int(value) & _ALL  # type: ignore[call-overload]
-    harmless = 0
-    if allow == IGNORE:
-        harmless = _ALL
-    elif isinstance(allow, frozenset):
-        if allow is SEARCH:
-            flags |= _IS_SEARCH
-        if allow is not SEARCH or index < len(plan.calls) - 1:
-            harmless = sum(1 << code for code in allow)
+    if allow is SEARCH:
+        flags |= _IS_SEARCH
     if index == plan.gated:
         flags |= _IS_GATE
     elif index in plan.forked:
         flags |= _IS_FORK
+    last = allow is SEARCH and index == len(plan.calls) - 1
+    harmless = 0 if allow is None or last else _bits_of(allow)
     return _CALL.pack(number, *words, slots + 8 * (slot % _SLOTS), harmless, flags)
+
+
+@functools.cache
+def _bits_of(allow: frozenset[int] | int) -> int:
+    """Return the set of harmless errnos as bits, all of them for IGNORE."""
+    return sum(1 << code for code in allow) if isinstance(allow, frozenset) else _ALL
 
 
 def image(plan: Plan, report_fd: int, machine: str = kernel.MACHINE) -> bytes:

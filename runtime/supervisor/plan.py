@@ -41,7 +41,7 @@ class Plan:
         self.data = bytearray()
         self.calls: list[tuple[int, list[object], int, frozenset[int] | int | None]] = []
         self.labels: list[str] = []
-        self._strings: dict[bytes, Pointer] = {}
+        self._strings: dict[str | bytes, Pointer] = {}
         self._relocations: list[tuple[int, int]] = []
         self._slotted: set[int] = set()
         self.forked: set[int] = set()
@@ -56,10 +56,9 @@ class Plan:
 
     def string(self, text: str | bytes) -> Pointer:
         """Place a NUL-terminated string; equal strings share their place."""
-        raw = os.fsencode(text)
-        found = self._strings.get(raw)
+        found = self._strings.get(text)
         if found is None:
-            found = self._strings[raw] = self.buffer(raw + b"\0")
+            found = self._strings[text] = self.buffer(os.fsencode(text) + b"\0")
         return found
 
     def strings(self, items: list[str]) -> Pointer:
@@ -85,10 +84,13 @@ class Plan:
         label: str = "",
     ) -> None:
         """Append a call; text arguments become pointers; `allow` names harmless errnos."""
-        if Slot in map(type, arguments):
-            self._slotted.add(len(self.calls))
-        values = [self.string(a) if isinstance(a, (str, bytes)) else a for a in arguments]
-        self.calls.append((NR[name], list(values), slot, allow))
+        values: list[object] = list(arguments)
+        for i, value in enumerate(arguments):
+            if type(value) is str or type(value) is bytes:
+                values[i] = self.string(value)
+            elif type(value) is Slot:
+                self._slotted.add(len(self.calls))
+        self.calls.append((NR[name], values, slot, allow))
         self.labels.append(label or name)
 
     def fork(self, flags: int = signal.SIGCHLD) -> None:

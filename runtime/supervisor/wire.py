@@ -11,6 +11,10 @@ from typing import Any
 
 MAX_MESSAGE = 1 << 20
 _MAX_FDS = 16
+_encode = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps makes an encoder a message
+# as numbers: the module's enumerations take microseconds to be or-ed
+_SIZE_ONLY = int(socket.MSG_PEEK | socket.MSG_TRUNC)
+_CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
 
 
 def tune(sock: socket.socket) -> socket.socket:
@@ -29,7 +33,7 @@ def pair() -> tuple[socket.socket, socket.socket]:
 
 def send(sock: socket.socket, message: dict[str, Any], fds: list[int] | None = None) -> None:
     """Send one record; descriptors ride along."""
-    raw = json.dumps(message, separators=(",", ":")).encode()
+    raw = _encode(message).encode()
     if len(raw) > MAX_MESSAGE // 2:
         raise ValueError(f"message of {len(raw)} bytes is over {MAX_MESSAGE // 2}")
     ancillary = []
@@ -45,9 +49,9 @@ def receive(sock: socket.socket, flags: int = 0) -> tuple[dict[str, Any] | None,
     """
     space = socket.CMSG_SPACE(4 * _MAX_FDS)
     # a buffer of MAX_MESSAGE is a mapping of its own: ten times the cost of asking for the size
-    size = sock.recv_into(bytearray(1), 0, socket.MSG_PEEK | socket.MSG_TRUNC | flags)
+    size = sock.recv_into(bytearray(1), 0, _SIZE_ONLY | flags)
     room = min(max(size, 1), MAX_MESSAGE)
-    raw, ancillary, _, _ = sock.recvmsg(room, space, socket.MSG_CMSG_CLOEXEC | flags)
+    raw, ancillary, _, _ = sock.recvmsg(room, space, _CLOEXEC | flags)
     fds = array.array("i")
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
