@@ -1,4 +1,4 @@
-.PHONY: help check test demo clean bench bench-gate soak-engine soak-managers soak-failover soak-drain soak-network soak-partition soak-hostile audit soak-fleet soak-sim soak-raft soak-power soak-nemesis mutate fuzz openapi proto fmt
+.PHONY: help check test demo clean bench bench-gate soak-engine soak-managers soak-failover soak-drain soak-network soak-partition soak-idle soak-hostile audit soak-fleet soak-sim soak-raft soak-power soak-nemesis mutate fuzz openapi proto fmt
 .DEFAULT_GOAL := help
 python := .venv/bin/python
 
@@ -28,6 +28,8 @@ soak-network: ## 10,000 random operations on services, networks and nodes: nothi
 	$(python) -m tests.soak.network
 soak-partition: ## a node cut off for three minutes: nothing restarts there, all is right within 5 s of healing (root)
 	$(python) -m tests.soak.partition --seconds 180
+soak-idle: ## a silent connection through the VIP and one through the mesh live for 41 minutes (root)
+	$(python) -m tests.soak.idle --minutes 41
 soak-hostile: ## 10,000 tries to get in at every port of engine and manager: refused, logged, no growth (root)
 	$(python) -m tests.soak.hostile
 audit: ## known vulnerabilities of the dependencies (asks the network)

@@ -15,7 +15,13 @@ from runtime.image.registry.errors import RegistryError
 from swarmapi.errors import Conflict, InvalidArgument, NotFound, SwarmError
 from swarmapi.model import defaults
 from swarmapi.model.expand import TaskPlace, contents, expanded
-from swarmapi.model.objects import NodeDescription, RegistryAuth, SpecVersion, Task
+from swarmapi.model.objects import (
+    NodeDescription,
+    RegistryAuth,
+    SpecVersion,
+    Task,
+    TaskStatus,
+)
 from swarmapi.model.readiness import Readiness
 from swarmapi.model.readiness import readiness as readiness_of
 from swarmapi.model.spec import (
@@ -396,11 +402,23 @@ class EngineExecutor:
             if not ill:
                 return await self._ended(found, task)
         if task.addresses and not task.endpoint.drained:
-            message = "unhealthy: to be stopped once nobody sends to it"
-            tell(Standing(ready=False, ending=True, message=message))
-            await self._engine.parts.clock.sleep(WITHDRAWAL_S)  # ended by the managers' leave
+            await self._await_leave(task.status, tell)
         await self._drain(found, task)
         return await self._end_unhealthy(found, task, spec)
+
+    async def _await_leave(self, status: TaskStatus, tell: Tell) -> None:
+        """Say that an ill task is to end, and wait for the managers' leave, which cuts this short.
+
+        It is counted from when that was first said: each change of the assignment asks anew.
+        """
+        now_ns, left_s = self._engine.parts.clock.now_ns(), WITHDRAWAL_S
+        if status.ending:
+            left_s -= max(now_ns - status.timestamp_ns, 0) / defaults.SECOND_NS
+        else:
+            message = "unhealthy: to be stopped once nobody sends to it"
+            tell(Standing(ready=False, ending=True, message=message))
+        if left_s > 0:
+            await self._engine.parts.clock.sleep(left_s)
 
     async def _is_ill(self, container_id: str, spec: SpecVersion, tell: Tell) -> bool:
         """Tell of readiness until the container is unhealthy, or has ended."""

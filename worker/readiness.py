@@ -22,12 +22,15 @@ async def ask(engine: Engine, container_id: str, check: Readiness) -> str:
     """Run the check once; return why the container is not ready, empty when it is."""
     config = ExecConfig(cmd=list(check.command))
     probe = Exec("", container_id, config)
-    output = bytearray()
+    output, starting = bytearray(), None
     try:
         record = engine.inspect(container_id).record
+        if record.status == "paused":
+            return "the container is paused"  # nothing that is started in it would answer
         process = await asyncio.to_thread(engine.exec_process, record, config)
         async with asyncio.timeout(check.timeout_s):
-            await probe.start(engine.supervisor, process)
+            starting = asyncio.ensure_future(probe.start(engine.supervisor, process))
+            await asyncio.shield(starting)
             async with aclosing(probe.output()) as pieces:
                 async for _, data in pieces:
                     output += data[: max(OUTPUT_BYTES - len(output), 0)]
@@ -36,10 +39,17 @@ async def ask(engine: Engine, container_id: str, check: Readiness) -> str:
     except (SwarmError, RuntimeFailure, OSError) as error:
         return error.message if isinstance(error, SwarmError) else str(error)
     finally:
-        if probe.running:
-            probe.kill()
+        await _end(probe, starting)
     words = output.decode("utf-8", "replace").strip()
     return "" if probe.exit_code == 0 else words or f"exit code {probe.exit_code}"
+
+
+async def _end(probe: Exec, starting: asyncio.Future[None] | None) -> None:
+    """Leave no process behind: what was given up while it started is ended once it has."""
+    if starting is not None and not starting.done():
+        await asyncio.wait([starting])
+    if probe.running:
+        probe.kill()
 
 
 async def until_ready(asks: Ask, check: Readiness, pause: Pause) -> None:

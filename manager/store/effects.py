@@ -82,13 +82,17 @@ def store_node(fx: Effects, old: Node | None, node: Node) -> None:
     fx.view.put_node(new)
     fx.touch("node", old, new)
     fx.dirty.add(("node", node.id))
-    row = (node.data_path, node.ingress_hosts(), node.mesh_slot)
-    if old is None or row != (old.data_path, old.ingress_hosts(), old.mesh_slot):
+    if old is None or _told(old) != _told(node):
         touch_node_tables(fx, node.id)
     elif old.state is not node.state and NodeState.DOWN in (old.state, node.state):
         # Nobody finds the containers of a node that is down.
         leases = (fx.view.leases[i] for i in fx.view.leases_of.of(node.id))
         fx.tables.update(lease.network_id for lease in leases)
+
+
+def _told(node: Node) -> tuple[object, ...]:
+    """Return what decides what the tables say of a node."""
+    return (node.data_path, node.ingress_hosts(), node.mesh_slot, node.description.ipv6)
 
 
 def store_lease(fx: Effects, old: NetworkLease | None, lease: NetworkLease) -> None:

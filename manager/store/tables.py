@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Final
 
+from msgspec.structs import replace
+
 from manager.store.view import View, bare
 from swarmapi.model import defaults
 from swarmapi.model.objects import Network, NetworkLease, Node, NodeState, Service, Task
@@ -34,6 +36,7 @@ def network_table(view: View, network_id: str) -> NetworkTable | None:
     placed = [task for task in tasks if task.node_id in places]
     endpoints = {task.id: _endpoint(task, network_id) for task in placed}
     endpoints |= {lease.container_id: _container(lease) for lease in _leases(view, network, places)}
+    endpoints = {key: _reachable(e, places[e.node_id]) for key, e in endpoints.items()}
     service_ids = {task.service_id for task in placed} | view.vips_of.of(network_id)
     services = {
         i: _service(view.services[i], network) for i in sorted(service_ids) if i in view.services
@@ -101,6 +104,11 @@ def _endpoint(task: Task, network_id: str) -> TaskEndpoint:
     )
 
 
+def _reachable(endpoint: TaskEndpoint, node: Node) -> TaskEndpoint:
+    """Return an endpoint with the addresses that its node's kernel can give it."""
+    return endpoint if node.description.ipv6 else replace(endpoint, ipv6_address="")
+
+
 def _leases(view: View, network: Network, places: Mapping[str, Node]) -> list[NetworkLease]:
     """Return the leases of running containers; nobody finds those on a node that is down."""
     leases = (view.leases[i] for i in sorted(view.leases_of.of(network.id)))
@@ -161,7 +169,7 @@ def _node(node: Node, network: Network, shares: int) -> NodeEntry:
         node_id=node.id,
         data_path=node.data_path,
         gateway=bare(node.ingress_address),
-        ipv6_gateway=bare(node.ingress_ipv6),
+        ipv6_gateway=bare(node.ingress_ipv6) if node.description.ipv6 else "",
         mesh_ports=mesh_ports(node.mesh_slot, shares),
     )
 

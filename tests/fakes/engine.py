@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import signal
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -38,6 +39,32 @@ class FakeClock:
         """Remember the wish and go on."""
         self.slept.append(seconds)
         await asyncio.sleep(0)
+
+
+class FakeExecProcess:
+    """A process that ends by SIGKILL alone; its pid is none that can be."""
+
+    pid = 1 << 23
+    master_fd = -1
+
+    def __init__(self) -> None:
+        self.ended = asyncio.Event()
+
+    async def wait(self) -> int:
+        """Return once it was killed."""
+        await self.ended.wait()
+        return 137
+
+    async def resize(self, rows: int, cols: int) -> None:
+        """Do nothing."""
+
+    def signal(self, number: int) -> None:
+        """End by SIGKILL."""
+        if number == signal.SIGKILL:
+            self.ended.set()
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
 class FakeAttachment:
@@ -82,6 +109,10 @@ class FakeSupervisor:
         """How many next starts come up without anybody being told."""
         self.gate: asyncio.Event | None = None
         """When set, a start comes up only once it is set."""
+        self.exec_gate: asyncio.Event | None = None
+        """When set, an exec is had, once it is set; without, none."""
+        self.exec_asked = asyncio.Event()
+        self.execs: list[FakeExecProcess] = []
         self.attachments: dict[str, FakeAttachment] = {}
         self._queues: list[asyncio.Queue[ContainerState]] = []
         self._stamp = 0
@@ -155,8 +186,13 @@ class FakeSupervisor:
     async def exec(
         self, container_id: str, process: dict[str, Any], stdio: tuple[int, int, int] | None
     ) -> ExecProcess:
-        """Refuse: no fake process can be had."""
-        raise StartFailed("executable file not found in $PATH")
+        """Return a process once the gate opens; refuse without one."""
+        if self.exec_gate is None:
+            raise StartFailed("executable file not found in $PATH")
+        self.exec_asked.set()
+        await self.exec_gate.wait()
+        self.execs.append(FakeExecProcess())
+        return self.execs[-1]
 
     async def kill(
         self, container_id: str, signal: int, *, everyone: bool = False, final: bool = False

@@ -1,7 +1,7 @@
 """Trying out the cluster's network from this node, when the leader asks for it."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -16,7 +16,10 @@ from swarmapi.model.probes import (
 from swarmapi.model.tables import EndpointState, NetworkTable, ServiceEntry, TaskEndpoint
 from swarmapi.v1 import dispatcher_pb2 as pb
 from worker.agent.ports import Vantage
-from worker.network import icmp, vantage
+from worker.network import icmp, netns, vantage
+from worker.network.family import IPV4, IPV6, Family
+from worker.network.local import ipv4_only
+from worker.network.plan import network_names
 
 RUNGS: Final = (100, 576, 1280)
 """Sizes below the full one; what passes tells the size of the hole."""
@@ -75,48 +78,76 @@ async def ask_services(
         for service in table.services.values()
         if service.ports
     }
-    asked = []
-    for network_id, one in vantages.items():
-        table = tables.get(network_id)
-        if table is None or table.ingress:
-            continue
-        serving: dict[str, list[TaskEndpoint]] = {}
+    asked = [
+        _ask_network(table, one, ports)
+        for network_id, one in vantages.items()
+        if (table := tables.get(network_id)) is not None and not table.ingress
+    ]
+    return tuple(one for found in await asyncio.gather(*asked) for one in found)
+
+
+async def _ask_network(
+    table: NetworkTable, one: Vantage, ports: Mapping[str, int]
+) -> Sequence[ServiceFinding]:
+    """Ask for the services of one network; a container that ends meanwhile has found nothing."""
+    table = table if netns.has_ipv6() else ipv4_only(table)
+    try:
+        with vantage.entered(one.pid) as inside:
+            inquiry = Inquiry(table, one.name, inside)
+            services = list(table.services.values())[:MOST_SERVICES]
+            asked = [inquiry.ask(s, ports.get(s.service_id, _ANY_PORT)) for s in services]
+            found = await asyncio.gather(*asked)
+            return found if inside.is_there() else ()
+    except (FileNotFoundError, ProcessLookupError):
+        return ()
+
+
+class Inquiry:
+    """What one container learns of its network's services, compared with the network's table."""
+
+    def __init__(self, table: NetworkTable, container: str, inside: vantage.Inside) -> None:
+        self._table = table
+        self._container = container
+        self._inside = inside
+        self._names = network_names(table, table.network_id, ()).forward
+        self._families = [f for f in (IPV4, IPV6) if f is IPV4 or f.of(table.subnets())]
+        self._serving: dict[str, list[TaskEndpoint]] = {}
         for endpoint in table.endpoints.values():
             if endpoint.state is EndpointState.SERVING:
-                serving.setdefault(endpoint.service_id, []).append(endpoint)
-        for service in list(table.services.values())[:MOST_SERVICES]:
-            port = ports.get(service.service_id, _ANY_PORT)
-            backends = serving.get(service.service_id, [])
-            asked.append(_ask_service(table.name, one, service, backends, port))
-    return tuple(await asyncio.gather(*asked))
+                self._serving.setdefault(endpoint.service_id, []).append(endpoint)
 
+    async def ask(self, service: ServiceEntry, port: int) -> ServiceFinding:
+        """Ask for a service's name, its VIPs and some of its tasks."""
+        # The name that is this network's alone: the container may be on several.
+        name = f"{service.name}.{self._table.name}".lower()
+        expected = self._names.get(name, ())
+        backends = self._serving.get(service.service_id, [])
+        names = [await self._ask_name(name, f, f.of(expected)) for f in self._families]
+        vips = [v for v in service.vips() if v in expected] if backends else []
+        silent = [await self._inside.connects(vip, port) for vip in vips]
+        places = [(e.name, a) for e in backends[:MOST_TASKS] for a in e.addresses()]
+        tried = await asyncio.gather(*(self._inside.connects(a, port) for _, a in places))
+        return ServiceFinding(
+            network=self._table.name,
+            container=self._container,
+            service=service.name,
+            dns_error="; ".join(filter(None, names)),
+            vip_error="; ".join(filter(None, silent)),
+            silent=tuple(
+                f"{task} at {address}"
+                for (task, address), error in zip(places, tried, strict=True)
+                if error
+            ),
+        )
 
-async def _ask_service(
-    network: str,
-    one: Vantage,
-    service: ServiceEntry,
-    backends: list[TaskEndpoint],
-    port: int,
-) -> ServiceFinding:
-    dns_error = vip_error = ""
-    expected = {service.vip} if service.vip else {e.address for e in backends}
-    try:
-        answered = set(await vantage.resolve(one.pid, service.name))
-        if answered != expected:
-            got, want = (", ".join(sorted(a)) or "nothing" for a in (answered, expected))
-            dns_error = f"answered {got} instead of {want}"
-    except OSError as error:
-        if expected or not isinstance(error, FileNotFoundError):
-            dns_error = error.strerror or str(error)
-    if service.vip and backends:
-        vip_error = await vantage.connects(one.pid, service.vip, port)
-    chosen = backends[:MOST_TASKS]
-    tried = await asyncio.gather(*(vantage.connects(one.pid, e.address, port) for e in chosen))
-    return ServiceFinding(
-        network=network,
-        container=one.name,
-        service=service.name,
-        dns_error=dns_error,
-        vip_error=vip_error,
-        silent=tuple(e.name for e, error in zip(chosen, tried, strict=True) if error),
-    )
+    async def _ask_name(self, name: str, family: Family, expected: Sequence[str]) -> str:
+        """Return what is wrong with a name's addresses of a family; empty where nothing is."""
+        try:
+            answered = await self._inside.resolve(name, family)
+        except OSError as error:
+            unknown = isinstance(error, FileNotFoundError)
+            return "" if unknown and not expected else error.strerror or str(error)
+        if set(answered) == set(expected):
+            return ""
+        got, want = (", ".join(sorted(a)) or "nothing" for a in (answered, expected))
+        return f"answered {got} instead of {want}"

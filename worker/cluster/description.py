@@ -9,6 +9,7 @@ from pathlib import Path
 
 from swarmapi.model.objects import GenericShare, NodeDescription
 from swarmapi.model.spec import Platform
+from worker.network import netns
 from worker.network.local import INGRESS_LINK
 
 _NANOS_PER_CPU = 1_000_000_000
@@ -31,6 +32,7 @@ def describe(labels: Mapping[str, str], generic: tuple[GenericShare, ...] = ()) 
             *routes_in(Path("/proc/net/route").read_text()),
             *ipv6_routes_in(_read(Path("/proc/net/ipv6_route"))),
         ),
+        ipv6=netns.has_ipv6(),
     )
 
 

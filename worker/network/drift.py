@@ -51,8 +51,7 @@ def mend_link(route: nl.RouteSocket, interface: str, places: Sequence[str]) -> i
         elif routes is not None and (subnet, link.index) not in routes:
             missing.append(nl.link_route(link.index, subnet, address))
     # A link that was told to have no IPv6 takes no address; who told it so is obeyed.
-    route.batch(missing, ignore=(errno.EACCES,))
-    return len(missing)
+    return route.batch(missing, ignore=(errno.EACCES,))
 
 
 def mend_way_out(route: nl.RouteSocket, interface: str, gateways: Sequence[str]) -> int:
@@ -63,16 +62,16 @@ def mend_way_out(route: nl.RouteSocket, interface: str, gateways: Sequence[str])
     present = {where for where, _ in route.routes()}
     lost = [gateway for gateway in gateways if DEFAULT[nl.family_of(gateway)] not in present]
     unable = (errno.EACCES, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EINVAL)
-    route.batch([nl.default_route(gateway, link.index) for gateway in lost], ignore=unable)
-    return len(lost)
+    wanted = [nl.default_route(gateway, link.index) for gateway in lost]
+    return route.batch(wanted, ignore=unable)
 
 
 def mend_port(route: nl.RouteSocket, link: nl.Link, master: int) -> int:
     """Make a link a bridge's port again, and up; return the repairs."""
     if link.up and link.master == master:
         return 0
-    route.batch([nl.set_link(link.index, up=True, master=master)], ignore=(errno.ENODEV,))
-    return 1
+    plugged = nl.set_link(link.index, up=True, master=master)
+    return route.batch([plugged], ignore=(errno.ENODEV,))
 
 
 def mend_stations(route: nl.RouteSocket, wanted: Mapping[str, int]) -> int:
@@ -86,5 +85,4 @@ def mend_stations(route: nl.RouteSocket, wanted: Mapping[str, int]) -> int:
         nl.bridge_station(port, mac, remove=True) for mac, port in told if mac not in wanted
     ]
     # A container's port may be on its way out.
-    route.batch(messages, ignore=(errno.ENODEV, errno.ENOENT, errno.EINVAL))
-    return len(messages)
+    return route.batch(messages, ignore=(errno.ENODEV, errno.ENOENT, errno.EINVAL))

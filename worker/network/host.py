@@ -135,7 +135,7 @@ class Host:
         elif existing.kind != "bridge":
             raise NetworkError(f"interface {spec.bridge} exists and is not a bridge: rename it")
         if existing is None or spec.network_id not in self.bridges:
-            netns.inside(self._fd, lambda: _permit(spec))
+            netns.inside(self._fd, lambda: _permit(spec, adopted=existing is not None))
         return mend_link(self._node.route, spec.bridge, spec.own_addresses())
 
     def remove_bridge(self, network_id: str) -> None:
@@ -411,11 +411,12 @@ class Host:
         self._node.close()
 
 
-def _permit(spec: BridgeNetwork) -> None:
+def _permit(spec: BridgeNetwork, *, adopted: bool) -> None:
     # 127.0.0.1:PORT of a published port leads into the bridge.
     netns.write_sysctl(f"ipv4/conf/{spec.bridge}/route_localnet", 1)
     if spec.ipv6_subnet:
-        netns.allow_ipv6(spec.bridge)
+        if not (adopted and netns.was_told_off(spec.bridge)):
+            netns.allow_ipv6(spec.bridge)
         netns.forward_ipv6()
     elif netns.has_ipv6():
         netns.write_sysctl(f"ipv6/conf/{spec.bridge}/disable_ipv6", 1)

@@ -118,6 +118,22 @@ def ipv4_only(table: NetworkTable) -> NetworkTable:
     )
 
 
+class Ipv4Tables:
+    """Keeps tables as a node without IPv6 has them: the same object as long as theirs is."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[NetworkTable, NetworkTable]] = {}
+
+    def of(self, tables: Mapping[str, NetworkTable]) -> dict[str, NetworkTable]:
+        """Return the tables without anything of IPv6."""
+        before, self._known = self._known, {}
+        for key, table in tables.items():
+            known = before.get(key)
+            same = known is not None and known[0] is table
+            self._known[key] = known if known and same else (table, ipv4_only(table))
+        return {key: own for key, (_, own) in self._known.items()}
+
+
 def in_use(table: NetworkTable) -> frozenset[str]:
     """Return the addresses of a network that somebody has."""
     gateways = [g for n in table.nodes.values() for g in (n.gateway, n.ipv6_gateway)]

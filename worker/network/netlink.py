@@ -87,13 +87,14 @@ class NetlinkSocket:
             offset += (size + 3) & ~3
         return messages
 
-    def batch(self, messages: Sequence[Message], *, ignore: Sequence[int] = ()) -> None:
-        """Send messages and wait for every acknowledgement.
+    def batch(self, messages: Sequence[Message], *, ignore: Sequence[int] = ()) -> int:
+        """Send messages, wait for every acknowledgement and return how many were obeyed.
 
         All are executed; the first failure is raised as NetlinkError unless its errno is
         in `ignore`.
         """
         failure: NetlinkError | None = None
+        refused = 0
         for start in range(0, len(messages), 500):
             part = messages[start : start + 500]
             first = self.next_sequence(len(part))
@@ -110,10 +111,12 @@ class NetlinkSocket:
                         continue
                     waiting -= 1
                     code = -struct.unpack_from("=i", body)[0]
+                    refused += bool(code)
                     if code and code not in ignore and failure is None:
                         failure = NetlinkError(code, "netlink", start + sequence - first)
         if failure is not None:
             raise failure
+        return len(messages) - refused
 
     def dump(self, kind: int, body: bytes, flags: int = NLM_DUMP) -> Iterator[bytes]:
         """Yield the bodies of a dump."""

@@ -128,6 +128,20 @@ def allow_ipv6(link: str, *, local: bool = True) -> None:
     write_sysctl(f"ipv6/conf/{link}/accept_ra", 0)
 
 
+def ipv6_is_off(link: str) -> bool:
+    """Tell whether a link of the calling thread's namespace, or `all`, is to have no IPv6."""
+    return _conf(link, "disable_ipv6") == "1"
+
+
+def was_told_off(link: str) -> bool:
+    """Tell whether a link has no IPv6 on purpose: `allow_ipv6` once gave it leave."""
+    return ipv6_is_off(link) and _conf(link, "accept_dad") == "0"
+
+
+def _conf(link: str, name: str) -> str:
+    return Path(f"/proc/sys/net/ipv6/conf/{link}/{name}").read_text(encoding="ascii").strip()
+
+
 def forward_ipv6() -> None:
     """Let the calling thread's namespace forward IPv6.
 

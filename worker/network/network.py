@@ -29,7 +29,7 @@ from worker.network.drift import keep_verifying
 from worker.network.family import IPV4
 from worker.network.host import Host, node_addresses
 from worker.network.ipam import AddressPool, choose_subnet
-from worker.network.local import UDP, LocalBridge, LocalContainer, in_use, ipv4_only, vanished
+from worker.network.local import UDP, Ipv4Tables, LocalBridge, LocalContainer, in_use, vanished
 from worker.network.localnets import LocalNetworks
 from worker.network.loopback import carried
 from worker.network.plan import DesiredState, Names, Planner
@@ -83,6 +83,7 @@ class Network:
         self._host: Host | None = None
         self._resolver: Resolver | None = None
         self._tables: dict[str, NetworkTable] = {}
+        self._ipv4_tables = Ipv4Tables()
         self._containers: dict[str, _Container] = {}
         self._own = LocalNetworks(bridge_pool, ipv6_seed)
         self._bridges = self._own.specs
@@ -461,9 +462,8 @@ class Network:
         removed backends, and UDP flows of withdrawn ones, are deleted afterwards.
         """
         async with self._lock:
-            before, self._tables = self._tables, dict(tables)
-            if not netns.has_ipv6():
-                self._tables = {key: ipv4_only(table) for key, table in tables.items()}
+            before = self._tables
+            self._tables = dict(tables) if netns.has_ipv6() else self._ipv4_tables.of(tables)
             for table in self._tables.values():
                 if table.ingress and self._node_id in table.nodes:
                     await self._on_thread(

@@ -166,7 +166,7 @@ class Overlay:
         )
 
         def permit() -> None:
-            if self.ingress_ipv6_gateway:
+            if self.ingress_ipv6_gateway and not netns.ipv6_is_off("all"):
                 netns.allow_ipv6(INGRESS_LINK)
                 netns.forward_ipv6()
             # 127.0.0.1:PORT of the node itself leads into the overlay.
@@ -179,7 +179,8 @@ class Overlay:
         leg = node.index(INGRESS_LINK)
         node.batch(
             [nl.set_link(leg, up=True)]
-            + [nl.add_address(leg, place) for place in self._leg_places()]
+            + [nl.add_address(leg, place) for place in self._leg_places()],
+            ignore=(errno.EACCES,),  # of a node that is to have no IPv6
         )
 
     def settle(self, desired: OverlayState) -> int:

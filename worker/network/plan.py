@@ -439,7 +439,7 @@ def _overlay_names(
     for service in sorted(table.services.values(), key=lambda s: s.service_id):
         addresses = groups.get(service.service_id, ())
         for name in _service_names(service):
-            add(name, service.vips() or addresses)
+            add(name, _offered(service, addresses))
             add(f"tasks.{name}", addresses)
         for vip in service.vips():
             reverse[vip] = f"{service.name}.{table.name}"
@@ -450,6 +450,15 @@ def _overlay_names(
             add(endpoint.name, endpoint.addresses())
             for address in endpoint.addresses():
                 reverse[address] = f"{endpoint.name}.{table.name}"
+
+
+def _offered(service: ServiceEntry, addresses: Sequence[str]) -> tuple[str, ...]:
+    """Return what a service's name stands for: no VIP of a family that only others' tasks lack.
+
+    A client that is told of one would be refused, and not every client asks for the other then.
+    """
+    vips, families = service.vips(), {":" in address for address in addresses}
+    return tuple(v for v in vips if (":" in v) in families) or vips or tuple(addresses)
 
 
 def _service_names(service: ServiceEntry) -> tuple[str, ...]:

@@ -377,6 +377,8 @@ class NodeDescription(Stored, frozen=True):
     generic: tuple[GenericShare, ...] = ()
     routes: tuple[str, ...] = ()
     """Prefixes that its own routes lead to, the default and the mesh left out."""
+    ipv6: bool = True
+    """Whether its kernel knows IPv6; one that does not say so is taken to."""
 
 
 class NodeTLS(Stored, frozen=True):

@@ -44,7 +44,7 @@ class ServiceFinding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     dns_error: str = ""
     vip_error: str = ""
     silent: tuple[str, ...] = ()
-    """Tasks that do not answer under their own addresses."""
+    """`TASK at ADDRESS` where a task does not answer."""
 
 
 class ProbeFindings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from swarmapi.model.tables import NetworkTable, NodeEntry
 from tests.privileged.network.lab import Lab, Server, ask, ipv6_of, run_in, start_nodes
 from worker.network import netns
 from worker.network import nftexpr as nx
@@ -210,5 +211,67 @@ def test_the_ipv6_table_is_repaired(lab: Lab, tmp_path: Path) -> None:
             assert await network.verify() > 0
             with contextlib.closing(Server(web.netns_fd, "web", 80)):
                 assert ask(client, NODE6, 8080)[:2] == ["web", CLIENT6]
+
+    asyncio.run(scenario())
+
+
+def test_ipv6_that_was_turned_off_on_purpose_stays_off(lab: Lab, tmp_path: Path) -> None:
+    """A restart turns it on again for nobody, and what cannot be mended is no drift."""
+
+    def turn_off() -> None:
+        netns.write_sysctl("ipv6/conf/swt-red/disable_ipv6", 1)
+
+    async def scenario() -> None:
+        async with start_nodes(lab, tmp_path, NODE) as made:
+            spec = await bridge(made["n1"], "red")
+            node = lab.fd(tmp_path / "swt-n1")
+            run_in(node, turn_off)
+            assert await made["n1"].verify() == 0
+            await made["n1"].stop(remove=False)
+            made["n1"] = again = Network(
+                node_id="n1",
+                run_dir=tmp_path / "run-n1",
+                data_path_addr=NODE["n1"],
+                upstream_dns=(),
+                bridge_pool="172.16.0.0/12",
+                node_netns=tmp_path / "swt-n1",
+            )
+            await again.start()
+            await again.create_bridge_network(spec)
+            assert run_in(node, lambda: netns.ipv6_is_off("swt-red"))
+            assert await again.verify() == 0
+            # A bridge that is made anew is given it anew.
+            await again.remove_bridge_network("red")
+            await again.create_bridge_network(spec)
+            assert not run_in(node, lambda: netns.ipv6_is_off("swt-red"))
+
+    asyncio.run(scenario())
+
+
+def test_the_mesh_gives_a_node_no_ipv6_that_is_to_have_none(lab: Lab, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with start_nodes(lab, tmp_path, NODE) as made:
+            node = lab.fd(tmp_path / "swt-n1")
+            run_in(node, lambda: netns.write_sysctl("ipv6/conf/all/disable_ipv6", 1))
+            entry = NodeEntry(
+                node_id="n1",
+                data_path=NODE["n1"],
+                gateway="10.255.0.2",
+                ipv6_gateway="fd0f::2",
+            )
+            mesh = NetworkTable(
+                network_id="mesh",
+                name="ingress",
+                revision=1,
+                subnet="10.255.0.0/24",
+                gateway="10.255.0.1",
+                further_subnets=("fd0f::/64",),
+                vni=4096,
+                ingress=True,
+                nodes={"n1": entry},
+            )
+            await made["n1"].set_tables({"mesh": mesh})
+            assert run_in(node, lambda: netns.ipv6_is_off("swarm-ingress"))
+            assert await made["n1"].verify() == 0
 
     asyncio.run(scenario())

@@ -137,6 +137,32 @@ def test_a_network_of_both_families_gives_an_address_of_each() -> None:
     assert copy.addresses_of.of("dual") == made.view.addresses_of.of("dual")
 
 
+def test_nobody_is_told_of_ipv6_addresses_on_a_node_whose_kernel_has_none() -> None:
+    made = World()
+    made.add_nodes(node("n1"), node("n2"))
+    made.commit(c.PutNetwork(network=Network(id="dual", spec=dual())))
+    mesh = NetworkSpec(name="mesh", ingress=True, enable_ipv6=True)
+    made.commit(c.PutNetwork(network=Network(id="mesh", spec=mesh)))
+    made.put_service("a", spec("a", networks=("dual",), replicas=2))
+    made.converge()
+
+    def told(node_id: str) -> tuple[set[bool], int]:
+        table, way = network_table(made.view, "dual"), network_table(made.view, "mesh")
+        assert table is not None
+        assert way is not None
+        here = {bool(e.ipv6_address) for e in table.endpoints.values() if e.node_id == node_id}
+        assert here == {bool(way.nodes[node_id].ipv6_gateway)}
+        return here, table.revision + way.revision
+
+    (with_ipv6, before), (other, _) = told("n1"), told("n2")
+    assert with_ipv6 == other == {True}
+    old = replace(made.view.nodes["n1"].description, ipv6=False)
+    made.commit(c.SetNodeDescription(node_id="n1", description=old))
+    without, after = told("n1")
+    assert (without, told("n2")[0]) == ({False}, {True})
+    assert after > before
+
+
 def test_an_ipv6_subnet_is_chosen_off_routes_and_given_or_refused() -> None:
     made = started()
     first = choose(made.view, dual()).pools[1].subnet

@@ -15,7 +15,7 @@ from swarmapi.model.tables import (
 )
 from worker.network import nftexpr as nx
 from worker.network.attachments import PortBinding, mac_of
-from worker.network.local import LocalBridge, LocalContainer
+from worker.network.local import Ipv4Tables, LocalBridge, LocalContainer
 from worker.network.plan import DesiredState, Planner
 
 
@@ -159,6 +159,34 @@ def test_host_ports_with_an_address_are_kept_apart() -> None:
     node = planned(overlay(), container).node
     assert len(node.elements["ports"]) == 1
     assert next(iter(node.elements["address-ports"])).startswith(packed("127.0.0.1"))
+
+
+def test_a_vip_of_a_family_that_no_task_has_is_not_named() -> None:
+    def named(*tasks: TaskEndpoint) -> tuple[str, ...]:
+        table = overlay(*tasks)
+        service = msgspec.structs.replace(table.services["s1"], ipv6_vip="fd01::2")
+        subnets = ("fd01::/64",)
+        table = msgspec.structs.replace(table, services={"s1": service}, further_subnets=subnets)
+        return planned(table).names["c1"].forward["web"]
+
+    both = msgspec.structs.replace(task(2), ipv6_address="fd01::12")
+    assert named(task(1)) == ("10.0.1.2",)
+    assert named(task(1), both) == ("10.0.1.2", "fd01::2")
+    withdrawn = msgspec.structs.replace(both, state=EndpointState.WITHDRAWN)
+    assert named(task(1), withdrawn) == ("10.0.1.2",)
+    # Nobody serves at all: both are known, and refuse at once.
+    assert named() == ("10.0.1.2", "fd01::2")
+
+
+def test_what_a_node_without_ipv6_makes_of_an_unchanged_table_is_unchanged() -> None:
+    dual = msgspec.structs.replace(task(1), ipv6_address="fd01::11")
+    tables, own = {"net1": overlay(dual), "net2": overlay(dual)}, Ipv4Tables()
+    first = own.of(tables)
+    assert not first["net1"].endpoints["t1"].ipv6_address
+    second = own.of({**tables, "net2": overlay(dual, task(2))})
+    assert second["net1"] is first["net1"]
+    assert set(second["net2"].endpoints) == {"t1", "t2"}
+    assert set(own.of({"net2": tables["net2"]})) == {"net2"}
 
 
 def test_an_unchanged_table_costs_nothing() -> None:

@@ -255,6 +255,23 @@ def test_an_ill_task_is_withdrawn_before_it_is_stopped(tmp_path: Path) -> None:
         play(tmp_path / str(leave), partial(story, leave=leave))
 
 
+def test_a_changed_assignment_does_not_count_an_ill_tasks_leave_anew(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        world.network.enter(NetworkInfo("net1", "app", "overlay", "10.0.1.0/24", scope="swarm"))
+        executor, told = executor_of(world), list[Standing]()
+        task = replace(_TASK, addresses=(NetworkAddress(network_id="net1", address="10.0.1.5/24"),))
+        await executor.prepare(task, _CHECKED, quiet)
+        await executor.start(task, _CHECKED)
+        since_ns = world.clock.now_ns() - 2 * 10**9
+        ending = TaskStatus(state=TaskState.RUNNING, ending=True, timestamp_ns=since_ns)
+        world.clock.slept.clear()
+        await executor.wait(replace(task, status=ending), _CHECKED, told.append)
+        assert [round(s, 3) for s in world.clock.slept if s > 1] == [WITHDRAWAL_S - 2]
+        assert told == []
+
+    play(tmp_path, story)
+
+
 def test_a_checked_task_that_ends_before_it_was_healthy_tells_its_code(tmp_path: Path) -> None:
     async def story(world: World) -> None:
         executor = executor_of(world)
