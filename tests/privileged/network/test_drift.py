@@ -121,10 +121,10 @@ async def two_overlays(lab: Lab, base: Path) -> AsyncIterator[tuple[Place, int]]
 
 
 @contextmanager
-def routes(fd: int) -> Iterator[Callable[[Callable[[nl.RouteSocket], None]], None]]:
+def routes(fd: int) -> Iterator[Callable[[Callable[[nl.RouteSocket], object]], None]]:
     """Yield a way to do something with the routes and links of a namespace."""
 
-    def do(action: Callable[[nl.RouteSocket], None]) -> None:
+    def do(action: Callable[[nl.RouteSocket], object]) -> None:
         def body() -> None:
             with nl.RouteSocket() as route:
                 action(route)
@@ -134,7 +134,7 @@ def routes(fd: int) -> Iterator[Callable[[Callable[[nl.RouteSocket], None]], Non
     yield do
 
 
-def on_routes(where: str, action: Callable[[nl.RouteSocket], None]) -> Callable[[Place], None]:
+def on_routes(where: str, action: Callable[[nl.RouteSocket], object]) -> Callable[[Place], None]:
     def take(place: Place) -> None:
         with routes(getattr(place, where)) as do:
             do(action)
@@ -155,7 +155,7 @@ def on_table(
     return take
 
 
-def remove_route(interface: str, subnet: str) -> Callable[[nl.RouteSocket], None]:
+def remove_route(interface: str, subnet: str) -> Callable[[nl.RouteSocket], object]:
     def body(route: nl.RouteSocket) -> None:
         link = route.index(interface)
         first, size = str(ip_network(subnet)[1]), 20 if ":" in subnet else 8
@@ -166,7 +166,7 @@ def remove_route(interface: str, subnet: str) -> Callable[[nl.RouteSocket], None
     return body
 
 
-def remove_address(interface: str, place: str) -> Callable[[nl.RouteSocket], None]:
+def remove_address(interface: str, place: str) -> Callable[[nl.RouteSocket], object]:
     def body(route: nl.RouteSocket) -> None:
         _, _, raw = nl.add_address(route.index(interface), place)
         route.batch([(nl.RTM_NEWADDR + 1, 0, raw)])
@@ -174,11 +174,11 @@ def remove_address(interface: str, place: str) -> Callable[[nl.RouteSocket], Non
     return body
 
 
-def remove_links(*names: str) -> Callable[[nl.RouteSocket], None]:
+def remove_links(*names: str) -> Callable[[nl.RouteSocket], object]:
     return lambda route: route.batch([nl.remove_link(route.index(name)) for name in names])
 
 
-def remove_entry(kind: str) -> Callable[[nl.RouteSocket], None]:
+def remove_entry(kind: str) -> Callable[[nl.RouteSocket], object]:
     mac = mac_of("10.0.1.12")
 
     def body(route: nl.RouteSocket) -> None:
