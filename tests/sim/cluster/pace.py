@@ -81,13 +81,16 @@ def _slot_of(task: Task) -> tuple[int, str]:
 
 
 def _is_moving(view: View, task: Task) -> bool:
-    """Tell whether a slot waits for a move: not where an update's task runs there by now."""
+    """Tell whether a slot waits for a move.
+
+    Not where an update's task runs there by now, nor where the node left was given back and the
+    task to be moved runs on.
+    """
     return task.by_move and not any(
         t.id != task.id
         and t.slot == task.slot
         and is_wanted(t)
         and t.status.state == TaskState.RUNNING
-        and t.meta.created_ns >= task.meta.created_ns
         and (node := view.nodes.get(t.node_id)) is not None
         and node.spec.availability == Availability.ACTIVE
         for t in view.tasks_of_service(task.service_id)
