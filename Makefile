@@ -1,4 +1,4 @@
-.PHONY: help check test demo clean bench bench-gate soak-engine soak-managers soak-failover soak-drain soak-network soak-partition soak-idle soak-hostile audit soak-fleet soak-sim soak-raft soak-power soak-nemesis mutate fuzz openapi proto fmt
+.PHONY: help check test demo clean commands bench bench-gate soak-engine soak-managers soak-failover soak-drain soak-network soak-partition soak-idle soak-hostile audit soak-fleet soak-sim soak-raft soak-power soak-nemesis mutate fuzz openapi proto fmt
 .DEFAULT_GOAL := help
 python := .venv/bin/python
 
@@ -48,6 +48,10 @@ soak-nemesis: ## three managers, clients and a nemesis for MINUTES: what the cli
 	$(python) -m tests.soak.nemesis --minutes $(MINUTES)
 mutate: ## bugs planted in the control plane one by one: which of them the tests catch
 	$(python) -m tests.sim.mutations
+commands: ## which commands and flags of the engine tests ran, by docker and by swarmctl (root)
+	rm -f .cache/commands && mkdir -p .cache
+	.venv/bin/pytest -q -p tests.recorder --record-commands .cache/commands tests/e2e/engine
+	$(python) -m tests.exercised .cache/commands
 fuzz: ## requests made from the API's document, for ten minutes (root)
 	$(python) -m tests.fuzz --seconds 600
 openapi: ## print the API's document
