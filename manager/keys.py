@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from manager.config import Paths
@@ -90,26 +90,30 @@ class Locker:
 
     async def run(self) -> None:
         """Follow the cluster until cancelled."""
-        await self.finish()
         while True:
             self._wake.clear()
-            await self.step()
             try:
+                await self.finish()
+                await self.step()
                 await self.report()
-            except SwarmError as error:
-                log.info("not told that the keys follow: %s", error.message)
+            except (SwarmError, OSError) as error:
+                log.warning("the keys of this node do not follow yet: %s", error)
                 await asyncio.sleep(RETRY_S)
                 continue
             await self._wake.wait()
 
     async def finish(self) -> None:
-        """Bring a new key into use where the power failed meanwhile."""
+        """Bring a new key into use where it is not yet: the power failed, or the disk is full.
+
+        Raises Unavailable: there is no room; the former key goes on opening what it sealed.
+        """
         if len(self._keyring.keys) > 1:
             await self._take_newest()
-            self._save(self.unlock_key, locked_at(self._paths.keys.read_bytes()))
+            version = locked_at(self._paths.keys.read_bytes())
+            self._save(self.unlock_key, version, self._keyring.keys)
 
     async def step(self) -> None:
-        """Make the disk as the cluster is now.
+        """Make the disk as the cluster is now. Raises Unavailable for want of room (`finish`).
 
         What a log that is still being replayed says of older times is not heard: the keys would
         lie in clear for a moment.
@@ -122,11 +126,13 @@ class Locker:
             return
         if wanted and not self.unlock_key:
             # The present key lay in clear on this disk: it may seal nothing that is locked.
-            self._keyring.add(Keyring.fresh().keys[0])
-            self._save(wanted, version)
-            await self._take_newest()
-        self._save(wanted, version)
+            fresh = Keyring.fresh().keys[0]
+            self._save(wanted, version, (fresh, *self._keyring.keys))
+            self._keyring.add(fresh)  # not before: what it seals needs it on the disk
+        else:
+            self._save(wanted, version, self._keyring.keys)
         self.unlock_key = wanted
+        await self.finish()
         log.info("the keys of this node are %s", "locked" if wanted else "not locked any more")
 
     async def report(self) -> None:
@@ -138,9 +144,9 @@ class Locker:
             done = SetNodeLock(node_id=self._node_id, lock_index=cluster.lock_index)
             await self._store.propose((done,))
 
-    def _save(self, unlock_key: str, version: int) -> None:
+    def _save(self, unlock_key: str, version: int, keys: Sequence[bytes]) -> None:
         with self._paths.tls.locked():  # swarmd may be at sealing a key with the ring of before
-            write_durably(self._paths.keys, pack_keyring(self._keyring, unlock_key, version))
+            write_durably(self._paths.keys, pack_keyring(Keyring(keys), unlock_key, version))
 
     async def _take_newest(self) -> None:
         """Seal everything with the newest key and forget the others."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +24,7 @@ from swarmapi.v1 import logs_pb2
 
 log = logging.getLogger(__name__)
 SHARE_WAIT_S: Final = 5.0
+SHARE_REST_S: Final = 30.0
 CHUNK_BYTES: Final = 1 << 16
 HEAD_WAIT_S: Final = 30.0
 LOST_WAIT_S: Final = 1.0
@@ -40,6 +42,8 @@ class GrpcForwarder:
         self._tls = tls
         self._channels: dict[tuple[str, TLSMaterial], grpc.aio.Channel] = {}
         """By address and what they show. Outdated ones are kept: calls may be open on them."""
+        self._rests_until: dict[str, float] = {}
+        """Managers that are not handed logs for now, by address."""
 
     async def forward(
         self,
@@ -81,19 +85,29 @@ class GrpcForwarder:
             call.cancel()
 
     async def share_log(self, addresses: Iterable[str], task_id: str, lines: bytes) -> None:
-        """Hand a task's last lines to other managers; one that does not answer goes without."""
+        """Hand a task's last lines to other managers; one that does not answer goes without.
+
+        Nor is it asked for a while: many tasks may end, and the others would wait for it each time.
+        """
         kept = logs_pb2.KeptLog(task_id=task_id, lines=lines)
+        now = time.monotonic()
+        asked = [address for address in addresses if self._rests_until.get(address, now) <= now]
         calls = (
             self._channel(address).unary_unary(
                 "/swarmapi.v1.Logs/Keep",
                 request_serializer=logs_pb2.KeptLog.SerializeToString,
                 response_deserializer=logs_pb2.LogReceipt.FromString,
             )(kept, timeout=SHARE_WAIT_S)
-            for address in addresses
+            for address in asked
         )
-        for error in await asyncio.gather(*calls, return_exceptions=True):
-            if isinstance(error, grpc.aio.AioRpcError):
-                log.info("log of task %s is not shared: %s", task_id, error.details())
+        for address, error in zip(
+            asked, await asyncio.gather(*calls, return_exceptions=True), strict=True
+        ):
+            if not isinstance(error, grpc.aio.AioRpcError):
+                continue
+            log.info("log of task %s is not shared: %s", task_id, error.details())
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                self._rests_until[address] = time.monotonic() + SHARE_REST_S
 
     async def close(self) -> None:
         """Close the channels."""

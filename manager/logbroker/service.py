@@ -7,7 +7,7 @@ from manager.ca.rpc import refuse
 from manager.logbroker.broker import LogBroker
 from manager.logbroker.tails import Tails
 from manager.replica import Store
-from swarmapi.errors import SwarmError
+from swarmapi.errors import SwarmError, Unavailable
 from swarmapi.identity import identity_from_auth_context
 from swarmapi.v1 import logs_pb2 as pb
 
@@ -41,4 +41,6 @@ class LogsService:
                 self._tails.take(request.task_id, request.lines)
         except SwarmError as error:
             await refuse(context, error)
+        except OSError as error:
+            await refuse(context, Unavailable(f"log of task {request.task_id}: {error}"))
         return pb.LogReceipt()

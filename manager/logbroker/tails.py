@@ -42,7 +42,7 @@ class Tails:
         self._held_bytes = sum(self._sizes.values())
 
     def keep(self, task_id: str, lines: Iterable[Line]) -> None:
-        """Store a task's last lines, as many as `TAIL_BYTES` hold."""
+        """Store a task's last lines, as many as `TAIL_BYTES` hold. Raises OSError: none is kept."""
         kept: deque[Line] = deque()
         size_bytes = 0
         for line in lines:
@@ -52,7 +52,12 @@ class Tails:
                 size_bytes -= len(kept.popleft().data)
         packed = msgspec.msgpack.encode([tuple(line) for line in kept])
         self.forget(task_id)
-        self._path(task_id).write_bytes(packed)
+        path = self._path(task_id)
+        try:
+            path.write_bytes(packed)
+        except OSError:
+            path.unlink(missing_ok=True)  # a part of it would be kept for ever, and never counted
+            raise
         self._sizes[task_id] = len(packed)
         self._held_bytes += len(packed)
         while self._held_bytes > self._total_bytes:

@@ -224,6 +224,23 @@ class RaftCore(Following):
         self.transferLeadership(node, lambda _, reason: outcome.append(reason))
         return outcome == [0]
 
+    def resign(self) -> None:
+        """Lead no longer, at once, and have the follower with the most of the log try to.
+
+        Whether it has enough is for the others to say. Where there are none, nobody could.
+        """
+        if not self.is_leader or not self.others:
+            return
+        matching = self._SyncObj__raftMatchIndex
+        heirs = [member for member in self._peers() if member in self._SyncObj__connectedNodes]
+        if heirs:
+            heir = max(heirs, key=lambda member: matching.get(member, 0))
+            self._outbox.send(heir.id, m.TimeoutNow(self.term))
+        self._SyncObj__setState(FOLLOWER)
+        self._SyncObj__raftLeader = None
+        timeout_s = self._SyncObj__generateRaftTimeout()
+        self._SyncObj__raftElectionDeadline = monotonic() + timeout_s
+
     def connected(self, peer: str) -> None:
         """Note a link to `peer`."""
         self._SyncObj__connectedNodes.add(self._member(peer))

@@ -7,6 +7,7 @@ from typing import Final, Protocol
 
 from swarmapi.durable import sync_directory
 
+_SLICE_BYTES: Final = 64 << 10
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -49,7 +50,8 @@ def is_full(error: BaseException | None) -> bool:
 class Reserve:
     """Room on the disk for what must be written though it is full: votes, terms, elections.
 
-    While it is not held the member takes no changes. Every method raises OSError.
+    While it is not held whole the member takes no changes. It is spent in slices: whoever fills
+    the disk would have all that is given away at once. Every method raises OSError.
     """
 
     def __init__(self, path: Path, size_bytes: int) -> None:
@@ -59,11 +61,12 @@ class Reserve:
         self.hold()
 
     def hold(self) -> bool:
-        """Take the room, when there is twice as much: the disk would be full again at once."""
+        """Take the room, when as much again is left: the disk would be full again at once."""
         make_directory(self.path.parent)
         room = os.statvfs(self.path.parent)
-        free_bytes = room.f_bavail * room.f_frsize
-        if not self.path.exists() and free_bytes < 2 * self._size_bytes:
+        free_bytes, left_bytes = room.f_bavail * room.f_frsize, self.left_bytes
+        missing_bytes = self._size_bytes - left_bytes
+        if missing_bytes > 0 and free_bytes < missing_bytes + self._size_bytes:
             return False
         try:
             descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -75,18 +78,31 @@ class Reserve:
             os.posix_fallocate(descriptor, 0, self._size_bytes)
             self.held = True
         except OSError as error:
-            self.release()
+            os.ftruncate(descriptor, left_bytes)
+            if not left_bytes:
+                self.path.unlink()
             if not is_full(error):
                 raise
         finally:
             os.close(descriptor)
         return self.held
 
-    def release(self) -> bool:
-        """Give the room away; return whether there was any."""
-        had, self.held = self.held, False
-        self.path.unlink(missing_ok=True)
-        return had
+    @property
+    def left_bytes(self) -> int:
+        """What has not been spent."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def spend(self, need_bytes: int) -> bool:
+        """Give away the slices that so many bytes need; False when that much is not left."""
+        self.held, left_bytes = False, self.left_bytes
+        if need_bytes > left_bytes:
+            return False
+        spent_bytes = _SLICE_BYTES * -(-need_bytes // _SLICE_BYTES)
+        if spent_bytes < left_bytes:
+            os.truncate(self.path, left_bytes - spent_bytes)
+        else:
+            self.path.unlink()
+        return True
 
 
 class FileDisk:
@@ -113,12 +129,16 @@ class FileDisk:
         return (self._path / name).read_bytes()
 
     def append(self, name: str, data: bytes) -> None:
-        try:
-            self._append(name, data)
-        except OSError as error:
-            if not is_full(error) or self._reserve is None or not self._reserve.release():
-                raise
-            self._append(name, data)
+        while True:
+            try:
+                self._append(name, data)
+            except OSError as error:
+                if not is_full(error) or self._reserve is None:
+                    raise
+                if not self._reserve.spend(len(data)):
+                    raise
+            else:
+                return
 
     def sync(self, name: str) -> None:
         os.fdatasync(self._descriptor(name))

@@ -112,6 +112,20 @@ class Driver:
         core.pump()
         self._flush(promises=False)
 
+    def stall(self, core: RaftCore) -> None:
+        """Run a turn while there is no room for the frame that `begin` returned.
+
+        Nothing can be promised, so the member leads no longer and hears nobody: what came is
+        dropped, and whoever drives it makes the links anew before `finish`.
+        """
+        core.resign()
+        events = list(self.inbox)
+        self.inbox.clear()
+        for event in events:
+            if not isinstance(event, Received):
+                self._handle(core, event)
+        self._flush(promises=False)
+
     def _handle(self, core: RaftCore, event: Event) -> None:
         match event:
             case Received(peer, messages):

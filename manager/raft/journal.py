@@ -14,13 +14,14 @@ term and vote of its time, so earlier segments can be dropped. A journal with a 
 frames of another kind or key writes the whole log anew and drops them.
 """
 
+import logging
 import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from manager.raft.disk import Disk
+from manager.raft.disk import Disk, is_full
 from swarmapi.keyring import NONCE_BYTES, Keyring, WrongKey
 
 MAGIC: Final = b"SWRAFT1\n"
@@ -35,6 +36,7 @@ _ENTRY: Final = struct.Struct("<QQ")
 _PLAIN, _AES_GCM = 0, 1
 _NO_NONCE: Final = bytes(NONCE_BYTES)
 _R_ENTRY, _R_TRUNCATE, _R_HARD, _R_COMMIT, _R_RESET = 1, 2, 3, 4, 5
+_log = logging.getLogger(__name__)
 
 Entry = tuple[bytes, int, int]
 """(command, index, term): the shape PySyncObj's core keeps its log in."""
@@ -191,9 +193,14 @@ class Journal:
             self._remove(segment)
 
     def rewrite(self) -> None:
-        """Write the whole log anew, sealed as frames are now, and drop what was before."""
+        """Write the whole log anew, sealed as frames are now, and drop what was before.
+
+        Raises OSError: it could not be written. After one that `is_full` all is as it was.
+        """
         if not self._segments:
             return
+        before = bytes(self._buffer), self._sequence, self._size_bytes, self._unchanged
+        pending_max, segments = self._pending_max, dict(self._segments)
         self._buffer.clear()
         self._record(_R_RESET, b"")
         for command, index, term in self.entries:
@@ -201,7 +208,15 @@ class Journal:
         self._record(_R_COMMIT, _INDEX.pack(self.commit))
         self._pending_max = self.last_index
         self._size_bytes = self._segment_max_bytes
-        self.sync()
+        try:
+            self.sync()
+        except OSError:
+            fresh = self._segments.keys() - segments.keys()
+            for name in fresh.intersection(self._disk.names()):
+                self._disk.remove(name)
+            buffered, self._sequence, self._size_bytes, self._unchanged = before
+            self._buffer[:], self._pending_max, self._segments = buffered, pending_max, segments
+            raise
         for segment in list(self._segments)[:-1]:
             self._remove(segment)
         self._stale = False
@@ -248,7 +263,12 @@ class Journal:
         self.commit = min(self.commit, self.last_index)
         self.synced_index = self.last_index
         if self._stale:
-            self.rewrite()
+            try:
+                self.rewrite()
+            except OSError as error:
+                if not is_full(error):
+                    raise
+                _log.warning("no room to seal the log anew, it stays as it was: %s", error)
 
     def _recover_segment(self, name: str, last: bool) -> None:
         data = self._disk.read(name)

@@ -5,6 +5,7 @@ turn of the API loop; outcomes go out as lists, once per turn of the member.
 """
 
 import asyncio
+import errno
 import logging
 import threading
 from collections.abc import Callable, Coroutine, Sequence
@@ -45,6 +46,7 @@ _TICK_S: Final = 0.02
 _DISK_S: Final = 1.0
 """How often it is looked whether a full disk has room again."""
 _HAND_OVER_S: Final = 10.0
+_ELECTION_BYTES: Final = 4096
 _log = logging.getLogger(__name__)
 
 
@@ -84,6 +86,7 @@ class MemberThread:
         self._started: Future[None] = Future()
         self._stopping = False
         self._full = ""
+        self._stalled = False
         self._looked_at = self._handed_over_at = float("-inf")
         self._tasks: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._main, name="raft", daemon=True)
@@ -162,9 +165,19 @@ class MemberThread:
 
     def reseal(self, core: RaftCore, future: "asyncio.Future[int]") -> None:
         """Write journal and snapshot anew under the newest key of the ring."""
-        core.log.journal.rewrite()
-        self._snapshots.reseal()
-        self._out.append(Done(future, core.applied_index))
+        try:
+            if self._stalled:
+                raise OSError(errno.ENOSPC, "no room for the log")
+            core.log.journal.rewrite()
+            self._snapshots.reseal()
+        except OSError as error:
+            if not is_full(error):
+                raise
+            path = self._settings.state_dir
+            told = f"no room to seal everything anew ({path}): it stays as it was, make room"
+            self._out.append(Done(future, Unavailable(told)))
+        else:
+            self._out.append(Done(future, core.applied_index))
 
     def tune(self, core: RaftCore, config: RaftConfig, keep_old: int) -> None:
         """Have the log kept in another way from now on."""
@@ -288,10 +301,13 @@ class MemberThread:
     ) -> None:
         while not self._stopping:
             if not self._driver.busy(core):
-                timer = self._loop.call_later(_TICK_S, self._wake.set)
-                await self._wake.wait()
-                timer.cancel()
+                await self._woken()
             self._wake.clear()
+            if self._cannot_lead_alone(core, reserve):
+                self._look_at_disk(core, reserve)
+                self._publish(core)
+                await self._woken()
+                continue
             write = self._driver.begin(core)
             if write and not await self._put_down(core, write, journal_worker, reserve):
                 return
@@ -307,19 +323,39 @@ class MemberThread:
 
         Where not even the reserve is left, nothing can be promised: the member is silent.
         """
-        while True:
-            try:
-                await self._loop.run_in_executor(journal_worker, core.log.journal.write, write)
-            except OSError as error:
-                if not is_full(error):
-                    raise
-            else:
-                return True
+        tried_at = float("-inf")
+        while not self._stopping:
+            if monotonic() - tried_at > _DISK_S:
+                try:
+                    await self._loop.run_in_executor(journal_worker, core.log.journal.write, write)
+                except OSError as error:
+                    if not is_full(error):
+                        raise
+                else:
+                    if self._stalled:
+                        self._stalled = False
+                        self._links.hang_up()
+                    return True
+                tried_at, self._stalled = monotonic(), True
+            self._driver.stall(core)
             self._look_at_disk(core, reserve)
             self._publish(core)
-            await asyncio.sleep(_DISK_S)
-            if self._stopping:
-                return False
+            await self._woken()
+        return False
+
+    async def _woken(self) -> None:
+        """Wait for something to do, or for the next tick."""
+        timer = self._loop.call_later(_TICK_S, self._wake.set)
+        await self._wake.wait()
+        timer.cancel()
+        self._wake.clear()
+
+    @staticmethod
+    def _cannot_lead_alone(core: RaftCore, reserve: Reserve) -> bool:
+        """Whether an election would find no room: a lone member waits in it for its disk."""
+        if core.others or core.is_leader or reserve.held:
+            return False
+        return reserve.left_bytes < _ELECTION_BYTES
 
     def _look_at_disk(self, core: RaftCore, reserve: Reserve) -> None:
         """Take no changes while the reserve is gone; a leader hands over to one with room."""

@@ -117,7 +117,7 @@ Message = (
     | SnapshotChunk
     | SnapshotAck
 )
-MAY_OVERTAKE_SYNC: Final = (Append, SnapshotChunk)
+MAY_OVERTAKE_SYNC: Final = (Append, SnapshotChunk, TimeoutNow)
 """What a leader may send before its own disk is synced; anything else is a promise."""
 
 _encoder = msgspec.msgpack.Encoder()

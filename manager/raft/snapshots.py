@@ -64,7 +64,12 @@ class FileSnapshots:
         if self._keyring is not None and (
             not data.startswith(SEALED_MAGIC) or len(self._keyring.keys) > 1
         ):
-            write_snapshot(self._path, *found, self._keyring)
+            try:
+                write_snapshot(self._path, *found, self._keyring)
+            except OSError as error:
+                if not is_full(error):
+                    raise
+                _log.warning("no room to seal the snapshot anew, it stays as it was: %s", error)
         return found
 
     def raw(self) -> tuple[SnapshotHeader, bytes] | None:
@@ -112,7 +117,7 @@ class FileSnapshots:
         return self._finish_job()
 
     def reseal(self) -> None:
-        """Write all snapshots anew under the newest key."""
+        """Write all snapshots anew under the newest key. Raises OSError."""
         self._finish_job()
         for path in (self._path, *old_snapshots(self._path)):
             if path.exists():

@@ -145,6 +145,11 @@ class GrpcLinks:
         if peer in self._links:
             self._links[peer].ended.set()
 
+    def hang_up(self) -> None:
+        """End all links; those to members are made anew."""
+        for link in self._links.values():
+            link.ended.set()
+
     # Streams
 
     async def serve(self, read: Read, context: Any) -> None:

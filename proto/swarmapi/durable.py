@@ -5,13 +5,20 @@ from pathlib import Path
 
 
 def write_durably(path: Path, body: bytes) -> None:
-    """Write a file that a power cut leaves as before or as given; readable by root alone."""
+    """Write a file that a power cut leaves as before or as given; readable by root alone.
+
+    Raises OSError; nothing of it is left then.
+    """
     fresh = path.with_name(path.name + ".new")
     fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with open(fd, "wb") as file:
-        file.write(body)
-        file.flush()
-        os.fsync(fd)
+    try:
+        with open(fd, "wb") as file:
+            file.write(body)
+            file.flush()
+            os.fsync(fd)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise
     move_durably(fresh, path)
 
 

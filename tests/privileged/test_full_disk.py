@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from manager.raft.replication import RaftConfig
-from swarmapi.errors import Unavailable
+from swarmapi.errors import NotLeader, OutcomeUnknown, Unavailable
 from tests.fakes.raft_cluster import RaftCluster
 
 SIZE_BYTES = 2 << 20
@@ -75,6 +75,55 @@ def test_a_full_disk_makes_a_manager_read_only_until_there_is_room(disk: Path) -
         await until(lambda: not cluster.nodes["m1"].status.disk_full)
         await cluster.nodes["m1"].propose(b"last")
         assert cluster.machines["m1"].commands == [*acknowledged, b"last"]
+        await cluster.stop()
+        assert not cluster.halts
+
+    async def bounded() -> None:
+        async with asyncio.timeout(60):
+            await work()
+
+    asyncio.run(bounded())
+
+
+def test_a_leader_without_any_room_is_replaced_and_comes_back(disk: Path) -> None:
+    (disk / "m1").mkdir()
+    ballast = fill(disk)
+    room = ballast.stat().st_size
+    os.truncate(ballast, room - (1 << 20))
+    cluster = RaftCluster(disk.parent, CONFIG)
+    (disk.parent / "m1").symlink_to(disk / "m1")
+
+    async def work() -> None:
+        await cluster.start("m1", bootstrap=True)
+        await cluster.leader()
+        for name in ("m2", "m3"):
+            await cluster.start(name)
+            await cluster.nodes["m1"].add_member(name, cluster.address(name))
+        await cluster.nodes["m1"].propose(b"first")
+        (disk / "m1" / "reserve").unlink()  # as if it had been spent
+        fill_up = disk / "more"
+        fill_up.write_bytes(b"")
+        with fill_up.open("wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        with suppress(OutcomeUnknown, NotLeader):
+            await cluster.nodes["m1"].propose(bytes(9000))
+        await cluster.until(cluster.nodes["m1"], lambda status: not status.is_leader)
+        assert cluster.nodes["m1"].status.disk_full
+        others = [cluster.nodes[name] for name in ("m2", "m3")]
+        waits = [asyncio.ensure_future(cluster.until(o, lambda s: s.ready)) for o in others]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        leader = next(other for other in others if other.status.ready)
+        await leader.propose(b"second")
+        with pytest.raises(NotLeader):
+            await cluster.nodes["m1"].read_index()
+        fill_up.unlink()
+        index = leader.status.commit_index
+        while cluster.nodes["m1"].status.applied_index < index:  # noqa: ASYNC110 - no callback
+            await asyncio.sleep(0.01)
+        assert b"second" in cluster.machines["m1"].commands
         await cluster.stop()
         assert not cluster.halts
 

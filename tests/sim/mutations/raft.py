@@ -86,6 +86,12 @@ LOGS: Final = (
         "if False:",
     ),
     Planted(
+        "a leader without room for its entries goes on leading",
+        _DRIVER,
+        "        core.resign()\n",
+        "",
+    ),
+    Planted(
         "a lone leader commits before its disk has the entry",
         _CORE,
         "if not self.others:\n            # The same tick",
@@ -197,6 +203,12 @@ MEMBERS: Final = (
 )
 
 JOURNAL: Final = (
+    Planted(
+        "what waits is forgotten when a log cannot be written anew",
+        _JOURNAL,
+        "            self._buffer[:], self._pending_max, self._segments = buffered, pending_max, segments\n",  # noqa: E501
+        "            self._pending_max, self._segments = pending_max, segments\n",
+    ),
     Planted(
         "frames are not made durable",
         _JOURNAL,

@@ -1,5 +1,6 @@
 """A simulated machine: a disk that loses what was not synced, a state machine, and the member."""
 
+import errno
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -42,6 +43,7 @@ class SimDisk:
         self._files: dict[str, _File] = {}
         self.snapshot: bytes | None = None
         self.crash_chance = 0.0
+        self.full_until = 0.0
 
     def point(self) -> None:
         """Perhaps lose power here."""
@@ -56,6 +58,8 @@ class SimDisk:
         return bytes(file.durable + file.pending)
 
     def append(self, name: str, data: bytes) -> None:
+        if self._world.now < self.full_until:
+            raise OSError(errno.ENOSPC, "no room")
         self._files.setdefault(name, _File()).pending += data
 
     def sync(self, name: str) -> None:
@@ -77,6 +81,7 @@ class SimDisk:
 
     def lose_power(self) -> None:
         """Forget unsynced bytes, except for what happened to reach the platter."""
+        self.full_until = 0.0
         chance = self._world.chance
         for name, file in list(self._files.items()):
             size = len(file.pending)
@@ -206,6 +211,7 @@ class Host:
         self._bootstrap = bootstrap
         self._peers: set[str] = set()
         self._writing = False
+        self._stalled = False
         self.machine: SimMachine
         self.driver: Driver
         self.core: RaftCore
@@ -217,7 +223,7 @@ class Host:
         self.life += 1
         self.frozen_until = self.commit_seen = 0
         self._peers = set()
-        self._writing = False
+        self._writing = self._stalled = False
         self.waiting = {}
         self.machine = SimMachine(self)
         self.driver = Driver(self)
@@ -241,11 +247,14 @@ class Host:
         """Cut the power."""
         self.crashes += 1
         self.life += 1
+        self._hang_up()
+        self.alive = False
+        self.disk.lose_power()
+
+    def _hang_up(self) -> None:
         for peer in sorted(self._network.hosts):
             if peer != self.name:
                 self._network.disconnect(self.name, peer)
-        self.alive = False
-        self.disk.lose_power()
 
     def ask(self, act: Callable[[RaftCore], None]) -> None:
         """Do something with the core in its turn."""
@@ -290,8 +299,16 @@ class Host:
             self._guarded(lambda: self._finish(write))
 
     def _finish(self, write: Write) -> None:
-        self.core.log.journal.write(write)
-        self._writing = False
+        try:
+            self.core.log.journal.write(write)
+        except OSError:
+            life, self._stalled = self.life, True
+            self.driver.stall(self.core)
+            self._world.after(0.1, lambda: self._write(life, write))
+            return
+        if self._stalled:
+            self._hang_up()
+        self._writing = self._stalled = False
         self.driver.finish(self.core, write)
 
     def _guarded(self, act: Callable[[], None]) -> None:
@@ -299,7 +316,7 @@ class Host:
             with self._world.on(self.clock):
                 act()
             self._on_turn(self)
-        except Crash:
+        except (Crash, OSError):  # a disk full at any other moment ends the process
             self.crash()
             self._world.after(self._world.chance.uniform(0.05, 1), self.revive)
 

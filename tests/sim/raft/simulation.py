@@ -17,7 +17,8 @@ from tests.sim.raft.host import Host
 from tests.sim.raft.world import Network, Violation, World
 
 _SETTLE_S = 30.0
-_FAULTS = ("cut", "one-way", "isolate", "partition", "crash", "freeze", "leap", "transfer")
+_OF_ONE_HOST = ("freeze", "leap", "full")
+_FAULTS = ("cut", "one-way", "isolate", "partition", "crash", "transfer", *_OF_ONE_HOST)
 _MEMBERS_MIN, _MEMBERS_MAX = 3, 6
 
 
@@ -170,8 +171,6 @@ class Simulation:
                 for name in names:
                     if name != muted and self.chance.random() < 0.7:
                         self.network.mute(muted, name)
-            case "leap":
-                self._any_host().clock.leap(self.chance.uniform(0.1, 5))
             case "isolate":
                 self._split({self.chance.choice(names)})
             case "partition":
@@ -181,13 +180,21 @@ class Simulation:
                 count = min(len(names), self.chance.choice([1, 1, 1, 2, len(names)]))
                 for name in self.chance.sample(names, count):
                     self._crash(self.hosts[name])
-            case "freeze":
-                host = self._any_host()
-                host.frozen_until = self.world.now + self.chance.uniform(0.1, 3)
+            case kind if kind in _OF_ONE_HOST:
+                self._trouble(kind, self._any_host())
             case _:
                 if (leader := self.leader()) and leader.idle:
                     leader.ask(_transfer)
         self.world.after(self.chance.uniform(0.02, 2), self.network.heal)
+
+    def _trouble(self, kind: str, host: Host) -> None:
+        match kind:
+            case "leap":
+                host.clock.leap(self.chance.uniform(0.1, 5))
+            case "freeze":
+                host.frozen_until = self.world.now + self.chance.uniform(0.1, 3)
+            case "full":
+                host.disk.full_until = self.world.now + self.chance.uniform(0.1, 5)
 
     def _split(self, group: set[str]) -> None:
         for one in sorted(group):
@@ -237,7 +244,7 @@ class Simulation:
         """End the faults and wait, in virtual time, for the members to agree."""
         self.faults = False
         for host in self.hosts.values():
-            host.disk.crash_chance = 0.0
+            host.disk.crash_chance = host.disk.full_until = 0.0
             host.revive()
         self.network.heal()
         ended = self.world.now

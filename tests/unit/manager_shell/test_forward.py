@@ -365,3 +365,29 @@ def test_a_length_that_is_known_is_kept(tmp_path: Path) -> None:
             assert await answer.text() == "short"
 
     play(story())
+
+
+def test_a_manager_that_does_not_answer_holds_up_the_others_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(forward, "SHARE_WAIT_S", 0.2)
+
+    async def story() -> None:
+        cluster = MemoryCluster()
+        await cluster.found()
+        tls = material(root_of(cluster), "m1", NodeRole.MANAGER)
+        calls: list[asyncio.StreamWriter] = []
+        server = await asyncio.start_server(lambda _, out: calls.append(out), "127.0.0.1", 0)
+        host, port = server.sockets[0].getsockname()
+        forwarder = GrpcForwarder("m1", lambda: tls)
+        await forwarder.share_log([f"{host}:{port}"], "t1", b"")
+        assert forwarder._rests_until
+        began = dict(forwarder._rests_until)
+        await forwarder.share_log([f"{host}:{port}"], "t2", b"")
+        assert forwarder._rests_until == began, "it is not asked again"
+        await forwarder.close()
+        for call in calls:
+            call.close()
+        server.close()
+
+    play(story())

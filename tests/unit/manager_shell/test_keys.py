@@ -12,7 +12,7 @@ from manager.config import InitConfig, Paths
 from manager.control.cluster import await_lock, leave_warning, update_cluster
 from manager.keys import Locker, load_keyring, load_tls
 from manager.store.changes import PutNode, SetNodeLock, SetNodeStatus
-from swarmapi.errors import FailedPrecondition, Internal, Unauthenticated
+from swarmapi.errors import FailedPrecondition, Internal, Unauthenticated, Unavailable
 from swarmapi.keyring import (
     Keyring,
     Locked,
@@ -28,6 +28,7 @@ from swarmapi.model.objects import Node as NodeObject
 from swarmapi.model.objects import NodeState
 from swarmapi.model.spec import ClusterSpec, EncryptionConfig, NodeRole, NodeSpec
 from swarmapi.tlsfiles import TLSFiles
+from tests.fakes.full_disk import no_room_above
 from tests.unit.manager_shell.cluster import MemoryCluster
 
 LOCKED = ClusterSpec(encryption_config=EncryptionConfig(auto_lock_managers=True))
@@ -257,3 +258,42 @@ def test_a_manager_is_told_what_its_leaving_costs() -> None:
     two_up = [manager(1), manager(2), manager(3, NodeState.DOWN)]
     assert "leaves 1 managers out of 3" in leave_warning(two_up[0], two_up)
     assert "erases all current state" in leave_warning(three[0], three[:1])
+
+
+def test_a_full_disk_keeps_the_old_key_until_there_is_room(tmp_path: Path) -> None:
+    async def story() -> None:
+        node = Node(tmp_path, await founded())
+        unlock_key = await node.set(LOCKED)
+
+        async def no_room() -> None:
+            raise Unavailable("no room")
+
+        node.locker = Locker("m1", node.paths, node.keyring, "", node.cluster.store, no_room)
+        with pytest.raises(Unavailable):
+            await node.locker.step()
+        assert is_locked(node.file), "what is locked does not lie in clear meanwhile"
+        assert len(load_keyring(node.paths, unlock_key).keys) == 2
+        node.locker._reseal = node._reseal
+        await node.locker.finish()
+        assert len(load_keyring(node.paths, unlock_key).keys) == 1
+
+        rotated = await node.set(LOCKED, rotate=True)
+        with no_room_above(10), pytest.raises(OSError, match="too large"):
+            await node.locker.step()
+        assert load_keyring(node.paths, unlock_key)
+        await node.locker.step()
+        assert load_keyring(node.paths, rotated)
+
+    asyncio.run(story())
+
+
+def test_a_key_that_is_not_on_the_disk_seals_nothing(tmp_path: Path) -> None:
+    async def story() -> None:
+        node = Node(tmp_path, await founded())
+        before = node.keyring.keys
+        await node.set(LOCKED)
+        with no_room_above(10), pytest.raises(OSError, match="too large"):
+            await node.locker.step()
+        assert node.keyring.keys == before
+
+    asyncio.run(story())

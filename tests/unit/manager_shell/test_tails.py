@@ -14,6 +14,7 @@ from manager.store.changes import Delete, SetNodeStatus, SetTaskStatus
 from swarmapi.errors import InvalidArgument
 from swarmapi.model.objects import NodeState, TaskState, TaskStatus
 from swarmapi.override import override
+from tests.fakes.full_disk import no_room_above
 from tests.unit.manager_shell.test_log_broker import World, play, whole
 
 
@@ -161,3 +162,11 @@ def test_the_other_managers_are_handed_what_was_kept(tmp_path: Path) -> None:
             tails.shared.take(task_id, b"garbage")
 
     play(story)
+
+
+def test_a_tail_for_which_there_is_no_room_leaves_no_part_behind(tmp_path: Path) -> None:
+    tails = Tails(tmp_path)
+    tails.keep("a", [line(1, 100)])
+    with no_room_above(50), pytest.raises(OSError, match="too large"):
+        tails.keep("b", [line(1, 100)])
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]

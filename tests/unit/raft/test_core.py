@@ -8,7 +8,7 @@ import pytest
 from manager.raft import messages as m
 from manager.raft.core import NotReady, RaftCore, Refused
 from manager.raft.disk import FileDisk
-from manager.raft.driver import Connected, Driver, Received
+from manager.raft.driver import Connected, Driver, Received, Request
 from manager.raft.journal import Corrupt, Entry, Journal
 from manager.raft.pinned import NO_OP, REGULAR
 from manager.raft.ports import Frozen, Member
@@ -414,3 +414,42 @@ def test_a_log_without_its_snapshot_is_refused(tmp_path: Path) -> None:
     world = World(1)
     with world.entered(), pytest.raises(Corrupt, match="without a snapshot"):
         Bench(tmp_path, world)
+
+
+def test_a_leader_whose_disk_has_no_room_leads_no_more_and_names_an_heir(bench: Bench) -> None:
+    bench.lead()
+    bench.acknowledge("b")
+    bench.core.propose(b"x")
+    bench.sent.clear()
+    write = bench.driver.begin(bench.core)
+    assert write is not None
+    bench.driver.inbox += [Received("c", [m.PreVote(9, 9, 9, 1)])] * 1000
+    read: list[int | None] = []
+    bench.driver.inbox.append(Request(lambda core: core.read_index(read.append)))
+    bench.driver.stall(bench.core)
+    assert not bench.core.is_leader
+    assert bench.core.leader_id == ""
+    assert bench.machine.lost == 1, "what is in flight has an unknown outcome"
+    assert read == [None], "who asks is answered"
+    assert not bench.driver.inbox, "what comes meanwhile does not pile up"
+    assert ("b", m.TimeoutNow(bench.core.term)) in bench.sent
+    assert all(isinstance(message, m.MAY_OVERTAKE_SYNC) for _, message in bench.sent)
+    bench.journal.write(write)
+    bench.driver.finish(bench.core, write)
+    assert bench.journal.synced_index == bench.core.last_index
+
+
+def test_a_lone_member_without_room_still_answers_reads(tmp_path: Path) -> None:
+    world = World(1)
+    with world.entered():
+        bench = Bench(tmp_path, world, ("a",))
+        bench.turn(2.0)
+        bench.turn()
+        bench.core.propose(b"x")
+        assert bench.driver.begin(bench.core) is not None
+        read: list[int | None] = []
+        bench.driver.inbox.append(Request(lambda core: core.read_index(read.append)))
+        bench.driver.stall(bench.core)
+        assert bench.core.is_leader
+        assert read == [bench.core.commit_index]
+        assert bench.machine.payloads == []

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,11 @@ import pytest
 from manager.raft.disk import FileDisk, Reserve, is_full
 from manager.raft.journal import Journal, SyncFailed
 from manager.raft.replication import RaftConfig
+from manager.raft.snapshot import SnapshotHeader, write_snapshot
+from manager.raft.snapshots import FileSnapshots
+from swarmapi.durable import write_durably
 from swarmapi.errors import Unavailable
+from swarmapi.keyring import Keyring
 from swarmapi.override import override
 from tests.fakes.full_disk import no_room_above
 from tests.fakes.raft_cluster import RaftCluster
@@ -105,3 +110,72 @@ def test_a_lone_manager_is_read_only_and_recovers(tmp_path: Path) -> None:
             await work()
 
     asyncio.run(bounded())
+
+
+def test_the_reserve_is_spent_in_slices(tmp_path: Path) -> None:
+    """Who fills the disk would have all of it at once."""
+    reserve = Reserve(tmp_path / "reserve", 1 << 20)
+    assert reserve.spend(100)
+    assert not reserve.held
+    assert reserve.left_bytes == (1 << 20) - (64 << 10)
+    assert not reserve.spend(1 << 20), "a frame that it cannot hold gets nothing of it"
+    assert reserve.left_bytes == (1 << 20) - (64 << 10)
+    with no_room_above(1 << 19):
+        assert not Reserve(tmp_path / "reserve", 1 << 20).held
+    assert reserve.left_bytes == (1 << 20) - (64 << 10), "what is left survives a restart"
+    assert reserve.hold()
+    assert reserve.left_bytes == 1 << 20
+
+
+def test_without_room_to_seal_it_anew_a_log_stays_as_it_was(tmp_path: Path) -> None:
+    old, new = Keyring.fresh(), Keyring.fresh()
+    path = tmp_path / "log"
+    journal = Journal(FileDisk(path), keyring=old)
+    for index in range(1, 6):
+        journal.add(bytes(200), index, 1)
+        journal.sync()
+    names = sorted(file.name for file in path.iterdir())
+    turning = Keyring([*new.keys, *old.keys])
+    with no_room_above(500):
+        again = Journal(FileDisk(path), keyring=turning)  # it starts
+        with pytest.raises(OSError, match="too large"):
+            again.rewrite()
+    assert sorted(file.name for file in path.iterdir()) == names
+    again.add(b"more", 6, 1)
+    again.sync()
+    assert Journal(FileDisk(path), keyring=turning).last_index == 6
+    assert Journal(FileDisk(path), keyring=new).last_index == 6, "with room it is turned"
+
+
+def test_what_waits_to_be_written_survives_a_seal_for_which_there_was_no_room(
+    tmp_path: Path,
+) -> None:
+    journal = Journal(FileDisk(tmp_path / "log"))
+    journal.add(bytes(600), 1, 1)
+    journal.sync()
+    journal.add(b"waiting", 2, 1)
+    journal.set_hard_state(7, "n2")
+    with no_room_above(400), pytest.raises(OSError, match="too large"):
+        journal.rewrite()
+    journal.sync()
+    again = Journal(FileDisk(tmp_path / "log"))
+    assert (again.last_index, again.term, again.vote) == (2, 7, "n2")
+
+
+def test_a_snapshot_that_cannot_be_sealed_anew_is_loaded(tmp_path: Path) -> None:
+    path, old, new = tmp_path / "snapshot", Keyring.fresh(), Keyring.fresh()
+    write_snapshot(path, SnapshotHeader(5, 1, (("m1", "a"),)), [bytes(900)], old)
+    turning = Keyring([*new.keys, *old.keys])
+    with ThreadPoolExecutor(1) as worker, no_room_above(500):
+        found = FileSnapshots(path, worker, lambda: None, turning).load()
+    assert found is not None
+    assert found[0].index == 5
+    assert [file.name for file in tmp_path.iterdir()] == ["snapshot"]
+
+
+def test_a_small_file_without_room_leaves_no_part_behind(tmp_path: Path) -> None:
+    write_durably(tmp_path / "keys", b"old")
+    with no_room_above(10), pytest.raises(OSError, match="too large"):
+        write_durably(tmp_path / "keys", bytes(100))
+    assert [file.name for file in tmp_path.iterdir()] == ["keys"]
+    assert (tmp_path / "keys").read_bytes() == b"old"
