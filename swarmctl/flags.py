@@ -164,18 +164,17 @@ def _ports(text: str) -> list[int]:
     return list(range(low, high + 1))
 
 
+PORT_KEYS = ("target", "published", "protocol", "mode", "source", "address", "interface")
+
+
 def service_ports(text: str) -> list[dict[str, Any]]:
-    """Return the PortConfigs of `--publish`: `8080:80[/udp]`, ranges, or `published=…,target=…`."""
+    """Return the PortConfigs of `--publish`: `[ADDRESS:]8080:80[/udp]`, ranges, or `target=…,…`."""
     protocol = "tcp"
     mode = "ingress"
+    ours: dict[str, str] = {}
     if "=" in text:
         found = fields(text)
-        if "source" in found:
-            raise Bad(
-                f"invalid port {text!r}: source is not supported: tasks see the client's own "
-                "address; a proxy protocol would have to be spoken by a proxy among them"
-            )
-        unknown = set(found) - {"target", "published", "protocol", "mode"}
+        unknown = set(found) - set(PORT_KEYS)
         if unknown:
             raise Bad(f"invalid port {text!r}: unknown key {min(unknown)!r}")
         if "target" not in found:
@@ -183,12 +182,14 @@ def service_ports(text: str) -> list[dict[str, Any]]:
         targets = _ports(found["target"])
         published = _ports(found["published"]) if found.get("published") else []
         protocol, mode = found.get("protocol", protocol), found.get("mode", mode)
+        ours |= {key.title(): found[key] for key in PORT_KEYS[4:] if found.get(key)}
     else:
         text, slash, suffix = text.partition("/")
         protocol = suffix if slash else protocol
         left, colon, right = text.rpartition(":")
-        if ":" in left:
-            raise Bad(f"invalid port {text!r}: a service's port takes no address")
+        address, colon_before, left = left.rpartition(":")
+        if colon_before:
+            ours["Address"] = address.strip("[]")
         targets, published = _ports(right), _ports(left) if colon and left else []
     if protocol not in ("tcp", "udp", "sctp"):
         raise Bad(f"invalid protocol {protocol!r}: want tcp, udp or sctp")
@@ -199,6 +200,7 @@ def service_ports(text: str) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for position, target in enumerate(targets):
         row: dict[str, Any] = {"Protocol": protocol, "TargetPort": target, "PublishMode": mode}
+        row |= ours
         if published:
             row["PublishedPort"] = published[position]
         rows.append(row)

@@ -55,10 +55,19 @@ def _row(service: Any) -> table.Row:
 def _ports(service: Any) -> list[str]:
     ports = (service.get("Endpoint") or {}).get("Ports") or []
     return [
-        f"*:{port['PublishedPort']}->{port['TargetPort']}/{port.get('Protocol', 'tcp')}"
+        f"{_place(port)}:{port['PublishedPort']}->{port['TargetPort']}/{_protocol(port)}"
         for port in ports
         if port.get("PublishMode", "ingress") == "ingress" and port.get("PublishedPort")
     ]
+
+
+def _protocol(port: Any) -> str:
+    return str(port.get("Protocol") or "tcp")
+
+
+def _place(port: Any) -> str:
+    address = port.get("Address", "")
+    return f"[{address}]" if ":" in address else address or port.get("Interface") or "*"
 
 
 def _configure_ps(parser: Parser) -> None:

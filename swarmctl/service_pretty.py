@@ -152,6 +152,9 @@ def _ports(ports: list[Any]) -> Iterator[str]:
         yield f"  Protocol = {port.get('Protocol') or 'tcp'}"
         yield f"  TargetPort = {port['TargetPort']}"
         yield f"  PublishMode = {port.get('PublishMode') or 'ingress'}"
+        for key in ("Source", "Address", "Interface"):
+            if port.get(key):
+                yield f"  {key} = {port[key]}"
 
 
 def _duration(nanos: int) -> str:

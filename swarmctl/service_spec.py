@@ -155,7 +155,8 @@ def _config(text: str) -> list[Any]:
 
 
 def _port_key(port: Any) -> str:
-    return f"{port['TargetPort']}/{port.get('Protocol') or 'tcp'}"
+    place = port.get("Address") or port.get("Interface") or ""
+    return f"{port['TargetPort']}/{port.get('Protocol') or 'tcp'}" + (f"@{place}" if place else "")
 
 
 def _preference_key(item: Any) -> str:
@@ -262,12 +263,18 @@ def _wanted(args: Namespace, flag: str, *, update: bool) -> tuple[list[str], lis
 
 
 def _change_list(spec: Spec, many: _Many, items: list[Any], removed: list[str]) -> None:
+    present = _get(spec, many.path) or []
     keys = {many.key(item) for item in items} | set(removed)
     if many.flag == "--publish":
-        keys |= {key if "/" in key else f"{key}/tcp" for key in removed}
+        for item in (
+            items if present else ()
+        ):  # said: who leaves it out keeps source and place as they were
+            item.setdefault("Source", "client")
+        gone = {key if "/" in key else f"{key}/tcp" for key in removed}
+        keys |= {many.key(i) for i in present if many.key(i).partition("@")[0] in gone}
     if many.flag == "--host":
         keys |= {many.read(text)[0] for text in removed}
-    kept = [item for item in _get(spec, many.path) or [] if many.key(item) not in keys]
+    kept = [item for item in present if many.key(item) not in keys]
     _put(spec, many.path, kept + items)
 
 

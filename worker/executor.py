@@ -143,7 +143,7 @@ def _host_ports(spec: SpecVersion) -> dict[str, list[PortBinding] | None]:
     for port in (endpoint.ports or ()) if endpoint else ():
         if port.publish_mode == "host":
             key = f"{port.target_port}/{port.protocol or 'tcp'}"
-            host_port = PortBinding(host_port=str(port.published_port or ""))
+            host_port = PortBinding(port.address, str(port.published_port or ""))
             bindings[key] = [*(bindings.get(key) or ()), host_port]
     return bindings
 

@@ -2,15 +2,19 @@
 
 from msgspec.structs import replace
 
-from manager.store.view import View, ports_of
+from manager.store.ports import (
+    PortKey,
+    collides,
+    is_ingress,
+    key_of,
+    place_of,
+    ports_of,
+    shown,
+)
+from manager.store.view import View
 from swarmapi.model import defaults
 from swarmapi.model.objects import Service
 from swarmapi.model.spec import PortConfig, ServiceSpec
-
-
-def is_ingress(port: PortConfig) -> bool:
-    """Tell whether a port is published by the routing mesh (the default)."""
-    return port.publish_mode != "host"
 
 
 def needs_ingress(spec: ServiceSpec) -> bool:
@@ -20,21 +24,22 @@ def needs_ingress(spec: ServiceSpec) -> bool:
 
 def port_conflict(view: View, spec: ServiceSpec, service_id: str = "") -> str:
     """Return why a spec's ports cannot be published, naming the owner; empty when they can."""
-    seen: set[tuple[str, int]] = set()
+    seen: list[PortConfig] = []
     for port in ports_of(spec):
         if not is_ingress(port) or not port.published_port:
             continue
-        key = (port.protocol or "tcp", port.published_port)
-        owner = view.ports.get(key)
-        if owner is not None and owner != service_id:
-            name = view.services[owner].spec.name if owner in view.services else owner
-            return (
-                f"port {key[1]}/{key[0]} is already published by service {name!r} (id {owner}): "
-                "choose another port or remove it there"
-            )
-        if key in seen:
-            return f"port {key[1]}/{key[0]} is published twice by the service"
-        seen.add(key)
+        protocol, number = key_of(port)
+        named = f"port {shown(place_of(port))}{number}/{protocol}"
+        for owner in sorted(view.publishers.of((protocol, number)) - {service_id}):
+            service = view.services[owner]
+            if any(is_ingress(p) and collides(p, port) for p in service.endpoint.ports):
+                return (
+                    f"{named} is already published by service {service.spec.name!r} (id {owner}): "
+                    "choose another port or remove it there"
+                )
+        if any(collides(port, other) for other in seen):
+            return f"{named} is published twice by the service"
+        seen.append(port)
     return ""
 
 
@@ -47,11 +52,7 @@ def allocate_ports(view: View, service: Service) -> tuple[tuple[PortConfig, ...]
     if error:
         return (), error
     wanted = ports_of(service.spec)
-    mine = {
-        (p.protocol or "tcp", p.published_port)
-        for p in wanted
-        if is_ingress(p) and p.published_port
-    }
+    mine = {key_of(p) for p in wanted if is_ingress(p) and p.published_port}
     kept = _kept(service, wanted, mine)
     mine.update(kept.values())
     ports: list[PortConfig] = []
@@ -70,17 +71,17 @@ def allocate_ports(view: View, service: Service) -> tuple[tuple[PortConfig, ...]
 
 
 def _kept(
-    service: Service, wanted: tuple[PortConfig, ...], mine: set[tuple[str, int]]
-) -> dict[int, tuple[str, int]]:
+    service: Service, wanted: tuple[PortConfig, ...], mine: set[PortKey]
+) -> dict[int, PortKey]:
     """Return, by position in `wanted`, the port that the same target had before."""
     left = [p for p in service.endpoint.ports if is_ingress(p)]
-    kept: dict[int, tuple[str, int]] = {}
+    kept: dict[int, PortKey] = {}
     for position, port in enumerate(wanted):
         if port.published_port or not is_ingress(port):
             continue
         protocol = port.protocol or "tcp"
         for old in left:
-            key = (old.protocol or "tcp", old.published_port)
+            key = key_of(old)
             same = key[0] == protocol and old.target_port == port.target_port
             if same and key not in mine:
                 kept[position] = key
@@ -89,11 +90,10 @@ def _kept(
     return kept
 
 
-def _dynamic(view: View, service_id: str, protocol: str, mine: set[tuple[str, int]]) -> int:
+def _dynamic(view: View, service_id: str, protocol: str, mine: set[PortKey]) -> int:
     first, last = defaults.DYNAMIC_PORTS
     for number in range(first, last + 1):
         key = (protocol, number)
-        taken = key in mine or view.port_claims.of(("ingress", *key)) - {service_id}
-        if not taken and view.ports.get(key, service_id) == service_id:
+        if key not in mine and not view.publishers.of(key) - {service_id}:
             return number
     return 0

@@ -181,6 +181,9 @@ def _ports(ports: tuple[PortConfig, ...]) -> list[Json]:
             "TargetPort": p.target_port,
             **({"PublishedPort": p.published_port} if p.published_port else {}),
             "PublishMode": p.publish_mode or "ingress",
+            **({"Source": p.source} if p.source else {}),
+            **({"Address": p.address} if p.address else {}),
+            **({"Interface": p.interface} if p.interface else {}),
         }
         for p in ports
     ]

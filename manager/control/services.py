@@ -12,6 +12,7 @@ from manager.control.lookup import (
     matches_one,
     matches_prefix,
 )
+from manager.control.ports import check_ports, with_ports
 from manager.control.references import resolve_references
 from manager.control.registry_auth import kept_auth
 from manager.control.validate import check_service
@@ -21,7 +22,8 @@ from manager.orchestrator.slots import slots_of
 from manager.orchestrator.update import Outdated, lost_reference
 from manager.replica import OUT_OF_SEQUENCE, Store
 from manager.store.changes import Delete, PutService, PutSpecVersion, SetUpdateStatus
-from manager.store.view import View, is_live, is_wanted, ports_of, published
+from manager.store.ports import ports_of
+from manager.store.view import View, is_live, is_wanted
 from swarmapi.errors import FailedPrecondition, Internal, InvalidArgument
 from swarmapi.model import defaults
 from swarmapi.model.objects import (
@@ -64,10 +66,10 @@ async def create_service(
     service_id = store.object_id(request_id)
     if not spec.name:
         spec = replace(spec, name=f"service-{service_id[:10]}")
-    spec = replace(spec, mode=_filled_mode(spec.mode))
+    spec = with_ports(replace(spec, mode=_filled_mode(spec.mode)), None)
     check_service(spec)
     spec, networks = _resolve_networks(store.view, resolve_references(store.view, spec))
-    _check_ports(store.view, spec, service_id)
+    check_ports(store.view, spec, service_id)
     job = first_status(spec, store.now_ns()) if defaults.is_job(spec) else None
     service = Service(id=service_id, spec=spec, spec_version=1, job_status=job)
     record = SpecVersion(
@@ -103,7 +105,7 @@ async def update_service(
     if not spec.name:
         spec = replace(spec, name=service.spec.name)
     spec = replace(spec, mode=_kept_mode(spec.mode, service.spec.mode))
-    spec = _with_deadlines(spec, service.spec)
+    spec = with_ports(_with_deadlines(spec, service.spec), service.spec)
     if spec.name != service.spec.name:
         raise InvalidArgument(f"Name: service {service.spec.name} cannot be renamed")
     if defaults.mode(spec) != defaults.mode(service.spec):
@@ -112,7 +114,7 @@ async def update_service(
     spec, networks = _resolve_networks(
         store.view, resolve_references(store.view, spec, service.spec)
     )
-    _check_ports(store.view, spec, service.id)
+    check_ports(store.view, spec, service.id)
     auth = auth or kept_auth(store.view, service, spec, auth_from)
     number = store.view.next_spec_version(service.id)
     record = SpecVersion(
@@ -151,7 +153,7 @@ async def rollback_service(
             f"{missing} was removed: see service history for others, or update the service"
         )
     spec, networks = _resolve_networks(store.view, resolve_references(store.view, kept))
-    _check_ports(store.view, spec, service.id)
+    check_ports(store.view, spec, service.id)
     auth = auth or record.registry_auth
     number = store.view.next_spec_version(service.id)
     record = SpecVersion(
@@ -353,17 +355,3 @@ def _resolve_networks(view: View, spec: ServiceSpec) -> tuple[ServiceSpec, tuple
             )
         ids = (*ids, ingress.id)
     return spec, ids
-
-
-def _check_ports(view: View, spec: ServiceSpec, service_id: str) -> None:
-    """Refuse a port of the mesh that another service has, allocated or not, or that hosts give."""
-    for mode, key in published(ports_of(spec)):
-        taken = {(view.ports.get(key, service_id), "an ingress")}
-        taken |= {(owner, "an ingress") for owner in view.port_claims.of(("ingress", *key))}
-        if mode == "ingress":
-            taken |= {(owner, "a host-published") for owner in view.port_claims.of(("host", *key))}
-        for owner, what in sorted(t for t in taken if t[0] != service_id):
-            name = view.services[owner].spec.name if owner in view.services else owner
-            raise InvalidArgument(
-                f"port '{key[1]}' is already in use by service '{name}' ({owner}) as {what} port"
-            )

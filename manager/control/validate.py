@@ -3,6 +3,7 @@
 import ipaddress
 import re
 from collections.abc import Iterable
+from ipaddress import ip_network
 from typing import Final
 
 import msgspec
@@ -10,6 +11,7 @@ from msgspec import to_builtins
 
 from manager.orchestrator.crontab import parse as parse_schedule
 from manager.scheduler.constraints import STRATEGIES, parse
+from manager.store.ports import collides, is_ingress, key_of
 from swarmapi.errors import InvalidArgument, Unsupported
 from swarmapi.ids import check_service_name
 from swarmapi.model import defaults
@@ -28,6 +30,7 @@ from swarmapi.model.spec import (
     Mount,
     NetworkSpec,
     Placement,
+    PortConfig,
     Privileges,
     RaftSettings,
     ReplicatedJob,
@@ -52,6 +55,7 @@ MTU_OPTION: Final = "com.docker.network.driver.mtu"
 _NUMBERS: Final = {MTU_OPTION: (68, 65_535), defaults.VXLAN_OPTION: (1, (1 << 24) - 1)}
 """Options of an overlay, each with its least and greatest value."""
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:\-]*(@sha256:[0-9a-f]{64})?\Z")
+_LINK_NAME = re.compile(r"([^\s/%:,]{1,15})?", re.ASCII)
 _SHARE = re.compile(r"(0(\.\d{1,9})?|1(\.0{1,9})?)\Z", re.ASCII)
 _SPREAD = re.compile(r"(node|engine)\.labels\..+\Z", re.IGNORECASE)
 
@@ -439,7 +443,7 @@ def _check_endpoint(path: str, endpoint: EndpointSpec | None) -> None:
         raise InvalidArgument(f"{path}.LoadBalancing: must be random or sticky")
     if endpoint.mode == "dnsrr" and endpoint.load_balancing:
         raise InvalidArgument(f"{path}.LoadBalancing: in dnsrr mode the client chooses the task")
-    published: set[tuple[str, int]] = set()
+    published: list[PortConfig] = []
     for number, port in enumerate(endpoint.ports or ()):
         where = f"{path}.Ports[{number}]"
         if port.protocol not in ("", "tcp", "udp", "sctp"):
@@ -452,10 +456,33 @@ def _check_endpoint(path: str, endpoint: EndpointSpec | None) -> None:
             raise InvalidArgument(
                 f"{where}: port published with ingress mode can't be used with dnsrr mode"
             )
-        key = (port.protocol or "tcp", port.published_port)
-        if port.published_port and key in published:
+        _check_place(where, port)
+        if port.source not in ("", "client", "snat"):
+            raise InvalidArgument(f"{where}.Source: must be client or snat")
+        if port.source == "snat" and not is_ingress(port):
+            raise InvalidArgument(
+                f"{where}.Source: snat is the routing mesh's: in host mode tasks see the client"
+            )
+        if port.published_port and any(collides(port, other) for other in published):
+            key = key_of(port)
             raise InvalidArgument(f"{where}: duplicate published port {key[1]}/{key[0]}")
-        published.add(key)
+        published.append(port)
+
+
+def _check_place(where: str, port: PortConfig) -> None:
+    if port.address and port.interface:
+        raise InvalidArgument(f"{where}: Address and Interface exclude each other")
+    if not _LINK_NAME.fullmatch(port.interface):
+        raise InvalidArgument(f"{where}.Interface: {port.interface!r} names no network interface")
+    if port.address:
+        try:
+            several = ip_network(port.address).num_addresses > 1
+        except ValueError as error:
+            raise InvalidArgument(f"{where}.Address: {error}") from error
+        if several and not is_ingress(port):
+            raise InvalidArgument(f"{where}.Address: in host mode a port is at one address")
+    if port.interface and not is_ingress(port):
+        raise InvalidArgument(f"{where}.Interface: in host mode a port is at one address")
 
 
 def _not_negative(path: str, value: int) -> None:

@@ -5,6 +5,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from manager.scheduler.constraints import Rules, rules_of
+from manager.store.ports import HostPort
 from manager.store.view import Demand, Load, View, is_placed, is_wanted
 from swarmapi.model.objects import GenericShare, Node, Service, SpecVersion
 from swarmapi.model.spec import Placement, Platform
@@ -52,7 +53,7 @@ class Candidate:
         self.cpu_nanos = node.description.cpu_nanos - load.cpu_nanos
         self.memory_bytes = node.description.memory_bytes - load.memory_bytes
         self.tasks = load.tasks
-        self.ports: set[tuple[str, int]] = set()
+        self.ports: set[HostPort] = set()
         """Host ports taken in this turn; earlier ones are in the View."""
         self._generic: dict[str, GenericShare] | None = None
         self._services: dict[str, Service] | None = None

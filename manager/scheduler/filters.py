@@ -5,6 +5,7 @@ from typing import Final
 
 from manager.scheduler.candidates import Candidate, Needs, platform_text, size_of
 from manager.scheduler.constraints import normal_architecture
+from manager.store.ports import HostPort
 from manager.store.view import Demand, View
 from swarmapi.model.objects import Explanation, FilterRefusal, Node, NodeState
 from swarmapi.model.spec import Availability, Platform
@@ -51,10 +52,11 @@ def scarce_generic(view: View, demand: Demand, candidate: Candidate) -> list[tup
     return [entry for entry in found if entry[2] < entry[1]]
 
 
-def taken_port(view: View, demand: Demand, candidate: Candidate) -> tuple[str, int] | None:
+def taken_port(view: View, demand: Demand, candidate: Candidate) -> HostPort | None:
     """Return a host port of the demand that is in use on the node."""
     for port in demand.host_ports:
-        if port in candidate.ports or (candidate.node.id, *port) in view.host_ports_of:
+        taken = any(port.clashes(other) for other in candidate.ports)
+        if taken or view.holders(candidate.node.id, port):
             return port
     return None
 
@@ -102,7 +104,7 @@ def _refusals(
         yield ("platform", f"does not offer platform {_clipped(wanted)}")
     port = taken_port(view, needs.demand, candidate)
     if port is not None:
-        yield ("host-port", f"host port {port[1]}/{port[0]} already in use")
+        yield ("host-port", f"host port {port} already in use")
     if needs.max_replicas and replicas[node.id] >= needs.max_replicas:
         yield ("max-replicas", f"max replicas per node is {needs.max_replicas}")
 

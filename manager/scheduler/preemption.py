@@ -111,8 +111,8 @@ def _has_room(view: View, needs: Needs, candidate: Candidate, gone: list[Task]) 
     ):
         return False
     for port in wanted.host_ports:
-        holders = view.host_ports_of.get((node_id, *port), 0)
-        if port in candidate.ports or holders > sum(port in d.host_ports for d in demands):
+        left = {task.id for task in view.holders(node_id, port)}.difference(t.id for t in gone)
+        if left or any(port.clashes(other) for other in candidate.ports):
             return False
     free = candidate.generic(view) if wanted.generic else {}
     for kind, count in wanted.generic:

@@ -10,7 +10,7 @@ from manager.scheduler import filters
 from manager.scheduler.candidates import Candidate, Needs, platform_text, size_of
 from manager.scheduler.constraints import parse
 from manager.scheduler.placer import Placer
-from manager.store.view import Demand, Overlay, View, is_placed
+from manager.store.view import Overlay, View
 from swarmapi.errors import InvalidArgument
 from swarmapi.model.objects import NodeState, Task
 from swarmapi.model.spec import Availability
@@ -149,16 +149,9 @@ def _label_remedy(constraint: str, name: str) -> str:
 
 def _ports(view: View, needs: Needs, candidate: Candidate) -> Cell:
     taken = filters.taken_port(view, needs.demand, candidate)
-    wanted = ", ".join(f"{number}/{protocol}" for protocol, number in needs.demand.host_ports)
+    wanted = ", ".join(map(str, needs.demand.host_ports))
     if taken is None:
         return Cell("host-port", True, f"{wanted} free")
-    holders = sorted(
-        {
-            task.service_name
-            for task in view.tasks_of_node(candidate.node.id)
-            if is_placed(task)
-            and taken in view.demands.get((task.service_id, task.spec_version), Demand()).host_ports
-        }
-    )
-    detail = f"{taken[1]}/{taken[0]} already in use by {', '.join(holders) or 'another task'}"
+    holders = sorted({task.service_name for task in view.holders(candidate.node.id, taken)})
+    detail = f"{taken} already in use by {', '.join(holders) or 'another task'}"
     return Cell("host-port", False, detail, "another port, or that task elsewhere")

@@ -5,6 +5,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from manager.store.ports import place_of
 from manager.store.view import View, bare
 from swarmapi.model import defaults
 from swarmapi.model.objects import Network, NetworkLease, Node, NodeState, Service, Task
@@ -137,7 +138,11 @@ def _service(service: Service, network: Network) -> ServiceEntry:
     if network.spec.ingress:
         ports = tuple(
             PublishedPort(
-                protocol=p.protocol or "tcp", published=p.published_port, target=p.target_port
+                protocol=p.protocol or "tcp",
+                published=p.published_port,
+                target=p.target_port,
+                place=place_of(p),
+                source=p.source,
             )
             for p in service.endpoint.ports
             if p.publish_mode != "host"

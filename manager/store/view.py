@@ -9,6 +9,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, MutableMappin
 from typing import Any, NamedTuple, TypeVar
 
 from manager.store.layers import Index, Layer, Queues
+from manager.store.ports import HostPort, PortKey, host_ports, numbers, ports_of
 from swarmapi.model import defaults
 from swarmapi.model.objects import (
     Cluster,
@@ -26,7 +27,7 @@ from swarmapi.model.objects import (
     TaskState,
     UpdateState,
 )
-from swarmapi.model.spec import Availability, PortConfig, ServiceSpec
+from swarmapi.model.spec import Availability
 from swarmapi.model.tables import EndpointState
 
 K = TypeVar("K")
@@ -37,7 +38,6 @@ PARKED = "parked"
 STOPPING = "stopping"
 MOVED = "moved"
 SpecKey = tuple[str, int]
-PortKey = tuple[str, int]
 
 
 class Demand(NamedTuple):
@@ -45,7 +45,7 @@ class Demand(NamedTuple):
 
     cpu_nanos: int = 0
     memory_bytes: int = 0
-    host_ports: tuple[PortKey, ...] = ()
+    host_ports: tuple[HostPort, ...] = ()
     generic: tuple[tuple[str, int], ...] = ()
     """(kind, how many) of generic resources."""
 
@@ -84,23 +84,11 @@ def is_placed(task: Task) -> bool:
     return bool(task.node_id) and TaskState.ASSIGNED <= task.status.state <= TaskState.RUNNING
 
 
-def published(ports: Iterable[PortConfig]) -> Iterator[tuple[str, PortKey]]:
-    """Yield publish mode and (protocol, port) of the ports published by number."""
-    for port in ports:
-        if port.published_port:
-            yield port.publish_mode or "ingress", (port.protocol or "tcp", port.published_port)
-
-
-def ports_of(spec: ServiceSpec) -> tuple[PortConfig, ...]:
-    """Return the ports a spec publishes, as given."""
-    return (spec.endpoint_spec.ports or ()) if spec.endpoint_spec is not None else ()
-
-
 def demand_of(record: SpecVersion) -> Demand:
     """Return what a task of this spec version reserves."""
     resources = record.spec.task_template.resources
     reserved = resources.reservations if resources else None
-    ports = tuple(key for mode, key in published(ports_of(record.spec)) if mode == "host")
+    ports = host_ports(record.spec)
     if reserved is None:
         return Demand(host_ports=ports)
     wanted = [r.discrete_resource_spec for r in reserved.generic_resources or ()]
@@ -147,10 +135,6 @@ class View:
         self.loads: MutableMapping[str, Load] = {}
         self.replicas_on: MutableMapping[tuple[str, str], int] = {}
         """(service id, node id) to wanted placed tasks."""
-        self.host_ports_of: MutableMapping[tuple[str, str, int], int] = {}
-        """(node id, protocol, port) to placed tasks that publish it."""
-        self.ports: MutableMapping[PortKey, str] = {}
-        """Cluster-wide published ports to ids of the services that have them."""
         self.members: MutableMapping[tuple[str, str], int] = {}
         """(network id, node id) to placed tasks and running containers with an address there."""
         self.node_memo: dict[Hashable, Any] = {}
@@ -190,12 +174,23 @@ class View:
         self.drained = over("drained")
         self.versions_of = over("versions_of")
         self.tasks_of_spec: Index[SpecKey] = Index(base.tasks_of_spec if base else None)
-        self.port_claims: Index[tuple[str, str, int]] = Index(base.port_claims if base else None)
-        """(publish mode, protocol, port) to ids of the services whose spec names it."""
+        self.host_ports_of: Index[tuple[str, PortKey]] = Index(base.host_ports_of if base else None)
+        """Node id and port to ids of placed tasks that publish it, each at its place."""
+        self.publishers: Index[PortKey] = Index(base.publishers if base else None)
+        """Port to ids of the services that have it, or ask for it, in whatever mode and place."""
         self.pending_of_spec: Index[SpecKey] = Index(base.pending_of_spec if base else None)
         """Spec version to PENDING tasks that have no node yet: slot and id as one text, to sort."""
 
     # reading ------------------------------------------------------------------------------
+
+    def holders(self, node_id: str, port: HostPort) -> list[Task]:
+        """Return the placed tasks of a node that `port` clashes with."""
+        placed = (self.tasks[i] for i in sorted(self.host_ports_of.of((node_id, port.key))))
+        return [t for t in placed if any(port.clashes(p) for p in self.demand(t).host_ports)]
+
+    def demand(self, task: Task) -> Demand:
+        """Return what a task takes from its node."""
+        return self.demands.get((task.service_id, task.spec_version), Demand())
 
     def tasks_of_service(self, service_id: str) -> list[Task]:
         """Return its tasks, oldest first."""
@@ -333,11 +328,8 @@ class View:
             self._unindex_service(old)
         self.services[service.id] = service
         self.names[("service", service.spec.name)] = service.id
-        for mode, key in published(service.endpoint.ports):
-            if mode == "ingress":
-                self.ports[key] = service.id
-        for mode, key in published(ports_of(service.spec)):
-            self.port_claims.add((mode, *key), service.id)
+        for key in numbers((*service.endpoint.ports, *ports_of(service.spec))):
+            self.publishers.add(key, service.id)
         for vip in service.endpoint.vips:
             self._hold(vip.network_id, vip.hosts(), held=True)
             self.vips_of.add(vip.network_id, service.id)
@@ -444,11 +436,8 @@ class View:
 
     def _unindex_service(self, service: Service) -> None:
         self._drop_name("service", service.spec.name, service.id)
-        for mode, key in published(service.endpoint.ports):
-            if mode == "ingress" and self.ports.get(key) == service.id:
-                del self.ports[key]
-        for mode, key in published(ports_of(service.spec)):
-            self.port_claims.discard((mode, *key), service.id)
+        for key in numbers((*service.endpoint.ports, *ports_of(service.spec))):
+            self.publishers.discard(key, service.id)
         for vip in service.endpoint.vips:
             self._hold(vip.network_id, vip.hosts(), held=False)
             self.vips_of.discard(vip.network_id, service.id)
@@ -505,8 +494,9 @@ class View:
         )
         if wanted:
             _bump(self.replicas_on, (task.service_id, node_id), sign)
-        for protocol, port in demand.host_ports:
-            _bump(self.host_ports_of, (node_id, protocol, port), sign)
+        for port in demand.host_ports:
+            change = self.host_ports_of.add if sign > 0 else self.host_ports_of.discard
+            change((node_id, port.key), task.id)
 
     def _hold(self, network_id: str, hosts: Iterable[str], *, held: bool) -> None:
         for host in hosts:
@@ -542,8 +532,6 @@ class Overlay(View):
         self.demands = Layer(base.demands)
         self.loads = Layer(base.loads)
         self.replicas_on = Layer(base.replicas_on)
-        self.host_ports_of = Layer(base.host_ports_of)
-        self.ports = Layer(base.ports)
         self.members = Layer(base.members)
         self.pending = Layer(base.pending)
         self._index_fields(base)

@@ -279,18 +279,18 @@ def _ports(section: Section) -> list[Spec]:
             as_text(item, path) if not isinstance(item, dict) else _long_port(Section(item, path))
         )
         try:
-            rows += flags.service_ports(text)
+            rows += [{"Source": "client"} | port for port in flags.service_ports(text)]
         except Bad as error:
             raise ClientError(f"{path}: {error}") from None
     return rows
 
 
 def _long_port(section: Section) -> str:
-    keys = ("target", "published", "protocol", "mode")
-    given = {key: section.text(key) for key in keys}
+    named = {"address": "host_ip", "source": "x-source", "interface": "x-interface"}
+    given = {key: section.text(named.get(key, key)) for key in flags.PORT_KEYS}
     section.take("name")
     section.take("app_protocol")  # both are words for people
-    section.end({"host_ip": "a service's port takes no address"})
+    section.end()
     return ",".join(f"{key}={value}" for key, value in given.items() if value)
 
 

@@ -24,6 +24,8 @@ class Family:
     address_type: int
     unreachable: bytes
     """ICMP's code of an unreachable port."""
+    asked_address: int
+    """Conntrack's key of a destination."""
 
     def pack(self, address: str) -> bytes:
         """Return an address as registers hold it."""
@@ -74,5 +76,5 @@ class Family:
         return nx.reject_unreachable(self.unreachable)
 
 
-IPV4: Final = Family(nx.FAMILY_IPV4, 4, 12, 16, nx.TYPE_IPV4, b"\3")
-IPV6: Final = Family(nx.FAMILY_IPV6, 16, 8, 24, nx.TYPE_IPV6, b"\4")
+IPV4: Final = Family(nx.FAMILY_IPV4, 4, 12, 16, nx.TYPE_IPV4, b"\3", nx.CT_DESTINATION_IPV4)
+IPV6: Final = Family(nx.FAMILY_IPV6, 16, 8, 24, nx.TYPE_IPV6, b"\4", nx.CT_DESTINATION_IPV6)

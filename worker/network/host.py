@@ -145,13 +145,16 @@ class Host:
         if link is not None:
             self._node.route.batch([nl.remove_link(link.index)])
 
+    def addresses(self) -> dict[str, list[str]]:
+        """Return the node's addresses with prefix, by link."""
+        return netns.inside(self._fd, node_addresses)
+
     def foreign_subnets(self, ours: set[str]) -> list[str]:
         """Return the subnets the node is on by other links than `ours` and its bridges."""
         ours = ours | {spec.bridge for spec in self.bridges.values()}
-        here = netns.inside(self._fd, node_addresses)
         return [
             str(ip_interface(address).network)
-            for link, addresses in here.items()
+            for link, addresses in self.addresses().items()
             if link not in ours
             for address in addresses
         ]

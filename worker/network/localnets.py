@@ -6,6 +6,7 @@ from dataclasses import replace
 from worker.network.attachments import BridgeNetwork, NetworkError
 from worker.network.family import IPV4, IPV6
 from worker.network.ipam import AddressPool, check_subnet, choose_ipv6_subnet, choose_subnet
+from worker.network.local import LocalBridge
 
 
 class LocalNetworks:
@@ -81,6 +82,20 @@ class LocalNetworks:
         for pool in self._pools.get(network_id, ()):
             for address in addresses:
                 pool.release(address)
+
+    def planned(self) -> dict[str, LocalBridge]:
+        """Return the networks as the node's ruleset needs them."""
+        return {
+            key: LocalBridge(
+                b.bridge,
+                b.subnet,
+                b.internal,
+                b.masquerade,
+                "" if b.default else b.name,
+                b.ipv6_subnet,
+            )
+            for key, b in self.specs.items()
+        }
 
 
 def _pools(spec: BridgeNetwork) -> list[AddressPool]:

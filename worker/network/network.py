@@ -29,9 +29,10 @@ from worker.network.drift import keep_verifying
 from worker.network.family import IPV4
 from worker.network.host import Host, node_addresses
 from worker.network.ipam import AddressPool, choose_subnet
-from worker.network.local import UDP, Ipv4Tables, LocalBridge, LocalContainer, in_use, vanished
+from worker.network.local import UDP, Ipv4Tables, LocalContainer, in_use, vanished
 from worker.network.localnets import LocalNetworks
 from worker.network.loopback import carried
+from worker.network.mesh import is_at_places
 from worker.network.plan import DesiredState, Names, Planner
 from worker.network.publishing import Closable, close_all, per_family
 
@@ -499,17 +500,8 @@ class Network:
         desired = self._planner.plan(
             self._tables,
             [self._local(key, c) for key, c in self._containers.items()],
-            {
-                key: LocalBridge(
-                    b.bridge,
-                    b.subnet,
-                    b.internal,
-                    b.masquerade,
-                    "" if b.default else b.name,
-                    b.ipv6_subnet,
-                )
-                for key, b in self._bridges.items()
-            },
+            self._own.planned(),
+            await self._on_thread(self._kernel.addresses) if self._is_at_places() else {},
         )
         await self._on_thread(lambda: self._kernel.settle(desired))
         self._desired = desired
@@ -517,6 +509,9 @@ class Network:
             for container_id, names in desired.names.items():
                 upstream = self._upstream_of(self._containers[container_id])
                 self._resolver.update(container_id, names, upstream)
+
+    def _is_at_places(self) -> bool:
+        return is_at_places(self._tables.values())
 
     def _local(self, container_id: str, container: _Container) -> LocalContainer:
         endpoints = container.endpoints
@@ -561,6 +556,8 @@ class Network:
     async def verify(self) -> int:
         """Read the kernel back now, repair drift and return how much there was."""
         async with self._lock:
+            if self._is_at_places():
+                await self._settle()  # addresses of the node come and go
             desired = self._desired
             if desired is None:
                 return 0

@@ -30,6 +30,7 @@ TYPE_IPV4, TYPE_IPV6, TYPE_ETHER, TYPE_PROTO, TYPE_SERVICE, TYPE_MARK = 7, 8, 9,
 
 META_L4PROTO, META_MARK, META_IIFNAME, META_OIFNAME = 16, 3, 6, 7
 CT_STATE, CT_DIRECTION, CT_STATUS, CT_MARK = 0, 1, 2, 3
+CT_PORT_DESTINATION, CT_DESTINATION_IPV4, CT_DESTINATION_IPV6 = 12, 20, 22
 CT_STATE_ESTABLISHED_RELATED = 2 | 4
 CT_STATE_NEW = 8
 CT_STATUS_DNAT = 0x20
@@ -116,6 +117,11 @@ def store_meta(register: int, key: int) -> bytes:
 def load_ct(register: int, key: int) -> bytes:
     """Load a conntrack key."""
     return expression("ct", be32(2, key), be32(1, register))
+
+
+def load_original(register: int, key: int) -> bytes:
+    """Load a conntrack key of the direction a flow began in."""
+    return expression("ct", be32(2, key), be32(1, register), attribute(3, b"\0"))
 
 
 def store_ct(register: int, key: int) -> bytes:

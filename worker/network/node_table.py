@@ -2,7 +2,8 @@
 
 import struct
 from collections.abc import Iterable, Mapping
-from ipaddress import IPv4Address, ip_address
+from ipaddress import IPv4Address
+from types import MappingProxyType
 
 from swarmapi.model.tables import NetworkTable
 from worker.network import nftexpr as nx
@@ -14,10 +15,18 @@ from worker.network.local import (
     VXLAN_PORT,
     LocalBridge,
     LocalContainer,
-    serving_by_service,
+)
+from worker.network.mesh import (
+    PROTOCOLS,
+    Links,
+    balancer_chains,
+    mesh_elements,
+    mesh_shapes,
+    port_key,
+    snat_rules,
+    target,
 )
 
-PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 _LOCAL = struct.pack("=I", nx.RTN_LOCAL)
 ANYWHERE = {IPV4: "0.0.0.0", IPV6: "::"}
 
@@ -28,9 +37,10 @@ def node_table(
     containers: Iterable[LocalContainer],
     bridges: Mapping[str, LocalBridge],
     family: Family = IPV4,
+    links: Links = MappingProxyType({}),
 ) -> nx.TableState:
     """Return the node's own table of a family: mesh, published host ports, bridges."""
-    mesh, targets, balancers = _mesh_elements(tables, family)
+    mesh = mesh_elements(tables, family, links)
     anywhere, at_address = _host_ports(containers, family)
     ingress = next((t for t in tables.values() if t.ingress), None)
     service_type = nx.TYPE_PROTO << 6 | nx.TYPE_SERVICE
@@ -40,27 +50,13 @@ def node_table(
         return nx.SetShape(key_sizes, family.size + 4, key_type=key_type, data_type=kind)
 
     shapes = {
-        "mesh": nx.SetShape((1, 2), verdicts=True, key_type=service_type),
-        "targets": leading((1, 2, 4), service_type << 6 | nx.TYPE_MARK),
+        **mesh_shapes(family),
         "ports": leading((1, 2), service_type),
         "address-ports": leading((family.size, 1, 2), family.address_type << 12 | service_type),
     }
-    elements = {"mesh": mesh, "targets": targets, "ports": anywhere, "address-ports": at_address}
+    elements = {**mesh.by_name(), "ports": anywhere, "address-ports": at_address}
     entry = _entry_rules(family)
-    chains = {
-        f"{kind}-{count}": nx.Chain(
-            (
-                nx.rule(
-                    nx.load_meta(nx.REG32_00, nx.META_L4PROTO),
-                    nx.load_port(nx.REG32_01),
-                    _slot(kind, family, count),
-                    nx.lookup("targets", nx.REG32_00, nx.REG32_00),
-                    family.dnat(nx.REG32_00, family.behind(nx.REG32_00)),
-                ),
-            )
-        )
-        for kind, count in sorted(balancers)
-    }
+    chains = balancer_chains(mesh.balancers, family)
     chains |= {
         # 5 before dstnat and srcnat: ahead of other programs' tables on the same hooks.
         "prerouting": nx.Chain(entry, "nat", nx.HOOK_PREROUTING, -105),
@@ -82,51 +78,14 @@ def ipv6_node_table(
     tables: Mapping[str, NetworkTable],
     containers: Iterable[LocalContainer],
     bridges: Mapping[str, LocalBridge],
+    links: Links = MappingProxyType({}),
 ) -> nx.TableState | None:
     """Return the node's `ip6` table; None where nothing of this node has IPv6."""
     prefixes = [p for bridge in bridges.values() for p in bridge.subnets()]
     prefixes += [p for table in tables.values() if table.ingress for p in table.subnets()]
     if not IPV6.of(prefixes):
         return None
-    return node_table(node_id, tables, containers, bridges, IPV6)
-
-
-def _slot(kind: str, family: Family, count: int) -> bytes:
-    if kind == "sticky":
-        return family.source_slot(nx.REG32_02, count)
-    return nx.random_slot(nx.REG32_02, count)
-
-
-def _port_key(protocol: str, port: int) -> bytes:
-    return bytes([PROTOCOLS[protocol], 0, 0, 0]) + struct.pack(">H", port) + b"\0\0"
-
-
-def _target(address: str, port: int) -> bytes:
-    return ip_address(address).packed + struct.pack(">H", port) + b"\0\0"
-
-
-def _mesh_elements(
-    tables: Mapping[str, NetworkTable], family: Family
-) -> tuple[dict[bytes, nx.Value], dict[bytes, nx.Value], set[tuple[str, int]]]:
-    mesh: dict[bytes, nx.Value] = {}
-    targets: dict[bytes, nx.Value] = {}
-    balancers: set[tuple[str, int]] = set()
-    for table in tables.values():
-        if not table.ingress:
-            continue
-        groups = serving_by_service(table, families=(family,))
-        for service in table.services.values():
-            addresses = groups.get(service.service_id, ())
-            if not addresses:
-                continue
-            balancer = ("sticky" if service.sticky else "mesh", len(addresses))
-            for port in service.ports:
-                key = _port_key(port.protocol, port.published)
-                mesh[key] = f"{balancer[0]}-{balancer[1]}"
-                balancers.add(balancer)
-                for slot, address in enumerate(addresses):
-                    targets[key + struct.pack("=I", slot)] = _target(address, port.target)
-    return mesh, targets, balancers
+    return node_table(node_id, tables, containers, bridges, IPV6, links)
 
 
 def _underlay(
@@ -162,8 +121,8 @@ def _host_ports(
     for container in containers:
         inside = family.of((container.port_address, container.ipv6_port_address))
         for port in container.ports if inside else ():
-            key = _port_key(port.protocol, port.host_port)
-            value = _target(inside[0], port.container_port)
+            key = port_key(port.protocol, port.host_port)
+            value = target(inside[0], port.container_port)
             if port.host_ip == LOOPBACK:
                 continue
             if port.host_ip in ("", ANYWHERE[family]):
@@ -180,16 +139,16 @@ def _entry_rules(family: Family) -> tuple[nx.Rule, ...]:
     ports = nx.load_meta(nx.REG32_00, nx.META_L4PROTO) + nx.load_port(nx.REG32_01)
     behind = family.behind(nx.REG32_00)
     rewrite = family.dnat(nx.REG32_00, behind)
+    at_address = (
+        family.load_destination(nx.REG32_00)
+        + nx.load_meta(behind, nx.META_L4PROTO)
+        + nx.load_port(behind + 1)
+    )
+    to_targets = nx.lookup("address-ports", nx.REG32_00, nx.REG32_00)
     return (
-        nx.rule(
-            local,
-            family.load_destination(nx.REG32_00),
-            nx.load_meta(behind, nx.META_L4PROTO),
-            nx.load_port(behind + 1),
-            nx.lookup("address-ports", nx.REG32_00, nx.REG32_00),
-            rewrite,
-        ),
+        nx.rule(local, at_address, to_targets, rewrite),
         nx.rule(local, ports, nx.lookup("ports", nx.REG32_00, nx.REG32_00), rewrite),
+        nx.rule(local, at_address, nx.lookup("address-mesh", nx.REG32_00, nx.REG_VERDICT)),
         nx.rule(local, ports, nx.lookup("mesh", nx.REG32_00, nx.REG_VERDICT)),
     )
 
@@ -250,6 +209,7 @@ def _leaving_rules(
         rules.append(
             nx.rule(_translated(), _into(INGRESS_LINK), _from_this_node(), nx.masquerade())
         )
+        rules += snat_rules(family, _translated() + _into(INGRESS_LINK))
         node = ingress.nodes.get(node_id)
         if node is not None and node.mesh_ports != (0, 0):
             low, high = (struct.pack(">H", port) for port in node.mesh_ports)

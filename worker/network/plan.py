@@ -8,6 +8,7 @@ import struct
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
+from types import MappingProxyType
 from typing import NamedTuple
 
 from swarmapi.model.tables import NetworkTable, ServiceEntry
@@ -22,6 +23,7 @@ from worker.network.local import (
     LocalContainer,
     serving_by_service,
 )
+from worker.network.mesh import Links
 from worker.network.node_table import ipv6_node_table, node_table
 
 _TCP = bytes([6])
@@ -84,8 +86,12 @@ class Planner:
         tables: Mapping[str, NetworkTable],
         containers: Iterable[LocalContainer],
         bridges: Mapping[str, LocalBridge],
+        links: Links = MappingProxyType({}),
     ) -> DesiredState:
-        """Return the desired state; tables of networks without a local container count too."""
+        """Return the desired state; tables of networks without a local container count too.
+
+        `links` are needed only where `is_at_places` says so.
+        """
         local = {c.container_id: c for c in containers}
         self._overlays = {key: self._overlay(table) for key, table in tables.items()}
         self._containers = {key: self._container(tables, c) for key, c in local.items()}
@@ -98,7 +104,7 @@ class Planner:
             key: self._network(tables.get(key), key, domains.get(key, ""), found)
             for key, found in members.items()
         }
-        _, node, ipv6_node = self._node = self._node_tables(tables, local.values(), bridges)
+        _, node, ipv6_node = self._node = self._node_tables(tables, local.values(), bridges, links)
         return DesiredState(
             overlays={key: state for key, (_, state) in self._overlays.items()},
             containers={key: found for key, (_, found) in self._containers.items()},
@@ -112,17 +118,18 @@ class Planner:
         tables: Mapping[str, NetworkTable],
         containers: Collection[LocalContainer],
         bridges: Mapping[str, LocalBridge],
+        links: Links,
     ) -> tuple[object, nx.TableState, nx.TableState | None]:
         """Return the node's tables, of which most containers change nothing."""
         publishing = [(c.ports, c.port_address, c.ipv6_port_address) for c in containers if c.ports]
         used: list[tuple[str, NetworkTable | None, object]] = [(k, t, 0) for k, t in tables.items()]
-        used.append(("", None, (publishing, dict(bridges))))
+        used.append(("", None, (publishing, dict(bridges), dict(links))))
         if self._node is not None and _same(self._node[0], used):
             return self._node
         return (
             used,
-            node_table(self._node_id, tables, containers, bridges),
-            ipv6_node_table(self._node_id, tables, containers, bridges),
+            node_table(self._node_id, tables, containers, bridges, links=links),
+            ipv6_node_table(self._node_id, tables, containers, bridges, links),
         )
 
     def _names_of(self, container: LocalContainer) -> Names:

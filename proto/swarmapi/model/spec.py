@@ -334,6 +334,12 @@ class PortConfig(Spec, frozen=True):
     target_port: int = 0
     published_port: int = 0
     publish_mode: str = ""
+    source: str = ""
+    """Ours: what a task of the mesh sees: blank or `client`, or `snat`, an address of the node."""
+    address: str = ""
+    """Ours: an address, or a prefix of addresses, of the nodes; blank for every one."""
+    interface: str = ""
+    """Ours: the link whose addresses it is published on, instead of `address`."""
 
 
 class EndpointSpec(Spec, frozen=True):

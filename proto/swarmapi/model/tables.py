@@ -26,6 +26,10 @@ class PublishedPort(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """`tcp`, `udp` or `sctp`."""
     published: int
     target: int
+    place: str = ""
+    """Blank for every address of every node, else an address, a prefix of them or `%LINK`."""
+    source: str = ""
+    """Whose address tasks see: blank for the client's, `snat` for the node's."""
 
 
 class ServiceEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

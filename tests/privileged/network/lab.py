@@ -98,6 +98,10 @@ class Lab:
         self._route(pin, configure)
         return pin
 
+    def address(self, pin: Path, address: str) -> None:
+        """Give a machine one more address on the underlay."""
+        self._route(pin, lambda r: r.batch([nl.add_address(r.index("eth0"), f"{address}/24")]))
+
     def close(self) -> None:
         for pin in self.pins:
             netns.unpin(pin)

@@ -30,7 +30,7 @@ def indexes(view: View) -> dict[str, object]:
             found[name] = {k: sorted(v) for k, v in value._sets.items() if v}
         elif isinstance(value, Queues):
             found[name] = {key: sorted(value.of(key).items()) for key in value.filled()}
-        elif name in ("names", "demands", "replicas_on", "host_ports_of", "ports", "members"):
+        elif name in ("names", "demands", "replicas_on", "members"):
             found[name] = dict(value)
         elif name == "loads":
             found[name] = {k: v for k, v in value.items() if any(v)}

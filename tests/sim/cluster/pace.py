@@ -1,6 +1,6 @@
 """How fast a service may be changed: no turn begins more than its settings allow."""
 
-from collections import Counter
+from itertools import combinations
 
 from manager.reconcile import TurnResult
 from manager.store import changes as c
@@ -42,11 +42,10 @@ def check_pace(view: View, now_ns: int, result: TurnResult) -> None:
 def check_host_ports(view: View) -> None:
     """No two tasks of a node publish one port of the host; no node has more than its maximum."""
     for node_id in view.nodes:
-        taken: Counter[tuple[str, int]] = Counter()
-        for task in view.tasks_of_node(node_id):
-            if is_placed(task):
-                taken.update(view.demands[(task.service_id, task.spec_version)].host_ports)
-        assert all(count == 1 for count in taken.values()), f"{node_id}: {taken}"
+        placed = [task for task in view.tasks_of_node(node_id) if is_placed(task)]
+        taken = [port for task in placed for port in view.demand(task).host_ports]
+        clashes = [(a, b) for a, b in combinations(taken, 2) if a.clashes(b)]
+        assert not clashes, f"{node_id}: {clashes}"
 
 
 def _after(service: Service, result: TurnResult) -> Service:

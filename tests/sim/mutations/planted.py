@@ -417,8 +417,8 @@ PLACING: Final = (
     Planted(
         "ports of the host are given twice",
         "manager/scheduler/filters.py",
-        "if port in candidate.ports or (candidate.node.id, *port) in view.host_ports_of:",
-        "if port in candidate.ports:",
+        "if taken or view.holders(candidate.node.id, port):",
+        "if taken:",
     ),
     Planted(
         "memory is given twice",

@@ -371,6 +371,28 @@ def test_exhausted_network_lets_tasks_wait() -> None:
     assert "network tiny has no free address in 172.20.0.0/29" in explain(made.view, waiting).text()
 
 
+@pytest.mark.parametrize(
+    ("mine", "theirs", "collide"),
+    [
+        ({}, {"address": "10.0.0.5"}, True),
+        ({"address": "10.0.0.5"}, {"address": "10.0.0.6"}, False),
+        ({"address": "10.0.0.5"}, {"address": "10.0.0.0/24"}, True),
+        ({"address": "0.0.0.0/0"}, {"address": "::/0"}, False),
+        ({"interface": "eth0"}, {"interface": "eth1"}, False),
+        ({"interface": "eth0"}, {"interface": "eth0"}, True),
+        ({"interface": "eth0"}, {"address": "10.0.0.5"}, True),
+    ],
+)
+def test_a_port_is_had_at_its_place(
+    mine: dict[str, str], theirs: dict[str, str], collide: bool
+) -> None:
+    made = started()
+    made.put_service("a", spec("a", ports=(replace(port(80, 8080), **mine),)))
+    made.converge()
+    refusal = port_conflict(made.view, spec("x", ports=(replace(port(1, 8080), **theirs),)))
+    assert ("'a'" in refusal) == collide
+
+
 def test_ingress_ports_without_an_ingress_network_are_refused() -> None:
     made = started(ingress=False)
     made.put_service("s", spec(ports=(port(80),)))

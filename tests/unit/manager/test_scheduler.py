@@ -10,7 +10,7 @@ from manager.scheduler.table import table_of
 from manager.store import changes as c
 from swarmapi.errors import InvalidArgument
 from swarmapi.model.objects import Explanation, Node, NodeState, TaskState
-from swarmapi.model.spec import Availability, NodeRole, NodeSpec, Platform, ServiceSpec
+from swarmapi.model.spec import Availability, NodeRole, NodeSpec, Platform, PortConfig, ServiceSpec
 from tests.builders import MIB, World, node, port, spec
 
 
@@ -157,6 +157,22 @@ def test_b49_host_ports_and_max_replicas() -> None:
     assert "host port 8080/tcp already in use" in explain(made.view, waiting).text()
     waiting = next(t for t in made.tasks("m") if not t.node_id)
     assert "max replicas per node is 1" in explain(made.view, waiting).text()
+
+
+def test_a_host_port_is_taken_at_its_place() -> None:
+    def at(address: str) -> PortConfig:
+        return replace(port(80, 8080, "host"), address=address)
+
+    made = World()
+    made.add_nodes(node("n1"))
+    made.put_service("a", spec("a", ports=(at("10.0.0.5"),)))
+    made.put_service("b", spec("b", ports=(at("10.0.0.6"),)))
+    made.converge()
+    made.put_service("c", spec("c", ports=(at("10.0.0.6"),)))
+    made.converge()
+    assert placed(made, "a") == placed(made, "b") == {"n1": 1}
+    waiting = explain(made.view, made.tasks("c")[0]).text()
+    assert "host port 10.0.0.6:8080/tcp already in use" in waiting
 
 
 def test_b50_unplaceable_tasks_write_nothing_again() -> None:

@@ -246,6 +246,28 @@ def test_a_port_is_taken_before_it_is_allocated(first: str, second: str, status:
     play(story)
 
 
+def test_a_port_keeps_its_place_when_a_client_of_dockers_writes_it_back() -> None:
+    plain = {"TargetPort": 80, "PublishedPort": 9000, "Protocol": "tcp", "PublishMode": "ingress"}
+    ours = {"Source": "snat", "Address": "10.0.0.5"}
+
+    async def story(cluster: MemoryCluster, client: Client) -> None:
+        made = {"EndpointSpec": {"Ports": [plain | ours]}}
+        one = await post(client, "/services/create", spec("one", **made), 201)
+        await post(client, "/services/create", spec("two", EndpointSpec={"Ports": [plain]}), 400)
+        elsewhere = [plain | {"Address": "10.0.0.6"}]
+        await post(client, "/services/create", spec("two", EndpointSpec={"Ports": elsewhere}), 201)
+        for sent, kept in ((plain, plain | ours), (plain | {"Source": "client"}, plain)):
+            path = f"/services/{one['ID']}"
+            version = (await get(client, path))["Version"]["Index"]
+            body = spec("one", EndpointSpec={"Ports": [sent]})
+            status = 200 if kept != plain else 400
+            await post(client, f"{path}/update?version={version}", body, status)
+            if status == 200:
+                assert (await get(client, path))["Spec"]["EndpointSpec"]["Ports"] == [kept]
+
+    play(story)
+
+
 def test_update_needs_the_version_and_rollback_the_previous_spec() -> None:
     async def story(cluster: MemoryCluster, client: Client) -> None:
         await post(client, "/services/create", spec(), 201)

@@ -129,6 +129,31 @@ def service(path: str, value: Any) -> ServiceSpec:
             [{"TargetPort": 1, "PublishedPort": 80}, {"TargetPort": 2, "PublishedPort": 80}],
             "EndpointSpec.Ports[1]: duplicate",
         ),
+        (
+            "EndpointSpec.Ports",
+            [{"TargetPort": 1, "Source": "server"}],
+            "EndpointSpec.Ports[0].Source: ",
+        ),
+        (
+            "EndpointSpec.Ports",
+            [{"TargetPort": 1, "Source": "snat", "PublishMode": "host"}],
+            "EndpointSpec.Ports[0].Source: snat is the routing mesh's",
+        ),
+        (
+            "EndpointSpec.Ports",
+            [{"TargetPort": 1, "Address": "10.0.0.5/24"}],
+            "EndpointSpec.Ports[0].Address: 10.0.0.5/24 has host bits set",
+        ),
+        (
+            "EndpointSpec.Ports",
+            [{"TargetPort": 1, "Interface": "a/b"}],
+            "EndpointSpec.Ports[0].Interface: ",
+        ),
+        (
+            "EndpointSpec.Ports",
+            [{"TargetPort": 1, "Address": "10.0.0.5", "Interface": "eth1"}],
+            "EndpointSpec.Ports[0]: Address and Interface exclude each other",
+        ),
         ("EndpointSpec", {"Mode": "dnsrr", "Ports": [{"TargetPort": 1}]}, "EndpointSpec.Ports[0]"),
         ("EndpointSpec", {"LoadBalancing": "fair"}, "EndpointSpec.LoadBalancing"),
         (
@@ -169,7 +194,8 @@ def test_refused_service(path: str, value: Any, begins: str) -> None:
             "EndpointSpec.Ports",
             [
                 {"TargetPort": 53, "PublishedPort": 53},
-                {"TargetPort": 53, "PublishedPort": 53, "Protocol": "udp"},
+                {"TargetPort": 53, "PublishedPort": 53, "Protocol": "udp", "Address": "10.0.0.5"},
+                {"TargetPort": 53, "PublishedPort": 53, "Protocol": "udp", "Address": "fd00::/8"},
             ],
         ),
     ],

@@ -4,6 +4,7 @@ import struct
 from ipaddress import IPv4Address
 
 import msgspec
+import pytest
 
 from swarmapi.model.tables import (
     EndpointState,
@@ -210,3 +211,48 @@ def test_a_link_is_a_name_for_its_container_alone() -> None:
     names = Planner("n1").plan({}, [db, web], {}).names
     assert names["web"].forward == {"db": ("172.16.0.2",), "data": ("172.16.0.2",)}
     assert names["db"].forward == {"db": ("172.16.0.2",)}
+
+
+def at_places(*ports: PublishedPort) -> DesiredState:
+    table = overlay(task(1), ingress=True)
+    services = {"s1": ServiceEntry(service_id="s1", name="Web", ports=ports)}
+    links = {"eth0": ("10.9.0.5/24", "10.9.1.5/24"), "lo": ("127.0.0.1/8",)}
+    table = msgspec.structs.replace(table, services=services)
+    return Planner("n1").plan({"net1": table}, [HERE], {}, links)
+
+
+@pytest.mark.parametrize(
+    ("place", "addresses"),
+    [
+        ("%eth0", ("10.9.0.5", "10.9.1.5")),
+        ("%eth1", ()),
+        ("10.9.0.0/24", ("10.9.0.5",)),
+        ("127.0.0.0/8", ("127.0.0.1",)),
+        ("10.9.0.77", ("10.9.0.77",)),
+        ("fd00::1", ()),
+    ],
+)
+def test_a_port_of_the_mesh_is_at_its_place(place: str, addresses: tuple[str, ...]) -> None:
+    port = PublishedPort(protocol="tcp", published=8080, target=80, place=place)
+    node = at_places(port).node.elements
+    assert {key[:4] for key in node["address-mesh"]} == {packed(a) for a in addresses}
+    assert not node["mesh"]
+    assert not node["snat"]
+
+
+def test_one_number_leads_elsewhere_at_another_address() -> None:
+    low, high = (
+        PublishedPort(protocol="tcp", published=80, target=t, place=f"10.9.0.{t}") for t in (1, 2)
+    )
+    targets = at_places(low, high).node.elements["address-targets"]
+    assert {key[3]: value[4:6] for key, value in targets.items() if isinstance(value, bytes)} == {
+        1: b"\0\1",
+        2: b"\0\2",
+    }
+
+
+def test_the_prefix_of_all_addresses_is_everywhere_in_its_family() -> None:
+    port = PublishedPort(protocol="udp", published=53, target=53, place="0.0.0.0/0", source="snat")
+    node = at_places(port).node.elements
+    assert len(node["mesh"]) == len(node["snat"]) == 1
+    assert not node["address-mesh"]

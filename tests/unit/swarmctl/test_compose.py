@@ -251,7 +251,7 @@ def test_services_of_a_profile_are_for_who_asks() -> None:
         ({"privileged": True}, r"services\.web\.privileged: not supported"),
         ({"image": None}, r"services\.web\.image: missing"),
         ({"image": ["x"]}, r"services\.web\.image: want a text, not a list"),
-        ({"ports": ["127.0.0.1:80:80"]}, r"services\.web\.ports\[0\]: .*no address"),
+        ({"ports": ["80/icmp"]}, r"services\.web\.ports\[0\]: invalid protocol"),
         ({"ports": "80"}, r"services\.web\.ports: want a list"),
         ({"volumes": ["gone:/x"]}, r"services\.web\.volumes\[0\]: volume 'gone' is not under"),
         ({"volumes": ["/a:/b:what"]}, r"unknown mode 'what'"),
