@@ -66,11 +66,16 @@ def _config(service: Service, by_update: bool) -> UpdateConfig:
 
 
 def _is_updating(service: Service, task: Task) -> bool:
+    """Tell whether an update under way made the task.
+
+    One that has ended left behind what waits for a paused node.
+    """
     status = service.update_status
     return (
         task.by_update
         and task.spec_version == service.spec_version
         and status is not None
+        and status.state not in (UpdateState.COMPLETED, UpdateState.ROLLBACK_COMPLETED)
         and task.meta.created_ns >= status.started_ns
     )
 
