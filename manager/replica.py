@@ -12,7 +12,7 @@ import msgspec
 
 from manager.store import snapshot
 from manager.store.apply import Applied, Conflict, apply
-from manager.store.changes import Change, CheckState, Transaction, decode, encode
+from manager.store.changes import AgreeState, Change, Transaction, decode, encode
 from manager.store.digest import digest_of, moved_by
 from manager.store.view import View
 from swarmapi import errors
@@ -105,7 +105,10 @@ class Replica:
         self.digest = 0
         """Of the View as it is (`manager.store.digest`)."""
         self.differs_since = 0
-        """The entry as of which this state was found to differ from the leader's, else 0."""
+        """The entry as of which this state was found to differ from most managers', else 0.
+
+        Where no majority has one state, from the leader's.
+        """
         self._digests: deque[tuple[int, int]] = deque(maxlen=_DIGESTS_KEPT)
         self._listeners: list[Listener] = []
         self._reset_listeners: list[Callable[[], None]] = []
@@ -127,25 +130,38 @@ class Replica:
             entry = _decoder.decode(item.payload)
             transaction = decode(entry.transaction)
             applied = apply(self.view, item.index, entry.now_ns, transaction)
-            self.digest ^= moved_by(applied.changed)
+            self.digest ^= moved_by(applied)
             self._digests.append((item.index, self.digest))
             for change in transaction.changes:
-                if isinstance(change, CheckState):
+                if isinstance(change, AgreeState):
                     self._compare(change)
             for listener in tuple(self._listeners):
                 listener(applied)
 
-    def _compare(self, told: CheckState) -> None:
-        for index, digest in reversed(self._digests):
-            if index == told.as_of and f"{digest:x}" != told.digest and not self.differs_since:
-                self.differs_since = index
-                log.critical(
-                    "the state of this manager differs from the leader's as of entry %d: "
-                    "demote it and promote it again",
-                    index,
-                )
-            if index <= told.as_of:
-                return
+    def digest_at(self, index: int) -> str:
+        """Return the digest as of an entry in hex; empty when it is not known any more, or yet."""
+        for known, digest in reversed(self._digests):
+            if known <= index:
+                return f"{digest:x}" if known == index else ""
+        return ""
+
+    def _compare(self, told: AgreeState) -> None:
+        held = self.digest_at(told.as_of)
+        if not held:
+            return
+        if held == told.digest:
+            if self.differs_since:
+                log.warning("the state of this manager is as the others' again")
+            self.differs_since = 0
+        elif not self.differs_since:
+            self.differs_since = told.as_of
+            whose = "most managers'" if told.by_most else "the leader's"
+            log.critical(
+                "the state of this manager differs from %s as of entry %d: "
+                "demote it and promote it again",
+                whose,
+                told.as_of,
+            )
 
     def freeze(self) -> Iterator[bytes]:
         """Return the View as snapshot chunks, taken now."""
@@ -156,6 +172,7 @@ class Replica:
         self.view = snapshot.restore(chunks)
         self.digest, self.differs_since = digest_of(self.view), 0
         self._digests.clear()
+        self._digests.append((self.view.index, self.digest))
         for listener in tuple(self._reset_listeners):
             listener()
 

@@ -165,7 +165,8 @@ class Manager:
         self._begin("liveness", dispatcher.watch)
         self._begin("roster", roster.run)
         self._begin("kept logs", keeper.run)
-        self._begin("state check", StateCheck(self.store, self._log.hand_over).run)
+        check = StateCheck(self.store, self._ask_digests, self._log.hand_over)
+        self._begin("state check", check.run)
         if self._locker is not None:
             self._begin("keys", self._locker.run)
         if self._founding is not None:
@@ -208,9 +209,14 @@ class Manager:
         self._jobs.append(asyncio.create_task(_kept_going(name, job), name=name))
 
     async def _share_log(self, task_id: str, lines: bytes) -> None:
-        members = self._log.members()
-        others = [a for i, a in members.items() if i != self._tls.identity.node_id]
-        await self._forwarder.share_log(others, task_id, lines)
+        await self._forwarder.share_log(self._other_members().values(), task_id, lines)
+
+    async def _ask_digests(self, index: int) -> dict[str, str]:
+        return await self._forwarder.digests(self._other_members(), index)
+
+    def _other_members(self) -> dict[str, str]:
+        own = self._tls.identity.node_id
+        return {i: address for i, address in self._log.members().items() if i != own}
 
     def _make_servers(
         self, dispatcher: Dispatcher, broker: LogBroker, tails: Tails, execs: ExecBroker

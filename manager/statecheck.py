@@ -1,26 +1,34 @@
-"""The leader's word, once a minute, of what the state is; each member compares it with its own."""
+"""Once a minute the leader asks all managers what their state was, and says what most have."""
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from manager.replica import Store
-from manager.store.changes import CheckState
+from manager.store.changes import AgreeState
+from manager.store.digest import agreed
 from swarmapi.errors import SwarmError
 
 PERIOD_S: Final = 60.0
+Ask = Callable[[int], Awaitable[Mapping[str, str]]]
+"""Returns the other managers' digests as of an entry by node id, empty where one is not known."""
 log = logging.getLogger(__name__)
 
 
 class StateCheck:
-    """Proposes the digest while it leads; a member that differs leads no longer than it must."""
+    """Works while it leads; who differs is named, and leads no longer than it must."""
 
     def __init__(
-        self, store: Store, hand_over: Callable[[], Awaitable[None]], period_s: float = PERIOD_S
+        self,
+        store: Store,
+        ask: Ask,
+        hand_over: Callable[[], Awaitable[None]],
+        period_s: float = PERIOD_S,
     ) -> None:
         self._store = store
+        self._ask = ask
         self._hand_over = hand_over
         self._period_s = period_s
         self._checked_index = 0
@@ -33,15 +41,22 @@ class StateCheck:
                 await self.step()
 
     async def step(self) -> None:
-        """Tell the digest, when something changed since the last time. Raises SwarmError."""
+        """Compare, when something changed since all were equal. Raises SwarmError."""
         status, replica = self._store.log.status, self._store.replica
-        if not (status.is_leader and status.ready):
+        index = replica.view.index
+        if not (status.is_leader and status.ready) or index <= self._checked_index:
             return
-        if replica.differs_since:
+        own = replica.digest_at(index)
+        told = {**await self._ask(index), status.leader_id: own}
+        digest, by_most = agreed(told, status.leader_id)
+        differing = sorted(node for node, word in told.items() if word not in ("", digest))
+        for node in differing:
+            whose = "most managers'" if by_most else "the leader's"
+            log.critical("the state of manager %s differs from %s as of %d", node, whose, index)
+        word = AgreeState(as_of=index, digest=digest, by_most=by_most)
+        await self._store.propose((word,))
+        if not differing:
+            self._checked_index = replica.view.index
+        elif status.leader_id in differing:
             log.critical("this manager's state differs from the cluster's: it hands over")
             await self._hand_over()
-            return
-        index, digest = replica.view.index, replica.digest
-        if index > self._checked_index:
-            await self._store.propose((CheckState(as_of=index, digest=f"{digest:x}"),))
-            self._checked_index = replica.view.index

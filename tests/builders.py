@@ -195,7 +195,7 @@ class World:
         self._index += 1
         transaction = c.Transaction(request_id=request_id, changes=changes)
         applied = apply(self.view, self._index, self.now_ns, c.decode(c.encode(transaction)))
-        self.digest ^= moved_by(applied.changed)
+        self.digest ^= moved_by(applied)
         self.dirty |= applied.dirty
         return applied
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,8 +19,8 @@ from manager.ca.rpc import refuse
 from manager.replica import Store
 from swarmapi.errors import InvalidArgument, NotLeader, OutcomeUnknown, SwarmError, Unavailable
 from swarmapi.identity import MANAGER, TLSMaterial, expect, identity_from_auth_context
+from swarmapi.v1 import ca_pb2, logs_pb2
 from swarmapi.v1 import forward_pb2 as pb
-from swarmapi.v1 import logs_pb2
 
 log = logging.getLogger(__name__)
 SHARE_WAIT_S: Final = 5.0
@@ -108,6 +108,25 @@ class GrpcForwarder:
             log.info("log of task %s is not shared: %s", task_id, error.details())
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 self._rests_until[address] = time.monotonic() + SHARE_REST_S
+
+    async def digests(self, members: Mapping[str, str], index: int) -> dict[str, str]:
+        """Return members' digests as of an entry by node id; empty for one that gives none."""
+
+        async def ask(address: str) -> str:
+            call = self._channel(address).unary_unary(
+                "/swarmapi.v1.Membership/Digest",
+                request_serializer=ca_pb2.DigestRequest.SerializeToString,
+                response_deserializer=ca_pb2.DigestReply.FromString,
+            )
+            try:
+                reply = await call(ca_pb2.DigestRequest(index=index), timeout=SHARE_WAIT_S)
+            except grpc.aio.AioRpcError as error:
+                log.info("manager at %s gives no digest: %s", address, error.details())
+                return ""
+            return str(reply.digest)
+
+        found = await asyncio.gather(*map(ask, members.values()))
+        return dict(zip(members, found, strict=True))
 
     async def close(self) -> None:
         """Close the channels."""

@@ -2,7 +2,7 @@
 
 import datetime
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 from manager.ca.authority import check_manager, check_node
 from manager.ca.certificates import (
@@ -21,6 +21,7 @@ from swarmapi.model.objects import Cluster, Node, NodeDescription, RootCA
 from swarmapi.model.spec import Availability, NodeRole, NodeSpec
 from swarmapi.v1 import ca_pb2 as pb
 
+DIGEST_WAIT_S: Final = 2.0
 Relay = Callable[[str, pb.IssueRequest], Awaitable[pb.IssueReply]]
 """Passes a request with a join token on to the leader at an address."""
 
@@ -166,3 +167,14 @@ class MembershipService:
         except SwarmError as error:
             await refuse(context, error)
         return pb.JoinReply(members=self._store.log.members())
+
+    async def Digest(  # noqa: N802 - the name is the protocol's
+        self, request: pb.DigestRequest, context: Any
+    ) -> pb.DigestReply:
+        """Return what this manager's state was as of an entry, once it is applied here."""
+        try:
+            check_manager(self._store.view, identity_from_auth_context(context))
+        except SwarmError as error:
+            await refuse(context, error)
+        await self._store.until(lambda view: view.index >= request.index, DIGEST_WAIT_S)
+        return pb.DigestReply(digest=self._store.replica.digest_at(request.index))

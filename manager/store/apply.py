@@ -24,6 +24,7 @@ from manager.store.effects import (
     store_lease,
     store_node,
     store_service,
+    store_spec,
     store_task,
 )
 from manager.store.expect import Conflict, Key, find_conflict
@@ -35,6 +36,7 @@ from swarmapi.model.objects import (
     FormerRoot,
     NodeState,
     RootCA,
+    SpecVersion,
     TaskEndpointLease,
     TaskState,
     TaskStatus,
@@ -59,6 +61,10 @@ class Applied(msgspec.Struct, frozen=True, kw_only=True):
     """The request id was applied before, at `index`."""
     changed: Mapping[Key, Moved] = {}
     """Every object written or deleted, by (kind, id) in order: what it was, and what it is."""
+    specs: tuple[SpecVersion, ...] = ()
+    """Spec versions as they were, and as they are, in any order."""
+    requests: tuple[tuple[str, int, bytes], ...] = ()
+    """Request ids remembered or forgotten, as the View has them."""
     dirty: frozenset[Key] = frozenset()
     """Reconciler keys to run: (`service` | `node` | `network` | `cluster`, id)."""
     tables: frozenset[str] = frozenset()
@@ -74,13 +80,9 @@ def apply(view: View, index: int, now_ns: int, transaction: c.Transaction) -> Ap
         conflict = msgspec.msgpack.decode(known[1], type=Conflict) if known[1] else None
         return Applied(index=known[0], conflict=conflict, duplicate=True)
     conflict = find_conflict(view, transaction.changes)
-    if transaction.request_id:
-        packed = msgspec.msgpack.encode(conflict) if conflict is not None else b""
-        view.requests[transaction.request_id] = (index, packed)
-        while len(view.requests) > REQUESTS_KEPT:
-            view.requests.popitem(last=False)
+    requests = _remember(view, index, transaction.request_id, conflict)
     if conflict is not None:
-        return Applied(index=index, conflict=conflict)
+        return Applied(index=index, conflict=conflict, requests=requests)
     effects = Effects(view, index, now_ns, tells=True)
     for change in transaction.changes:
         apply_change(effects, change)
@@ -88,7 +90,29 @@ def apply(view: View, index: int, now_ns: int, transaction: c.Transaction) -> Ap
     for network_id in tables:
         view.put_network(replace(view.networks[network_id], table_index=index))
     dirty = frozenset(effects.dirty)
-    return Applied(index=index, changed=effects.changed, dirty=dirty, tables=tables)
+    return Applied(
+        index=index,
+        changed=effects.changed,
+        specs=tuple(spec for moved in effects.specs.values() for spec in moved if spec),
+        requests=requests,
+        dirty=dirty,
+        tables=tables,
+    )
+
+
+def _remember(
+    view: View, index: int, request_id: str, conflict: Conflict | None
+) -> tuple[tuple[str, int, bytes], ...]:
+    """Note what became of a request, forget the oldest; return what moved."""
+    if not request_id:
+        return ()
+    packed = msgspec.msgpack.encode(conflict) if conflict is not None else b""
+    view.requests[request_id] = (index, packed)
+    moved = [(request_id, index, packed)]
+    while len(view.requests) > REQUESTS_KEPT:
+        oldest, known = view.requests.popitem(last=False)
+        moved.append((oldest, *known))
+    return tuple(moved)
 
 
 def apply_change(effects: Effects, change: c.Change) -> None:
@@ -206,7 +230,7 @@ def _set_labels(fx: Effects, change: c.SetLabels) -> None:
 def _put_spec(fx: Effects, change: c.PutSpecVersion) -> None:
     key = (change.record.service_id, change.record.version)
     if key not in fx.view.specs:
-        fx.view.put_spec(change.record)
+        store_spec(fx, change.record)
 
 
 # tasks --------------------------------------------------------------------------------------

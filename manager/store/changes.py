@@ -301,11 +301,20 @@ class DropApiToken(ChangeBase, frozen=True, tag="drop_api_token"):
 
 
 class CheckState(ChangeBase, frozen=True, tag="check_state"):
-    """Compare: the leader's state as of an entry had this digest. Nothing changes by it."""
+    """What leaders of former versions said of the state: its digest is not comparable any more."""
+
+    as_of: int
+    digest: str
+
+
+class AgreeState(ChangeBase, frozen=True, tag="agree_state"):
+    """Compare: the state as of an entry has this digest. Nothing changes by it."""
 
     as_of: int
     digest: str
     """Of `manager.store.digest`, in hex."""
+    by_most: bool = False
+    """Most of the managers have it; otherwise it is the leader's word alone."""
 
 
 class Unknown(ChangeBase, frozen=True, tag="unknown"):
@@ -339,6 +348,7 @@ Change: TypeAlias = (
     | SetNodeMesh
     | SetNodeLock
     | CheckState
+    | AgreeState
     | SetNodeTLS
     | FinishRotation
     | SetNetworkAllocation

@@ -14,7 +14,7 @@ from manager.store.story import (
     service_lines,
     task_lines,
 )
-from manager.store.view import View, is_live, is_placed
+from manager.store.view import SpecKey, View, is_live, is_placed
 from swarmapi.model.objects import (
     FAILURES_KEPT,
     Cluster,
@@ -26,6 +26,7 @@ from swarmapi.model.objects import (
     Quarantined,
     Secret,
     Service,
+    SpecVersion,
     StoryLine,
     Task,
     TaskState,
@@ -54,6 +55,8 @@ class Effects:
         self.index = index
         self.now_ns = now_ns
         self.changed: dict[Key, Moved] = {}
+        self.specs: dict[SpecKey, tuple[SpecVersion | None, SpecVersion | None]] = {}
+        """Spec versions before and after."""
         self.dirty: set[Key] = set()
         self.tables: set[str] = set()
 
@@ -74,6 +77,11 @@ class Effects:
         if known is not None:
             first = self.changed.get((kind, known.id))
             self.changed[(kind, known.id)] = Moved(first.before if first else before, after)
+
+    def touch_spec(self, key: SpecKey, before: SpecVersion | None) -> None:
+        """Note a spec version as changed, once it is."""
+        first, _ = self.specs.get(key, (before, None))
+        self.specs[key] = first, self.view.specs.get(key)
 
 
 def store_node(fx: Effects, old: Node | None, node: Node) -> None:
@@ -146,6 +154,14 @@ def touch_service_tables(fx: Effects, service: Service) -> None:
     fx.tables.update(record.networks if record is not None else ())
 
 
+def store_spec(fx: Effects, record: SpecVersion) -> None:
+    """Write a spec version."""
+    key = (record.service_id, record.version)
+    before = fx.view.specs.get(key)
+    fx.view.put_spec(record)
+    fx.touch_spec(key, before)
+
+
 def drop_unused_specs(fx: Effects, service_id: str) -> None:
     """Forget the versions that are neither in force, nor one to roll back to, nor run."""
     service = fx.view.services.get(service_id)
@@ -155,7 +171,10 @@ def drop_unused_specs(fx: Effects, service_id: str) -> None:
         kept = (*current, *service.older_spec_versions)
     for version in [int(v) for v in fx.view.versions_of.of(service_id)]:
         if version not in kept and not fx.view.tasks_of_spec.of((service_id, version)):
-            fx.view.drop_spec((service_id, version))
+            key = (service_id, version)
+            before = fx.view.specs[key]
+            fx.view.drop_spec(key)
+            fx.touch_spec(key, before)
 
 
 def store_task(fx: Effects, old: Task | None, task: Task) -> None:
@@ -249,7 +268,7 @@ def _count_failure(fx: Effects, task: Task) -> None:
     record = fx.view.spec_of(task)
     if record is not None and task.node_id:
         times = (*record.failures.get(task.node_id, ()), fx.now_ns)[-FAILURES_KEPT:]
-        fx.view.put_spec(replace(record, failures={**record.failures, task.node_id: times}))
+        store_spec(fx, replace(record, failures={**record.failures, task.node_id: times}))
 
 
 def orphan(fx: Effects, change: c.OrphanTasksOfNode) -> None:

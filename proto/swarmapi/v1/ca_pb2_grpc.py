@@ -161,6 +161,11 @@ class MembershipStub:
                 request_serializer=swarmapi_dot_v1_dot_ca__pb2.JoinRequest.SerializeToString,
                 response_deserializer=swarmapi_dot_v1_dot_ca__pb2.JoinReply.FromString,
                 _registered_method=True)
+        self.Digest = channel.unary_unary(
+                '/swarmapi.v1.Membership/Digest',
+                request_serializer=swarmapi_dot_v1_dot_ca__pb2.DigestRequest.SerializeToString,
+                response_deserializer=swarmapi_dot_v1_dot_ca__pb2.DigestReply.FromString,
+                _registered_method=True)
 
 
 class MembershipServicer:
@@ -173,6 +178,12 @@ class MembershipServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Digest(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MembershipServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -180,6 +191,11 @@ def add_MembershipServicer_to_server(servicer, server):
                     servicer.Join,
                     request_deserializer=swarmapi_dot_v1_dot_ca__pb2.JoinRequest.FromString,
                     response_serializer=swarmapi_dot_v1_dot_ca__pb2.JoinReply.SerializeToString,
+            ),
+            'Digest': grpc.unary_unary_rpc_method_handler(
+                    servicer.Digest,
+                    request_deserializer=swarmapi_dot_v1_dot_ca__pb2.DigestRequest.FromString,
+                    response_serializer=swarmapi_dot_v1_dot_ca__pb2.DigestReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -210,6 +226,33 @@ class Membership:
             '/swarmapi.v1.Membership/Join',
             swarmapi_dot_v1_dot_ca__pb2.JoinRequest.SerializeToString,
             swarmapi_dot_v1_dot_ca__pb2.JoinReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Digest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swarmapi.v1.Membership/Digest',
+            swarmapi_dot_v1_dot_ca__pb2.DigestRequest.SerializeToString,
+            swarmapi_dot_v1_dot_ca__pb2.DigestReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,7 @@ ALLOWED: Final[dict[tuple[str, str], set[str]]] = {
         "promoted worker",
     },
     ("Membership", "Join"): {"manager"},
+    ("Membership", "Digest"): {"manager"},
     ("Dispatcher", "Session"): {"worker", "manager", "demoted manager", "promoted worker"},
     **{
         ("Leases", method): {"worker", "manager", "demoted manager", "promoted worker"}

@@ -147,6 +147,11 @@ def test_join_forward_lose_the_leader_and_come_back(tmp_path: Path) -> None:
         await first.manager._share_log(task, msgspec.msgpack.encode([(5, 1, b"last words", "")]))
         for place in (second, third):
             assert [line.data for line in Tails(place.paths.tails).read(task)] == [b"last words"]
+        index = first.manager.store.view.index
+        told = await first.manager._ask_digests(index)
+        digest = first.manager.store.replica.digest_at(index)
+        assert digest
+        assert told == {second.node_id: digest, third.node_id: digest}
         agent = Agent(second.address, second.tls, second.node_id)
         code, _, metadata = await agent.refused()
         assert (code, metadata["swarm-leader"]) == ("UNAVAILABLE", first.address)
