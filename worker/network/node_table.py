@@ -67,7 +67,7 @@ def node_table(
         "forward": nx.Chain(_forward_rules(bridges), "filter", nx.HOOK_FORWARD, -10),
     }
     if family is IPV4:  # which the underlay is
-        elements["peers"], elements["numbers"] = _underlay(tables)
+        elements["peers"], elements["numbers"] = underlay(tables)
         shapes |= {"peers": nx.SetShape((4,)), "numbers": nx.SetShape((3,))}
         chains["input"] = nx.Chain((_foreign_rule(),), "filter", nx.HOOK_INPUT, -10)
     return nx.table(family.number, TABLE, chains, shapes, elements)
@@ -88,7 +88,7 @@ def ipv6_node_table(
     return node_table(node_id, tables, containers, bridges, IPV6, links)
 
 
-def _underlay(
+def underlay(
     tables: Mapping[str, NetworkTable],
 ) -> tuple[dict[bytes, nx.Value], dict[bytes, nx.Value]]:
     """Return the addresses of the cluster's nodes and the numbers of its VXLANs."""

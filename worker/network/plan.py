@@ -24,7 +24,7 @@ from worker.network.local import (
     serving_by_service,
 )
 from worker.network.mesh import Links
-from worker.network.node_table import ipv6_node_table, node_table
+from worker.network.node_table import ipv6_node_table, node_table, underlay
 
 _TCP = bytes([6])
 
@@ -68,16 +68,21 @@ class DesiredState:
     names: Mapping[str, Names]
 
 
+_Shape = tuple[bool, tuple[tuple[str, str], ...]]
+"""What a container's tables depend on: has it IPv6, and its networks with the interface to each."""
+
+
 class Planner:
     """Plans, and remembers what did not change: an update costs what it touches.
 
-    Tables are immutable; a table is unchanged when it is the same object as before.
+    Tables are immutable; a table is unchanged when it is the same object as before. Containers
+    on the same networks, as a service's replicas are, share what is planned for one of them.
     """
 
     def __init__(self, node_id: str) -> None:
         self._node_id = node_id
         self._overlays: dict[str, tuple[NetworkTable, OverlayState]] = {}
-        self._containers: dict[str, tuple[object, ContainerTables]] = {}
+        self._containers: dict[_Shape, tuple[object, ContainerTables]] = {}
         self._names: dict[str, tuple[object, Names]] = {}
         self._node: tuple[object, nx.TableState, nx.TableState | None] | None = None
 
@@ -94,7 +99,8 @@ class Planner:
         """
         local = {c.container_id: c for c in containers}
         self._overlays = {key: self._overlay(table) for key, table in tables.items()}
-        self._containers = {key: self._container(tables, c) for key, c in local.items()}
+        shapes = {_shape(c): c for c in local.values()}
+        self._containers = {key: self._container(tables, key, c) for key, c in shapes.items()}
         members: dict[str, list[LocalContainer]] = {}
         for container in local.values():
             for network_id in container.networks:
@@ -104,13 +110,17 @@ class Planner:
             key: self._network(tables.get(key), key, domains.get(key, ""), found)
             for key, found in members.items()
         }
+        merged = {
+            networks: _merged([self._names[network_id][1] for network_id in networks])
+            for networks in {tuple(c.networks) for c in local.values()}
+        }
         _, node, ipv6_node = self._node = self._node_tables(tables, local.values(), bridges, links)
         return DesiredState(
             overlays={key: state for key, (_, state) in self._overlays.items()},
-            containers={key: found for key, (_, found) in self._containers.items()},
+            containers={key: self._containers[_shape(c)][1] for key, c in local.items()},
             node=node,
             ipv6_node=ipv6_node,
-            names={key: self._names_of(c) for key, c in local.items()},
+            names={key: self._linked(c, merged[tuple(c.networks)]) for key, c in local.items()},
         )
 
     def _node_tables(
@@ -122,8 +132,10 @@ class Planner:
     ) -> tuple[object, nx.TableState, nx.TableState | None]:
         """Return the node's tables, of which most containers change nothing."""
         publishing = [(c.ports, c.port_address, c.ipv6_port_address) for c in containers if c.ports]
-        used: list[tuple[str, NetworkTable | None, object]] = [(k, t, 0) for k, t in tables.items()]
-        used.append(("", None, (publishing, dict(bridges), dict(links))))
+        used: list[tuple[str, NetworkTable | None, object]] = [
+            (k, t, 0) for k, t in tables.items() if t.ingress
+        ]
+        used.append(("", None, (publishing, dict(bridges), dict(links), underlay(tables))))
         if self._node is not None and _same(self._node[0], used):
             return self._node
         return (
@@ -132,8 +144,8 @@ class Planner:
             ipv6_node_table(self._node_id, tables, containers, bridges, links),
         )
 
-    def _names_of(self, container: LocalContainer) -> Names:
-        names = _merged([self._names[network_id][1] for network_id in container.networks])
+    def _linked(self, container: LocalContainer, names: Names) -> Names:
+        """Return the names of a container's networks with the aliases of its links."""
         aliases: dict[str, tuple[str, ...]] = {}
         for network_id, links in container.links.items():
             there = self._names[network_id][1].forward
@@ -150,10 +162,10 @@ class Planner:
         return table, overlay_state(self._node_id, table)
 
     def _container(
-        self, tables: Mapping[str, NetworkTable], container: LocalContainer
+        self, tables: Mapping[str, NetworkTable], shape: _Shape, container: LocalContainer
     ) -> tuple[object, ContainerTables]:
-        used = [(key, tables.get(key), place) for key, place in container.networks.items()]
-        known = self._containers.get(container.container_id)
+        used = [(key, tables.get(key), 0) for key in container.networks]
+        known = self._containers.get(shape)
         if known is not None and _same(known[0], used):
             return known
         return used, ContainerTables(
@@ -177,6 +189,11 @@ class Planner:
         if known is not None and _same(known[0], used):
             return known
         return used, network_names(table, network_id, members, domain)
+
+
+def _shape(container: LocalContainer) -> _Shape:
+    interfaces = tuple((key, place[0]) for key, place in container.networks.items())
+    return container.has_ipv6(), interfaces
 
 
 def _same(old: object, new: Sequence[tuple[str, NetworkTable | None, object]]) -> bool:

@@ -150,6 +150,32 @@ def test_a_container_that_is_no_tasks_is_found_by_all_its_names() -> None:
     assert ("10.0.1.50", mac_of("10.0.1.50")) in state.overlays["net1"].neighbours
 
 
+def test_containers_on_the_same_networks_share_what_is_planned_for_one() -> None:
+    alike = LocalContainer("c2", {"net1": (HERE.networks["net1"][0], "10.0.1.12")})
+    apart = LocalContainer("c3", {"net1": ("eth7", "10.0.1.13")})
+    sixth = LocalContainer("c4", {"net1": (HERE.networks["net1"][0], "10.0.1.14", "fd00::14")})
+    found = planned(overlay(task(1), task(2), ingress=True), alike, apart, sixth)
+    assert found.containers["c1"] is found.containers["c2"]
+    assert found.names["c1"] is found.names["c2"]
+    assert found.containers["c1"].ipv6 is None
+    assert found.containers["c4"].ipv6 is not None
+    assert found.containers["c3"].returns != found.containers["c1"].returns
+    chains = [found.containers[key].ipv4.chains["arrive"] for key in ("c1", "c3")]
+    assert chains[0] != chains[1]
+
+
+def test_an_overlays_endpoints_leave_the_nodes_table_alone_and_its_nodes_do_not() -> None:
+    planner, table = Planner("n1"), overlay(task(1))
+    node = planner.plan({"net1": table}, [HERE], {}).node
+    changed = planner.plan({"net1": overlay(task(1), task(2))}, [HERE], {})
+    assert changed.node is node
+    moved = {**table.nodes, "n2": NodeEntry(node_id="n2", data_path="192.168.0.9")}
+    changed = planner.plan({"net1": msgspec.structs.replace(table, nodes=moved)}, [HERE], {})
+    assert packed("192.168.0.9") in changed.node.elements["peers"]
+    mesh = overlay(task(1), ingress=True)
+    assert planner.plan({"net1": mesh}, [HERE], {}).node.elements["targets"]
+
+
 def test_host_ports_with_an_address_are_kept_apart() -> None:
     container = LocalContainer(
         "c2",
