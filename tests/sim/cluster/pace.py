@@ -7,7 +7,7 @@ from manager.store import changes as c
 from manager.store.view import View, is_live, is_placed, is_wanted
 from swarmapi.model import defaults
 from swarmapi.model.objects import Service, Task, TaskState, UpdateState
-from swarmapi.model.spec import Availability, UpdateConfig
+from swarmapi.model.spec import UpdateConfig
 
 
 def check_pace(view: View, now_ns: int, result: TurnResult) -> None:
@@ -87,8 +87,8 @@ def _slot_of(task: Task) -> tuple[int, str]:
 def _is_moving(view: View, task: Task) -> bool:
     """Tell whether a slot waits for a move.
 
-    Not where an update's task runs there by now, nor where the node left was given back and the
-    task to be moved runs on.
+    Not where an update's task runs there by now, nor where the node left was given back, or one
+    that is only paused has another task, which runs on.
     """
     return task.by_move and not any(
         t.id != task.id
@@ -96,7 +96,7 @@ def _is_moving(view: View, task: Task) -> bool:
         and is_wanted(t)
         and t.status.state == TaskState.RUNNING
         and (node := view.nodes.get(t.node_id)) is not None
-        and node.spec.availability == Availability.ACTIVE
+        and node.is_fit
         for t in view.tasks_of_service(task.service_id)
     )
 
