@@ -101,7 +101,7 @@ def _query(args: Namespace, dockerfile: str) -> list[tuple[str, str]]:
     def compact(value: Any) -> str:
         return json.dumps(value, separators=(",", ":"))
 
-    query = [("dockerfile", dockerfile), ("version", "1"), ("rm", "1")]
+    query = [("dockerfile", dockerfile), ("version", "1"), ("rm", str(int(args.rm)))]
     query += [(key, "1") for name, key in _SWITCHES.items() if getattr(args, name)]
     for names in (_NUMBERS, _TEXTS):
         given = ((key, getattr(args, name)) for name, key in names.items())

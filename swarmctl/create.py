@@ -5,13 +5,11 @@ import os
 from argparse import Namespace
 from typing import Any
 
-from swarmctl import flags
+from swarmctl import endpoint, flags
 from swarmctl.command import Parser
 from swarmctl.errors import ClientError, UsageError
 
 _CIDFILE_MODE = 0o644
-_OWN_LINKS = ("", "default", "bridge", "host", "none")
-"""Networks without a name service: links on them are the container's, not its endpoint's."""
 
 
 def configure(parser: Parser) -> None:
@@ -107,7 +105,10 @@ def _network_flags(parser: Parser) -> None:
     add("-p", "--publish", action="append", metavar="[[ADDRESS:]PORT:]PORT[/PROTOCOL]")
     add("-P", "--publish-all", action="store_true", help="publish what the image exposes")
     add("--expose", action="append", metavar="PORT[/PROTOCOL]")
-    add("--network", "--net", default="", metavar="NETWORK")
+    add(
+        "--network", "--net", action="append", type=endpoint.attachment,
+        metavar="NETWORK|name=NETWORK,alias=…,ip=…", help="several, each with its own wishes",
+    )  # fmt: skip
     add("--network-alias", "--net-alias", action="append", metavar="NAME")
     add("--link", action="append", metavar="CONTAINER[:ALIAS]")
     add("--ip", default="", metavar="ADDRESS")
@@ -136,6 +137,7 @@ def container_body(args: Namespace, *, detach: bool) -> dict[str, Any]:
     exposed |= flags.exposed_ports(args.expose)
     binds, volumes = _volumes(args.volume)
     streams = attached_streams(args, detach=detach)
+    mode, endpoints = endpoint.endpoints(args)
     body: dict[str, Any] = {
         "Hostname": args.hostname,
         "Domainname": args.domainname,
@@ -155,6 +157,7 @@ def container_body(args: Namespace, *, detach: bool) -> dict[str, Any]:
         "ExposedPorts": exposed,
         "HostConfig": {
             **_host_config(args),
+            "NetworkMode": mode,
             "Binds": binds,
             "PortBindings": bindings,
         },
@@ -167,9 +170,8 @@ def container_body(args: Namespace, *, detach: bool) -> dict[str, Any]:
         body["StopTimeout"] = args.stop_timeout
     if health := _healthcheck(args):
         body["Healthcheck"] = health
-    endpoint = _endpoint(args)
-    if args.network or endpoint:
-        body["NetworkingConfig"] = {"EndpointsConfig": {args.network or "default": endpoint}}
+    if endpoints:
+        body["NetworkingConfig"] = {"EndpointsConfig": endpoints}
     return body
 
 
@@ -196,27 +198,12 @@ def write_cidfile(path: str, identity: str) -> None:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _CIDFILE_MODE)
     except FileExistsError:
         raise ClientError(
-            f"container ID file found, make sure the other container isn't running "
-            f"or delete {path}",
-            125,
+            f"container ID file found, make sure the other container isn't running or delete {path}"
         ) from None
     except OSError as error:
-        raise ClientError(f"failed to create the container ID file: {error}", 125) from None
+        raise ClientError(f"failed to create the container ID file: {error}") from None
     with os.fdopen(fd, "w") as file:
         file.write(identity)
-
-
-def _endpoint(args: Namespace) -> dict[str, Any]:
-    endpoint: dict[str, Any] = {}
-    if args.network_alias:
-        endpoint["Aliases"] = args.network_alias
-    if args.link and args.network not in _OWN_LINKS:
-        endpoint["Links"] = args.link
-    if args.ip or args.ip6:
-        endpoint["IPAMConfig"] = flags.addresses(args.ip, args.ip6)
-    if args.mac_address:
-        endpoint["MacAddress"] = args.mac_address
-    return endpoint
 
 
 def _healthcheck(args: Namespace) -> dict[str, Any]:
@@ -239,7 +226,6 @@ def _healthcheck(args: Namespace) -> dict[str, Any]:
 def _host_config(args: Namespace) -> dict[str, Any]:
     policy, _, retries = args.restart.partition(":")
     config: dict[str, Any] = {
-        "NetworkMode": args.network or "default",
         "AutoRemove": args.rm,
         "ReadonlyRootfs": args.read_only,
         "Annotations": flags.pairs(args.annotation) or None,

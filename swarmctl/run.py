@@ -19,7 +19,7 @@ def _configure_run(parser: Parser) -> None:
 
 
 def _create_container(client: Client, args: Namespace, *, detach: bool) -> str:
-    """Create, pulling the image where it is missing; every failure is code 125."""
+    """Create, pulling the image where it is missing."""
     body = create.container_body(args, detach=detach)
     if args.tty:
         body["HostConfig"]["ConsoleSize"] = attach.console_size()
@@ -27,20 +27,16 @@ def _create_container(client: Client, args: Namespace, *, detach: bool) -> str:
     query = {name: value for name, value in given.items() if value}
     if args.cidfile and os.path.exists(args.cidfile):
         create.write_cidfile(args.cidfile, "")  # says what is in the way
+    if args.pull == "always":
+        _pull(client, args)
     try:
-        if args.pull == "always":
-            _pull(client, args)
-        try:
-            answer = client.call("POST", "/containers/create", query=query, body=body)
-        except DaemonError as error:
-            if error.status != 404 or "image" not in error.reason.lower() or args.pull == "never":
-                raise
-            warn(f"Unable to find image '{flags.with_tag(args.image)}' locally")
-            _pull(client, args)
-            answer = client.call("POST", "/containers/create", query=query, body=body)
-    except ClientError as error:
-        error.code = _NOT_STARTED
-        raise
+        answer = client.call("POST", "/containers/create", query=query, body=body)
+    except DaemonError as error:
+        if error.status != 404 or "image" not in error.reason.lower() or args.pull == "never":
+            raise
+        warn(f"Unable to find image '{flags.with_tag(args.image)}' locally")
+        _pull(client, args)
+        answer = client.call("POST", "/containers/create", query=query, body=body)
     for warning in answer.get("Warnings") or []:
         warn(f"WARNING: {warning}")
     create.write_cidfile(args.cidfile, answer["Id"])
@@ -63,7 +59,14 @@ def _run(client: Client, args: Namespace) -> int:
         raise UsageError("conflicting options: cannot specify both --restart and --rm")
     if not args.detach:
         attach.check_terminal(interactive=args.interactive, terminal=args.tty)
-    identity = _create_container(client, args, detach=args.detach)
+    try:
+        identity = _create_container(client, args, detach=args.detach)
+    except DaemonError as error:
+        error.code = start_code(error.reason)
+        raise
+    except ClientError as error:
+        error.code = _NOT_STARTED
+        raise
     if args.detach:
         _start(client, identity)
         print(identity)

@@ -50,6 +50,9 @@ image inspect -f '{{.RepoTags}} {{.Size}} {{.Config.Cmd}} {{.RootFS.Layers}}' bo
 network inspect -f '{{range .IPAM.Config}}{{.Subnet}}{{end}}' bridge
 network inspect nosuch
 volume inspect vol
+volume inspect -f '{{.Name}} {{.Driver}} {{.Scope}}' vol
+volume ls -q --filter name=vol
+network ls -q --filter driver=host
 volume inspect nosuch
 port main
 port main 80
@@ -78,6 +81,9 @@ run --rm -p 8000-8005:80 box:1 true
 run --rm -P --expose 90-92/udp box:1 echo said
 run --rm --stop-timeout -1 box:1 true
 run --rm --entrypoint '' box:1 echo x
+run --rm --network name=bridge box:1 echo x
+create --name main box:1 true
+create --network nosuch box:1 true
 start nosuch
 rm -f nosuch
 rmi -f nosuch:1
@@ -92,6 +98,11 @@ REFUSED = [
     ("run --rm -p 1.2.3.4.5:80:80 box:1 true", 125, "invalid IP address: 1.2.3.4.5"),
     ("run --rm --expose bad box:1 true", 125, "bad"),
     ("run --rm -p 8000-8001:80-82 box:1 true", 125, "range"),
+    ("run --network alias=x box:1 true", 125, "network name/id is not specified"),
+    ("run --network name=n,colour=red box:1 true", 125, "colour"),
+    ("run --network n1 --network name=n1,ip=1.2.3.4 box:1 true", 125, "multiple times"),
+    ("run --network name=n1,ip=1.2.3.4 --ip 1.2.3.5 box:1 true", 125, "conflicting options"),
+    ("run --network n1 --network host box:1 true", 125, "user-defined and non-user-defined"),
     ("run --bogus box:1", 125, "unknown flag: --bogus"),
     ("run -iz box:1", 125, "unknown shorthand flag: 'z' in -z"),
     ("run -m", 125, "flag needs an argument"),
