@@ -23,6 +23,13 @@ TALKATIVE = BRIDGE + "enable_icc"
 MASQUERADE = BRIDGE + "enable_ip_masquerade"
 HOST_ADDRESS = BRIDGE + "host_binding_ipv4"
 MTU = "com.docker.network.driver.mtu"
+_AS_IT_IS = {
+    BRIDGE + "default_bridge": "false",
+    BRIDGE + "inhibit_ipv4": "false",
+    BRIDGE + "gateway_mode_ipv4": "nat",
+    BRIDGE + "gateway_mode_ipv6": "nat",
+}
+"""Options of which one value is what every network of ours has."""
 PREDEFINED = ("bridge", "host", "none")
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_. -]*\Z")
@@ -97,6 +104,7 @@ def decode_network(body: Mapping[str, Any]) -> NetworkInfo:
         ipv6_subnet=ipv6_own.subnet,
         ipv6_gateway=ipv6_own.gateway,
         ipv6_range=ipv6_own.ip_range,
+        allotted=tuple(v for v, has in ((4, ipv4), (6, ipv6)) if has and v not in pools),
         internal=bool(body.get("Internal")),
         attachable=bool(body.get("Attachable")),
         labels={str(k): str(v) for k, v in (body.get("Labels") or {}).items()},
@@ -133,7 +141,11 @@ def check_options(options: Mapping[str, str]) -> None:
         elif key == MTU:
             if not value.isdecimal() or not _MTU_SMALLEST <= int(value) <= _MTU_LARGEST:
                 raise InvalidArgument(f"invalid {key} {value!r}: want 68 to 65535")
-        else:
+        elif key in _AS_IT_IS and value != _AS_IT_IS[key]:
+            raise Unsupported(
+                f"network option {key}={value} is not supported: only {_AS_IT_IS[key]}"
+            )
+        elif key not in _AS_IT_IS:
             raise Unsupported(f"network option {key} is not supported")
 
 

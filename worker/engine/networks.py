@@ -232,10 +232,16 @@ class Networks:
             raise InvalidArgument(
                 "user specified IP address is supported on user defined networks only"
             )
-        for family, address, has in (
-            ("IPv4", spec.ipv4_address, network.ipv4),
-            ("IPv6", spec.ipv6_address, network.ipv6),
+        for version, address, has in (
+            (4, spec.ipv4_address, network.ipv4),
+            (6, spec.ipv6_address, network.ipv6),
         ):
+            family = f"IPv{version}"
+            if address and version in network.allotted:
+                raise InvalidArgument(
+                    f"user specified IP address {address} is supported only when connecting to"
+                    f" networks with user configured subnets: create {network.name} with --subnet"
+                )
             if address and not has:
                 raise InvalidArgument(
                     f"{family} address {address} on network {network.name},"

@@ -143,6 +143,8 @@ class NetworkInfo:
     ipv6_subnet: str = ""
     ipv6_gateway: str = ""
     ipv6_range: str = ""
+    allotted: tuple[int, ...] = ()
+    """The IP versions whose subnet nobody asked for: no address of it can be asked for, either."""
 
     def subnets(self) -> tuple[str, ...]:
         """Return its subnets that are known."""

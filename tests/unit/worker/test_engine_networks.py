@@ -44,7 +44,7 @@ def test_networks_outlive_the_daemon(tmp_path: Path) -> None:
 
 def test_the_mode_and_its_endpoint_are_one_whatever_they_are_called(tmp_path: Path) -> None:
     async def story(world: World) -> None:
-        n1 = await network(world, "n1")
+        n1 = await network(world, "n1", IPAM={"Config": [{"Subnet": "10.3.0.0/24"}]})
         await network(world, "n2")
         wishes = {"n2": None, n1: {"Aliases": ["a"], "IPAMConfig": {"IPv4Address": "10.3.0.9"}}}
         record = world.engine.inspect(await create(world, "c1", "n1", wishes)).record
@@ -53,6 +53,9 @@ def test_the_mode_and_its_endpoint_are_one_whatever_they_are_called(tmp_path: Pa
         assert record.endpoints["n1"].network_id == n1
         plain = world.engine.inspect(await create(world, "c2", "default", {"default": None})).record
         assert list(plain.endpoints) == ["bridge"]
+        wish = {"n2": {"IPAMConfig": {"IPv4Address": "10.3.0.9"}}}
+        with pytest.raises(InvalidArgument, match=r"10\.3\.0\.9 .* create n2 with --subnet"):
+            await create(world, "c4", "n2", wish)
         mac = await create(world, "c3", "n2", MacAddress="02:00:00:00:00:07")
         assert world.engine.inspect(mac).record.endpoints["n2"].mac_address == "02:00:00:00:00:07"
 

@@ -35,6 +35,7 @@ def test_what_the_docker_client_sends() -> None:
             "com.docker.network.bridge.enable_icc": "false",
             "com.docker.network.bridge.enable_ip_masquerade": "FALSE",
             "com.docker.network.driver.mtu": "1400",
+            "com.docker.network.bridge.gateway_mode_ipv4": "nat",
         },
         "Labels": {"q": "1"},
     }
@@ -106,6 +107,11 @@ def test_a_network_without_wishes_gets_dockers_defaults() -> None:
             {"Name": "n1", "Options": {"com.docker.network.bridge.enable_icc": "maybe"}},
             InvalidArgument,
             "enable_icc",
+        ),
+        (
+            {"Name": "n1", "Options": {"com.docker.network.bridge.gateway_mode_ipv4": "routed"}},
+            Unsupported,
+            "gateway_mode_ipv4=routed",
         ),
         ({"Name": "n1", "IPAM": {"Driver": "dhcp"}}, Unsupported, "dhcp"),
         ({"Name": "n1", "IPAM": {"Options": {"a": "b"}}}, Unsupported, "IPAM options"),
