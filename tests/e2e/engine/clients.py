@@ -1,10 +1,12 @@
 """Both clients of the engine against one machine, run alike."""
 
+import json
 import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.e2e.engine.machine import Machine
 
@@ -61,6 +63,20 @@ class Client:
         log = self.machine.root / "log"
         assert ended.code == 0, f"{words}: {ended.out}{ended.err}{log.read_text()[-2000:]}"
         return ended.out
+
+    def out(self, *words: str) -> str:
+        """Run a command that must succeed and return its output without the final newline."""
+        return self.good(*words).strip()
+
+    def inspect(self, *words: str) -> Any:
+        """Return the first object an inspect shows."""
+        return json.loads(self.good(*words))[0]
+
+    def refused(self, *words: str, code: int = 1) -> str:
+        """Run a command that must end with `code` and return its complaint."""
+        ended = self.run(*words)
+        assert ended.code == code, ended
+        return ended.err
 
     def open(self, *words: str) -> subprocess.Popen[str]:
         """Start a command with pipes."""

@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -169,11 +170,13 @@ def test_a_killed_container_can_be_removed_at_once(client: Client, name: str) ->
 def test_update_changes_the_kernels_limits(client: Client, name: str) -> None:
     client.good("run", "-d", "--name", name, "--restart", "always", *SLEEP)
     words = ["-m", "64m", "--memory-swap", "128m", "--cpus", "0.5", "--pids-limit", "50"]
+    words += ["--cpu-shares", "300"]
     assert client.good("update", *words, name) == f"{name}\n"
     files = "/sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/pids.max"
     assert client.good("exec", name, "sh", "-c", f"cat {files} 2>/dev/null || true") == "50\n"
     template = "{{.HostConfig.Memory}} {{.HostConfig.RestartPolicy.Name}}"
     assert client.good("inspect", "-f", template, name) == f"{64 << 20} always\n"
+    assert client.good("inspect", "-f", "{{.HostConfig.CpuShares}}", name) == "300\n"
     client.good("update", "--restart", "no", name)
     assert client.good("inspect", "-f", template, name) == f"{64 << 20} no\n"
 
@@ -216,11 +219,9 @@ def test_copies_into_and_out_of_a_running_and_a_stopped_one(
 def test_tar_streams_of_cp(client: Client, name: str, tmp_path: Path) -> None:
     client.good("run", "-d", "--name", name, *SLEEP)
     client.good("exec", name, "sh", "-c", "echo hi > /tmp/f; ln -s /etc /tmp/out")
-    script = '"$@" cp "$0:/tmp/f" - | "$@" cp - "$0:/tmp/out/"'
-    import subprocess
-
-    command = ["sh", "-c", script, name, *client.argv]
-    subprocess.run(command, env=client.environment, check=True, timeout=30)
+    with client.open("cp", f"{name}:/tmp/f", "-") as source:
+        target = [*client.argv, "cp", "-", f"{name}:/tmp/out/"]
+        subprocess.run(target, stdin=source.stdout, env=client.environment, check=True, timeout=30)
     assert client.good("exec", name, "cat", "/etc/f") == "hi\n"
 
 
@@ -257,7 +258,17 @@ def test_diff_export_and_commit(client: Client, name: str, tmp_path: Path) -> No
         names = {member.name for member in tar}
     assert {"tmp/new", "etc/passwd", "bin/busybox"} <= names
     assert "etc/group" not in names
-    words = ["-a", "me", "-m", "why", "-c", "ENV Z=9", "-c", 'CMD ["cat", "/tmp/new"]']
+    words = [
+        "-a",
+        "me",
+        "-m",
+        "why",
+        "--pause=false",
+        "-c",
+        "ENV Z=9",
+        "-c",
+        'CMD ["cat", "/tmp/new"]',
+    ]
     tag = f"made-{client.name}:1"
     assert re.fullmatch(r"sha256:[0-9a-f]{64}\n", client.good("commit", *words, name, tag))
     assert client.good("run", "--rm", tag) == "x\n"

@@ -54,6 +54,19 @@ SEEN = [
     ("--log-driver none", "echo shown", "shown\n"),
     ("--stop-signal USR1 --stop-timeout 3", "echo said", "said\n"),
     ("--platform linux/amd64", "echo here", "here\n"),
+    (
+        "--dns 10.0.0.53 --dns-search a.org --dns-opt ndots:3",
+        "cat /etc/resolv.conf",
+        "nameserver 10.0.0.53\nsearch a.org\noptions ndots:3\n",
+    ),
+    (
+        "--add-host db:10.1.2.3",
+        "grep 10.1.2.3 /etc/hosts",
+        "10.1.2.3\tdb\n",
+    ),
+    ("-v {root}:/b:ro", "sh -c 'cat /b/envs | wc -l; touch /b/x; echo $?'", "2\n1\n"),
+    ("-v seen:/v", "sh -c 'touch /v/x; echo $?'", "0\n"),
+    ("--network bridge", "sh -c 'ip -o -4 addr | wc -l'", "2\n"),
     ("--label-file {root}/envs --annotation k=v", "echo labelled", "labelled\n"),
     ("--restart on-failure:2 --label x", "echo once", "once\n"),
 ]
