@@ -54,6 +54,7 @@ MAX_SPECS_KEPT: Final = 100
 MTU_OPTION: Final = "com.docker.network.driver.mtu"
 _NUMBERS: Final = {MTU_OPTION: (68, 65_535), defaults.VXLAN_OPTION: (1, (1 << 24) - 1)}
 """Options of an overlay, each with its least and greatest value."""
+SOURCES: Final = ("snat", "proxy-protocol", "proxy-protocol-v1")
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:\-]*(@sha256:[0-9a-f]{64})?\Z")
 _LINK_NAME = re.compile(r"([^\s/%:,]{1,15})?", re.ASCII)
 _SHARE = re.compile(r"(0(\.\d{1,9})?|1(\.0{1,9})?)\Z", re.ASCII)
@@ -457,16 +458,27 @@ def _check_endpoint(path: str, endpoint: EndpointSpec | None) -> None:
                 f"{where}: port published with ingress mode can't be used with dnsrr mode"
             )
         _check_place(where, port)
-        if port.source not in ("", "client", "snat"):
-            raise InvalidArgument(f"{where}.Source: must be client or snat")
-        if port.source == "snat" and not is_ingress(port):
-            raise InvalidArgument(
-                f"{where}.Source: snat is the routing mesh's: in host mode tasks see the client"
-            )
+        _check_source(f"{where}.Source", port)
         if port.published_port and any(collides(port, other) for other in published):
             key = key_of(port)
             raise InvalidArgument(f"{where}: duplicate published port {key[1]}/{key[0]}")
         published.append(port)
+
+
+def _check_source(where: str, port: PortConfig) -> None:
+    if port.source in ("", "client"):
+        return
+    if port.source not in SOURCES:
+        raise InvalidArgument(f"{where}: must be client, {' or '.join(SOURCES)}")
+    if not is_ingress(port):
+        raise InvalidArgument(
+            f"{where}: {port.source} is the routing mesh's: in host mode tasks see the client"
+        )
+    if port.source != "snat" and port.protocol not in ("", "tcp"):
+        raise InvalidArgument(
+            f"{where}: {port.source} goes before the bytes of a TCP connection: {port.protocol}"
+            " has none: publish with client or snat"
+        )
 
 
 def _check_place(where: str, port: PortConfig) -> None:

@@ -8,10 +8,13 @@ from typing import Final
 
 from swarmapi.model.tables import NetworkTable, PublishedPort, ServiceEntry
 from worker.network import nftexpr as nx
-from worker.network.family import Family
+from worker.network.family import IPV4, IPV6, Family
 from worker.network.local import serving_by_service
 
 PROTOCOLS: Final = {"tcp": 6, "udp": 17, "sctp": 132}
+ANYWHERE: Final = {IPV4: "0.0.0.0", IPV6: "::"}
+HEADERS: Final = ("proxy-protocol", "proxy-protocol-v1")
+"""Sources that no rule serves: a header tells the task who the client is."""
 Links = Mapping[str, Iterable[str]]
 """The node's addresses, with prefix length or without, by link."""
 Elements = dict[bytes, nx.Value]
@@ -43,9 +46,9 @@ class MeshElements:
         }
 
 
-def is_at_places(tables: Iterable[NetworkTable]) -> bool:
+def is_at_places(tables: Mapping[str, NetworkTable]) -> bool:
     """Tell whether any port depends on the addresses that this node has."""
-    services = (s for table in tables if table.ingress for s in table.services.values())
+    services = (s for t in tables.values() if t.ingress for s in t.services.values())
     return any(_is_open(port.place) for service in services for port in service.ports)
 
 
@@ -95,6 +98,8 @@ def mesh_elements(tables: Mapping[str, NetworkTable], family: Family, links: Lin
         for service in table.services.values():
             addresses = groups.get(service.service_id, ())
             for port in service.ports if addresses else ():
+                if port.source in HEADERS:
+                    continue
                 _add_port(made, service, port, addresses, family, links)
     return made
 

@@ -31,10 +31,10 @@ from worker.network.host import Host, node_addresses
 from worker.network.ipam import AddressPool, choose_subnet
 from worker.network.local import UDP, Ipv4Tables, LocalContainer, in_use, vanished
 from worker.network.localnets import LocalNetworks
-from worker.network.loopback import carried
 from worker.network.mesh import is_at_places
 from worker.network.plan import DesiredState, Names, Planner
 from worker.network.publishing import Closable, close_all, per_family
+from worker.network.relay import Relays, carried
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -91,6 +91,7 @@ class Network:
         self.spoken_for: tuple[str, ...] = ()
         """Subnets of networks that may come: no other is put there unasked."""
         self._planner = Planner(node_id)
+        self._relays = Relays(lambda kind, family: self._kernel.node_socket(kind, family))
         self._desired: DesiredState | None = None
         self._drift_repaired = 0
         self._turn = 0
@@ -118,6 +119,7 @@ class Network:
             await self._resolver.stop()
         for container in self._containers.values():
             close_all(container.holders)
+        self._relays.close()
         self._containers.clear()
         if self._host is not None:
             host = self._host
@@ -490,6 +492,7 @@ class Network:
         self, before: Mapping[str, NetworkTable], after: Mapping[str, NetworkTable]
     ) -> None:
         for address, protocols in vanished(before, after):
+            self._relays.forget(address, only_datagrams=protocols == (UDP,))
             try:
                 await self._on_thread(partial(self._kernel.forget, address, protocols))
             except OSError:
@@ -501,17 +504,15 @@ class Network:
             self._tables,
             [self._local(key, c) for key, c in self._containers.items()],
             self._own.planned(),
-            await self._on_thread(self._kernel.addresses) if self._is_at_places() else {},
+            await self._on_thread(self._kernel.addresses) if is_at_places(self._tables) else {},
         )
         await self._on_thread(lambda: self._kernel.settle(desired))
+        await self._relays.settle(desired.carried)
         self._desired = desired
         if self._resolver is not None:
             for container_id, names in desired.names.items():
                 upstream = self._upstream_of(self._containers[container_id])
                 self._resolver.update(container_id, names, upstream)
-
-    def _is_at_places(self) -> bool:
-        return is_at_places(self._tables.values())
 
     def _local(self, container_id: str, container: _Container) -> LocalContainer:
         endpoints = container.endpoints
@@ -556,11 +557,12 @@ class Network:
     async def verify(self) -> int:
         """Read the kernel back now, repair drift and return how much there was."""
         async with self._lock:
-            if self._is_at_places():
+            if is_at_places(self._tables):
                 await self._settle()  # addresses of the node come and go
             desired = self._desired
             if desired is None:
                 return 0
+            await self._relays.settle(desired.carried)
             repaired = await self._on_thread(lambda: self._kernel.verify(desired))
             used = {p: in_use(t) for t in self._tables.values() for p in t.subnets()}
             self._turn += 1

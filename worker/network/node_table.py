@@ -17,6 +17,7 @@ from worker.network.local import (
     LocalContainer,
 )
 from worker.network.mesh import (
+    ANYWHERE,
     PROTOCOLS,
     Links,
     balancer_chains,
@@ -28,7 +29,6 @@ from worker.network.mesh import (
 )
 
 _LOCAL = struct.pack("=I", nx.RTN_LOCAL)
-ANYWHERE = {IPV4: "0.0.0.0", IPV6: "::"}
 
 
 def node_table(

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from swarmapi.model.tables import NetworkTable, ServiceEntry
 from worker.network import nftexpr as nx
 from worker.network.attachments import mac_of
+from worker.network.carried import Front, Way, carried_ports
 from worker.network.family import IPV4, IPV6, Family
 from worker.network.local import (
     DNS_ADDRESS,
@@ -66,6 +67,14 @@ class DesiredState:
     node: nx.TableState
     ipv6_node: nx.TableState | None
     names: Mapping[str, Names]
+    carried: Mapping[Front, Way]
+
+
+class _NodeState(NamedTuple):
+    used: object
+    ipv4: nx.TableState
+    ipv6: nx.TableState | None
+    carried: Mapping[Front, Way]
 
 
 _Shape = tuple[bool, tuple[tuple[str, str], ...]]
@@ -84,7 +93,7 @@ class Planner:
         self._overlays: dict[str, tuple[NetworkTable, OverlayState]] = {}
         self._containers: dict[_Shape, tuple[object, ContainerTables]] = {}
         self._names: dict[str, tuple[object, Names]] = {}
-        self._node: tuple[object, nx.TableState, nx.TableState | None] | None = None
+        self._node: _NodeState | None = None
 
     def plan(
         self,
@@ -114,34 +123,36 @@ class Planner:
             networks: _merged([self._names[network_id][1] for network_id in networks])
             for networks in {tuple(c.networks) for c in local.values()}
         }
-        _, node, ipv6_node = self._node = self._node_tables(tables, local.values(), bridges, links)
+        here = self._node = self._node_state(tables, local.values(), bridges, links)
         return DesiredState(
             overlays={key: state for key, (_, state) in self._overlays.items()},
             containers={key: self._containers[_shape(c)][1] for key, c in local.items()},
-            node=node,
-            ipv6_node=ipv6_node,
+            node=here.ipv4,
+            ipv6_node=here.ipv6,
+            carried=here.carried,
             names={key: self._linked(c, merged[tuple(c.networks)]) for key, c in local.items()},
         )
 
-    def _node_tables(
+    def _node_state(
         self,
         tables: Mapping[str, NetworkTable],
         containers: Collection[LocalContainer],
         bridges: Mapping[str, LocalBridge],
         links: Links,
-    ) -> tuple[object, nx.TableState, nx.TableState | None]:
-        """Return the node's tables, of which most containers change nothing."""
+    ) -> "_NodeState":
+        """Return what is the node's own, of which most containers change nothing."""
         publishing = [(c.ports, c.port_address, c.ipv6_port_address) for c in containers if c.ports]
         used: list[tuple[str, NetworkTable | None, object]] = [
             (k, t, 0) for k, t in tables.items() if t.ingress
         ]
         used.append(("", None, (publishing, dict(bridges), dict(links), underlay(tables))))
-        if self._node is not None and _same(self._node[0], used):
+        if self._node is not None and _same(self._node.used, used):
             return self._node
-        return (
+        return _NodeState(
             used,
             node_table(self._node_id, tables, containers, bridges, links=links),
             ipv6_node_table(self._node_id, tables, containers, bridges, links),
+            carried_ports(tables, links),
         )
 
     def _linked(self, container: LocalContainer, names: Names) -> Names:

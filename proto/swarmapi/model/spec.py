@@ -335,7 +335,8 @@ class PortConfig(Spec, frozen=True):
     published_port: int = 0
     publish_mode: str = ""
     source: str = ""
-    """Ours: what a task of the mesh sees: blank or `client`, or `snat`, an address of the node."""
+    """Ours: whom a task of the mesh sees: blank or `client`; `snat`: an address of the node;
+    `proxy-protocol` (version 2) or `proxy-protocol-v1`: the node, and the client in a header."""
     address: str = ""
     """Ours: an address, or a prefix of addresses, of the nodes; blank for every one."""
     interface: str = ""

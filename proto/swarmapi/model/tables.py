@@ -29,7 +29,7 @@ class PublishedPort(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     place: str = ""
     """Blank for every address of every node, else an address, a prefix of them or `%LINK`."""
     source: str = ""
-    """Whose address tasks see: blank for the client's, `snat` for the node's."""
+    """Whose address tasks see: blank for the client's; others as in `PortConfig`."""
 
 
 class ServiceEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

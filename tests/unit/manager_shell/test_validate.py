@@ -131,6 +131,11 @@ def service(path: str, value: Any) -> ServiceSpec:
         ),
         (
             "EndpointSpec.Ports",
+            [{"TargetPort": 1, "Source": "proxy-protocol", "Protocol": "udp"}],
+            "EndpointSpec.Ports[0].Source: proxy-protocol goes before the bytes of a TCP",
+        ),
+        (
+            "EndpointSpec.Ports",
             [{"TargetPort": 1, "Source": "server"}],
             "EndpointSpec.Ports[0].Source: ",
         ),
