@@ -16,7 +16,7 @@ from pathlib import Path
 import tests.bench
 from tests.bench.contest import Benchmark, Result, run
 
-FRAME = {"__main__", "arena", "contest", "dockerd", "peers", "swarms"}
+FRAME = {"__main__", "arena", "contest", "dockerd", "nodes", "peers", "ping", "swarms"}
 
 
 def modules() -> list[str]:
