@@ -55,7 +55,7 @@ def contest(
     nodes = Nodes(NODES)
     try:
         nodes.set_tables(ingress())
-        nodes.serve(nodes.attach("n2", "replica", "mesh", "10.0.0.20"))
+        nodes.serve(nodes.attach("n2", "replica", "mesh", "10.0.0.20", "ingress"))
         client = nodes.host("client", CLIENT)
         plain = routed_vxlan(nodes, client)
     except BaseException:

@@ -12,7 +12,7 @@ from swarmapi.model.tables import NetworkTable
 from tests.privileged.network.lab import Lab, run_in, start_nodes
 from worker.network import netlink as nl
 from worker.network import netns
-from worker.network.attachments import Attachment, mac_of
+from worker.network.attachments import Attachment, NetworkKind, mac_of
 from worker.network.network import Network
 
 SCRIPT = Path(__file__).with_name("ping.py")
@@ -49,9 +49,11 @@ class Nodes:
         for network in self.networks.values():
             self.runner.run(network.set_tables({t.network_id: t for t in tables}))
 
-    def attach(self, node: str, container: str, network: str, address: str) -> int:
+    def attach(
+        self, node: str, container: str, network: str, address: str, kind: NetworkKind = "overlay"
+    ) -> int:
         """Return the namespace of a new container on an overlay."""
-        wish = Attachment(network, "overlay", address)
+        wish = Attachment(network, kind, address)
         made = self.networks[node].attach(container, [wish], host_ports=[])
         return self.runner.run(made).netns_fd
 

@@ -65,10 +65,10 @@ def pull(address: str, port: int) -> float:
 
 
 def main() -> None:
-    """Be one of the ends. Both share a CPU: who wakes whom where would be chance."""
+    """Be one of the ends. Each has a CPU of its own: who wakes whom where would be chance."""
     verb, *words = sys.argv[1:]
-    if verb != "pull":
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    cpus = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cpus[-1] if verb == "serve" else cpus[0]})
     if verb == "serve":
         serve(int(words[0]))
     elif verb == "ask":
