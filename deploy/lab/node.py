@@ -276,6 +276,9 @@ def remove_lab_directories(lab: Lab) -> None:
 
     Removing a mount point unmounts it in every other lab's namespace, so they stay till then.
     """
+    for disk in lab.state_dir.iterdir():
+        if disk.is_dir():  # large ones take minutes, for which nobody is to wait at the lock
+            shutil.rmtree(disk)
     with locked():
         shutil.rmtree(lab.run_dir, ignore_errors=True)
         shutil.rmtree(lab.state_dir)

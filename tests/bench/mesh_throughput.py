@@ -9,4 +9,4 @@ from tests.bench.ping import BULK_BYTES
 def benchmark() -> Benchmark:
     """Return the benchmark; the budget is the issue's, as a ratio of times."""
     title = f"{BULK_BYTES >> 20} MiB through the mesh, against plain routing over VXLAN"
-    return contest(title, "ms", Nodes.pull, 15)
+    return contest(title, "ms", Nodes.pull, tracked=False)

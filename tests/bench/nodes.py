@@ -1,6 +1,7 @@
 """Nodes as namespaces of the benchmark's own, with our network on them, and what is asked there."""
 
 import asyncio
+import os
 import subprocess
 import sys
 import tempfile
@@ -12,14 +13,15 @@ from swarmapi.model.tables import NetworkTable
 from tests.privileged.network.lab import Lab, run_in, start_nodes
 from worker.network import netlink as nl
 from worker.network import netns
+from worker.network import nftexpr as nx
 from worker.network.attachments import Attachment, NetworkKind, mac_of
 from worker.network.network import Network
+from worker.network.nft import NftSocket
 
 SCRIPT = Path(__file__).with_name("ping.py")
 PORT = 80
 CONNECTIONS = 1000
 """In each sample."""
-PLAIN = {"p1": "192.168.77.11", "p2": "192.168.77.12"}
 MTU = 1450
 
 
@@ -61,6 +63,10 @@ class Nodes:
         """Return the namespace of one more machine, which has nothing of ours."""
         return self.lab.fd(self.lab.host(name, address))
 
+    def keep(self, fd: int) -> None:
+        """Close a descriptor at the end."""
+        self._stack.callback(os.close, fd)
+
     def serve(self, fd: int) -> None:
         """Have `ping.py` answer in a namespace, until the end."""
         server = subprocess.Popen(
@@ -82,27 +88,54 @@ class Nodes:
         return _asked(fd, "pull", address, port)
 
 
-def routed_vxlan(nodes: Nodes, client: int) -> str:
-    """Return where `ping.py` answers behind a VXLAN without rules, reached by routing.
+class PlainWay:
+    """A VXLAN without rules, and `ping.py` behind it, to which a client comes by routing.
 
-    That is the mesh's own way: client, node, VXLAN, other node, replica.
+    That is the mesh's own way: client, node, VXLAN, other node, replica. With `tracked`, node and
+    replica track connections, as they do where anything has a stateful firewall.
     """
-    way, there = "10.250.0.1", "10.250.0.20"
-    first, second = (nodes.host(name, address) for name, address in PLAIN.items())
-    replica = run_in(first, netns.create)
-    nodes.lab.fds.append(replica)
-    _vxlan(first, PLAIN["p1"], there, PLAIN["p2"], mac_of(way))
-    _vxlan(second, PLAIN["p2"], way, PLAIN["p1"])
-    run_in(first, lambda: netns.write_sysctl("ipv4/ip_forward", 1))
-    _on(first, lambda r: [nl.add_address(r.index("br0"), f"{way}/24")])
-    veth = {"mtu": MTU, "peer_mac": mac_of(there)}
-    _on(second, lambda r: [nl.add_veth("v0", "eth0", replica, master=r.index("br0"), **veth)])  # type: ignore[arg-type]
-    _on(replica, lambda r: [nl.set_link(r.index("eth0"), up=True)])
-    _on(replica, lambda r: [nl.add_address(r.index("eth0"), f"{there}/24")])
-    _on(replica, lambda r: [nl.default_route(way, r.index("eth0"))])
-    _on(client, lambda r: [nl.default_route(PLAIN["p1"], r.index("eth0"))])
-    nodes.serve(replica)
-    return there
+
+    def __init__(self, nodes: Nodes, client: int, number: int, *, tracked: bool) -> None:
+        prefix, machines = f"10.25{number}.0", (f"192.168.77.{number}1", f"192.168.77.{number}2")
+        way, self.address = f"{prefix}.1", f"{prefix}.20"
+        first, second = (nodes.host(f"plain{number}{i}", m) for i, m in enumerate(machines))
+        replica = run_in(first, netns.create)
+        nodes.keep(replica)
+        _vxlan(first, machines[0], self.address, machines[1], mac_of(way))
+        _vxlan(second, machines[1], way, machines[0])
+        run_in(first, lambda: netns.write_sysctl("ipv4/ip_forward", 1))
+        _on(first, lambda r: [nl.add_address(r.index("br0"), f"{way}/24")])
+        mac = mac_of(self.address)
+        _on(
+            second,
+            lambda r: [
+                nl.add_veth("v0", "eth0", replica, mtu=MTU, master=r.index("br0"), peer_mac=mac)
+            ],
+        )
+        _configure(replica, "eth0", f"{self.address}/24")
+        _on(replica, lambda r: [nl.default_route(way, r.index("eth0"))])
+        self._client, self._by = client, machines[0]
+        for fd in (first, replica) if tracked else ():
+            run_in(fd, _track)
+        nodes.serve(replica)
+
+    def choose(self) -> str:
+        """Have the client come this way from now on; return whom to ask."""
+        _on(self._client, lambda r: [nl.default_route(self._by, r.index("eth0"))])
+        return self.address
+
+
+def _configure(fd: int, interface: str, place: str) -> None:
+    _on(fd, lambda r: [nl.set_link(r.index(interface), up=True)])
+    _on(fd, lambda r: [nl.add_address(r.index(interface), place)])
+
+
+def _track() -> None:
+    """Have the calling thread's namespace track connections: any chain that may rewrite does."""
+    chains = {"output": nx.Chain((), "nat", nx.HOOK_OUTPUT, -100)}
+    with NftSocket() as nft:
+        wanted = nx.table(nx.FAMILY_IPV4, "tracked", chains, {}, {})
+        nft.apply(nx.FAMILY_IPV4, "tracked", nx.difference(None, wanted))
 
 
 def _vxlan(fd: int, own: str, far: str, peer: str, mac: str = "") -> None:

@@ -2,9 +2,10 @@
 
 from swarmapi.model.tables import NetworkTable, NodeEntry, ServiceEntry, TaskEndpoint
 from tests.bench.contest import Benchmark, Contender
-from tests.bench.nodes import PLAIN, Nodes
+from tests.bench.nodes import Nodes
 
 NODE = {"n1": "192.168.77.1"}
+PLAIN = {"p1": "192.168.77.11", "p2": "192.168.77.12"}
 RATE = 0.85
 """Of direct connections, to be reached through the VIP."""
 

@@ -213,6 +213,11 @@ def masquerade() -> bytes:
     return expression("masq")
 
 
+def untracked() -> bytes:
+    """Keep the packet out of connection tracking; only ahead of that, at priorities below -200."""
+    return expression("notrack")
+
+
 def reject_with_reset() -> bytes:
     """Answer a TCP segment with RST."""
     return expression("reject", be32(1, 1))

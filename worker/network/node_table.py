@@ -70,6 +70,9 @@ def node_table(
         elements["peers"], elements["numbers"] = underlay(tables)
         shapes |= {"peers": nx.SetShape((4,)), "numbers": nx.SetShape((3,))}
         chains["input"] = nx.Chain((_foreign_rule(),), "filter", nx.HOOK_INPUT, -10)
+        # What is inside is tracked where it begins and ends; here each flow would be again.
+        for name, hook in (("arriving", nx.HOOK_PREROUTING), ("leaving", nx.HOOK_OUTPUT)):
+            chains[name] = nx.Chain((nx.rule(_is_vxlan(), nx.untracked()),), "filter", hook, -300)
     return nx.table(family.number, TABLE, chains, shapes, elements)
 
 
@@ -98,13 +101,19 @@ def underlay(
     return peers, numbers
 
 
+def _is_vxlan() -> bytes:
+    return (
+        nx.load_meta(nx.REG_1, nx.META_L4PROTO)
+        + nx.equal(nx.REG_1, bytes([PROTOCOLS["udp"]]))
+        + nx.load_port(nx.REG_1)
+        + nx.equal(nx.REG_1, struct.pack(">H", VXLAN_PORT))
+    )
+
+
 def _foreign_rule() -> nx.Rule:
     """Drop what claims to be of our overlays and comes from no node; others' VXLANs may pass."""
     return nx.rule(
-        nx.load_meta(nx.REG_1, nx.META_L4PROTO),
-        nx.equal(nx.REG_1, bytes([PROTOCOLS["udp"]])),
-        nx.load_port(nx.REG_1),
-        nx.equal(nx.REG_1, struct.pack(">H", VXLAN_PORT)),
+        _is_vxlan(),
         nx.load_payload(nx.REG_1, 2, 12, 3),
         nx.lookup("numbers", nx.REG_1),
         IPV4.load_source(),

@@ -13,8 +13,9 @@ from swarmapi.model.tables import (
     ServiceEntry,
     TaskEndpoint,
 )
-from tests.privileged.network.lab import Lab, Server, ask, start_nodes
+from tests.privileged.network.lab import Lab, Server, ask, run_in, start_nodes
 from worker.network.attachments import Attached, Attachment
+from worker.network.conntrack import ConntrackSocket
 from worker.network.network import Network
 
 NODES = {"n1": "192.168.77.1", "n2": "192.168.77.2"}
@@ -75,6 +76,11 @@ def test_an_overlay_that_went_comes_again_at_once(lab: Lab, tmp_path: Path) -> N
     asyncio.run(scenario())
 
 
+def tracked() -> int:
+    with ConntrackSocket() as conntrack:
+        return conntrack.count()
+
+
 @pytest.mark.parametrize("version", [4, 6])
 def test_vip_reaches_tasks_on_both_nodes(lab: Lab, tmp_path: Path, version: int) -> None:
     vip, own, other = VIP[version], place(1, version), place(2, version)
@@ -91,6 +97,8 @@ def test_vip_reaches_tasks_on_both_nodes(lab: Lab, tmp_path: Path, version: int)
                 seen = Counter(ask(first.netns_fd, vip, 80)[0] for _ in range(100))
                 assert set(seen) == {"one", "two"}
                 assert min(seen.values()) > 20
+                for name in NODES:  # which see it as VXLAN alone
+                    assert run_in(lab.fd(tmp_path / f"swt-{name}"), tracked) == 0
                 for network in made.values():
                     assert await network.verify() == 0
                 alone = {"net1": overlay(task(1, "n1"))}
