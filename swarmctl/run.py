@@ -120,7 +120,6 @@ def start_code(reason: str) -> int:
 
 def _configure_exec(parser: Parser) -> None:
     add = parser.add_argument
-    add("-d", "--detach", action="store_true", help="do not wait")
     add("--detach-keys", default="", metavar="KEYS", help="leave with these, not ctrl-p,ctrl-q")
     task_exec.add_flags(parser)
     add("container", metavar="CONTAINER")
@@ -163,12 +162,11 @@ def _exec(client: Client, args: Namespace) -> int:
 
 
 def _exec_elsewhere(client: Client, task: str, args: Namespace) -> int:
-    for flag, given in (("-d", args.detach), ("--detach-keys", args.detach_keys)):
-        if given:
-            raise ClientError(
-                f"task {task} runs on another node, where a command ends with its client: "
-                f"leave out {flag}"
-            )
+    if args.detach_keys:
+        raise ClientError(
+            f"task {task} runs on another node, where an attached command ends with its client: "
+            "leave out --detach-keys"
+        )
     return task_exec.run(client, "tasks", task, args)
 
 

@@ -16,6 +16,7 @@ _NOT_SEEN = 1
 def add_flags(parser: Parser) -> None:
     """Add the flags of every exec."""
     add = parser.add_argument
+    add("-d", "--detach", action="store_true", help="do not wait: leave it alone once it runs")
     add("-i", "--interactive", action="store_true", help="pass stdin")
     add("-t", "--tty", action="store_true", help="give it a terminal")
     add("-e", "--env", action="append", metavar="NAME=VALUE")
@@ -71,16 +72,20 @@ def body_of(args: Namespace) -> dict[str, Any]:
         "WorkingDir": args.workdir,
         "Cmd": args.command,
     }
-    if args.tty:
+    if args.tty and not args.detach:
         body["ConsoleSize"] = attach.console_size()
     return body
 
 
 def run(client: Client, kind: str, name: str, args: Namespace) -> int:
-    """Run a command in a task's container; returns its exit code."""
-    attach.check_terminal(interactive=args.interactive, terminal=args.tty)
+    """Run a command in a task's container; returns its exit code, 0 for one that is left alone."""
+    if not args.detach:
+        attach.check_terminal(interactive=args.interactive, terminal=args.tty)
     made = client.call("POST", f"/swarm/v1/{kind}/{segment(name)}/exec", body=body_of(args))
     path = f"/swarm/v1/exec/{made['Id']}"
+    if args.detach:
+        client.call("POST", f"{path}/start", body={"Detach": True, "Tty": args.tty})
+        return 0
     streams = frozenset({"stdin"} if args.interactive else ())
     stay(client, path, attach.Wish(streams, args.tty, detach=b""))
     code = client.get(path).get("ExitCode")

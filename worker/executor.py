@@ -533,13 +533,16 @@ class EngineExecutor:
         exec_id = self._engine.create_exec(found, config)
         starting = asyncio.ensure_future(self._engine.start_exec(exec_id))
         try:
-            return await asyncio.shield(starting)
+            running = await asyncio.shield(starting)
         except InvalidArgument as error:
             code = self._engine.find_exec(exec_id).exit_code
             raise NotStarted(error.message, code or 0) from error
         except asyncio.CancelledError:
             (await starting).hang_up()
             raise
+        if config.detach:
+            self._engine.run_detached(running)
+        return running
 
     def _find(self, task: Task) -> str:
         """Return the id of the task's container, empty when there is none."""

@@ -53,7 +53,7 @@ class PreparedExec(TypedDict):
 
 
 class ExecState(TypedDict):
-    """How a process stands; ExitCode is null until it is known."""
+    """How a process stands; ExitCode is null until it is known, of a detached one for good."""
 
     ID: str
     TaskID: str
@@ -76,8 +76,16 @@ async def prepare_in_service(request: web.Request) -> web.StreamResponse:
 
 
 async def start(request: web.Request) -> web.StreamResponse:
-    """Run a prepared process: the body is its stdin, the answer what it writes."""
-    async with request.app[EXECS].attached(request.match_info["id"]) as found:
+    """Run a prepared process: the body is its stdin, the answer what it writes.
+
+    A detached one is left alone once it runs; the answer tells that it does, its end nothing.
+    """
+    detach = query.flag(request, "detach")
+    async with request.app[EXECS].attached(request.match_info["id"], detach=detach) as found:
+        if detach:
+            async for _ in found.output():
+                continue
+            return web.Response()
         tty = found.command.tty
         response = web.StreamResponse()
         kind = "raw" if tty else "multiplexed"
@@ -183,7 +191,14 @@ ROUTES: Final[Sequence[rest.Declared]] = (
             ("/swarm/v1/services/{id}/exec", prepare_in_service),
         )
     ),
-    Route("POST", "/swarm/v1/exec/{id}/start", start, answer=bytes, content="upgrade"),
+    Route(
+        "POST",
+        "/swarm/v1/exec/{id}/start",
+        start,
+        (rest.flag("detach", "leave it alone once it runs"),),
+        answer=bytes,
+        content="upgrade",
+    ),
     Route("POST", "/swarm/v1/exec/{id}/resize", resize, (rest.integer("h"), rest.integer("w"))),
     Route("GET", "/swarm/v1/exec/{id}", show, answer=ExecState),
 )

@@ -65,8 +65,10 @@ class ExecBroker:
         return found
 
     @asynccontextmanager
-    async def attached(self, exec_id: str) -> AsyncGenerator[Exec, None]:
+    async def attached(self, exec_id: str, *, detach: bool = False) -> AsyncGenerator[Exec, None]:
         """Run a prepared process for the length of the block, at most; its node has answered.
+
+        With `detach` the block only sees it begin: its end is told once its node runs it.
 
         Raises:
             NotFound: as `find`.
@@ -78,6 +80,7 @@ class ExecBroker:
             raise Conflict(f"exec {exec_id} has already run")
         self._check_node(found.node_id)
         found.started = True
+        found.command.detach = detach
         lost = Unavailable("the client went away")
         try:
             self._ask(found)

@@ -86,6 +86,19 @@ def test_a_command_in_a_task_of_another_node(lab: LabHandle, follower: str) -> N
         say("exit 5\r", "exit 5")
 
 
+def test_a_detached_command_goes_on_without_its_client(lab: LabHandle, follower: str) -> None:
+    writes = "i=0; while [ $i -lt 9999 ]; do echo $i; i=$((i+1)); done; echo over > /tmp/over"
+    done = run(lab, follower, "service", "exec", "-d", "web", "sh", "-c", writes)
+    assert done == (0, "", "")
+
+    def is_over() -> bool:
+        return run(lab, follower, "task", "exec", "web.1", "cat", "/tmp/over")[1] == "over\n"
+
+    wait_until(is_over, SEEN_WAIT_S, "it ran to its end")
+    code, shown, error = run(lab, follower, "task", "exec", "-d", "web.1", "nosuch")
+    assert (code, shown, "executable file not found" in error) == (1, "", True)
+
+
 def test_a_client_that_goes_takes_its_process_with_it(lab: LabHandle, follower: str) -> None:
     def sleeps() -> bool:
         code, shown, _ = run(lab, follower, "service", "exec", "web", "ps")

@@ -62,13 +62,15 @@ class ExecRunner:
             call.cancel()
 
     async def _run(self, call: Any, start: pb.ExecStart) -> None:
-        """Run a process and tell its end, unless the call ends before it."""
+        """Run a process and tell its end, unless the call ends before it, or it is left alone."""
         ended = asyncio.ensure_future(call.code())
         jobs: list[asyncio.Future[Any]] = [ended]
         try:
             begun = await self._begin(start)
             if isinstance(begun, pb.ExecEnd):
                 end = begun
+            elif start.detach:
+                end = pb.ExecEnd()
             else:
                 jobs.append(asyncio.ensure_future(_take(call, begun)))
                 if not await _carry(call, begun, ended):
@@ -126,9 +128,10 @@ async def _take(call: Any, running: TaskExec) -> None:
 
 def _config(start: pb.ExecStart) -> ExecConfig:
     return ExecConfig(
-        attach_stdin=start.stdin,
-        attach_stdout=True,
-        attach_stderr=True,
+        attach_stdin=start.stdin and not start.detach,
+        attach_stdout=not start.detach,
+        attach_stderr=not start.detach,
+        detach=start.detach,
         tty=start.tty,
         cmd=list(start.command),
         env=list(start.env),

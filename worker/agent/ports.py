@@ -55,7 +55,7 @@ class ExecSource(Protocol):
     """Where further processes run in this machine's tasks."""
 
     async def run_in(self, task_id: str, config: ExecConfig) -> TaskExec:
-        """Start a process.
+        """Start a process; one whose config says `detach` is left alone, its output dropped.
 
         Raises:
             NotFound: the task has no container here.

@@ -12,7 +12,7 @@ import msgspec
 from aiohttp import web
 
 from swarmapi import query
-from swarmapi.errors import InvalidArgument, Unsupported
+from swarmapi.errors import InvalidArgument
 from worker.api import hijack
 from worker.cluster.proxy import ManagerProxy
 
@@ -23,7 +23,7 @@ class TaskExecStart(msgspec.Struct, rename="pascal", forbid_unknown_fields=True)
     """The body of `POST /swarm/v1/exec/{id}/start`."""
 
     detach: bool = False
-    """Refused: a process of a task lives no longer than its client."""
+    """Leave it alone once it runs; nothing of it is told any more."""
     tty: bool = False
     """As it was prepared; that counts."""
 
@@ -32,7 +32,7 @@ async def serve(request: web.Request, proxy: ManagerProxy) -> web.StreamResponse
     """Run a prepared exec on an upgraded connection; a refusal is the manager's answer.
 
     Raises:
-        InvalidArgument, Unsupported: a body that asks for something else.
+        InvalidArgument: a body that asks for something else.
         Unavailable: the manager does not take the connection.
     """
     try:
@@ -40,7 +40,7 @@ async def serve(request: web.Request, proxy: ManagerProxy) -> web.StreamResponse
     except msgspec.ValidationError as error:
         raise InvalidArgument(f"exec: {error}") from error
     if wanted.detach:
-        raise Unsupported("Detach is not supported for a task's exec: stay with it")
+        return await _leave(request, proxy)
     taken: asyncio.Future[hijack.Hijacked] = asyncio.get_running_loop().create_future()
     async with proxy.stream("POST", request.raw_path, _input(taken)) as answer:
         if answer.status != 200:
@@ -51,6 +51,18 @@ async def serve(request: web.Request, proxy: ManagerProxy) -> web.StreamResponse
         taken.set_result(connection)
         await _carry(connection, answer, tty=kind == hijack.RAW)
     raise hijack.taken(request)
+
+
+async def _leave(request: web.Request, proxy: ManagerProxy) -> web.StreamResponse:
+    """Start it for nobody; the manager answers once it runs, or with why it does not."""
+    url = str(request.rel_url.update_query(detach="1"))
+    async with proxy.stream("POST", url, _nothing()) as answer:
+        body, kind = await answer.read(), answer.content_type
+        return web.Response(body=body, status=answer.status, content_type=kind)
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    yield b""
 
 
 async def _carry(connection: hijack.Hijacked, answer: aiohttp.ClientResponse, *, tty: bool) -> None:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16swarmapi/v1/exec.proto\x12\x0bswarmapi.v1\"!\n\x0b\x45xecRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\xa4\x01\n\tExecInput\x12\'\n\x05start\x18\x01 \x01(\x0b\x32\x16.swarmapi.v1.ExecStartH\x00\x12\x0f\n\x05stdin\x18\x02 \x01(\x0cH\x00\x12*\n\tstdin_end\x18\x03 \x01(\x0b\x32\x15.swarmapi.v1.StdinEndH\x00\x12)\n\x04size\x18\x04 \x01(\x0b\x32\x19.swarmapi.v1.TerminalSizeH\x00\x42\x06\n\x04part\"\xb6\x01\n\tExecStart\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63ommand\x18\x02 \x03(\t\x12\x0b\n\x03\x65nv\x18\x03 \x03(\t\x12\x0c\n\x04user\x18\x04 \x01(\t\x12\x13\n\x0bworking_dir\x18\x05 \x01(\t\x12\x0b\n\x03tty\x18\x06 \x01(\x08\x12\r\n\x05stdin\x18\x07 \x01(\x08\x12\x12\n\nprivileged\x18\x08 \x01(\x08\x12\'\n\x04size\x18\t \x01(\x0b\x32\x19.swarmapi.v1.TerminalSize\"\n\n\x08StdinEnd\"-\n\x0cTerminalSize\x12\x0c\n\x04rows\x18\x01 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x02 \x01(\r\"\x89\x01\n\nExecOutput\x12%\n\x04head\x18\x01 \x01(\x0b\x32\x15.swarmapi.v1.ExecHeadH\x00\x12\'\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x16.swarmapi.v1.ExecChunkH\x00\x12#\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x14.swarmapi.v1.ExecEndH\x00\x42\x06\n\x04part\"\x1e\n\x08\x45xecHead\x12\x12\n\nrequest_id\x18\x01 \x01(\t\")\n\tExecChunk\x12\x0e\n\x06stream\x18\x01 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\">\n\x07\x45xecEnd\x12\x16\n\texit_code\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\r\n\x05\x65rror\x18\x02 \x01(\tB\x0c\n\n_exit_code2F\n\x05\x45xecs\x12=\n\x06\x41ttach\x12\x17.swarmapi.v1.ExecOutput\x1a\x16.swarmapi.v1.ExecInput(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16swarmapi/v1/exec.proto\x12\x0bswarmapi.v1\"!\n\x0b\x45xecRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\xa4\x01\n\tExecInput\x12\'\n\x05start\x18\x01 \x01(\x0b\x32\x16.swarmapi.v1.ExecStartH\x00\x12\x0f\n\x05stdin\x18\x02 \x01(\x0cH\x00\x12*\n\tstdin_end\x18\x03 \x01(\x0b\x32\x15.swarmapi.v1.StdinEndH\x00\x12)\n\x04size\x18\x04 \x01(\x0b\x32\x19.swarmapi.v1.TerminalSizeH\x00\x42\x06\n\x04part\"\xc6\x01\n\tExecStart\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63ommand\x18\x02 \x03(\t\x12\x0b\n\x03\x65nv\x18\x03 \x03(\t\x12\x0c\n\x04user\x18\x04 \x01(\t\x12\x13\n\x0bworking_dir\x18\x05 \x01(\t\x12\x0b\n\x03tty\x18\x06 \x01(\x08\x12\r\n\x05stdin\x18\x07 \x01(\x08\x12\x12\n\nprivileged\x18\x08 \x01(\x08\x12\'\n\x04size\x18\t \x01(\x0b\x32\x19.swarmapi.v1.TerminalSize\x12\x0e\n\x06\x64\x65tach\x18\n \x01(\x08\"\n\n\x08StdinEnd\"-\n\x0cTerminalSize\x12\x0c\n\x04rows\x18\x01 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x02 \x01(\r\"\x89\x01\n\nExecOutput\x12%\n\x04head\x18\x01 \x01(\x0b\x32\x15.swarmapi.v1.ExecHeadH\x00\x12\'\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x16.swarmapi.v1.ExecChunkH\x00\x12#\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x14.swarmapi.v1.ExecEndH\x00\x42\x06\n\x04part\"\x1e\n\x08\x45xecHead\x12\x12\n\nrequest_id\x18\x01 \x01(\t\")\n\tExecChunk\x12\x0e\n\x06stream\x18\x01 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\">\n\x07\x45xecEnd\x12\x16\n\texit_code\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\r\n\x05\x65rror\x18\x02 \x01(\tB\x0c\n\n_exit_code2F\n\x05\x45xecs\x12=\n\x06\x41ttach\x12\x17.swarmapi.v1.ExecOutput\x1a\x16.swarmapi.v1.ExecInput(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,19 +36,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXECINPUT']._serialized_start=75
   _globals['_EXECINPUT']._serialized_end=239
   _globals['_EXECSTART']._serialized_start=242
-  _globals['_EXECSTART']._serialized_end=424
-  _globals['_STDINEND']._serialized_start=426
-  _globals['_STDINEND']._serialized_end=436
-  _globals['_TERMINALSIZE']._serialized_start=438
-  _globals['_TERMINALSIZE']._serialized_end=483
-  _globals['_EXECOUTPUT']._serialized_start=486
-  _globals['_EXECOUTPUT']._serialized_end=623
-  _globals['_EXECHEAD']._serialized_start=625
-  _globals['_EXECHEAD']._serialized_end=655
-  _globals['_EXECCHUNK']._serialized_start=657
-  _globals['_EXECCHUNK']._serialized_end=698
-  _globals['_EXECEND']._serialized_start=700
-  _globals['_EXECEND']._serialized_end=762
-  _globals['_EXECS']._serialized_start=764
-  _globals['_EXECS']._serialized_end=834
+  _globals['_EXECSTART']._serialized_end=440
+  _globals['_STDINEND']._serialized_start=442
+  _globals['_STDINEND']._serialized_end=452
+  _globals['_TERMINALSIZE']._serialized_start=454
+  _globals['_TERMINALSIZE']._serialized_end=499
+  _globals['_EXECOUTPUT']._serialized_start=502
+  _globals['_EXECOUTPUT']._serialized_end=639
+  _globals['_EXECHEAD']._serialized_start=641
+  _globals['_EXECHEAD']._serialized_end=671
+  _globals['_EXECCHUNK']._serialized_start=673
+  _globals['_EXECCHUNK']._serialized_end=714
+  _globals['_EXECEND']._serialized_start=716
+  _globals['_EXECEND']._serialized_end=778
+  _globals['_EXECS']._serialized_start=780
+  _globals['_EXECS']._serialized_end=850
 # @@protoc_insertion_point(module_scope)

@@ -28,7 +28,7 @@ if _version_not_supported:
 class ExecsStub:
     """A further process in a task's container. The leader asks in the session of the task's node
     (ExecRequest); the node's agent answers each request with one call of Attach, which lives as long
-    as both the process and its client. gRPC's flow control is the back-pressure, both ways.
+    as both the process and its client; a detached process outlives both the call and the client. gRPC's flow control is the back-pressure, both ways.
     """
 
     def __init__(self, channel):
@@ -47,7 +47,7 @@ class ExecsStub:
 class ExecsServicer:
     """A further process in a task's container. The leader asks in the session of the task's node
     (ExecRequest); the node's agent answers each request with one call of Attach, which lives as long
-    as both the process and its client. gRPC's flow control is the back-pressure, both ways.
+    as both the process and its client; a detached process outlives both the call and the client. gRPC's flow control is the back-pressure, both ways.
     """
 
     def Attach(self, request_iterator, context):
@@ -75,7 +75,7 @@ def add_ExecsServicer_to_server(servicer, server):
 class Execs:
     """A further process in a task's container. The leader asks in the session of the task's node
     (ExecRequest); the node's agent answers each request with one call of Attach, which lives as long
-    as both the process and its client. gRPC's flow control is the back-pressure, both ways.
+    as both the process and its client; a detached process outlives both the call and the client. gRPC's flow control is the back-pressure, both ways.
     """
 
     @staticmethod

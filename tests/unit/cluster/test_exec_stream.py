@@ -109,10 +109,19 @@ def test_a_refusal_is_the_managers(tmp_path: Path) -> None:
     play(story())
 
 
-def test_a_process_that_nobody_stays_with_is_refused(tmp_path: Path) -> None:
+def test_a_process_that_nobody_stays_with_is_asked_for_without_a_stream(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        assert await request.read() == b""
+        asked.append(request.path_qs)
+        return web.json_response({"message": "no such program"}, status=400)
+
     async def story() -> None:
-        async with upgraded(tmp_path, begin, b'{"Detach": true}') as (reader, _):
-            assert "101" not in await head_of(reader)
+        async with upgraded(tmp_path, handler, b'{"Detach": true}') as (reader, _):
+            assert (await head_of(reader)).startswith("HTTP/1.1 400 ")
+            assert b"no such program" in await reader.readuntil(b"}")
+        assert asked == ["/swarm/v1/exec/e1/start?detach=1"]
 
     play(story())
 

@@ -177,6 +177,34 @@ def test_what_cannot_be_started_says_why(
     play(tmp_path, story)
 
 
+def test_a_detached_one_outlives_its_client_and_its_call(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        client = await prepare(world, AttachStdin=True)
+        async with world.session.post(f"{client.path}/start?detach=1") as answer:
+            assert (answer.status, await answer.read()) == (200, b"")
+        process = await world.executor.execs.get()
+        config = process.config
+        assert (config.detach, config.attach_stdin, config.attach_stdout) == (True, False, False)
+        state = await client.state()
+        assert (state["Running"], state["ExitCode"], state["Error"]) == (False, None, "")
+        world.agent.cancel()
+        await asyncio.wait([world.agent])
+        assert not process.hung_up.is_set()
+
+    play(tmp_path, story)
+
+
+def test_a_detached_one_that_cannot_be_started_says_why(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        client = await prepare(world)
+        world.executor.refusal = NotStarted("exec: no such program", 127)
+        status, body = await world.place.rest("POST", f"{client.path}/start?detach=1")
+        assert (status, body["message"]) == (400, "exec: no such program")
+        assert (await client.state())["ExitCode"] == 127
+
+    play(tmp_path, story)
+
+
 def test_no_faster_than_the_slower_side(tmp_path: Path) -> None:
     """What is on its way is bounded: of endless input only a part is ever taken."""
     piece = b"x" * 65536

@@ -73,13 +73,21 @@ def test_an_end_that_nobody_saw_is_no_success(elsewhere: Daemon) -> None:
     assert spawn(elsewhere, "task", "exec", "-i", "t1", "cat", stdin=b"").returncode == 1
 
 
-@pytest.mark.parametrize("flags", [("-d",), ("--detach-keys", "ctrl-a")])
-def test_what_needs_the_tasks_own_node_is_refused_by_name(
-    elsewhere: Daemon, ctl: Run, flags: tuple[str, ...]
+@pytest.mark.parametrize("words", [("exec", "-d"), ("task", "exec", "-d"), ("exec", "-dit")])
+def test_a_command_on_another_node_is_left_alone(
+    elsewhere: Daemon, ctl: Run, words: tuple[str, ...]
 ) -> None:
-    done = ctl("exec", *flags, "t1", "true")
+    elsewhere.hijacked.clear()
+    elsewhere.on("POST", "/swarm/v1/exec/x1/start", None)
+    assert ctl(*words, "t1", "true") == (0, "", "")
+    terminal = "-dit" in words
+    assert elsewhere.body("/swarm/v1/exec/x1/start") == {"Detach": True, "Tty": terminal}
+
+
+def test_what_needs_the_tasks_own_node_is_refused_by_name(elsewhere: Daemon, ctl: Run) -> None:
+    done = ctl("exec", "--detach-keys", "ctrl-a", "t1", "true")
     assert done.code == 1
-    assert f"leave out {flags[0]}" in done.err
+    assert "leave out --detach-keys" in done.err
     assert "POST /swarm/v1/tasks/t1/exec" not in elsewhere.calls()
 
 
