@@ -151,7 +151,9 @@ def _forget_foreign_namespaces() -> None:
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")
         if after.split()[0] == "nsfs":
-            kernel.unmount(before.split()[4])
+            # Who removes a mount point elsewhere has unmounted it here as well.
+            with suppress(FileNotFoundError):
+                kernel.unmount(before.split()[4])
 
 
 def start_time(pid: int) -> str:
