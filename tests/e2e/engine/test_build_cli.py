@@ -123,6 +123,7 @@ def test_a_failing_step_gives_its_code_and_text(context: Context) -> None:
         ("FROM nosuch:1\nRUN a", (), "nosuch"),
         ("FROM box:1", ("--target", "x"), 'target stage "x" could not be found'),
         ("FROM box:1", ("-t", "UPPER"), "invalid"),
+        ("FROM box:1", ("--squash=maybe",), "maybe"),
         ("FROM box:1", ("--rm=false",), "rm=false is not supported"),
         ("FROM box:1", ("--cgroup-parent", "/x"), "cgroup-?parent"),
     ],

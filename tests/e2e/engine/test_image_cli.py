@@ -248,7 +248,8 @@ def test_import(client: Client, tmp_path: Path, compression: str) -> None:
     assert json.loads(shown)["Cmd"] == ["/f"]
     assert json.loads(shown)["Env"] == ["a=b"]
     assert "mine" in client("history", "imported:1").stdout
-    assert client("import", "-", stdin=file.read_bytes()).stdout.startswith("sha256:")
+    assert client("import", "-", "piped:1", stdin=file.read_bytes()).stdout.startswith("sha256:")
+    client("rmi", "piped:1")
     assert "RUN is not a valid change" in client("import", "-c", "RUN x", str(file), code=1).stderr
     client("rmi", "imported:1")
 

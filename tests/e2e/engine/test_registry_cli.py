@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench import peers
+from tests.e2e.engine.clients import Client
 from tests.e2e.engine.machine import Machine, install_box, serving_registry
 
 ALICE = "alice:$2b$04$MJpm6DG8nG7Gd.DdHDYiuu5C4NwY0YVeDVXpy3KfNQju.Vj.Cycae\n"  # sekret
@@ -83,6 +84,12 @@ def machine(started: Machine) -> Iterator[Machine]:
     started.docker("rmi", "-f", *started.out("images", "-aq").split())
 
 
+@pytest.fixture(params=["docker", "swarmctl"])
+def client(request: pytest.FixtureRequest, machine: Machine) -> Client:
+    """Each of the two clients."""
+    return Client(request.param, machine)
+
+
 @pytest.fixture(params=["fake", "docker-registry"])
 def registry(
     request: pytest.FixtureRequest, machine: Machine, monkeypatch: pytest.MonkeyPatch
@@ -103,78 +110,79 @@ def registry(
         yield start
 
 
-def test_push_pull_and_run(machine: Machine, registry: Start) -> None:
+def test_push_pull_and_run(client: Client, registry: Start) -> None:
     name = f"{registry('none')}/team/box"
-    machine.docker("tag", "box:1", f"{name}:1")
-    pushed = machine.out("push", f"{name}:1").splitlines()
+    client.good("tag", "box:1", f"{name}:1")
+    pushed = client.out("push", f"{name}:1").splitlines()
     assert pushed[0] == f"The push refers to repository [{name}]"
     digest = pushed[-1].split()[2]
     assert pushed[-1].startswith(f"1: digest: {digest} size: ")
-    image_id = machine.out("images", "-q", "--no-trunc", f"{name}:1")
-    machine.docker("rmi", "box:1", f"{name}:1")
-    pulled = machine.out("pull", f"{name}:1").splitlines()
+    image_id = client.out("images", "-q", "--no-trunc", f"{name}:1")
+    client.good("rmi", "box:1", f"{name}:1")
+    pulled = client.out("pull", f"{name}:1").splitlines()
     assert pulled[0] == "1: Pulling from team/box"
     assert pulled[-3:] == [
         f"Digest: {digest}",
         f"Status: Downloaded newer image for {name}:1",
         f"{name}:1",
     ]
-    assert machine.out("images", "-q", "--no-trunc", f"{name}:1") == image_id
-    shown = machine.out("images", "--digests", "--format", "{{.Repository}} {{.Digest}}")
+    assert client.out("images", "-q", "--no-trunc", f"{name}:1") == image_id
+    shown = client.out("images", "--digests", "--format", "{{.Repository}} {{.Digest}}")
     assert shown == f"{name} {digest}"
-    again = machine.out("pull", f"{name}:1").splitlines()
+    again = client.out("pull", f"{name}:1").splitlines()
     assert again[-2] == f"Status: Image is up to date for {name}:1"
-    machine.docker("rmi", f"{name}:1")
-    ran = machine.docker("run", "--rm", f"{name}:1", "echo", "pulled")
-    assert ran.stdout == b"pulled\n"
-    assert f"Unable to find image '{name}:1' locally" in ran.stderr.decode()
-    machine.docker("rmi", f"{name}:1")
-    assert machine.out("pull", "-q", f"{name}@{digest}") == f"{name}@{digest}"
-    assert machine.out("run", "--rm", f"{name}@{digest}", "echo", "pinned") == "pinned"
-    missing = machine.refused("run", "--rm", f"{name}:9", "true", code=125)
+    client.good("rmi", f"{name}:1")
+    ran = client.run("run", "--rm", f"{name}:1", "echo", "pulled")
+    assert ran.out == "pulled\n"
+    assert f"Unable to find image '{name}:1' locally" in ran.err
+    client.good("rmi", f"{name}:1")
+    assert client.out("pull", "-q", f"{name}@{digest}") == f"{name}@{digest}"
+    assert client.out("run", "--rm", f"{name}@{digest}", "echo", "pinned") == "pinned"
+    missing = client.refused("run", "--rm", f"{name}:9", "true", code=125)
     assert f"manifest for {name}:9 not found: manifest unknown" in missing
-    assert f"{name}:9 not found" in machine.refused("pull", f"{name}:9")
+    assert f"{name}:9 not found" in client.refused("pull", f"{name}:9")
 
 
-def test_many_tags_and_our_own_client(machine: Machine, registry: Start, tmp_path: Path) -> None:
+def test_many_tags_and_a_base_from_afar(client: Client, registry: Start, tmp_path: Path) -> None:
     name = f"{registry('none')}/box"
     for tag in ("1", "2"):
-        machine.docker("tag", "box:1", f"{name}:{tag}")
-    machine.docker("push", "-a", name)
-    machine.docker("rmi", f"{name}:1", f"{name}:2")
-    assert machine.out("pull", "-a", name).splitlines()[-1] == name
-    assert set(machine.out("images", "--format", "{{.Tag}}", name).split()) == {"1", "2"}
-    machine.docker("tag", "box:1", f"{name}:3")
-    assert "3: digest: sha256:" in machine.swarmctl("push", f"{name}:3")
-    machine.docker("rmi", f"{name}:3")
-    assert machine.swarmctl("pull", f"{name}:3").endswith(f"\n{name}:3")
+        client.good("tag", "box:1", f"{name}:{tag}")
+    client.good("push", "-a", name)
+    client.good("rmi", f"{name}:1", f"{name}:2")
+    assert client.out("pull", "-a", name).splitlines()[-1] == name
+    assert set(client.out("images", "--format", "{{.Tag}}", name).split()) == {"1", "2"}
+    own = client.out("image", "inspect", "-f", "{{.Os}}/{{.Architecture}}", "box:1")
+    assert client.out("pull", "--platform", own, f"{name}:1").endswith(f"\n{name}:1")
+    other = client.refused("pull", "--platform", "linux/s390x", f"{name}:1")
+    assert "does not match the specified platform" in other
     context = tmp_path / "context"
     context.mkdir()
     (context / "Dockerfile").write_text(f'FROM {name}:4\nCMD ["echo", "built"]\n')
-    machine.docker("tag", "box:1", f"{name}:4")
-    machine.docker("push", f"{name}:4")
-    machine.docker("rmi", f"{name}:4")
-    machine.docker("build", "-t", "built:1", str(context))
-    assert machine.out("run", "--rm", "built:1") == "built"
-    assert "has no search" in machine.refused("search", name)
+    client.good("tag", "box:1", f"{name}:4")
+    client.good("push", f"{name}:4")
+    client.good("rmi", f"{name}:4")
+    client.good("build", "-t", "built:1", str(context))
+    assert client.out("run", "--rm", "built:1") == "built"
+    assert "has no search" in client.refused("search", name)
 
 
-def test_a_closed_registry(machine: Machine, registry: Start) -> None:
+def test_a_closed_registry(client: Client, registry: Start) -> None:
     host = registry("basic")
     name = f"{host}/box:1"
-    machine.docker("tag", "box:1", name)
-    assert "no basic auth credentials" in machine.refused("push", name)
+    client.good("tag", "box:1", name)
+    assert "no basic auth credentials" in client.refused("push", name)
     login = ("login", "-u", "alice", "--password-stdin", host)
-    wrong = machine.docker(*login, stdin=b"wrong", check=False)
-    assert wrong.returncode == 1
-    assert b"401 Unauthorized" in wrong.stderr
-    assert machine.docker(*login, stdin=b"sekret").stdout == b"Login Succeeded\n"
-    machine.docker("push", name)
-    machine.docker("rmi", name)
-    assert machine.swarmctl("pull", "-q", name) == name  # the login of the other client
-    machine.docker("logout", host)
-    machine.docker("rmi", name)
-    machine.refused("pull", name)
+    wrong = client.run(*login, stdin="wrong")
+    assert wrong.code == 1
+    assert "401 Unauthorized" in wrong.err
+    assert client.good(*login, stdin="sekret") == "Login Succeeded\n"
+    client.good("push", name)
+    client.good("rmi", name)
+    for either in ("docker", "swarmctl"):  # the login of one is the other's
+        assert Client(either, client.machine).out("pull", "-q", name) == name
+    client.good("logout", host)
+    client.good("rmi", name)
+    client.refused("pull", name)
 
 
 def test_images_go_both_ways_with_skopeo(machine: Machine, tmp_path: Path) -> None:

@@ -123,6 +123,11 @@ REFUSED = [
     ("--pid container:nosuch", "No such container: nosuch"),
     ("--uts host -h x", "conflicting options: hostname"),
     ("--storage-opt size=1g", "size needs storage driver btrfs, not overlay2"),
+    ("--cpu-rt-runtime 1", "(?i)cpu-?r(t|ealtime)"),
+    ("--isolation hyperv", "(?i)isolation"),
+    ("--network name=bridge,link-local-ip=169.254.1.1", "(?i)link-?local"),
+    ("--volume-driver nfs -v x:/x", "(?i)volume.?driver"),
+    ("-p 7:7/sctp", "sctp"),
     ("--storage-opt bogus=1", "storage option 'bogus' is not supported"),
 ]
 
