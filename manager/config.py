@@ -103,6 +103,8 @@ class RunConfig:
     join: str
     unlock_key: str = ""
     """What opens this node's keys where they are locked."""
+    known: tuple[str, ...] = ()
+    """Other managers: with a damaged log this one comes back through them."""
 
 
 @dataclass(frozen=True)
@@ -146,8 +148,8 @@ def load(argv: Sequence[str]) -> InitConfig | RunConfig | RecoverConfig | Descri
     if flags.command in ("recover", "restore"):
         backup = flags.backup if flags.command == "restore" else ""
         return RecoverConfig(paths, flags.advertise_addr, unlock_key, backup)
-    if flags.join:
-        split(flags.join)
+    for address in (*flags.known, *([flags.join] if flags.join else ())):
+        split(address)
     return RunConfig(
         paths,
         flags.node_id,
@@ -155,6 +157,7 @@ def load(argv: Sequence[str]) -> InitConfig | RunConfig | RecoverConfig | Descri
         flags.advertise_addr,
         flags.join,
         unlock_key,
+        tuple(flags.known),
     )
 
 
@@ -198,6 +201,9 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument("--subnet-size", type=int, default=24, help="prefix length of a subnet")
     run.add_argument("--node-id", default="", help="refuse any other node's certificate")
     run.add_argument("--join", default="", help="host:port of a manager to enter Raft through")
+    run.add_argument(
+        "--known", action="append", default=[], help="host:port of another manager; repeatable"
+    )
     for command in (run, recover, restore):
         command.add_argument(
             "--unlock-key-stdin", action="store_true", help="read the unlock key of locked keys"

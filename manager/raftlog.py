@@ -1,18 +1,25 @@
 """The log of a running manager: Raft, behind the public port."""
 
+import asyncio
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from manager.config import RunConfig
 from manager.raft.disk import make_directory
+from manager.raft.journal import Corrupt
 from manager.raft.node import RaftNode
 from manager.raft.outcomes import RaftStatus
 from manager.replica import LogStatus, Replica
+from manager.returning import Aside
 from swarmapi.identity import LiveTLS
 from swarmapi.keyring import Keyring
 from swarmapi.model.spec import RaftSettings
+
+EXIT_ANEW: Final = 71
+log = logging.getLogger(__name__)
 
 
 def open_log(
@@ -42,6 +49,8 @@ class RaftLog:
         self._paths = config.paths
         self._socket = config.paths.inner("raft")
         self._state_dir = config.paths.raft
+        self._aside = Aside(config.paths.state_dir, config.paths.raft)
+        self._others = bool(config.known)
         self._node = RaftNode(
             node_id=self._node_id,
             address=config.advertise,
@@ -59,9 +68,37 @@ class RaftLog:
         return {self._node_id: f"unix:{self._socket}"}
 
     async def start(self) -> None:
-        """Start the member; raises OSError or Corrupt."""
+        """Start the member. With a damaged log it starts anew, if there are other managers.
+
+        Raises OSError or Corrupt.
+        """
+        await asyncio.to_thread(self._aside.finish)
         make_directory(self._state_dir)
-        await self._node.start()
+        try:
+            await self._node.start(mute=self.returning)
+        except Corrupt as error:
+            if not self._others:
+                raise
+            log.critical("%s: set aside, this manager comes back with the others' log", error)
+            await asyncio.to_thread(self._aside.set_aside)
+            await self._node.start(mute=True)
+
+    @property
+    def returning(self) -> bool:
+        """Whether this member lost its log, and is to ask for its membership anew."""
+        return self._aside.is_marked
+
+    async def speak_from(self, index: int) -> None:
+        """Return once this member has come back: it holds the entry that the leader named."""
+        await self._node.speak_from(index)
+        self._aside.forget()
+
+    def start_anew(self) -> bool:
+        """End the process and come back without the present state; False when it did so lately."""
+        if not self._others or not self._aside.want():
+            return False
+        log.critical("this manager's state differs from the others': it starts anew with theirs")
+        os._exit(EXIT_ANEW)
 
     async def listen(self, generation: int) -> None:
         """Serve with the present TLS material from now on. Raises OSError."""
@@ -94,9 +131,13 @@ class RaftLog:
         """Return the members' addresses by node id."""
         return self._node.members()
 
-    async def add_member(self, node_id: str, address: str) -> None:
-        """Add a member that runs at its address."""
-        await self._node.add_member(node_id, address)
+    async def add_member(self, node_id: str, address: str) -> int:
+        """Add a member that runs at its address; return an entry behind that."""
+        return await self._node.add_member(node_id, address)
+
+    async def readmit(self, node_id: str, address: str) -> int:
+        """Remove a member that lost its log and add it anew; return an entry behind that."""
+        return await self._node.readmit(node_id, address)
 
     def usage(self) -> dict[str, Any]:
         """Return what the log takes on this manager's disk, and how far it reaches.
@@ -119,6 +160,7 @@ class RaftLog:
             "Segments": len(segments),
             "LogBytes": sum(found.st_size for found in segments),
             "DiskFull": status.disk_full,
+            "Returning": self.returning,
             "SnapshotIndex": status.snapshot_index,
             "SnapshotBytes": snapshot.st_size if snapshot else 0,
             "LastCompactionNs": snapshot.st_mtime_ns if snapshot else 0,

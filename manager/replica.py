@@ -77,8 +77,11 @@ class Log(Protocol):
     def members(self) -> dict[str, str]:
         """Return the members' addresses by node id."""
 
-    async def add_member(self, node_id: str, address: str) -> None:
-        """Add a member; nothing to do when it is one."""
+    async def add_member(self, node_id: str, address: str) -> int:
+        """Add a member, if it is none; return an entry behind that."""
+
+    async def readmit(self, node_id: str, address: str) -> int:
+        """Remove a member that lost its log and add it anew; return an entry behind that."""
 
     async def remove_member(self, node_id: str) -> None:
         """Remove a member; nothing to do when it is none."""
@@ -109,6 +112,8 @@ class Replica:
 
         Where no majority has one state, from the leader's.
         """
+        self.is_astray = False
+        """Whether it was most managers' word that it differs."""
         self._digests: deque[tuple[int, int]] = deque(maxlen=_DIGESTS_KEPT)
         self._listeners: list[Listener] = []
         self._reset_listeners: list[Callable[[], None]] = []
@@ -152,13 +157,14 @@ class Replica:
         if held == told.digest:
             if self.differs_since:
                 log.warning("the state of this manager is as the others' again")
-            self.differs_since = 0
-        elif not self.differs_since:
+            self.differs_since, self.is_astray = 0, False
+            return
+        self.is_astray = told.by_most
+        if not self.differs_since:
             self.differs_since = told.as_of
             whose = "most managers'" if told.by_most else "the leader's"
             log.critical(
-                "the state of this manager differs from %s as of entry %d: "
-                "demote it and promote it again",
+                "the state of this manager differs from %s as of entry %d",
                 whose,
                 told.as_of,
             )
@@ -171,6 +177,7 @@ class Replica:
         """Replace the View by a snapshot's."""
         self.view = snapshot.restore(chunks)
         self.digest, self.differs_since = digest_of(self.view), 0
+        self.is_astray = False
         self._digests.clear()
         self._digests.append((self.view.index, self.digest))
         for listener in tuple(self._reset_listeners):

@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import itertools
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol
 
 import grpc
@@ -85,6 +86,16 @@ class RunningLog(Log, Protocol):
     def tune(self, settings: RaftSettings) -> None:
         """Keep the log as the cluster's settings say."""
 
+    @property
+    def returning(self) -> bool:
+        """Whether this member lost its log, and is to ask for its membership anew."""
+
+    async def speak_from(self, index: int) -> None:
+        """Return once a member that lost its log has come back: it holds this entry."""
+
+    def start_anew(self) -> bool:
+        """End the process and come back without the present state; False when it did so lately."""
+
     def usage(self) -> dict[str, Any]:
         """Return what the log takes on the disk, and how far it reaches."""
 
@@ -165,12 +176,14 @@ class Manager:
         self._begin("liveness", dispatcher.watch)
         self._begin("roster", roster.run)
         self._begin("kept logs", keeper.run)
-        check = StateCheck(self.store, self._ask_digests, self._log.hand_over)
+        check = StateCheck(self.store, self._ask_digests, self._log.hand_over, self._log.start_anew)
         self._begin("state check", check.run)
         if self._locker is not None:
             self._begin("keys", self._locker.run)
         if self._founding is not None:
             self._begin("founding", self._found)
+        elif self._log.returning:
+            self._begin("return", self._come_back)
         elif self._config.join:
             self._begin("join", self._join)
         await self._serve_rest(broker, execs, events, probes)
@@ -338,25 +351,41 @@ class Manager:
             await asyncio.sleep(RETRY_S)
 
     async def _join(self) -> None:
-        """Ask the leader for membership until it is granted; asking twice changes nothing."""
-        target = self._config.join
-        while True:
-            request = ca_pb2.JoinRequest(address=self._config.advertise)
+        await self._enter((self._config.join,))
+
+    async def _come_back(self) -> None:
+        """Become a member anew: what was promised before the log was lost counts no more."""
+        while not (index := await self._enter(self._config.known, returning=True)):
+            log.error("the leader is of a version that cannot take this manager back: upgrade it")
+            await asyncio.sleep(JOIN_WAIT_S)
+        await self._log.speak_from(index)
+        log.warning("this manager has come back with the others' log")
+
+    async def _enter(self, through: Sequence[str], *, returning: bool = False) -> int:
+        """Ask the leader for membership until it is granted; return an entry behind it.
+
+        A new member may ask twice; it goes without the entry once it hears of a leader.
+        """
+        request = ca_pb2.JoinRequest(address=self._config.advertise, returning=returning)
+        leader = ""
+        for known in itertools.cycle(through):
+            target = leader or known
             options = [expect(MANAGER)]
             credentials = self._tls.client()
             try:
                 async with grpc.aio.secure_channel(target, credentials, options=options) as channel:
-                    await _ca_rpc.MembershipStub(channel).Join(request, timeout=JOIN_WAIT_S)
+                    stub = _ca_rpc.MembershipStub(channel)
+                    reply = await stub.Join(request, timeout=JOIN_WAIT_S)
                 log.info("member of Raft through %s", target)
-                return
+                return int(reply.index)
             except grpc.aio.AioRpcError as error:
                 pairs: Any = error.trailing_metadata()
                 leader = dict(pairs or ()).get(LEADER_METADATA, "")
                 log.info("not yet a member: %s", error.details())
-                target = leader or self._config.join
-            if self.store.log.status.leader_address:
-                return
+            if not returning and self.store.log.status.leader_address:
+                break
             await asyncio.sleep(RETRY_S)
+        return 0
 
 
 def touches_cluster(applied: Applied) -> bool:

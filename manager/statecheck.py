@@ -25,11 +25,13 @@ class StateCheck:
         store: Store,
         ask: Ask,
         hand_over: Callable[[], Awaitable[None]],
+        start_anew: Callable[[], bool],
         period_s: float = PERIOD_S,
     ) -> None:
         self._store = store
         self._ask = ask
         self._hand_over = hand_over
+        self._start_anew = start_anew
         self._period_s = period_s
         self._checked_index = 0
 
@@ -44,6 +46,8 @@ class StateCheck:
         """Compare, when something changed since all were equal. Raises SwarmError."""
         status, replica = self._store.log.status, self._store.replica
         index = replica.view.index
+        if replica.is_astray and not status.is_leader and not self._start_anew():
+            log.critical("this manager's state differs again: demote it and promote it again")
         if not (status.is_leader and status.ready) or index <= self._checked_index:
             return
         own = replica.digest_at(index)

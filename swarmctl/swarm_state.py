@@ -153,8 +153,8 @@ def _df(client: Client, args: Namespace) -> int:
         print(f"{name:<12}{value}")
     if usage.get("DiffersSince"):
         print(
-            f"WARNING: the state differs from the leader's since entry {usage['DiffersSince']}: "
-            "demote this manager and promote it again",
+            f"WARNING: the state differs from the others' since entry {usage['DiffersSince']}: "
+            "this manager starts anew with theirs, or demote it and promote it again",
             file=sys.stderr,
         )
     if usage.get("DiskFull"):

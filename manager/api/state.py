@@ -29,6 +29,7 @@ class RaftUsage(TypedDict):
     Segments: int
     LogBytes: int
     DiskFull: str
+    Returning: bool
     DiffersSince: int
     SnapshotIndex: int
     SnapshotBytes: int

@@ -163,10 +163,12 @@ class MembershipService:
                     reason="manager joined",
                 )
                 await self._store.propose((change,))
-            await self._store.log.add_member(node.id, request.address)
+            log = self._store.log
+            enter = log.readmit if request.returning else log.add_member
+            index = await enter(node.id, request.address)
         except SwarmError as error:
             await refuse(context, error)
-        return pb.JoinReply(members=self._store.log.members())
+        return pb.JoinReply(members=self._store.log.members(), index=index)
 
     async def Digest(  # noqa: N802 - the name is the protocol's
         self, request: pb.DigestRequest, context: Any

@@ -9,6 +9,7 @@ appends            never truncate what matches or is committed; a mismatch goes 
 elections          pre-vote, and no vote against a leader that was just heard
 membership         one change at a time, in force from its entry on; a function of snapshot + log
 applying           strictly in order, an exception is fatal, a callback cannot apply twice
+returning          who lost its log is mute: no vote and no candidacy until it is a member anew
 snapshots          by offset with flow control, installed only when newer than what is committed
 reads              read-index: leadership confirmed after the question (Raft thesis, 6.4)
 commands           no pickle, no forwarding, no code versions
@@ -68,7 +69,8 @@ class RaftCore(Following):
     """A member. `bootstrap` names the members of a new cluster, the same on each of them.
 
     A member that joins has none: until it holds the entry that adds it, it can neither campaign
-    nor count itself. With a snapshot or a log on the disk, `bootstrap` says nothing.
+    nor count itself. With a snapshot or a log on the disk, `bootstrap` says nothing. A `mute` one
+    lost what it had: it may have voted, and acknowledged what it holds no more (see `speak_from`).
     Raises Corrupt when snapshot and log do not fit together.
     """
 
@@ -81,8 +83,12 @@ class RaftCore(Following):
         snapshots: Snapshots,
         outbox: Outbox,
         config: RaftConfig,
+        *,
+        mute: bool = False,
     ) -> None:
         self.config = config
+        self.mute = mute
+        self._speaks_from: tuple[int, Callable[[], None]] | None = None
         self.me = member
         self.log = JournalPort(journal)
         self._machine = machine
@@ -224,6 +230,28 @@ class RaftCore(Following):
         self.transferLeadership(node, lambda _, reason: outcome.append(reason))
         return outcome == [0]
 
+    def speak_from(self, index: int, done: Callable[[], None]) -> None:
+        """End the silence, and say so, once everything up to an entry is applied here.
+
+        The entry is one behind the removal and the addition of this member, both committed since
+        it lost its log: a majority without it holds all that it ever acknowledged, and no term in
+        which it may have voted can still be won by a log that lacks the removal.
+        """
+        self._speaks_from = index, done
+
+    def _end_silence(self) -> None:
+        if self._speaks_from is not None and self.applied_index >= self._speaks_from[0]:
+            (_, done), self._speaks_from, self.mute = self._speaks_from, None, False
+            done()
+
+    def could_do_without(self, node_id: str) -> bool:
+        """Whether most of the members but this one have answered this leader lately."""
+        others = [member for member in self.others if member.id != node_id]
+        heard = self._SyncObj__lastResponseTime
+        since = monotonic() - self.config.leader_fallback_s
+        answered = sum(heard.get(member, since) > since for member in others)
+        return answered + 1 > (len(others) + 1) // 2
+
     def resign(self) -> None:
         """Lead no longer, at once, and have the follower with the most of the log try to.
 
@@ -274,6 +302,7 @@ class RaftCore(Following):
         self._open_election()
         self._onTick()
         self._may_campaign = False
+        self._end_silence()
         if self.is_leader:
             self._check_reads()
 
@@ -302,7 +331,7 @@ class RaftCore(Following):
     def _open_election(self) -> None:
         """Decide whether this tick may start a candidacy: with a pre-vote won, or alone."""
         now = monotonic()
-        if self.is_leader or not self._voter:
+        if self.is_leader or not self._voter or self.mute:
             return
         if self._SyncObj__transferInProgress:
             self._may_campaign = True
@@ -398,7 +427,7 @@ class RaftCore(Following):
                 if message.term == self.term and member in self.others and peer not in self._voters:
                     self._voters.add(peer)
                     self._original(member, type="response_vote", term=message.term)
-            case m.TimeoutNow():
+            case m.TimeoutNow() if not self.mute:
                 self._original(member, type="timeout_now", term=message.term)
             case m.Append() | m.SnapshotChunk():
                 self._on_leader(member, message)
@@ -414,7 +443,7 @@ class RaftCore(Following):
         )
         _, index, term = self.log[-1]
         current = (message.last_term, message.last_index) >= (term, index)
-        granted = free and current and not self._in_lease()
+        granted = free and current and not self._in_lease() and not self.mute
         answer = m.PreVoteAnswer(self.term, granted, message.round, message.term)
         self._outbox.send(member.id, answer)
 
@@ -433,7 +462,7 @@ class RaftCore(Following):
     def _on_request_vote(self, member: Member, message: m.RequestVote) -> None:
         if message.term < self.term:
             self._outbox.send(member.id, m.TermHint(self.term))
-        elif message.transfer or not self._in_lease():
+        elif not self.mute and (message.transfer or not self._in_lease()):
             self._original(
                 member,
                 type="request_vote",

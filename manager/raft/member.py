@@ -62,6 +62,8 @@ class MemberSettings:
     bootstrap: bool
     config: RaftConfig
     keyring: Keyring | None = None
+    mute: bool = False
+    """Whether it lost what it had (see `RaftCore.speak_from`)."""
 
 
 class MemberThread:
@@ -162,6 +164,17 @@ class MemberThread:
             self._out.append(Done(future, int(core.transfer(target))))
         else:
             self._out.append(Done(future, self._not_leader(core)))
+
+    def spare(self, core: RaftCore, future: "asyncio.Future[int]", node_id: str) -> None:
+        """Answer 1 when the others are a quorum without this member, 0 when they are none."""
+        if core.ready:
+            self._out.append(Done(future, int(core.could_do_without(node_id))))
+        else:
+            self._out.append(Done(future, self._not_leader(core)))
+
+    def speak_from(self, core: RaftCore, future: "asyncio.Future[int]", index: int) -> None:
+        """Answer when a mute member is whole."""
+        core.speak_from(index, lambda: self._out.append(Done(future, core.applied_index)))
 
     def reseal(self, core: RaftCore, future: "asyncio.Future[int]") -> None:
         """Write journal and snapshot anew under the newest key of the ring."""
@@ -286,14 +299,17 @@ class MemberThread:
     def _make_core(self, disk: FileDisk) -> RaftCore:
         settings = self._settings
         journal = Journal(disk, settings.config.segment_bytes, settings.keyring)
+        founds = settings.bootstrap and not settings.mute
+        founders = {settings.node_id: settings.address} if founds else {}
         return RaftCore(
             Member((settings.node_id, settings.address)),
-            {settings.node_id: settings.address} if settings.bootstrap else {},
+            founders,
             self,
             journal,
             self._snapshots,
             self._driver,
             settings.config,
+            mute=settings.mute,
         )
 
     async def _turns(

@@ -21,7 +21,7 @@ from manager.raft.outcomes import (
 )
 from manager.raft.ports import Frozen
 from manager.raft.replication import RaftConfig
-from swarmapi.errors import InvalidArgument, Unavailable
+from swarmapi.errors import FailedPrecondition, InvalidArgument, Unavailable
 from swarmapi.identity import LiveTLS
 from swarmapi.keyring import Keyring
 
@@ -97,15 +97,16 @@ class RaftNode:
         self._thread: MemberThread | None = None
         self._loop: asyncio.AbstractEventLoop
 
-    async def start(self) -> None:
-        """Start the member.
+    async def start(self, *, mute: bool = False) -> None:
+        """Start the member; `mute`: it lost what it had (see `speak_from`).
 
         Raises:
             Corrupt: the state on the disk is damaged.
             OSError: it cannot be read, or the port cannot be had.
         """
         self._loop = asyncio.get_running_loop()
-        thread = MemberThread(self._settings, self._deliver, self._on_halt)
+        settings = replace(self._settings, mute=mute)
+        thread = MemberThread(settings, self._deliver, self._on_halt)
         await thread.start()
         self._thread = thread
 
@@ -168,8 +169,8 @@ class RaftNode:
         """
         return await self._ask(self._running().read_index)
 
-    async def add_member(self, node_id: str, address: str) -> None:
-        """Add a running member; nothing to do when it is one at this address.
+    async def add_member(self, node_id: str, address: str) -> int:
+        """Add a running member, if it is none at this address; return an entry behind that.
 
         Raises:
             NotLeader, OutcomeUnknown.
@@ -177,9 +178,32 @@ class RaftNode:
             Unavailable: it does not answer at `address`.
         """
         thread = self._running()
-        await self._ask(
+        return await self._ask(
             lambda core, future: thread.change_members(core, future, True, node_id, address)
         )
+
+    async def readmit(self, node_id: str, address: str) -> int:
+        """Remove a member that lost its log, and add it anew; return an entry behind that.
+
+        What it acknowledged or voted before counts no more (see `RaftCore.speak_from`).
+
+        Raises:
+            NotLeader, OutcomeUnknown, Unavailable.
+            FailedPrecondition: the others are no quorum without it, or another change is under way.
+        """
+        thread = self._running()
+        if not await self._ask(lambda core, future: thread.spare(core, future, node_id)):
+            raise FailedPrecondition(
+                f"node {node_id} lost its log, and the other managers are no quorum without it: "
+                "start them first"
+            )
+        await self.remove_member(node_id)
+        return await self.add_member(node_id, address)
+
+    async def speak_from(self, index: int) -> None:
+        """Return once a mute member has applied an entry: it votes from now on."""
+        thread = self._running()
+        await self._ask(lambda core, future: thread.speak_from(core, future, index))
 
     async def remove_member(self, node_id: str) -> None:
         """Remove a member; nothing to do when it is none.

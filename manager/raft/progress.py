@@ -27,6 +27,8 @@ class Progress:
         self.in_flight: deque[tuple[int, int]] = deque()
         self.in_flight_bytes = 0
         self.probing = True
+        self.resting = False
+        """Whether it is sent something with heartbeats alone: it holds less than it said."""
         self.floor = 1
         self.transfer: Transfer | None = None
         self.transfer_moved_at = 0.0
@@ -35,7 +37,7 @@ class Progress:
         """Forget what is in flight and probe with one append before sending more."""
         self.in_flight.clear()
         self.in_flight_bytes = 0
-        self.probing = True
+        self.probing, self.resting = True, False
         self.floor = self.sequence + 1
         self.transfer = None
 

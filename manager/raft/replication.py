@@ -96,6 +96,8 @@ class Replication(SyncObj):
         if member not in self._SyncObj__connectedNodes or member not in following:
             return
         progress = self._progress.setdefault(member.id, Progress())
+        if progress.resting and not heartbeat:
+            return
         first = self.log[0][1]
         sent = False
         while progress.may_send(self.config.in_flight_max, self.config.in_flight_max_bytes):
@@ -162,7 +164,7 @@ class Replication(SyncObj):
             matched = ack.next_index - 1
             if matched > self.last_index:
                 raise Halt(f"{member.id} acknowledged {matched}, past our log {self.last_index}")
-            progress.probing = False
+            progress.probing = progress.resting = False
             matching[member] = max(matching.get(member, 0), matched)
             following[member] = max(following.get(member, 0), matched + 1)
             if progress.transfer is not None and matched >= progress.transfer.index:
@@ -170,6 +172,8 @@ class Replication(SyncObj):
         elif ack.reset and ack.sequence >= progress.floor and progress.transfer is None:
             following[member] = max(ack.next_index, matching.get(member, 0) + 1)
             progress.reset()
+            # It may have lost its log: each answer would bring the next question at once.
+            progress.resting = ack.next_index <= matching.get(member, 0)
         if following.get(member, 0) <= self.last_index:
             self._send_to(member, heartbeat=False)
 

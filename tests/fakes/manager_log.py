@@ -29,7 +29,7 @@ class SingleCopyLog:
         self._callbacks: list[Callable[[LogStatus], None]] = []
         self._members = {node_id: "127.0.0.1:2377"}
         self.started = False
-        self.resealed = 0
+        self.resealed = self.started_anew = 0
         self.tuned: list[RaftSettings] = []
         self.refusals = 0
         """How many reads are answered by NotLeader before the status tells."""
@@ -99,8 +99,24 @@ class SingleCopyLog:
     async def listen(self, generation: int) -> None:
         """There is no port."""
 
-    async def add_member(self, node_id: str, address: str) -> None:
+    async def add_member(self, node_id: str, address: str) -> int:
         self._members[node_id] = address
+        return self._index
+
+    async def readmit(self, node_id: str, address: str) -> int:
+        await self.remove_member(node_id)
+        return await self.add_member(node_id, address)
+
+    @property
+    def returning(self) -> bool:
+        return False
+
+    async def speak_from(self, index: int) -> None:
+        """It has never been silent."""
+
+    def start_anew(self) -> bool:
+        self.started_anew += 1
+        return True
 
     async def remove_member(self, node_id: str) -> None:
         self._members.pop(node_id, None)

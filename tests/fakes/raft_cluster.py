@@ -68,9 +68,14 @@ class RaftCluster:
         return self._addresses[node_id]
 
     async def start(
-        self, node_id: str, bootstrap: bool = False, authority: CertificateAuthority | None = None
+        self,
+        node_id: str,
+        bootstrap: bool = False,
+        authority: CertificateAuthority | None = None,
+        *,
+        mute: bool = False,
     ) -> RaftNode:
-        """Start a member on its directory."""
+        """Start a member on its directory; a `mute` one lost what it had."""
         machine = RecordingMachine()
         node = RaftNode(
             node_id=node_id,
@@ -82,7 +87,7 @@ class RaftCluster:
             config=self._config,
             on_halt=self.halts.append,
         )
-        await node.start()
+        await node.start(mute=mute)
         self.nodes[node_id] = node
         self.machines[node_id] = machine
         return node

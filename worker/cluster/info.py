@@ -77,8 +77,12 @@ class SwarmInfo:
             self._warnings.append(f"WARNING: {usage['DiskFull']}")
         if since := usage.get("DiffersSince"):
             self._warnings.append(
-                f"WARNING: the state here differs from the leader's since entry {since}: "
-                "demote it and promote it again"
+                f"WARNING: the state here differs from the others' since entry {since}: "
+                "this manager starts anew with theirs, or demote it and promote it again"
+            )
+        if usage.get("Returning"):
+            self._warnings.append(
+                "WARNING: the log of this manager was damaged: it comes back with the others'"
             )
 
     def warnings(self) -> list[str]:

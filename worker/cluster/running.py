@@ -346,6 +346,9 @@ def run_arguments(membership: Membership) -> list[str]:
     ]
     if membership.join_addr:
         arguments += ["--join", membership.join_addr]
+    for address in membership.managers:
+        if address != membership.advertise_addr:
+            arguments += ["--known", address]
     return arguments
 
 

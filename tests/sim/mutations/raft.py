@@ -53,8 +53,26 @@ ELECTIONS: Final = (
     Planted(
         "a member that is not admitted campaigns",
         _CORE,
-        "if self.is_leader or not self._voter:",
+        "if self.is_leader or not self._voter or self.mute:",
         "if self.is_leader:",
+    ),
+    Planted(
+        "who lost its log votes before it is a member anew",
+        _CORE,
+        "elif not self.mute and (message.transfer or not self._in_lease()):",
+        "elif message.transfer or not self._in_lease():",
+    ),
+    Planted(
+        "who lost its log campaigns before it is a member anew",
+        _CORE,
+        "if self.is_leader or not self._voter or self.mute:",
+        "if self.is_leader or not self._voter:",
+    ),
+    Planted(
+        "who lost its log is one anew before it holds what it is told",
+        _CORE,
+        "and self.applied_index >= self._speaks_from[0]:",
+        "and self.applied_index:",
     ),
     Planted(
         "an old leader is not told of the new term",

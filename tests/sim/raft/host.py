@@ -79,6 +79,11 @@ class SimDisk:
         del self._files[name]
         self.point()
 
+    def wipe(self) -> None:
+        """Hold nothing any more."""
+        self._files.clear()
+        self.snapshot = None
+
     def lose_power(self) -> None:
         """Forget unsynced bytes, except for what happened to reach the platter."""
         self.full_until = 0.0
@@ -199,6 +204,11 @@ class Host:
         self.frozen_until = 0.0
         self.life = 0
         self.disk = SimDisk(world)
+        self.mute = False
+        self.losses = 0
+        """How often it lost its whole disk."""
+        self.taken_back_in = 0
+        """The life in which it heard that it is a member anew."""
         self.on_applied = on_applied
         self._on_turn = on_turn
         self.waiting: dict[int, tuple[int, Callable[[], None]]] = {}
@@ -229,6 +239,7 @@ class Host:
         self.driver = Driver(self)
         self.clock = Clock(self._world.chance)
         crash_chance, self.disk.crash_chance = self.disk.crash_chance, 0.0
+        self.disk.full_until = 0.0
         with self._world.on(self.clock):
             self.core = RaftCore(
                 Member((self.name, self.name)),
@@ -238,6 +249,7 @@ class Host:
                 SimSnapshots(self._world, self.disk, self.machine),
                 self.driver,
                 CONFIG,
+                mute=self.mute,
             )
         self.disk.crash_chance = crash_chance
         self.alive = True
@@ -255,6 +267,21 @@ class Host:
         for peer in sorted(self._network.hosts):
             if peer != self.name:
                 self._network.disconnect(self.name, peer)
+
+    def lose_all(self) -> None:
+        """Find the disk damaged, and begin anew without it."""
+        self.disk.wipe()
+        self.mute, self._bootstrap = True, {}
+        self.losses += 1
+
+    def speak_from(self, index: int) -> None:
+        """Hear from the leader that it is a member anew."""
+        self.taken_back_in = self.life
+
+        def done() -> None:
+            self.mute = False
+
+        self.ask(lambda core: core.speak_from(index, done))
 
     def ask(self, act: Callable[[RaftCore], None]) -> None:
         """Do something with the core in its turn."""

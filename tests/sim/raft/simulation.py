@@ -9,6 +9,7 @@ linearizable as one register; once the faults end, all members agree soon.
 
 import heapq
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,7 +18,7 @@ from tests.sim.raft.host import Host
 from tests.sim.raft.world import Network, Violation, World
 
 _SETTLE_S = 30.0
-_OF_ONE_HOST = ("freeze", "leap", "full")
+_OF_ONE_HOST = ("freeze", "leap", "full", "damage")
 _FAULTS = ("cut", "one-way", "isolate", "partition", "crash", "transfer", *_OF_ONE_HOST)
 _MEMBERS_MIN, _MEMBERS_MAX = 3, 6
 
@@ -33,6 +34,7 @@ class Outcome:
     terms: int = 0
     changes: int = 0
     installs: int = 0
+    losses: int = 0
     converged_after_s: float = 0.0
 
 
@@ -55,6 +57,8 @@ class Simulation:
         """When each read began and ended, and the latest write it saw."""
         self._leaders: dict[int, str] = {}
         self._proposed = 0
+        self._leaving: set[str] = set()
+        """Who lost its log and was removed, to be added anew."""
         names = [f"n{number}" for number in range(1, size + 1)]
         for name in names:
             self._add_host(name, {each: each for each in names})
@@ -195,6 +199,42 @@ class Simulation:
                 host.frozen_until = self.world.now + self.chance.uniform(0.1, 3)
             case "full":
                 host.disk.full_until = self.world.now + self.chance.uniform(0.1, 5)
+            case "damage" if len(self.hosts) > 2 and not self._mute_hosts():
+                self._crash(host)
+                host.lose_all()
+                self.outcome.losses += 1
+
+    def _mute_hosts(self) -> list[Host]:
+        return [host for host in self.hosts.values() if host.mute]
+
+    def readmit(self) -> None:
+        """Have the leader take back who lost its log: remove it, add it, and name an entry."""
+        leader = self.leader()
+        if leader is None or not leader.idle or not leader.core.ready:
+            return
+        for host in self._mute_hosts():
+            if host.taken_back_in == host.life:
+                continue
+            if host.name in leader.core.members():
+                self._leaving.add(host.name)
+                self._change(leader, False, host.name)
+            elif host.name in self._leaving and host.idle:
+                self._take_back(leader, host)
+
+    def _take_back(self, leader: Host, host: Host) -> None:
+        life, losses = host.life, host.losses
+
+        def done(committed: bool) -> None:
+            # The answer is of a call that ends with the process that made it.
+            if committed and (host.life, host.losses) == (life, losses):
+                self._leaving.discard(host.name)
+                host.speak_from(leader.core.applied_index)
+
+        def act(core: RaftCore) -> None:
+            with suppress(NotReady, Refused):
+                core.change_members(True, host.name, host.name, done)
+
+        leader.ask(act)
 
     def _split(self, group: set[str]) -> None:
         for one in sorted(group):
@@ -333,6 +373,7 @@ def run(seed: int, profile: str = "three", duration_s: float = 30.0) -> Outcome:
         try:
             simulation.forever(0.5, simulation.check_logs)
             simulation.forever(0.2, simulation.network.connect)
+            simulation.forever(0.5, simulation.readmit)
             simulation.every(25, simulation.client)
             if kind.members:
                 simulation.every(2, simulation.change_members)

@@ -69,7 +69,8 @@ class World:
     def __init__(self, *names: str) -> None:
         self.cluster = MemoryCluster()
         self.others = Others(self.cluster, *names)
-        self.check = StateCheck(self.cluster.store, self.others.ask, self.cluster.log.hand_over)
+        log = self.cluster.log
+        self.check = StateCheck(self.cluster.store, self.others.ask, log.hand_over, log.start_anew)
 
     async def after_a_change(self) -> None:
         """Compare what a change makes of the states."""
@@ -110,6 +111,9 @@ def test_a_leader_in_the_minority_is_named_and_leads_no_more() -> None:
         await world.after_a_change()
         assert world.differing == ["m1"]
         assert not world.cluster.log.status.is_leader
+        starts_anew = world.cluster.log.started_anew
+        await world.check.step()
+        assert (starts_anew, world.cluster.log.started_anew) == (0, 1), "once it leads no more"
 
     asyncio.run(story())
 
@@ -122,6 +126,7 @@ def test_without_a_majority_the_leaders_word_counts() -> None:
         bend(world.cluster.replica)
         await world.after_a_change()
         assert world.differing == ["m2", "m3"]
+        assert not world.others.replicas["m2"].is_astray, "nobody throws its state away for that"
         assert world.cluster.log.status.is_leader
         world.others.silent.clear()
         await world.after_a_change()

@@ -10,12 +10,14 @@ from typing import Any
 import aiohttp
 import grpc
 import msgspec
+import pytest
 
 from manager.bootstrap import load_founding, prepare_first
 from manager.ca.certificates import new_request
 from manager.config import InitConfig, Paths, RunConfig
 from manager.keys import load_keyring, load_tls
 from manager.logbroker.tails import Tails
+from manager.raft.journal import Corrupt
 from manager.raftlog import open_log
 from manager.server import Manager
 from swarmapi.identity import JOIN_SERVER_NAME, LiveTLS, TLSMaterial, expect
@@ -49,9 +51,11 @@ class Place:
     def tls(self) -> TLSMaterial:
         return load_tls(self.paths, load_keyring(self.paths))
 
-    async def start(self) -> None:
+    async def start(self, *known: str) -> None:
         tls, founding = LiveTLS(self.tls), load_founding(self.paths, load_keyring(self.paths))
-        config = RunConfig(self.paths, self.node_id, self.address, self.address, self.join)
+        config = RunConfig(
+            self.paths, self.node_id, self.address, self.address, self.join, known=known
+        )
         self.manager = Manager(
             config,
             tls,
@@ -167,6 +171,56 @@ def test_join_forward_lose_the_leader_and_come_back(tmp_path: Path) -> None:
         nodes = await first.until("/nodes", members(3))
         leader = next(n["ID"] for n in nodes if n["ManagerStatus"].get("Leader"))
         assert leader != first.node_id
+
+    async def main() -> None:
+        places = [Place(tmp_path / name) for name in "abc"]
+        try:
+            await asyncio.wait_for(story(places), 50)
+        finally:
+            for place in places:
+                await place.stop()
+
+    asyncio.run(main())
+
+
+def damage(place: Place) -> None:
+    """Flip a bit in the first frame of the log."""
+    (segment, *_) = sorted((place.paths.raft / "log").iterdir())
+    data = bytearray(segment.read_bytes())
+    data[60] ^= 1
+    segment.write_bytes(data)
+
+
+def test_a_manager_with_a_damaged_log_comes_back_by_itself(tmp_path: Path) -> None:
+    async def story(places: list[Place]) -> None:
+        first, second, third = places
+        prepare_first(InitConfig(first.paths, first.address, ("10.0.0.0/8",), 24), os.urandom)
+        await first.start()
+        cluster = await first.until("/swarm", lambda body: "JoinTokens" in body)
+        for number, place in enumerate((second, third), start=2):
+            await place.enter(first, cluster["JoinTokens"]["Manager"])
+            await place.start()
+            await first.until("/nodes", members(number))
+        # The founder: it never joined anybody, and led the term in which it is lost.
+        await first.stop()
+        damage(first)
+        with pytest.raises(Corrupt, match="restore this member"):
+            await first.start()  # knows of no other manager: what is left may be all there is
+        await first.stop()
+        assert not (first.paths.state_dir / "damaged").exists()
+        spec = {"Name": "web", "TaskTemplate": {"ContainerSpec": {"Image": "busybox"}}}
+        status, _ = await second.rest("POST", "/v1.50/services/create", spec)
+        assert status == 201
+        await first.start(third.address, second.address)
+        usage = await first.until("/swarm/v1/raft", lambda body: not body["Returning"])
+        assert sorted(usage["Members"]) == sorted(place.node_id for place in places)
+        assert (first.paths.state_dir / "damaged" / "log").is_dir()
+        found = await first.until("/services", bool)
+        assert [service["Spec"]["Name"] for service in found] == ["web"]
+        assert not (first.paths.state_dir / "returning").exists()
+        await first.stop()
+        await first.start(third.address)
+        await first.until("/services", bool)
 
     async def main() -> None:
         places = [Place(tmp_path / name) for name in "abc"]

@@ -453,3 +453,54 @@ def test_a_lone_member_without_room_still_answers_reads(tmp_path: Path) -> None:
         assert bench.core.is_leader
         assert read == [bench.core.commit_index]
         assert bench.machine.payloads == []
+
+
+def test_a_member_that_lost_its_log_is_mute_until_it_is_one_anew(tmp_path: Path) -> None:
+    world = World(1)
+    with world.entered():
+        bench = Bench(tmp_path, world)
+        bench.core.mute = True
+        whole: list[str] = []
+        bench.core.speak_from(6, lambda: whole.append("yes"))
+        bench.turn(3.0)
+        bench.turn(3.0)
+        assert not any(isinstance(message, m.PreVote) for _, message in bench.sent)
+        (answer,) = bench.hear("b", m.PreVote(9, 9, 9, 1))
+        assert isinstance(answer, m.PreVoteAnswer)
+        assert not answer.granted
+        assert bench.hear("b", m.RequestVote(9, 9, 9, True)) == []
+        assert (bench.core.term, bench.journal.vote) == (0, None)
+        bench.hear("b", m.Append(2, 1, 4, 4, 0, [(REGULAR + b"x", 5, 2)]))
+        bench.hear("b", m.Append(2, 2, 5, 5, 2, []))
+        bench.hear("b", m.TimeoutNow(2))
+        assert (bench.core.applied_index, bench.core.mute) == (5, True)
+        bench.turn(3.0)
+        assert bench.core.term == 2, "nor does it take over"
+        bench.hear("b", m.Append(2, 3, 6, 5, 2, [(REGULAR + b"y", 6, 2)]))
+        bench.turn()
+        assert (bench.core.mute, whole) == (False, ["yes"])
+        bench.turn(3.0)
+        assert m.Vote(9) in bench.hear("c", m.RequestVote(9, 9, 9, True))
+
+
+def test_who_lost_its_log_is_not_asked_in_a_loop(bench: Bench) -> None:
+    bench.lead()
+    bench.acknowledge("b")
+    bench.core.propose(b"x")
+    bench.turn()
+    progress = bench.core._progress["b"]
+    answers = bench.hear("b", m.Ack(bench.core.term, progress.sequence, 2, True, False))
+    assert not [message for message in answers if isinstance(message, m.Append)]
+    bench.sent.clear()
+    bench.turn(0.2)
+    assert any(peer == "b" and isinstance(message, m.Append) for peer, message in bench.sent)
+
+
+def test_a_member_is_taken_back_only_if_the_others_are_a_quorum(bench: Bench) -> None:
+    bench.lead()
+    bench.acknowledge("b")
+    bench.world.now += 0.9
+    bench.acknowledge("b")
+    bench.world.now += 0.2
+    assert bench.core.could_do_without("c")
+    assert not bench.core.could_do_without("b")

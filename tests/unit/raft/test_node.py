@@ -1,6 +1,7 @@
 """Members over real TLS, files and loopback."""
 
 import asyncio
+import shutil
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -216,5 +217,26 @@ def test_a_state_machine_that_fails_halts_the_member(tmp_path: Path) -> None:
         with pytest.raises(Unavailable, match="stopped"):
             await waiting
         assert isinstance(cluster.halts.pop(), TypeError)
+
+    run(cluster, work())
+
+
+def test_a_member_that_lost_its_log_comes_back(tmp_path: Path) -> None:
+    cluster = RaftCluster(tmp_path)
+
+    async def work() -> None:
+        await three(cluster)
+        await propose(cluster, [b"a", b"b"])
+        leader = await cluster.leader()
+        lost = next(name for name in cluster.nodes if name != leader)
+        await cluster.stop(lost)
+        shutil.rmtree(tmp_path / lost)
+        node = await cluster.start(lost, mute=True)
+        index = await cluster.nodes[leader].readmit(lost, cluster.address(lost))
+        await node.speak_from(index)
+        assert cluster.machines[lost].commands == cluster.machines[leader].commands
+        await cluster.nodes[leader].transfer_leadership(lost)
+        await cluster.until(node, lambda status: status.ready)
+        await propose(cluster, [b"c"])
 
     run(cluster, work())
