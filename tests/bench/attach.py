@@ -29,6 +29,7 @@ def benchmark() -> Benchmark:
         await network.attach(key, [wish], host_ports=[])
         spent_ms = (time.perf_counter() - began) * 1000
         await network.detach(key)
+        await network.verify()  # as every few seconds, between one container and the next
         return spent_ms
 
     def sample(wish: Attachment) -> float:

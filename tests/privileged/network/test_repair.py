@@ -315,6 +315,8 @@ def test_nothing_is_left_after_stop_with_remove(lab: Lab, tmp_path: Path) -> Non
         await network.start()
         await network.set_tables({"net1": overlay(1, 2)})
         await join(network, 1)
+        assert await network.verify() == 0  # which also makes namespaces for others to come
+        assert (await join(network, 2)).netns_fd >= 0
         assert run_in(fd, facts)[0] > before[0]
         await network.stop(remove=True)
 
