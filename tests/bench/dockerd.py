@@ -37,6 +37,7 @@ class Dockerd:
             ],
             env=self._environment(),
             stdin=subprocess.DEVNULL,
+            start_new_session=True,  # ctrl-c is for the benchmark, which then closes this
         )
         deadline = time.monotonic() + _START_TIMEOUT_S
         while not self._answers():

@@ -24,4 +24,4 @@ def sample(swarm: Swarm) -> float:
 def benchmark() -> Benchmark:
     """Return the benchmark; both watch each batch for a second."""
     title = f"rolling update of {REPLICAS} replicas, {PARALLELISM} at once, to all new Running"
-    return Swarms().contest(title, sample, budget=0.25, rounds=3)
+    return Swarms().contest(title, sample, budget=0.25)

@@ -45,8 +45,8 @@ class Swarm:
         self._client.call("DELETE", f"/services/{NAME}")
 
     def leave(self) -> None:
-        """Leave the cluster and end its manager."""
-        self._client.call("POST", "/swarm/leave?force=1")
+        """Leave the cluster and end its manager, also where a request was broken off."""
+        self._client.again().call("POST", "/swarm/leave?force=1")
 
     def running(self) -> set[str]:
         """Return the tasks that run and are to."""

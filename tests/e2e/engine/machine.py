@@ -36,6 +36,7 @@ class Machine:
             ["unshare", "-n", "sh", "-c", "ip link set lo up && echo up && exec cat"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            start_new_session=True,  # ctrl-c is for the tests, which then close this
         )
         assert self._holder.stdout is not None
         assert self._holder.stdout.readline() == b"up\n"
@@ -64,6 +65,7 @@ class Machine:
                 self.inside(sys.executable, "-m", "worker.main", *flags),
                 stderr=log,
                 stdin=subprocess.DEVNULL,
+                start_new_session=True,
             )
         deadline = time.monotonic() + 30
         while self.docker("version", check=False).returncode != 0:
