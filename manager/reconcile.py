@@ -13,6 +13,7 @@ from manager.orchestrator.global_ import reconcile_global
 from manager.orchestrator.rebalance import rebalance
 from manager.orchestrator.replicated import reconcile_replicated, remove_all
 from manager.scheduler.schedule import schedule
+from manager.store import level
 from manager.store.apply import Key
 from manager.store.changes import Change
 from manager.store.turn import MAX_CHANGES, Acks, Env, Turn
@@ -61,6 +62,7 @@ def turn(view: View, dirty: Iterable[Key], env: Env, acks: Acks) -> TurnResult:
     run = Turn(view, env, acks)
     dirty = set(dirty)
     disappearance.watch(run)
+    level.advance(run)
     rotation.advance(run)
     services = {i for kind, i in dirty if kind == "service"} | restart.due_services(run)
     services |= view.services_in.of("updating") | jobs.due_services(run)

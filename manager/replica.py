@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
-from manager.store import snapshot
+from manager.store import level, snapshot
 from manager.store.apply import Applied, Conflict, apply
 from manager.store.changes import AgreeState, Change, Transaction, decode, encode
 from manager.store.digest import digest_of, moved_by
@@ -93,6 +93,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     format: int = _ENTRY_FORMAT
     now_ns: int = 0
     transaction: bytes = b""
+    level: int = 0
+    """Of its changes; who does not know it must not apply them."""
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -103,7 +105,9 @@ Listener = Callable[[Applied], None]
 class Replica:
     """Applies committed entries to the View and tells listeners; lives in the API loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, known: int = level.LEVEL) -> None:
+        self.known = known
+        """The level of changes that this program knows."""
         self.view = View()
         self.digest = 0
         """Of the View as it is (`manager.store.digest`)."""
@@ -128,11 +132,12 @@ class Replica:
         self._reset_listeners.append(listener)
 
     def apply(self, batch: Sequence[LogEntry]) -> None:
-        """Apply committed entries in order."""
+        """Apply committed entries in order; raises TooNew before one that is not known."""
         for item in batch:
             if not item.payload:
                 continue
             entry = _decoder.decode(item.payload)
+            level.check_known(entry.level, self.known)
             transaction = decode(entry.transaction)
             applied = apply(self.view, item.index, entry.now_ns, transaction)
             self.digest ^= moved_by(applied)
@@ -174,8 +179,10 @@ class Replica:
         return iter(tuple(snapshot.dump(self.view)))
 
     def restore(self, chunks: Iterable[bytes]) -> None:
-        """Replace the View by a snapshot's."""
-        self.view = snapshot.restore(chunks)
+        """Replace the View by a snapshot's; raises TooNew where it holds what is not known."""
+        view = snapshot.restore(chunks)
+        level.check_known(view.cluster.level if view.cluster is not None else 0, self.known)
+        self.view = view
         self.digest, self.differs_since = digest_of(self.view), 0
         self.is_astray = False
         self._digests.clear()
@@ -254,7 +261,10 @@ class Store:
         """
         request_id = request_id or self.new_id()
         transaction = Transaction(request_id=request_id, changes=tuple(changes))
-        payload = _encoder.encode(Entry(now_ns=self.now_ns(), transaction=encode(transaction)))
+        level.check(self.view, transaction.changes)
+        wanted = level.needed(transaction.changes)
+        entry = Entry(now_ns=self.now_ns(), transaction=encode(transaction), level=wanted)
+        payload = _encoder.encode(entry)
         await self.log.propose(payload)
         known = self.view.requests.get(request_id)
         if known is None:

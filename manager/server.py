@@ -35,6 +35,8 @@ from manager.replica import Log, Replica, Store
 from manager.roster import Roster
 from manager.statecheck import StateCheck
 from manager.store.apply import Applied
+from manager.telling import LevelTeller
+from swarmapi import release
 from swarmapi.conversation import LEADER_METADATA, MESSAGE_OPTIONS
 from swarmapi.errors import BY_GRPC_CODE, FailedPrecondition, SwarmError, Unavailable
 from swarmapi.identity import JOIN_SERVER_NAME, MANAGER, LiveTLS, expect
@@ -164,6 +166,9 @@ class Manager:
         probes = ProbeBroker(dispatcher.ask_for_probe, self.store.new_id)
         dispatcher.on_probed = probes.take
         roster = Roster(self.store)
+        teller = LevelTeller(
+            self._tls.identity.node_id, release.version(), self.store, self._ask_membership
+        )
         events = EventLog(self.store.replica)
         await self._log.start()
         self._follow_raft_settings()
@@ -175,6 +180,7 @@ class Manager:
         self._begin("control loop", control.run)
         self._begin("liveness", dispatcher.watch)
         self._begin("roster", roster.run)
+        self._begin("level", teller.run)
         self._begin("kept logs", keeper.run)
         check = StateCheck(self.store, self._ask_digests, self._log.hand_over, self._log.start_anew)
         self._begin("state check", check.run)
@@ -366,16 +372,11 @@ class Manager:
 
         A new member may ask twice; it goes without the entry once it hears of a leader.
         """
-        request = ca_pb2.JoinRequest(address=self._config.advertise, returning=returning)
         leader = ""
         for known in itertools.cycle(through):
             target = leader or known
-            options = [expect(MANAGER)]
-            credentials = self._tls.client()
             try:
-                async with grpc.aio.secure_channel(target, credentials, options=options) as channel:
-                    stub = _ca_rpc.MembershipStub(channel)
-                    reply = await stub.Join(request, timeout=JOIN_WAIT_S)
+                reply = await self._request_membership(target, returning=returning)
                 log.info("member of Raft through %s", target)
                 return int(reply.index)
             except grpc.aio.AioRpcError as error:
@@ -386,6 +387,28 @@ class Manager:
                 break
             await asyncio.sleep(RETRY_S)
         return 0
+
+    async def _request_membership(
+        self, target: str, *, returning: bool = False
+    ) -> ca_pb2.JoinReply:
+        """Ask a manager for membership, which tells it this one's level; raises AioRpcError."""
+        request = ca_pb2.JoinRequest(
+            address=self._config.advertise,
+            level=self.store.replica.known,
+            version=release.version(),
+            returning=returning,
+        )
+        credentials, options = self._tls.client(), [expect(MANAGER)]
+        async with grpc.aio.secure_channel(target, credentials, options=options) as channel:
+            reply = await _ca_rpc.MembershipStub(channel).Join(request, timeout=JOIN_WAIT_S)
+        assert isinstance(reply, ca_pb2.JoinReply)
+        return reply
+
+    async def _ask_membership(self, leader: str) -> None:
+        try:
+            await self._request_membership(leader)
+        except grpc.aio.AioRpcError as error:
+            raise Unavailable(error.details() or error.code().name) from error
 
 
 def touches_cluster(applied: Applied) -> bool:

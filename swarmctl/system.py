@@ -150,7 +150,10 @@ def _audit_line(entry: Any) -> str:
     if entry["Peer"]:
         parts.append(f"from={entry['Peer']}")
     parts += [entry["Method"], entry["Path"], entry["Object"], entry["Outcome"]]
-    return " ".join([part for part in parts if part] + [str(entry["Status"] or "")]).rstrip()
+    parts.append(str(entry["Status"] or ""))
+    if more := entry.get("More"):
+        parts.append(f"(and {more} more like it)")
+    return " ".join(part for part in parts if part)
 
 
 COMMANDS = {

@@ -510,6 +510,8 @@ def node_json(
             **({"Leader": True} if node.id == leader_id else {}),
             "Reachability": "reachable" if reachable else "unreachable",
             "Addr": node.manager_address,
+            "Version": node.manager_version,
+            "Level": node.level,
         }
     return body
 

@@ -14,7 +14,8 @@ from manager.ca.certificates import (
 )
 from manager.ca.rpc import refuse
 from manager.replica import Store
-from manager.store.changes import PutNode, SetNodeDescription
+from manager.store.changes import PutNode, SetNodeDescription, SetNodeLevel
+from manager.store.level import check_joining
 from swarmapi.errors import Forbidden, InvalidArgument, NotLeader, SwarmError, Unavailable
 from swarmapi.identity import identity_from_auth_context
 from swarmapi.model.objects import Cluster, Node, NodeDescription, RootCA
@@ -155,6 +156,8 @@ class MembershipService:
             node = check_manager(self._store.view, identity_from_auth_context(context))
             if not request.address:
                 raise InvalidArgument("address: host:port of the new manager is needed")
+            check_joining(self._store.view, request.level)
+            await self._take_level(node, request)
             if node.manager_address != request.address:
                 change = SetNodeDescription(
                     node_id=node.id,
@@ -169,6 +172,13 @@ class MembershipService:
         except SwarmError as error:
             await refuse(context, error)
         return pb.JoinReply(members=self._store.log.members(), index=index)
+
+    async def _take_level(self, node: Node, request: pb.JoinRequest) -> None:
+        if (node.level, node.manager_version) != (request.level, request.version):
+            told = SetNodeLevel(
+                node_id=node.id, known=request.level, version=request.version, reason="level told"
+            )
+            await self._store.propose((told,))
 
     async def Digest(  # noqa: N802 - the name is the protocol's
         self, request: pb.DigestRequest, context: Any

@@ -13,6 +13,7 @@ from manager.control.nodes import check_demotion
 from manager.control.validate import check_cluster
 from manager.replica import OUT_OF_SEQUENCE, Store
 from manager.store.changes import Change, PutCluster, PutNetwork, PutNode, SetNodeSpec
+from manager.store.level import LEVEL
 from manager.store.view import View
 from swarmapi.errors import FailedPrecondition, Internal, InvalidArgument, NotFound, Unavailable
 from swarmapi.keyring import new_unlock_key
@@ -31,8 +32,8 @@ def first_changes(cluster: Cluster, node: Node, ingress_id: str) -> tuple[Change
     ingress = NetworkSpec(name="ingress", driver="overlay", ingress=True, enable_ipv6=True)
     reason = "cluster founded"
     return (
-        PutCluster(cluster=cluster, expect_version=0, reason=reason),
-        PutNode(node=node, expect_version=0, reason=reason),
+        PutCluster(cluster=replace(cluster, level=LEVEL), expect_version=0, reason=reason),
+        PutNode(node=replace(node, level=LEVEL), expect_version=0, reason=reason),
         PutNetwork(network=Network(id=ingress_id, spec=ingress), expect_version=0, reason=reason),
     )
 

@@ -133,6 +133,8 @@ def _put_cluster(fx: Effects, change: c.PutCluster) -> None:
         new = replace(new, lock_index=old.lock_index if old else 0)
     else:
         new = replace(new, lock_index=fx.index)
+    if old is not None:
+        new = replace(new, level=old.level)
     fx.view.cluster = new
     fx.touch("cluster", old, new)
     fx.dirty.add(("cluster", change.cluster.id))
@@ -150,6 +152,8 @@ def _put_node(fx: Effects, change: c.PutNode) -> None:
             ingress_ipv6=old.ingress_ipv6,
             mesh_slot=old.mesh_slot,
             lock_index=old.lock_index,
+            level=old.level,
+            manager_version=old.manager_version,
             tls=old.tls,
         )
     if old is None or node.state != old.state:
@@ -393,6 +397,19 @@ def _set_node_mesh(fx: Effects, change: c.SetNodeMesh) -> None:
         store_node(fx, node, new)
 
 
+def _set_node_level(fx: Effects, change: c.SetNodeLevel) -> None:
+    node = fx.view.nodes.get(change.node_id)
+    if node is not None and (change.known, change.version) != (node.level, node.manager_version):
+        store_node(fx, node, replace(node, level=change.known, manager_version=change.version))
+
+
+def _raise_level(fx: Effects, change: c.RaiseLevel) -> None:
+    cluster = fx.view.cluster
+    if cluster is not None and change.to > cluster.level:
+        fx.view.cluster = replace(cluster, level=change.to, meta=fx.meta(cluster.meta))
+        fx.touch("cluster", cluster, fx.view.cluster)
+
+
 def _set_node_lock(fx: Effects, change: c.SetNodeLock) -> None:
     node = fx.view.nodes.get(change.node_id)
     if node is not None and change.lock_index > node.lock_index:
@@ -505,6 +522,8 @@ _HANDLERS: Final[dict[type, Callable[[Effects, Any], None]]] = {
     c.SetNodeDescription: _set_node_description,
     c.SetNodeMesh: _set_node_mesh,
     c.SetNodeLock: _set_node_lock,
+    c.SetNodeLevel: _set_node_level,
+    c.RaiseLevel: _raise_level,
     c.SetNodeTLS: _set_node_tls,
     c.FinishRotation: _finish_rotation,
     c.SetNetworkAllocation: _set_network_allocation,

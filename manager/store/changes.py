@@ -35,6 +35,7 @@ from swarmapi.model.objects import (
 )
 from swarmapi.model.objects import NetworkAddress as TaskAddress
 from swarmapi.model.spec import NodeSpec
+from swarmapi.override import override
 
 FORMAT: Final = 1
 
@@ -44,12 +45,23 @@ class ChangeBase(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
 
     reason: str = ""
 
+    @property
+    def level(self) -> int:
+        """The level managers must have to apply it (see `manager.store.level`)."""
+        return 0
+
 
 class PutCluster(ChangeBase, frozen=True, tag="put_cluster"):
     """Create or replace the cluster object. `expect_version`: None = any, 0 = must be new."""
 
     cluster: Cluster
     expect_version: int | None = None
+
+    @property
+    @override
+    def level(self) -> int:
+        root = self.cluster.root_ca
+        return 1 if root is not None and root.rotation is not None else 0
 
 
 class PutNode(ChangeBase, frozen=True, tag="put_node"):
@@ -83,6 +95,11 @@ class PutNetwork(ChangeBase, frozen=True, tag="put_network"):
 
     network: Network
     expect_version: int | None = None
+
+    @property
+    @override
+    def level(self) -> int:
+        return 1 if self.network.spec.enable_ipv6 else 0
 
 
 class PutLease(ChangeBase, frozen=True, tag="put_lease"):
@@ -219,6 +236,25 @@ class SetNodeLock(ChangeBase, frozen=True, tag="set_node_lock"):
     lock_index: int
 
 
+class SetNodeLevel(ChangeBase, frozen=True, tag="set_node_level"):
+    """Store up to which level a manager knows changes, and the version of its program."""
+
+    node_id: str
+    known: int
+    version: str = ""
+
+
+class RaiseLevel(ChangeBase, frozen=True, tag="raise_level"):
+    """Allow changes up to a level; dropped when they are allowed already."""
+
+    to: int
+
+    @property
+    @override
+    def level(self) -> int:
+        return self.to
+
+
 class SetNodeTLS(ChangeBase, frozen=True, tag="set_node_tls"):
     """Store what a node shows and trusts."""
 
@@ -293,11 +329,21 @@ class PutApiToken(ChangeBase, frozen=True, tag="put_api_token"):
 
     token: ApiToken
 
+    @property
+    @override
+    def level(self) -> int:
+        return 1
+
 
 class DropApiToken(ChangeBase, frozen=True, tag="drop_api_token"):
     """Remove a token of the API."""
 
     token_id: str
+
+    @property
+    @override
+    def level(self) -> int:
+        return 1
 
 
 class CheckState(ChangeBase, frozen=True, tag="check_state"):
@@ -347,6 +393,8 @@ Change: TypeAlias = (
     | SetNodeDescription
     | SetNodeMesh
     | SetNodeLock
+    | SetNodeLevel
+    | RaiseLevel
     | CheckState
     | AgreeState
     | SetNodeTLS

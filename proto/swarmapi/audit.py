@@ -13,6 +13,9 @@ from typing import Final
 
 import msgspec
 
+from swarmapi.ratelimit import MOST, PER_S
+
+_CALLERS_MAX: Final = 256
 log = logging.getLogger(__name__)
 MOST_BYTES: Final = 8 << 20
 KEPT: Final = 4
@@ -45,6 +48,17 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
     outcome: str = DONE
     status: int = 0
     request_id: str = ""
+    more: int = 0
+    """So many more refusals of the same caller, with this one, had no line of their own."""
+
+
+class _Span:
+    """What one caller was refused since `began_s`; `last` is of those held back."""
+
+    def __init__(self, began_s: float) -> None:
+        self.began_s = began_s
+        self.count = 0
+        self.last: Entry | None = None
 
 
 def outcome_of(status: int) -> str:
@@ -52,6 +66,51 @@ def outcome_of(status: int) -> str:
     if status in (401, 403):
         return REFUSED
     return FAILED if status >= 400 else DONE
+
+
+class Refusals:
+    """Holds back a caller's refusals beyond so many in a span of time; their number is told.
+
+    Whoever is refused could else turn the log over, and with it what others did.
+    """
+
+    def __init__(self, most: int = MOST, per_s: float = PER_S) -> None:
+        self._most, self._per_s = most, per_s
+        self._seen: dict[str, _Span] = {}
+
+    def take(self, caller: str, entry: Entry, now_s: float) -> list[Entry]:
+        """Return what is to be written now that `caller` was refused again."""
+        span = self._seen.get(caller)
+        told: list[Entry] = []
+        if span is None or now_s - span.began_s >= self._per_s:
+            told = self.end(now_s)
+            if len(self._seen) >= _CALLERS_MAX:
+                told += self.end()
+            span = self._seen[caller] = _Span(now_s)
+        span.count += 1
+        if span.count <= self._most:
+            return [*told, entry]
+        span.last = entry
+        return told
+
+    def end(self, now_s: float | None = None) -> list[Entry]:
+        """Forget the spans that are over, or all; return one entry for what each held back."""
+        over = [
+            caller
+            for caller, span in self._seen.items()
+            if now_s is None or now_s - span.began_s >= self._per_s
+        ]
+        spans = [self._seen.pop(caller) for caller in over]
+        return [
+            msgspec.structs.replace(span.last, more=span.count - self._most)
+            for span in spans
+            if span.last is not None
+        ]
+
+    @property
+    def holds(self) -> bool:
+        """Tell whether anything was held back that is to be told."""
+        return any(span.last is not None for span in self._seen.values())
 
 
 class AuditLog:

@@ -12,10 +12,9 @@ from runtime.errors import Unsupported as RuntimeUnsupported
 from runtime.image.durable import FULL
 from runtime.image.errors import BadArchive, BadReference, ImageConflict, ImageError, ImageNotFound
 from runtime.image.registry.errors import LoginRefused, NoSearch, RemoteNotFound
-from swarmapi.audit import AuditLog
+from swarmapi.audit import AuditLog, Refusals
 from swarmapi.errors import SwarmError
 from swarmapi.query import add_routes, refuse
-from swarmapi.ratelimit import RateLimit
 from worker.api import (
     archives,
     audit,
@@ -87,9 +86,10 @@ def build_app(
     app = web.Application(middlewares=middlewares, client_max_size=_BODY_LIMIT_BYTES)
     if callers is not None and audit_directory is not None:
         app[CALLERS] = callers
-        app[audit.STRANGERS] = RateLimit()
+        app[audit.REFUSALS] = Refusals()
         app[audit.DIRECTORY] = audit_directory
         app[audit.AUDIT] = AuditLog(audit_directory / "engine.log", "engine")
+        app.on_cleanup.append(audit.end)
     app[ENGINE] = engine
     app[SWARM_STATE] = swarm_state
     app.on_response_prepare.append(_headers)

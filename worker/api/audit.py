@@ -3,7 +3,6 @@
 import asyncio
 import heapq
 import os
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from operator import attrgetter
 from pathlib import Path
@@ -14,10 +13,20 @@ from aiohttp import web
 
 from swarmapi import query, rest
 from swarmapi.access import ApiRole, needed
-from swarmapi.audit import BEGUN, FILTERS, AuditLog, AuditReader, Entry, matches, outcome_of
+from swarmapi.audit import (
+    BEGUN,
+    FILTERS,
+    REFUSED,
+    AuditLog,
+    AuditReader,
+    Entry,
+    Refusals,
+    matches,
+    outcome_of,
+)
 from swarmapi.ids import new_id
 from swarmapi.query import DECLARED
-from swarmapi.ratelimit import RateLimit
+from swarmapi.ratelimit import PER_S
 from swarmapi.rest import Route
 from worker.api.callers import CALLER, PEER
 
@@ -28,9 +37,10 @@ DIRECTORY: web.AppKey[Path] = web.AppKey("audit_directory", Path)
 REQUEST_ID = web.RequestKey("request_id", str)
 """The id of a call that is written down; the manager hears it, too."""
 REQUEST_ID_HEADER = "X-Swarm-Request-Id"
-STRANGERS: web.AppKey[RateLimit] = web.AppKey("strangers", RateLimit)
-"""Who shows nothing could else turn the log over, and with it what others did."""
+REFUSALS: web.AppKey[Refusals] = web.AppKey("refusals", Refusals)
 _LOOK_S = 0.25
+_AT_ONCE = 500
+"""Entries that are read before others have their turn."""
 _MOST_CHARACTERS = 256
 """Of a path, a name or a request's id: a line may be a mebibyte, and a log of them soon over."""
 _HIJACKED, _CLIENT_WENT = 101, 499
@@ -94,9 +104,34 @@ def _write(request: web.Request, outcome: str, status: int, made: str) -> None:
             uid=caller.uid,
             pid=caller.pid,
         )
-    elif request.app[STRANGERS].ask("", time.monotonic()) is None:
-        return
-    request.app[AUDIT].write(entry)
+    if outcome == REFUSED or not entry.by:
+        _write_refusal(request.app, entry)
+    else:
+        request.app[AUDIT].write(entry)
+
+
+def _write_refusal(app: web.Application, entry: Entry) -> None:
+    refusals, loop = app[REFUSALS], asyncio.get_running_loop()
+    held = refusals.holds
+    for said in refusals.take(f"{entry.by} {entry.who}", entry, loop.time()):
+        app[AUDIT].write(said)
+    if refusals.holds and not held:
+        loop.call_later(PER_S, _tell_held, app)
+
+
+def _tell_held(app: web.Application) -> None:
+    refusals, loop = app[REFUSALS], asyncio.get_running_loop()
+    for said in refusals.end(loop.time()):
+        app[AUDIT].write(said)
+    if refusals.holds:
+        loop.call_later(PER_S, _tell_held, app)
+
+
+async def end(app: web.Application) -> None:
+    """Write down what was held back, and let go of the log."""
+    for said in app[REFUSALS].end():
+        app[AUDIT].write(said)
+    app[AUDIT].close()
 
 
 def _object(request: web.Request) -> str:
@@ -130,7 +165,9 @@ async def show(request: web.Request) -> web.StreamResponse:
     response.enable_chunked_encoding()
     await response.prepare(request)
     while True:
-        for entry in _merged(readers):
+        for number, entry in enumerate(_merged(readers), 1):
+            if number % _AT_ONCE == 0:
+                await asyncio.sleep(0)  # the files may hold a hundred thousand
             if entry.time_ns >= since_ns and matches(entry, wanted):
                 await response.write(msgspec.json.encode(entry) + b"\n")
         if not follow or request.transport is None or request.transport.is_closing():

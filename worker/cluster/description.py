@@ -3,10 +3,10 @@
 import os
 import platform
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from pathlib import Path
 
+from swarmapi import release
 from swarmapi.model.objects import GenericShare, NodeDescription
 from swarmapi.model.spec import Platform
 from worker.network import netns
@@ -15,7 +15,6 @@ from worker.network.local import INGRESS_LINK
 _NANOS_PER_CPU = 1_000_000_000
 _ON_NODE = 0x80000000 | 0x00100000
 """RTF_LOCAL and RTF_ANYCAST: the node's own addresses."""
-_DISTRIBUTION = "swarm-orchestrator"
 
 
 def describe(labels: Mapping[str, str], generic: tuple[GenericShare, ...] = ()) -> NodeDescription:
@@ -25,7 +24,7 @@ def describe(labels: Mapping[str, str], generic: tuple[GenericShare, ...] = ()) 
         platform=Platform(architecture=platform.machine(), os="linux"),
         cpu_nanos=len(os.sched_getaffinity(0)) * _NANOS_PER_CPU,
         memory_bytes=memory_bytes(),
-        engine_version=_engine_version(),
+        engine_version=release.version(),
         labels=dict(labels),
         generic=generic,
         routes=(
@@ -83,10 +82,3 @@ def _cgroup_limits() -> list[int]:
         if text.isdigit():
             found.append(int(text))
     return found
-
-
-def _engine_version() -> str:
-    try:
-        return version(_DISTRIBUTION)
-    except PackageNotFoundError:
-        return "0"

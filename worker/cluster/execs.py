@@ -42,7 +42,7 @@ async def serve(request: web.Request, proxy: ManagerProxy) -> web.StreamResponse
     if wanted.detach:
         return await _leave(request, proxy)
     taken: asyncio.Future[hijack.Hijacked] = asyncio.get_running_loop().create_future()
-    async with proxy.stream("POST", request.raw_path, _input(taken)) as answer:
+    async with proxy.stream(request, _input(taken)) as answer:
         if answer.status != 200:
             body = await answer.read()
             return web.Response(body=body, status=answer.status, content_type=answer.content_type)

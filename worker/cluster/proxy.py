@@ -61,10 +61,7 @@ class ManagerProxy:
 
     async def _pass(self, request: web.Request, read: bytes | None) -> web.StreamResponse:
         headers = {k: v for k, v in request.headers.items() if k.lower() not in _NOT_PASSED}
-        if CALLER in request:
-            headers[CALLER_HEADER] = request[CALLER].header(request[PEER])
-        if REQUEST_ID in request and request.method not in ("GET", "HEAD"):
-            headers[REQUEST_ID_HEADER] = request[REQUEST_ID]
+        headers |= _told_of(request)
         read = request.get(BODY) if read is None else read
         body: bytes | AsyncIterator[bytes] | None = read
         if read is None and request.can_read_body:
@@ -104,16 +101,18 @@ class ManagerProxy:
 
     @asynccontextmanager
     async def stream(
-        self, method: str, path: str, body: AsyncIterator[bytes]
+        self, request: web.Request, body: AsyncIterator[bytes]
     ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
-        """Send a request with a body as it comes; the answer is there before its end.
+        """Send a request for its client, with a body as it comes; the answer is there before its end.
 
         Raises:
             Unavailable: when the manager does not take the connection.
         """
-        url = URL(f"http://manager{path}", encoded=True)
+        url = URL(f"http://manager{request.raw_path}", encoded=True)
         try:
-            answer = await self._open().request(method, url, data=body, allow_redirects=False)
+            answer = await self._open().request(
+                request.method, url, headers=_told_of(request), data=body, allow_redirects=False
+            )
         except aiohttp.ClientConnectionError as error:
             raise _gone(error) from error
         async with answer:
@@ -177,6 +176,16 @@ class ManagerProxy:
                 auto_decompress=False,
             )
         return self._session
+
+
+def _told_of(request: web.Request) -> dict[str, str]:
+    """Return what the manager is told of a request: who asks, and the id of what changes."""
+    headers = {}
+    if CALLER in request:
+        headers[CALLER_HEADER] = request[CALLER].header(request[PEER])
+    if REQUEST_ID in request and request.method not in ("GET", "HEAD"):
+        headers[REQUEST_ID_HEADER] = request[REQUEST_ID]
+    return headers
 
 
 async def _pieces(request: web.Request) -> AsyncIterator[bytes]:

@@ -417,6 +417,9 @@ class Node(Stored, frozen=True):
     """As its agent told in a session."""
     ingress_ipv6: str = ""
     """As `ingress_address`; empty where the ingress network has no IPv6."""
+    level: int = 0
+    """A manager's: up to which level it knows changes, by its own word; 0 = from before levels."""
+    manager_version: str = ""
 
     def ingress_hosts(self) -> tuple[str, ...]:
         """Return its addresses on the ingress network without prefix lengths."""
@@ -581,6 +584,8 @@ class Cluster(Stored, frozen=True):
     """Never shown with the object."""
     lock_index: int = 0
     """Raft index of the last change of the unlock key; set by apply."""
+    level: int = 0
+    """Up to which changes may be made: every manager knows them. It never falls."""
 
 
 class Quarantined(Stored, frozen=True):

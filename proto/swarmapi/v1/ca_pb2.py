@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14swarmapi/v1/ca.proto\x12\x0bswarmapi.v1\"\x10\n\x0eGetRootRequest\" \n\x0cGetRootReply\x12\x10\n\x08root_pem\x18\x01 \x01(\x0c\"\xa5\x01\n\x0cIssueRequest\x12\x0f\n\x07\x63sr_pem\x18\x01 \x01(\x0c\x12\x12\n\njoin_token\x18\x02 \x01(\t\x12\x0f\n\x07node_id\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x14\n\x0c\x61vailability\x18\x05 \x01(\t\x12\x10\n\x08hostname\x18\x06 \x01(\t\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x07 \x01(\x0c\x12\r\n\x05proof\x18\x08 \x01(\x0c\"}\n\nIssueReply\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x0c\n\x04role\x18\x03 \x01(\t\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x04 \x01(\x0c\x12\x10\n\x08managers\x18\x05 \x03(\t\x12\x11\n\troots_pem\x18\x06 \x01(\x0c\"1\n\x0bJoinRequest\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x11\n\treturning\x18\x02 \x01(\x08\"\x80\x01\n\tJoinReply\x12\x34\n\x07members\x18\x01 \x03(\x0b\x32#.swarmapi.v1.JoinReply.MembersEntry\x12\r\n\x05index\x18\x02 \x01(\x04\x1a.\n\x0cMembersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x1e\n\rDigestRequest\x12\r\n\x05index\x18\x01 \x01(\x04\"\x1d\n\x0b\x44igestReply\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t2\xa1\x01\n\x14\x43\x65rtificateAuthority\x12\x41\n\x07GetRoot\x12\x1b.swarmapi.v1.GetRootRequest\x1a\x19.swarmapi.v1.GetRootReply\x12\x46\n\x10IssueCertificate\x12\x19.swarmapi.v1.IssueRequest\x1a\x17.swarmapi.v1.IssueReply2\x86\x01\n\nMembership\x12\x38\n\x04Join\x12\x18.swarmapi.v1.JoinRequest\x1a\x16.swarmapi.v1.JoinReply\x12>\n\x06\x44igest\x12\x1a.swarmapi.v1.DigestRequest\x1a\x18.swarmapi.v1.DigestReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14swarmapi/v1/ca.proto\x12\x0bswarmapi.v1\"\x10\n\x0eGetRootRequest\" \n\x0cGetRootReply\x12\x10\n\x08root_pem\x18\x01 \x01(\x0c\"\xa5\x01\n\x0cIssueRequest\x12\x0f\n\x07\x63sr_pem\x18\x01 \x01(\x0c\x12\x12\n\njoin_token\x18\x02 \x01(\t\x12\x0f\n\x07node_id\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x14\n\x0c\x61vailability\x18\x05 \x01(\t\x12\x10\n\x08hostname\x18\x06 \x01(\t\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x07 \x01(\x0c\x12\r\n\x05proof\x18\x08 \x01(\x0c\"}\n\nIssueReply\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x0c\n\x04role\x18\x03 \x01(\t\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x04 \x01(\x0c\x12\x10\n\x08managers\x18\x05 \x03(\t\x12\x11\n\troots_pem\x18\x06 \x01(\x0c\"Q\n\x0bJoinRequest\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\r\n\x05level\x18\x03 \x01(\r\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x11\n\treturning\x18\x02 \x01(\x08\"\x80\x01\n\tJoinReply\x12\x34\n\x07members\x18\x01 \x03(\x0b\x32#.swarmapi.v1.JoinReply.MembersEntry\x12\r\n\x05index\x18\x02 \x01(\x04\x1a.\n\x0cMembersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x1e\n\rDigestRequest\x12\r\n\x05index\x18\x01 \x01(\x04\"\x1d\n\x0b\x44igestReply\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t2\xa1\x01\n\x14\x43\x65rtificateAuthority\x12\x41\n\x07GetRoot\x12\x1b.swarmapi.v1.GetRootRequest\x1a\x19.swarmapi.v1.GetRootReply\x12\x46\n\x10IssueCertificate\x12\x19.swarmapi.v1.IssueRequest\x1a\x17.swarmapi.v1.IssueReply2\x86\x01\n\nMembership\x12\x38\n\x04Join\x12\x18.swarmapi.v1.JoinRequest\x1a\x16.swarmapi.v1.JoinReply\x12>\n\x06\x44igest\x12\x1a.swarmapi.v1.DigestRequest\x1a\x18.swarmapi.v1.DigestReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,17 +42,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ISSUEREPLY']._serialized_start=257
   _globals['_ISSUEREPLY']._serialized_end=382
   _globals['_JOINREQUEST']._serialized_start=384
-  _globals['_JOINREQUEST']._serialized_end=433
-  _globals['_JOINREPLY']._serialized_start=436
-  _globals['_JOINREPLY']._serialized_end=564
-  _globals['_JOINREPLY_MEMBERSENTRY']._serialized_start=518
-  _globals['_JOINREPLY_MEMBERSENTRY']._serialized_end=564
-  _globals['_DIGESTREQUEST']._serialized_start=566
-  _globals['_DIGESTREQUEST']._serialized_end=596
-  _globals['_DIGESTREPLY']._serialized_start=598
-  _globals['_DIGESTREPLY']._serialized_end=627
-  _globals['_CERTIFICATEAUTHORITY']._serialized_start=630
-  _globals['_CERTIFICATEAUTHORITY']._serialized_end=791
-  _globals['_MEMBERSHIP']._serialized_start=794
-  _globals['_MEMBERSHIP']._serialized_end=928
+  _globals['_JOINREQUEST']._serialized_end=465
+  _globals['_JOINREPLY']._serialized_start=468
+  _globals['_JOINREPLY']._serialized_end=596
+  _globals['_JOINREPLY_MEMBERSENTRY']._serialized_start=550
+  _globals['_JOINREPLY_MEMBERSENTRY']._serialized_end=596
+  _globals['_DIGESTREQUEST']._serialized_start=598
+  _globals['_DIGESTREQUEST']._serialized_end=628
+  _globals['_DIGESTREPLY']._serialized_start=630
+  _globals['_DIGESTREPLY']._serialized_end=659
+  _globals['_CERTIFICATEAUTHORITY']._serialized_start=662
+  _globals['_CERTIFICATEAUTHORITY']._serialized_end=823
+  _globals['_MEMBERSHIP']._serialized_start=826
+  _globals['_MEMBERSHIP']._serialized_end=960
 # @@protoc_insertion_point(module_scope)

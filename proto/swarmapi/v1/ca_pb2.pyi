@@ -53,12 +53,16 @@ class IssueReply(_message.Message):
     def __init__(self, node_id: _Optional[str] = ..., cluster_id: _Optional[str] = ..., role: _Optional[str] = ..., certificate_pem: _Optional[bytes] = ..., managers: _Optional[_Iterable[str]] = ..., roots_pem: _Optional[bytes] = ...) -> None: ...
 
 class JoinRequest(_message.Message):
-    __slots__ = ("address", "returning")
+    __slots__ = ("address", "level", "version", "returning")
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
     RETURNING_FIELD_NUMBER: _ClassVar[int]
     address: str
+    level: int
+    version: str
     returning: bool
-    def __init__(self, address: _Optional[str] = ..., returning: _Optional[bool] = ...) -> None: ...
+    def __init__(self, address: _Optional[str] = ..., level: _Optional[int] = ..., version: _Optional[str] = ..., returning: _Optional[bool] = ...) -> None: ...
 
 class JoinReply(_message.Message):
     __slots__ = ("members", "index")

@@ -1,13 +1,17 @@
 """The upgraded stream of a task's exec, joined to one request to a manager the test plays."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from aiohttp import web
 
+from swarmapi.access import CALLER_HEADER, ApiRole
 from tests.unit.cluster.test_proxy import begin, play, serve
+from worker.api.audit import REQUEST_ID, REQUEST_ID_HEADER
+from worker.api.callers import CALLER, PEER, Caller
 from worker.cluster import execs
 from worker.cluster.proxy import ManagerProxy
 
@@ -22,6 +26,8 @@ async def upgraded(tmp_path: Path, handler: Handler, body: bytes = b"{}") -> Asy
     proxy = ManagerProxy(tmp_path / "manager.sock")
 
     async def start(request: web.Request) -> web.StreamResponse:
+        request[CALLER], request[PEER] = Caller("token", "ci", ApiRole.OPERATOR), "192.0.2.1:9"
+        request[REQUEST_ID] = "r1"
         return await execs.serve(request, proxy)
 
     daemon = await serve(start, tmp_path / "swarmd.sock")
@@ -46,6 +52,9 @@ async def head_of(reader: asyncio.StreamReader) -> str:
 def test_bytes_pass_both_ways_and_half_closed(tmp_path: Path) -> None:
     async def handler(request: web.Request) -> web.StreamResponse:
         assert request.path == "/swarm/v1/exec/e1/start"
+        told = json.loads(request.headers[CALLER_HEADER])
+        assert (told["by"], told["name"], told["peer"]) == ("token", "ci", "192.0.2.1:9")
+        assert request.headers[REQUEST_ID_HEADER] == "r1"
         response = await begin(request)
         async for piece in request.content.iter_any():
             await response.write(b"got " + piece)

@@ -19,6 +19,7 @@ from manager.ca.certificates import (
 from manager.control.nodes import remove_node
 from manager.dispatcher.dispatcher import Dispatcher
 from manager.store.changes import PutNode
+from manager.store.level import LEVEL
 from swarmapi.errors import Forbidden, InvalidArgument
 from swarmapi.identity import MANAGER, TLSMaterial, expect, identity_of
 from swarmapi.ids import root_digest
@@ -135,7 +136,7 @@ def test_only_a_manager_by_certificate_and_store_enters_raft() -> None:
     async def story(cluster: MemoryCluster, target: str) -> None:
         root = root_of(cluster)
         await cluster.store.propose((PutNode(node=Node(id="n2")),))
-        request = pb.JoinRequest(address="10.0.0.2:2377")
+        request = pb.JoinRequest(address="10.0.0.2:2377", level=LEVEL)
         by_certificate = material(root, "n2", NodeRole.MANAGER)
         with pytest.raises(grpc.aio.AioRpcError) as denied:
             await call(target, by_certificate, "MembershipStub", "Join", request)

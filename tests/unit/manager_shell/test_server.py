@@ -20,6 +20,7 @@ from manager.keys import load_keyring, load_tls
 from manager.lock import lock
 from manager.replica import LogStatus, Replica
 from manager.server import Manager
+from manager.store.level import LEVEL
 from swarmapi.errors import AlreadyExists, FailedPrecondition, InvalidArgument
 from swarmapi.identity import JOIN_SERVER_NAME, LiveTLS, TLSMaterial, expect
 from swarmapi.ids import new_id
@@ -119,7 +120,9 @@ def test_founds_serves_and_takes_in_a_worker_by_token(tmp_path: Path) -> None:
                 assert told.root_pem == root
                 reply = await stubs.CertificateAuthorityStub(channel).IssueCertificate(request)
                 with pytest.raises(grpc.aio.AioRpcError) as refused:
-                    await stubs.MembershipStub(channel).Join(ca_pb2.JoinRequest(address="x:1"))
+                    await stubs.MembershipStub(channel).Join(
+                        ca_pb2.JoinRequest(address="x:1", level=LEVEL)
+                    )
             assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
             tls = TLSMaterial(root, reply.certificate_pem, key_pem)
             agent = Agent(first.target, tls, reply.node_id)

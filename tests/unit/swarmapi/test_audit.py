@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from swarmapi.audit import AuditLog, AuditReader, Entry, matches, outcome_of
+from swarmapi.audit import AuditLog, AuditReader, Entry, Refusals, matches, outcome_of
 
 
 def entry(number: int, **more: str) -> Entry:
@@ -106,3 +106,31 @@ def test_a_line_is_json(tmp_path: Path) -> None:
     AuditLog(tmp_path / "x.log", "manager").write(entry(1, who="al\nice"))
     (line,) = (tmp_path / "x.log").read_text().splitlines()
     assert json.loads(line)["Who"] == "al\nice"
+
+
+def test_a_callers_refusals_are_limited_and_none_is_lost() -> None:
+    refusals = Refusals(most=2, per_s=60)
+    written = [
+        said
+        for number in range(100)
+        for said in refusals.take("olaf", entry(number), 1 + number / 10)
+    ]
+    assert [said.path for said in written] == ["/p/0", "/p/1"]
+    assert refusals.take("eve", entry(500), 5) == [entry(500)], "others are not held back by it"
+    assert refusals.holds
+    assert refusals.end(12) == []
+    (last,) = refusals.end(61)
+    assert (last.path, last.more) == ("/p/99", 98)
+    assert not refusals.holds
+    assert refusals.take("olaf", entry(7), 62) == [entry(7)]
+
+
+def test_many_callers_neither_fill_the_memory_nor_hide_what_was_held_back() -> None:
+    refusals = Refusals(most=1, per_s=60)
+    said = [
+        one for turn in range(2) for number in range(1000)
+        for one in refusals.take(f"c{number // 2}", entry(number), 1 + turn)
+    ]  # fmt: skip
+    said += refusals.end()
+    assert len(refusals._seen) == 0
+    assert len([one for one in said if not one.more]) + sum(one.more for one in said) == 2000
