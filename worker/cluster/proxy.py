@@ -103,7 +103,7 @@ class ManagerProxy:
     async def stream(
         self, request: web.Request, body: AsyncIterator[bytes]
     ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
-        """Send a request for its client, with a body as it comes; the answer is there before its end.
+        """Send a request with a body as it comes; the answer is there before its end.
 
         Raises:
             Unavailable: when the manager does not take the connection.
