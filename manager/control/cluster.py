@@ -130,6 +130,9 @@ def rotated(
         FailedPrecondition: nodes are to be left out of a rotation that there is not.
     """
     wanted, present = spec.ca_config or CAConfig(), cluster.spec.ca_config or CAConfig()
+    if spec.ca_config is None:  # who says nothing of it asks for no rotation, nor forgets one
+        wanted = CAConfig(force_rotate=present.force_rotate)
+        spec = replace(spec, ca_config=wanted) if wanted != CAConfig() else spec
     brings = wanted.signing_ca_cert
     if wanted.signing_ca_key and not brings:
         raise InvalidArgument("CAConfig.SigningCAKey: SigningCACert is needed, too")

@@ -260,7 +260,12 @@ class RunningNode:
         tls = dataclasses.replace(self._tls, ca_pem=self._trust.roots_pem)
         if self.membership.is_manager:
             await self._parts.manager.keys.save_tls(tls)
-            await self._manager_takes_it()
+            if not await self._manager_takes_it():
+                # What it trusts is told below: one that goes on with the former roots would be
+                # cut off from the others once these are dropped.
+                await self._end("manager")
+                await self._parts.manager.stop()
+                self._begin("manager", self._keep_manager)
         else:
             await asyncio.to_thread(self._parts.files.save_tls, tls)
         self._tls = tls

@@ -426,6 +426,8 @@ def test_nodes_are_listed_updated_and_guarded() -> None:
             "Leader": True,
             "Reachability": "reachable",
             "Addr": "127.0.0.1:2377",
+            "Version": "",
+            "Level": 1,
         }
         assert node["Description"]["Hostname"] == "host1"
         assert node["Description"]["TLSInfo"]["TrustRoot"].startswith("-----BEGIN CERTIFICATE")

@@ -138,6 +138,21 @@ def test_a_node_that_is_down_holds_it_up_until_it_is_skipped_or_removed() -> Non
     asyncio.run(story(removed=True))
 
 
+def test_an_update_that_says_nothing_of_the_authority_begins_no_rotation() -> None:
+    async def story() -> None:
+        cluster = MemoryCluster()
+        await cluster.found()
+        during = await rotate(cluster)
+        for config, same in ((None, True), (None, True), (CAConfig(force_rotate=1), True),
+                             (None, True), (CAConfig(force_rotate=2), False)):  # fmt: skip
+            present = the_cluster(cluster.store)
+            spec = replace(present.spec, ca_config=config)
+            await update_cluster(cluster.store, spec, present.meta.version, some_bytes)
+            assert (root_of(cluster).rotation == during.rotation) is same
+
+    asyncio.run(story())
+
+
 def test_skipping_without_a_rotation_is_refused() -> None:
     async def story() -> None:
         cluster = await founded()

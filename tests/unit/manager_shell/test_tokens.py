@@ -1,17 +1,20 @@
 """API tokens: told once, kept as digests, recognised while they hold."""
 
+import asyncio
 import json
+import os
 from typing import Any
 
 import msgspec
 import pytest
 from msgspec.structs import replace
 
-from manager.control.tokens import recognise
+from manager.control.tokens import create_token, recognise, remove_token
 from manager.store.changes import PutApiToken
 from swarmapi.access import TOKEN_PATH
-from swarmapi.errors import AlreadyExists, Unauthenticated
+from swarmapi.errors import AlreadyExists, FailedPrecondition, Unauthenticated
 from swarmapi.model.objects import ApiToken
+from swarmapi.model.spec import ApiTokenSpec
 from tests.unit.manager_shell.cluster import MemoryCluster
 from tests.unit.manager_shell.test_rest import Client, play
 
@@ -99,3 +102,35 @@ def test_of_two_tokens_made_at_once_one_has_the_name() -> None:
         assert cluster.store.view.cluster.api_tokens == (token,)
 
     play(story)
+
+
+def test_a_request_used_before_makes_no_token_that_opens_nothing() -> None:
+    async def story() -> None:
+        cluster = MemoryCluster()
+        await cluster.found()
+        store, spec = cluster.store, ApiTokenSpec(name="one", role="viewer")
+        token, text = await create_token(store, spec, os.urandom, "r1")
+        assert recognise(store.view, text, store.now_ns()) == token
+        for name in ("two", "one"):
+            with pytest.raises(FailedPrecondition, match="used before"):
+                await create_token(store, replace(spec, name=name), os.urandom, "r1")
+            if name == "two":
+                await remove_token(store, "one")
+
+    asyncio.run(story())
+
+
+def test_a_token_named_as_another_ones_id_hides_it_not() -> None:
+    async def story() -> None:
+        cluster = MemoryCluster()
+        await cluster.found()
+        store = cluster.store
+        later = store.object_id("later")
+        named = ApiTokenSpec(name=later, role="viewer")
+        await create_token(store, named, os.urandom, "earlier")
+        token, text = await create_token(
+            store, ApiTokenSpec(name="mine", role="operator"), os.urandom, "later"
+        )
+        assert recognise(store.view, text, store.now_ns()) == token
+
+    asyncio.run(story())
