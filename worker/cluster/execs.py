@@ -56,7 +56,7 @@ async def serve(request: web.Request, proxy: ManagerProxy) -> web.StreamResponse
 async def _leave(request: web.Request, proxy: ManagerProxy) -> web.StreamResponse:
     """Start it for nobody; the manager answers once it runs, or with why it does not."""
     url = str(request.rel_url.update_query(detach="1"))
-    async with proxy.stream("POST", url, _nothing()) as answer:
+    async with proxy.stream(request, _nothing(), url) as answer:
         body, kind = await answer.read(), answer.content_type
         return web.Response(body=body, status=answer.status, content_type=kind)
 

@@ -101,14 +101,16 @@ class ManagerProxy:
 
     @asynccontextmanager
     async def stream(
-        self, request: web.Request, body: AsyncIterator[bytes]
+        self, request: web.Request, body: AsyncIterator[bytes], path: str = ""
     ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
         """Send a request with a body as it comes; the answer is there before its end.
+
+        `path` stands in for the request's own, with the query.
 
         Raises:
             Unavailable: when the manager does not take the connection.
         """
-        url = URL(f"http://manager{request.raw_path}", encoded=True)
+        url = URL(f"http://manager{path or request.raw_path}", encoded=True)
         try:
             answer = await self._open().request(
                 request.method, url, headers=_told_of(request), data=body, allow_redirects=False
