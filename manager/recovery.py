@@ -23,6 +23,7 @@ from manager.raft.journal import Corrupt, Journal
 from manager.raft.pinned import NO_OP, REGULAR
 from manager.raft.snapshot import SnapshotHeader, pack_snapshot, read_snapshot, write_snapshot
 from manager.replica import Replica
+from manager.returning import Aside
 from manager.store import changes as c
 from manager.store import snapshot
 from manager.store.apply import apply
@@ -63,9 +64,15 @@ def recover(config: RecoverConfig) -> Recovered:
     """Make this manager's state a cluster of it alone.
 
     Raises:
-        FailedPrecondition: there is no state. Corrupt, Locked, Internal: it cannot be read.
+        FailedPrecondition: there is no state, or not a whole one.
+        Corrupt, Locked, Internal: it cannot be read.
     """
     paths = config.paths
+    if Aside(paths.state_dir, paths.raft).is_marked:
+        raise FailedPrecondition(
+            "the log of this manager was damaged and it has not come back yet: "
+            "recover another manager, or restore a backup"
+        )
     keyring = load_keyring(paths, config.unlock_key)
     disk = FileDisk(paths.raft / "log")
     try:

@@ -157,6 +157,11 @@ def _df(client: Client, args: Namespace) -> int:
             "this manager starts anew with theirs, or demote it and promote it again",
             file=sys.stderr,
         )
+    if usage.get("Returning"):
+        print(
+            "WARNING: the log of this manager was damaged: it comes back with the others'",
+            file=sys.stderr,
+        )
     if usage.get("DiskFull"):
         print(f"WARNING: {usage['DiskFull']}", file=sys.stderr)
     return 0

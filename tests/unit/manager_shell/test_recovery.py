@@ -9,6 +9,7 @@ import pytest
 from manager.bootstrap import prepare_first
 from manager.config import InitConfig, RecoverConfig
 from manager.recovery import Recovered, backup, recover, restore
+from manager.returning import Aside
 from swarmapi.errors import AlreadyExists, FailedPrecondition, InvalidArgument
 from swarmapi.keyring import new_unlock_key
 from tests.unit.manager_shell.test_three_managers import Place, free_address, members
@@ -135,3 +136,11 @@ def test_a_backup_of_a_locked_cluster_opens_with_its_unlock_key_alone(tmp_path: 
 def test_nothing_is_recovered_from_nothing(tmp_path: Path) -> None:
     with pytest.raises(FailedPrecondition, match="nothing to recover"):
         recover(config_of(Place(tmp_path)))
+
+
+def test_a_manager_that_lost_its_log_is_no_one_to_go_on_with(tmp_path: Path) -> None:
+    place = Place(tmp_path / "a")
+    place.paths.raft.mkdir(parents=True)
+    Aside(place.paths.state_dir, place.paths.raft).set_aside()
+    with pytest.raises(FailedPrecondition, match="recover another manager"):
+        recover(config_of(place))

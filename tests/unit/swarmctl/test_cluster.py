@@ -421,6 +421,8 @@ def test_recover_tells_what_may_be_lost_and_asks(
     assert "never" in shown
     daemon.on("GET", "/swarm/v1/raft", {**USAGE, "DiskFull": "the disk is full (/s)"})
     assert "WARNING: the disk is full (/s)" in ctl("swarm", "df").err
+    daemon.on("GET", "/swarm/v1/raft", {**USAGE, "Returning": True})
+    assert "it comes back with the others'" in ctl("swarm", "df").err
 
 
 def test_the_root_is_rotated_and_progress_tells_who_is_late(
