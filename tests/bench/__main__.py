@@ -33,6 +33,12 @@ def load(name: str) -> Benchmark:
     return made
 
 
+def _end(*_: object) -> None:
+    """Close what was started; timeout(1) says it twice, to the process and to its group."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(143)
+
+
 def main() -> int:
     """Measure; with --gate the exit code is 1 where a budget is missed or a peer is missing."""
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
@@ -41,7 +47,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, help="samples of each contender (default: its own)")
     parser.add_argument("--json", type=Path, default=Path(".cache/bench.json"))
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is closed
+    signal.signal(signal.SIGTERM, _end)
     results: list[Result] = []
     for name in options.names or modules():
         result = run(load(name), options.rounds)
