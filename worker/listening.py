@@ -13,8 +13,8 @@ import os
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -22,11 +22,14 @@ from typing import Literal
 from swarmapi.errors import InvalidArgument
 from swarmapi.override import override
 from swarmapi.ratelimit import LimitedLog
+from worker.strangers import Strangers
 
 log = logging.getLogger(__name__)
 log.addFilter(LimitedLog())
 _CHUNK_BYTES = 64 << 10
 _HANDSHAKE_S = 10.0
+_STRANGER_S = 30.0
+"""What a connection without a certificate has to show a token in."""
 _BACKLOG = 128
 _PORT = 2376
 """Docker's, for TLS."""
@@ -39,6 +42,8 @@ class Secured:
     peer: str
     certificate_der: bytes
     """Verified; empty when it showed none."""
+    known: Callable[[], None] = field(default=lambda: None, compare=False)
+    """Says that it showed a token: it is counted among the unknown no more, and may stay."""
 
 
 Serve = Callable[[socket.socket, Secured], Awaitable[None]]
@@ -188,9 +193,17 @@ class TlsFiles:
 class TlsSplice:
     """Accepts TLS connections and hands each to `serve` as a plain socket."""
 
-    def __init__(self, context: Callable[[], ssl.SSLContext], serve: Serve) -> None:
+    def __init__(
+        self,
+        context: Callable[[], ssl.SSLContext],
+        serve: Serve,
+        *,
+        strangers: Strangers | None = None,
+        stranger_s: float = _STRANGER_S,
+    ) -> None:
         self._context = context
         self._serve = serve
+        self._strangers, self._stranger_s = strangers or Strangers(), stranger_s
         self._server: asyncio.Server | None = None
         self._live: set[asyncio.Task[None]] = set()
 
@@ -209,12 +222,20 @@ class TlsSplice:
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        source, port = (writer.get_extra_info("peername") or ("nobody", 0))[:2]
+        if why := self._strangers.refusal(source):
+            log.warning("TLS from %s:%s: refused, as %s", source, port, why)
+            writer.transport.abort()
+            return
         self._live.add(task)
+        self._strangers.came(source)
         try:
-            await _Connection(self._context(), reader, writer).run(self._serve)
+            with ExitStack() as place:  # closed once it is known
+                place.callback(self._strangers.went, source)
+                connection = _Connection(self._context(), reader, writer)
+                await connection.run(self._serve, place.close, self._stranger_s)
         except (OSError, ssl.SSLError, TimeoutError, EOFError) as error:
-            peer = writer.get_extra_info("peername") or ("nobody", 0)
-            log.warning("TLS from %s:%s: %s", *peer[:2], error or type(error).__name__)
+            log.warning("TLS from %s:%s: %s", source, port, error or type(error).__name__)
         finally:
             self._live.discard(task)
             writer.close()
@@ -233,13 +254,26 @@ class _Connection:
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._reader, self._writer = reader, writer
 
-    async def run(self, serve: Serve) -> None:
+    async def run(self, serve: Serve, known: Callable[[], None], stranger_s: float) -> None:
+        """Serve it to its end; raises TimeoutError where it is not `known` in time."""
         async with asyncio.timeout(_HANDSHAKE_S):
             await self._handshake()
-        ours, theirs = socket.socketpair()
         address = self._writer.get_extra_info("peername") or ("", 0)
         certificate = self._tls.getpeercert(binary_form=True) or b""
-        await serve(theirs, Secured(f"{address[0]}:{address[1]}", certificate))
+        async with asyncio.timeout(stranger_s) as limit:
+
+            def shown() -> None:
+                known()
+                with suppress(RuntimeError):  # over meanwhile
+                    limit.reschedule(None)
+
+            if certificate:
+                shown()
+            await self._splice(serve, Secured(f"{address[0]}:{address[1]}", certificate, shown))
+
+    async def _splice(self, serve: Serve, client: Secured) -> None:
+        ours, theirs = socket.socketpair()
+        await serve(theirs, client)
         plain_reader, plain_writer = await asyncio.open_connection(sock=ours)
         inward = asyncio.ensure_future(self._inward(plain_writer))
         try:

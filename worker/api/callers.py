@@ -70,14 +70,16 @@ class Callers:
             Unauthenticated: it shows neither, or a token that is not known.
             Forbidden: its certificate names no role.
         """
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and token.startswith(TOKEN_PREFIX):
-            name, role = await self._check_token(token.strip())
-            return Caller("token", name, role)
         transport = request.transport
         if transport is None:
             raise ConnectionResetError("the client went away")
         secured = self._secured.get(transport)
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and token.startswith(TOKEN_PREFIX):
+            name, role = await self._check_token(token.strip())
+            if secured is not None:
+                secured.known()
+            return Caller("token", name, role)
         if secured is None:
             return _of_socket(transport)
         if not secured.certificate_der:

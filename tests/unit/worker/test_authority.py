@@ -25,6 +25,7 @@ from worker.api.app import build_app
 from worker.api.callers import CALLER, Callers
 from worker.listening import Endpoint, TlsFiles, TlsSplice, listen
 from worker.main import Listeners
+from worker.strangers import Strangers
 
 TOKEN = "SWMAPI-1-known"
 
@@ -85,7 +86,9 @@ class Door:
 
 
 @asynccontextmanager
-async def served(place: Path, default: ApiRole | None) -> AsyncIterator[Door]:
+async def served(
+    place: Path, default: ApiRole | None, strangers: Strangers, stranger_s: float
+) -> AsyncIterator[Door]:
     authority = CertificateAuthority()
     door = Door(authority, place)
     server = authority.client("localhost")
@@ -102,7 +105,12 @@ async def served(place: Path, default: ApiRole | None) -> AsyncIterator[Door]:
     runner = runner_of(app, 1.0)
     await runner.setup()
     listeners = Listeners(cast(Any, None), runner, callers)
-    splice = TlsSplice(TlsFiles(ca, cert, key, crl).now, listeners._serve)
+    splice = TlsSplice(
+        TlsFiles(ca, cert, key, crl).now,
+        listeners._serve,
+        strangers=strangers,
+        stranger_s=stranger_s,
+    )
     listener = listen(Endpoint("tcp", "127.0.0.1", 0))
     door.port = listener.getsockname()[1]
     await splice.start(listener)
@@ -118,9 +126,11 @@ def play(
     place: Path,
     story: Callable[[Door], Awaitable[None]],
     default: ApiRole | None = ApiRole.OPERATOR,
+    strangers: Strangers | None = None,
+    stranger_s: float = 60.0,
 ) -> None:
     async def main() -> None:
-        async with served(place, default) as door:
+        async with served(place, default, strangers or Strangers(), stranger_s) as door:
             await asyncio.wait_for(story(door), 20)
 
     asyncio.run(main())
@@ -183,6 +193,63 @@ def test_a_token_counts_without_a_certificate_and_before_one(tmp_path: Path) -> 
         assert (await door.ask(operator, token="SWMAPI-1-wrong"))[0] == 401
 
     play(tmp_path, story)
+
+
+def test_who_has_shown_nothing_finds_a_bounded_number_of_places(tmp_path: Path) -> None:
+    strangers = Strangers(most=9, most_of_source=2)
+
+    async def story(door: Door) -> None:
+        token = {"Authorization": f"Bearer {TOKEN}"}
+        context = ssl.create_default_context(cadata=door.authority.ca_pem.decode())
+        url = f"https://localhost:{door.port}/services"
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as kept:
+            async with kept.get(url, headers=token) as answer:
+                assert answer.status == 200
+            silent = [await asyncio.open_connection("127.0.0.1", door.port) for _ in range(2)]
+            await _until(lambda: bool(strangers.refusal("127.0.0.1")))
+            with pytest.raises(aiohttp.ClientError):
+                await door.ask(door.authority.client("alice", "swarm-viewer"))
+            async with kept.get(url, headers=token) as answer:
+                assert answer.status == 200, "who has shown a token stays"
+            silent[0][1].close()
+            await _until(lambda: not strangers.refusal("127.0.0.1"))
+            for _ in range(3):
+                assert (await door.ask(door.authority.client("alice", "swarm-viewer")))[0] == 200
+            silent[1][1].close()
+        await _until(lambda: not strangers._count)
+        assert not strangers._of
+
+    play(tmp_path, story, strangers=strangers)
+
+
+def test_who_shows_nothing_is_sent_away_and_who_does_may_stay(tmp_path: Path) -> None:
+    async def story(door: Door) -> None:
+        context = ssl.create_default_context(cadata=door.authority.ca_pem.decode())
+        reader, writer = await asyncio.open_connection("localhost", door.port, ssl=context)
+        other, shows = await asyncio.open_connection("localhost", door.port, ssl=context)
+        asked = f"GET /services HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"
+        shows.write(asked.encode())
+        assert b" 200 " in await other.readline()
+        assert await reader.read() == b""
+        shows.write(asked.encode())
+        while b" 200 " not in (line := await other.readline()):
+            assert line, "its connection was closed"
+        writer.close()
+        shows.close()
+
+    play(tmp_path, story, stranger_s=1.0)
+
+
+def test_one_source_of_strangers_leaves_others_room() -> None:
+    strangers = Strangers(most=3, most_of_source=2)
+    strangers.came("a")
+    strangers.came("a")
+    assert "2 connections of its address" in strangers.refusal("a")
+    assert strangers.refusal("b") == ""
+    strangers.came("b")
+    assert strangers.refusal("c") == "3 connections have shown nothing yet"
+    strangers.went("a")
+    assert strangers.refusal("a") == strangers.refusal("c") == ""
 
 
 @pytest.mark.parametrize("which", ["expired", "foreign", "revoked"])
@@ -305,3 +372,9 @@ def test_hundreds_of_tries_open_nothing(tmp_path: Path, caplog: pytest.LogCaptur
     assert len(refused) <= MOST + 1, "strangers do not turn the log over"
     assert sum(one["More"] for one in told_of[:-1]) == 0
     assert told_of[-1]["More"] > 0, "how many more there were is told at the end"
+
+
+async def _until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not true():
+            await asyncio.sleep(0.005)
