@@ -15,6 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -229,17 +230,23 @@ class Soak:
             for port in service.get("Endpoint", {}).get("Ports") or ()
         ]
         self.once("ports", ports)
-        for node in self.lab.nodes:
-            found = ["not looked at"]
+        with ThreadPoolExecutor(len(self.lab.nodes)) as pool:
+            for found in pool.map(lambda node: self.lasting(node, ids), self.lab.nodes):
+                self.wrong += found
 
-            def is_right(node: str = node, found: list[str] = found) -> bool:
-                found[:] = self.differences(node, ids)
-                return not found
+    def lasting(self, node: str, vxlan_ids: dict[str, str]) -> list[str]:
+        """Return the differences that a node does not mend by itself."""
+        found = ["not looked at"]
 
-            try:
-                wait_until(is_right, 30, f"{node} holds what it should")
-            except AssertionError:
-                self.wrong += [f"{node}: {one}" for one in found]
+        def is_right() -> bool:
+            found[:] = self.differences(node, vxlan_ids)
+            return not found
+
+        try:
+            wait_until(is_right, 30, f"{node} holds what it should")
+        except AssertionError:
+            return [f"{node}: {one}" for one in found]
+        return []
 
     def once(self, what: str, values: Any) -> None:
         """Note what is there more than once."""
