@@ -303,9 +303,11 @@ class Soak:
             inside = here[network] + (network == ingress)
             if (vxlan, count) != (f"vxlan{vxlan_ids[network]}", f"{inside} members"):
                 wrong.append(f"{network}: {vxlan} with {count} instead of {inside}")
-            others = len(near) - len(members.get(network, ()))
+            # On a network of both families every neighbour has an address of each.
+            families = 2 if any(":" in address for address in near) else 1
             gateways = len(self.lab.nodes) - 1 if network == ingress else 0
-            if others != gateways or set(members.get(network, ())) - set(near):
+            expected_near = families * (len(members.get(network, ())) + gateways)
+            if len(near) != expected_near or set(members.get(network, ())) - set(near):
                 wrong.append(f"{network}: neighbours {near}, members {members.get(network)}")
         containers = self.lab.api(node, "GET", "/containers/json").body
         if len(containers) != len(held["kept"]):
