@@ -72,8 +72,8 @@ DRAINS: Final = (
     Planted(
         "drains ignore the parallelism",
         f"{_ORCHESTRATOR}/leaving.py",
-        "todo[: max((config.parallelism or total) - moving, 0)]",
-        "todo",
+        "remedy[: max((config.parallelism or total) - moving, 0)]",
+        "remedy",
     ),
     Planted(
         "drains stop first where updates start first",
@@ -225,8 +225,8 @@ UPDATES: Final = (
     Planted(
         "an update ignores the parallelism",
         f"{_ORCHESTRATOR}/update.py",
-        "for slot in todo[: max(limit - busy, 0)]:",
-        "for slot in todo[:limit]:",
+        "for slot in remedy[: max(limit - busy, 0)]:",
+        "for slot in remedy[:limit]:",
     ),
     Planted(
         "an update ignores the delay",
@@ -447,8 +447,8 @@ PLACING: Final = (
     Planted(
         "a VIP changes with each update",
         "manager/allocator/allocate.py",
-        "address = kept.address if kept is not None else self._take(network)",
-        "address = self._take(network)",
+        "vip = next((v for v in old.vips if v.network_id == network.id), None)",
+        "vip = None",
     ),
 )
 

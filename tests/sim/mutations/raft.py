@@ -230,9 +230,8 @@ JOURNAL: Final = (
     Planted(
         "frames are not made durable",
         _JOURNAL,
-        "        self._disk.append(write.segment, write.data)\n"
-        "        self._disk.sync(write.segment)\n",
-        "        self._disk.append(write.segment, write.data)\n",
+        "            self._disk.sync(write.segment)\n",
+        "            pass\n",
     ),
     Planted(
         "a torn frame is not cut off",
