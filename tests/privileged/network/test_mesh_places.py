@@ -72,10 +72,16 @@ def test_tasks_see_the_node_where_snat_is_asked(
         PublishedPort(protocol=protocol, published=83, target=target),
     )
 
+    def asked(published: int) -> list[str]:
+        """Return who answers and whom it sees; as any client of UDP, ask again in silence."""
+        with contextlib.suppress(TimeoutError):
+            return ask(client, here, published, udp=udp, timeout_s=2)[:2]
+        return ask(client, here, published, udp=udp)[:2]
+
     async def story(made: dict[str, Network]) -> None:
         node = "fd00::2" if version == 6 else "10.0.0.2"
         for published, seen in ((81, node), (82, node), (83, at(CLIENT, version))):
-            answers = [ask(client, here, published, udp=udp)[:2] for _ in range(20)]
+            answers = [asked(published) for _ in range(20)]
             assert {address for _, address in answers} == {seen}
             assert {name for name, _ in answers} == {"r1", "r2"}
 
