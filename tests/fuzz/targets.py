@@ -165,7 +165,7 @@ def manager_target() -> Target:
         app = manager_app.build_app(cluster.store, "m1", NoForwarder(), broker, cluster.events)
         app[EXECS] = ExecBroker(cluster.store, lambda node, request: False)
         app[PROBES] = ProbeBroker(lambda node, request: False, cluster.store.new_id)
-        told = {"NodeID": "m1", "LeaderID": "m1", "Members": {}, "DiskFull": ""}
+        told = {"NodeID": "m1", "LeaderID": "m1", "Members": {}, "DiskFull": "", "Returning": False}
         counts = RaftUsage.__annotations__.keys() - told.keys() - {"LastChangeNs"}
         app[RAFT_USAGE] = lambda: told | dict.fromkeys(counts, 1)
 
