@@ -1,5 +1,6 @@
 """Attach and logs: a container's output on its way to the client."""
 
+from contextlib import aclosing
 from urllib.parse import quote_plus as quote
 
 from aiohttp import web
@@ -32,8 +33,11 @@ async def attach(request: web.Request) -> web.StreamResponse:
     connection = hijack.take_over(request, hijack.content_type(request, tty=tty))
     if query.flag(request, "logs"):
         wanted = LogQuery(stdout=1 in shown, stderr=2 in shown)
-        async for line in engine.logs(record.id, wanted):
-            await connection.write(line.data if tty else hijack.frame(line.stream, line.data))
+        async with aclosing(engine.logs(record.id, wanted)) as batches:
+            async for batch in batches:
+                for line in batch:
+                    data = line.data if tty else hijack.frame(line.stream, line.data)
+                    await connection.write(data)
     if session is None:
         await connection.close()
     else:
@@ -68,8 +72,10 @@ async def attach_socket(request: web.Request) -> web.StreamResponse:
         shown = (1,) * query.flag(request, "stdout") + (2,) * query.flag(request, "stderr")
         if query.flag(request, "logs"):
             wanted = LogQuery(stdout=1 in shown, stderr=2 in shown)
-            async for line in engine.logs(record.id, wanted):
-                await socket.send_bytes(line.data)
+            async with aclosing(engine.logs(record.id, wanted)) as batches:
+                async for batch in batches:
+                    for line in batch:
+                        await socket.send_bytes(line.data)
         if session is not None:
             takes_input = query.flag(request, "stdin") and record.config.open_stdin
             await websocket.serve(
@@ -98,8 +104,6 @@ async def logs(request: web.Request) -> web.StreamResponse:
     if minor_of(request) >= 42:
         response.content_type = hijack.RAW if tty else hijack.MULTIPLEXED
     response.enable_chunked_encoding()
-    if container.record.host.log_config.type != "none":
-        await response.prepare(request)
     await while_connected(request, _write_log(engine, container, wanted, request, response))
     await response.write_eof()
     return response
@@ -112,17 +116,21 @@ async def _write_log(
     request: web.Request,
     response: web.StreamResponse,
 ) -> None:
+    """Send the head once the log is open: a client that has it may remove the container."""
     stamps, details = query.flag(request, "timestamps"), query.flag(request, "details")
     tty = container.record.config.tty
-    batch = bytearray()
-    async for line in engine.logs(container.record.id, wanted):
-        data = _prefixed(line, stamps=stamps, details=details)
-        batch += data if tty else hijack.frame(line.stream, data)
-        if len(batch) > 32768 or wanted.follow:
-            await response.write(bytes(batch))
-            batch.clear()
-    if batch:
-        await response.write(bytes(batch))
+    async with aclosing(engine.logs(container.record.id, wanted)) as batches:
+        async for batch in batches:
+            if not response.prepared:
+                await response.prepare(request)
+            lines = [
+                (line.stream, _prefixed(line, stamps=stamps, details=details)) for line in batch
+            ]
+            data = b"".join(text if tty else hijack.frame(stream, text) for stream, text in lines)
+            if data:
+                await response.write(data)
+    if not response.prepared:
+        await response.prepare(request)
 
 
 def _prefixed(line: LogLine, *, stamps: bool, details: bool) -> bytes:

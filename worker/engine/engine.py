@@ -4,8 +4,8 @@ import asyncio
 import os
 import random
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from worker.engine.lifecycle import Lifecycle, exit_code_of_failure
 from worker.engine.limits import resources_of
 from worker.engine.links import names_by_target
 from worker.engine.logoptions import check_log
-from worker.engine.logs import LogLine, LogQuery, read_batches, read_log
+from worker.engine.logs import LogLine, LogQuery, read_batches
 from worker.engine.names import check_name, fresh_name
 from worker.engine.networks import Networks
 from worker.engine.ports import Clock, Networking, Supervisor
@@ -325,32 +325,23 @@ class Engine:
 
     # -- streams ---------------------------------------------------------------------------
 
-    async def logs(self, reference: str, query: LogQuery) -> AsyncIterator[LogLine]:
-        """Yield log lines; with `follow` until the container ends.
+    def logs(self, reference: str, query: LogQuery) -> AsyncGenerator[Sequence[LogLine], None]:
+        """Return batches of log lines (see `read_batches`).
 
         Raises:
             Unsupported: when the container's logging driver is none.
         """
         record = self._logged(reference)
-        async for line in read_log(self.places.log(record.id), query, lambda: record.alive):
-            yield line
+        return read_batches(self.places.log(record.id), query, lambda: record.alive)
 
-    async def task_logs(
-        self, reference: str, query: LogQuery
-    ) -> AsyncGenerator[Sequence[LogLine], None]:
-        """Yield batches of log lines (see `read_batches`); also before the container starts.
-
-        Raises:
-            Unsupported: when the container's logging driver is none.
-        """
+    def task_logs(self, reference: str, query: LogQuery) -> AsyncGenerator[Sequence[LogLine], None]:
+        """Return batches of log lines as `logs` does; also before the container starts."""
         record = self._logged(reference)
 
         def goes_on() -> bool:
             return record.alive or (record.status == "created" and not record.error)
 
-        async with aclosing(read_batches(self.places.log(record.id), query, goes_on)) as batches:
-            async for batch in batches:
-                yield batch
+        return read_batches(self.places.log(record.id), query, goes_on)
 
     def _logged(self, reference: str) -> Record:
         record = self._table.get(reference).record

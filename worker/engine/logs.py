@@ -6,8 +6,7 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -67,16 +66,6 @@ def parse_stamp(stamp: str) -> int:
 @lru_cache(maxsize=64)
 def _seconds(stamp: str) -> int:
     return calendar.timegm(time.strptime(stamp, "%Y-%m-%dT%H:%M:%S"))
-
-
-async def read_log(
-    path: Path, query: LogQuery, running: Callable[[], bool]
-) -> AsyncIterator[LogLine]:
-    """Yield the lines asked for; with `follow`, until the container ends and its log is read."""
-    async with aclosing(read_batches(path, query, running)) as batches:
-        async for batch in batches:
-            for line in batch:
-                yield line
 
 
 async def read_batches(

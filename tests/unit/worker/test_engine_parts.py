@@ -12,7 +12,7 @@ from worker.api.hijack import frame, parse_detach_keys
 from worker.api.render import human_duration
 from worker.engine.journal import Journal
 from worker.engine.logoptions import parse_size
-from worker.engine.logs import LogQuery, read_log
+from worker.engine.logs import LogQuery, read_batches
 from worker.engine.signals import signal_number
 
 
@@ -108,7 +108,8 @@ def test_logs_by_tail_stream_and_time_across_a_rotation(tmp_path: Path) -> None:
 
     def read(query: LogQuery) -> list[bytes]:
         async def collect() -> list[bytes]:
-            return [line.data async for line in read_log(path, query, lambda: False)]
+            batches = read_batches(path, query, lambda: False)
+            return [line.data async for batch in batches for line in batch]
 
         return asyncio.run(collect())
 

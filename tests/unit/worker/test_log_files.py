@@ -3,10 +3,20 @@
 import asyncio
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
-from worker.engine.logs import LogQuery, read_batches
+from aiohttp.test_utils import TestClient, TestServer
+
+from runtime.image.store import ImageStore
+from swarmapi.errors import NotFound
+from swarmapi.override import override
+from tests.fakes.engine import FakeClock, FakeNetworking, FakeSupervisor
+from worker.api.app import build_app
+from worker.engine.engine import Engine, EngineParts
+from worker.engine.logs import LogLine, LogQuery, read_batches
+from worker.engine.record import Container, Record
+from worker.engine.spec import ContainerConfig, HostConfig
 
 
 def entry(number: int, text: str = "") -> str:
@@ -82,3 +92,39 @@ def test_a_reader_that_leaves_closes_its_file(tmp_path: Path) -> None:
 
     asyncio.run(leave())
     assert not is_open()
+
+
+class Removed(Engine):
+    """An engine whose container is removed before its log is open."""
+
+    @override
+    def inspect(self, reference: str) -> Container:
+        """Return a container."""
+        record = Record(
+            id="1", name="c", created_ns=0, image_id="", image_config={},
+            config=ContainerConfig(), host=HostConfig(), endpoints={}, path="", args=[], env=[],
+        )  # fmt: skip
+        return Container(record)
+
+    @override
+    def logs(self, reference: str, query: LogQuery) -> AsyncGenerator[list[LogLine], None]:
+        """Find nothing any more."""
+        raise NotFound(f"no such container: {reference}")
+
+
+def test_the_head_of_an_answer_comes_once_the_log_is_open(tmp_path: Path) -> None:
+    """Who has the head may remove the container, and reads the rest: so does Docker's SDK."""
+
+    async def run() -> int:
+        parts = EngineParts(
+            data_root=tmp_path,
+            supervisor=FakeSupervisor(),
+            networking=FakeNetworking(),
+            images=ImageStore(tmp_path / "images"),
+            clock=FakeClock(),
+        )
+        async with TestClient(TestServer(build_app(Removed(parts)))) as client:
+            answer = await client.get("/containers/c/logs?stdout=1&follow=1")
+            return answer.status
+
+    assert asyncio.run(run()) == 404
