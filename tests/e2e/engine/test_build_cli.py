@@ -93,6 +93,43 @@ def test_a_build_of_every_instruction(context: Context) -> None:
     assert context.inspect("all:1", "{{.Config.StopSignal}} {{.Config.User}}") == "SIGINT 5"
 
 
+def test_add_unpacks_what_is_local_and_fetches_the_rest(context: Context) -> None:
+    with tarfile.open(context.directory / "packed.tgz", "w:gz") as packed:
+        inner = tarfile.TarInfo("in/side")
+        inner.size = 5
+        packed.addfile(inner, io.BytesIO(b"here\n"))
+    machine, url = context.machine, "http://127.0.0.1:18083/packed.tgz"
+    serve = ("busybox", "httpd", "-f", "-p", "127.0.0.1:18083", "-h", str(context.directory))
+    server = subprocess.Popen(machine.inside(*serve), stderr=subprocess.DEVNULL)
+    try:
+        fetch = machine.inside("busybox", "wget", "-qO-", url)
+        for _ in range(200):
+            if subprocess.run(fetch, capture_output=True, check=False).returncode == 0:
+                break
+        context.build(
+            *("-t", "added:1"),
+            dockerfile=f"FROM box:1\nADD packed.tgz /local/\nADD {url} /remote/\nADD {url} /name\n",
+        )
+        assert "404" in context.build(dockerfile=f"FROM box:1\nADD {url}x /\n", code=1).stderr
+    finally:
+        server.kill()
+        server.wait()
+    found = context.run("added:1", "sh", "-c", "cat /local/in/side; stat -c %n:%a /remote/* /name")
+    assert found == "here\n/remote/packed.tgz:600\n/name:600\n"
+
+
+def test_onbuild_runs_in_the_next_build_and_only_there(context: Context) -> None:
+    dockerfile = 'FROM box:1\nONBUILD RUN echo later > /made\nONBUILD CMD ["cat", "/made"]\n'
+    context.build("-t", "parent:1", dockerfile=dockerfile)
+    assert context.inspect("parent:1", "{{len .Config.OnBuild}}") == "2"
+    child = context.build("-t", "child:1", dockerfile="FROM parent:1\n").stdout
+    assert "# Executing 2 build triggers" in child
+    assert context.run("child:1") == "later\n"
+    context.build("-t", "grandchild:1", dockerfile="FROM child:1\n")
+    assert context.inspect("grandchild:1", "{{len .Config.OnBuild}}") == "0"
+    assert "ONBUILD" in context.build(dockerfile="FROM box:1\nONBUILD FROM x\n", code=1).stderr
+
+
 def test_a_cached_build_runs_nothing(context: Context) -> None:
     dockerfile = "FROM box:1\nRUN cat /proc/sys/kernel/random/uuid > /u\nENV a=b\n"
     first = context.build("-q", dockerfile=dockerfile).stdout
