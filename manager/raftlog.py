@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from manager.config import RunConfig
 from manager.raft.disk import make_directory
-from manager.raft.journal import Corrupt
+from manager.raft.journal import Corrupt, Sealed
 from manager.raft.node import RaftNode
 from manager.raft.outcomes import RaftStatus
 from manager.replica import LogStatus, Replica
@@ -70,14 +70,14 @@ class RaftLog:
     async def start(self) -> None:
         """Start the member. With a damaged log it starts anew, if there are other managers.
 
-        Raises OSError or Corrupt.
+        Raises OSError or Corrupt, also for one that the keys here do not open.
         """
         await asyncio.to_thread(self._aside.finish)
         make_directory(self._state_dir)
         try:
             await self._node.start(mute=self.returning)
         except Corrupt as error:
-            if not self._others:
+            if not self._others or isinstance(error, Sealed):
                 raise
             log.critical("%s: set aside, this manager comes back with the others' log", error)
             await asyncio.to_thread(self._aside.set_aside)
@@ -89,7 +89,7 @@ class RaftLog:
         return self._aside.is_marked
 
     async def speak_from(self, index: int) -> None:
-        """Return once this member has come back: it holds the entry that the leader named."""
+        """Listen to leaders; return once this member holds the entry that the leader named."""
         await self._node.speak_from(index)
         self._aside.forget()
 
@@ -135,9 +135,9 @@ class RaftLog:
         """Add a member that runs at its address; return an entry behind that."""
         return await self._node.add_member(node_id, address)
 
-    async def readmit(self, node_id: str, address: str) -> int:
-        """Remove a member that lost its log and add it anew; return an entry behind that."""
-        return await self._node.readmit(node_id, address)
+    async def release(self, node_id: str) -> int:
+        """Remove a member that lost its log; return an entry behind that."""
+        return await self._node.release(node_id)
 
     def usage(self) -> dict[str, Any]:
         """Return what the log takes on this manager's disk, and how far it reaches.

@@ -80,8 +80,8 @@ class Log(Protocol):
     async def add_member(self, node_id: str, address: str) -> int:
         """Add a member, if it is none; return an entry behind that."""
 
-    async def readmit(self, node_id: str, address: str) -> int:
-        """Remove a member that lost its log and add it anew; return an entry behind that."""
+    async def release(self, node_id: str) -> int:
+        """Remove a member that lost its log; return an entry behind that."""
 
     async def remove_member(self, node_id: str) -> None:
         """Remove a member; nothing to do when it is none."""

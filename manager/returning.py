@@ -47,7 +47,14 @@ class Aside:
         return True
 
     def set_aside(self) -> None:
-        """Move log and snapshots out of the way; raises OSError."""
+        """Move log and snapshots out of the way; raises OSError.
+
+        Not where they are only a beginning of the others' log: the original is there already.
+        """
+        if self.is_marked and self._mark.read_bytes() == _DONE:
+            shutil.rmtree(self._raft, ignore_errors=True)
+            make_directory(self._raft)
+            return
         write_durably(self._mark, _WANTED)
         if self._raft.exists():
             shutil.rmtree(self._damaged, ignore_errors=True)

@@ -364,13 +364,21 @@ class Manager:
         while not (index := await self._enter(self._config.known, returning=True)):
             log.error("the leader is of a version that cannot take this manager back: upgrade it")
             await asyncio.sleep(JOIN_WAIT_S)
-        await self._log.speak_from(index)
+        whole = asyncio.create_task(self._log.speak_from(index))
+        try:
+            await self._enter(self._config.known, insist=True)
+            await whole
+        finally:
+            whole.cancel()
         log.warning("this manager has come back with the others' log")
 
-    async def _enter(self, through: Sequence[str], *, returning: bool = False) -> int:
+    async def _enter(
+        self, through: Sequence[str], *, returning: bool = False, insist: bool = False
+    ) -> int:
         """Ask the leader for membership until it is granted; return an entry behind it.
 
-        A new member may ask twice; it goes without the entry once it hears of a leader.
+        A new member may ask twice; it goes without the entry once it hears of a leader, unless it
+        is to `insist`. With `returning` it is removed, as one that lost its log.
         """
         leader = ""
         for known in itertools.cycle(through):
@@ -383,7 +391,7 @@ class Manager:
                 pairs: Any = error.trailing_metadata()
                 leader = dict(pairs or ()).get(LEADER_METADATA, "")
                 log.info("not yet a member: %s", error.details())
-            if not returning and self.store.log.status.leader_address:
+            if not (returning or insist) and self.store.log.status.leader_address:
                 break
             await asyncio.sleep(RETRY_S)
         return 0

@@ -167,8 +167,10 @@ class MembershipService:
                 )
                 await self._store.propose((change,))
             log = self._store.log
-            enter = log.readmit if request.returning else log.add_member
-            index = await enter(node.id, request.address)
+            if request.returning:
+                index = await log.release(node.id)  # it asks again, to be added, once it listens
+            else:
+                index = await log.add_member(node.id, request.address)
         except SwarmError as error:
             await refuse(context, error)
         return pb.JoinReply(members=self._store.log.members(), index=index)

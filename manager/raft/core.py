@@ -200,7 +200,7 @@ class RaftCore(Following):
             raise NotReady(self.leader_id)
         if node_id == self.me.id:
             raise Refused("the leader cannot change itself; transfer the leadership first")
-        if self.applied_index < self._changing_index:
+        if self.is_changing:
             raise Refused("another membership change is not committed yet; retry")
         if add == (node_id in self.members()):
             raise Refused(f"node {node_id} is {'already' if add else 'not'} a member")
@@ -231,11 +231,12 @@ class RaftCore(Following):
         return outcome == [0]
 
     def speak_from(self, index: int, done: Callable[[], None]) -> None:
-        """End the silence, and say so, once everything up to an entry is applied here.
+        """Listen to leaders again, and vote, and say so, once an entry is applied here.
 
-        The entry is one behind the removal and the addition of this member, both committed since
-        it lost its log: a majority without it holds all that it ever acknowledged, and no term in
-        which it may have voted can still be won by a log that lacks the removal.
+        The entry is one behind the removal of this member, committed since it lost its log: a
+        majority without it holds all that it ever acknowledged, no leader that it once left is
+        still one of a quorum, and no term in which it may have voted can still be won by a log
+        that lacks the removal.
         """
         self._speaks_from = index, done
 
@@ -243,6 +244,11 @@ class RaftCore(Following):
         if self._speaks_from is not None and self.applied_index >= self._speaks_from[0]:
             (_, done), self._speaks_from, self.mute = self._speaks_from, None, False
             done()
+
+    @property
+    def is_changing(self) -> bool:
+        """Whether a membership change is not yet committed and applied."""
+        return self.applied_index < self._changing_index
 
     def could_do_without(self, node_id: str) -> bool:
         """Whether most of the members but this one have answered this leader lately."""
@@ -429,6 +435,8 @@ class RaftCore(Following):
                     self._original(member, type="response_vote", term=message.term)
             case m.TimeoutNow() if not self.mute:
                 self._original(member, type="timeout_now", term=message.term)
+            case m.Append() | m.SnapshotChunk() if self.mute and self._speaks_from is None:
+                pass  # it forgot which terms it may not obey: an answer could confirm an old leader
             case m.Append() | m.SnapshotChunk():
                 self._on_leader(member, message)
             case m.Ack():

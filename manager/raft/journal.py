@@ -50,6 +50,10 @@ class Corrupt(Exception):
     """Durable data is damaged: the node must not start from it."""
 
 
+class Sealed(Corrupt):
+    """Durable data is sealed with a key that is not in the ring: with it, the data may be whole."""
+
+
 @dataclass(frozen=True)
 class Write:
     """One frame on its way to the disk: `Journal.write` it in any thread, then `synced` it."""
@@ -321,13 +325,13 @@ class Journal:
         if cipher != _AES_GCM:
             raise Corrupt(f"journal segment {name} uses the unknown cipher {cipher}")
         if self._keyring is None:
-            raise Corrupt(f"journal segment {name} is sealed and no keys are given")
+            raise Sealed(f"journal segment {name} is sealed and no keys are given")
         try:
             records, newest = self._keyring.open(
                 data[start + _BOUND.size : end], _BOUND.pack(sequence, cipher)
             )
         except WrongKey:
-            raise Corrupt(
+            raise Sealed(
                 f"journal segment {name} is sealed with a key this node does not have; "
                 "restore its raft.keys"
             ) from None

@@ -165,12 +165,23 @@ class MemberThread:
         else:
             self._out.append(Done(future, self._not_leader(core)))
 
-    def spare(self, core: RaftCore, future: "asyncio.Future[int]", node_id: str) -> None:
-        """Answer 1 when the others are a quorum without this member, 0 when they are none."""
-        if core.ready:
-            self._out.append(Done(future, int(core.could_do_without(node_id))))
-        else:
+    def release(self, core: RaftCore, future: "asyncio.Future[int]", node_id: str) -> None:
+        """Remove a member that lost its log; answer an entry behind its removal."""
+        if not core.ready:
             self._out.append(Done(future, self._not_leader(core)))
+        elif core.is_changing:
+            error = "another membership change is not committed yet; retry"
+            self._out.append(Done(future, FailedPrecondition(error)))
+        elif not core.could_do_without(node_id):
+            error = (
+                f"node {node_id} lost its log, and the other managers are no quorum without it: "
+                "start them first"
+            )
+            self._out.append(Done(future, FailedPrecondition(error)))
+        elif node_id in core.members():
+            self._change(core, future, False, node_id, core.members()[node_id])
+        else:
+            self._out.append(Done(future, core.applied_index))
 
     def speak_from(self, core: RaftCore, future: "asyncio.Future[int]", index: int) -> None:
         """Answer when a mute member is whole."""

@@ -21,7 +21,7 @@ from manager.raft.outcomes import (
 )
 from manager.raft.ports import Frozen
 from manager.raft.replication import RaftConfig
-from swarmapi.errors import FailedPrecondition, InvalidArgument, Unavailable
+from swarmapi.errors import InvalidArgument, Unavailable
 from swarmapi.identity import LiveTLS
 from swarmapi.keyring import Keyring
 
@@ -182,26 +182,21 @@ class RaftNode:
             lambda core, future: thread.change_members(core, future, True, node_id, address)
         )
 
-    async def readmit(self, node_id: str, address: str) -> int:
-        """Remove a member that lost its log, and add it anew; return an entry behind that.
+    async def release(self, node_id: str) -> int:
+        """Remove a member that lost its log; return an entry behind its removal.
 
-        What it acknowledged or voted before counts no more (see `RaftCore.speak_from`).
+        What it acknowledged or voted before counts no more. With that entry it listens again (see
+        `speak_from`); then it is to be added anew.
 
         Raises:
             NotLeader, OutcomeUnknown, Unavailable.
             FailedPrecondition: the others are no quorum without it, or another change is under way.
         """
         thread = self._running()
-        if not await self._ask(lambda core, future: thread.spare(core, future, node_id)):
-            raise FailedPrecondition(
-                f"node {node_id} lost its log, and the other managers are no quorum without it: "
-                "start them first"
-            )
-        await self.remove_member(node_id)
-        return await self.add_member(node_id, address)
+        return await self._ask(lambda core, future: thread.release(core, future, node_id))
 
     async def speak_from(self, index: int) -> None:
-        """Return once a mute member has applied an entry: it votes from now on."""
+        """Have a mute member listen; return once it has applied an entry, and votes."""
         thread = self._running()
         await self._ask(lambda core, future: thread.speak_from(core, future, index))
 

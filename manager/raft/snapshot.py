@@ -19,7 +19,7 @@ from typing import Final
 
 import msgspec
 
-from manager.raft.journal import Corrupt
+from manager.raft.journal import Corrupt, Sealed
 from swarmapi.durable import sync_directory
 from swarmapi.keyring import Keyring, WrongKey
 
@@ -115,11 +115,11 @@ def _pack_header(header: SnapshotHeader) -> bytes:
 
 def _opened(parts: list[bytes], keyring: Keyring | None) -> list[bytes]:
     if keyring is None:
-        raise Corrupt("snapshot is sealed and no keys are given")
+        raise Sealed("snapshot is sealed and no keys are given")
     try:
         return [keyring.open(part, _bound(place))[0] for place, part in enumerate(parts)]
     except WrongKey:
-        raise Corrupt(
+        raise Sealed(
             "snapshot is sealed with a key this node does not have; restore its raft.keys"
         ) from None
 

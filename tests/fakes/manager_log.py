@@ -103,9 +103,9 @@ class SingleCopyLog:
         self._members[node_id] = address
         return self._index
 
-    async def readmit(self, node_id: str, address: str) -> int:
+    async def release(self, node_id: str) -> int:
         await self.remove_member(node_id)
-        return await self.add_member(node_id, address)
+        return self._index
 
     @property
     def returning(self) -> bool:

@@ -275,8 +275,7 @@ class Host:
         self.losses += 1
 
     def speak_from(self, index: int) -> None:
-        """Hear from the leader that it is a member anew."""
-        self.taken_back_in = self.life
+        """Hear from the leader that it was removed, and listen."""
 
         def done() -> None:
             self.mute = False

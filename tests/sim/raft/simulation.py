@@ -208,12 +208,12 @@ class Simulation:
         return [host for host in self.hosts.values() if host.mute]
 
     def readmit(self) -> None:
-        """Have the leader take back who lost its log: remove it, add it, and name an entry."""
+        """Have the leader take back who lost its log: remove it, name an entry, and add it."""
         leader = self.leader()
         if leader is None or not leader.idle or not leader.core.ready:
             return
-        for host in self._mute_hosts():
-            if host.taken_back_in == host.life:
+        for host in self.hosts.values():
+            if not (host.mute or host.name in self._leaving) or host.taken_back_in == host.life:
                 continue
             if host.name in leader.core.members():
                 self._leaving.add(host.name)
@@ -228,11 +228,13 @@ class Simulation:
             # The answer is of a call that ends with the process that made it.
             if committed and (host.life, host.losses) == (life, losses):
                 self._leaving.discard(host.name)
-                host.speak_from(leader.core.applied_index)
+                host.taken_back_in = life
 
         def act(core: RaftCore) -> None:
             with suppress(NotReady, Refused):
                 core.change_members(True, host.name, host.name, done)
+                if host.mute and (host.life, host.losses) == (life, losses):
+                    host.speak_from(core.applied_index)  # the removal is behind: else refused
 
         leader.ask(act)
 

@@ -31,6 +31,9 @@ def test_a_log_is_set_aside_and_the_mark_stays_until_it_is_forgotten(raft: Path)
     assert again.is_marked
     again.finish()
     assert (raft / "snapshot").read_bytes() == b"new", "what came since is no damage"
+    again.set_aside()  # damaged once more, before it was whole
+    assert list(raft.iterdir()) == []
+    assert (raft.parent / "damaged" / "snapshot").read_bytes() == b"old"
     again.forget()
     assert not again.is_marked
 

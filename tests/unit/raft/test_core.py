@@ -130,6 +130,15 @@ def append(term: int, previous: tuple[int, int], *entries: Entry, commit: int = 
     return m.Append(term, 1, commit, previous[0], previous[1], list(entries))
 
 
+def test_who_lost_its_log_obeys_no_leader_until_it_was_removed(bench: Bench) -> None:
+    """It forgot the term it lives in: its answer could confirm a leader that was deposed."""
+    bench.core.mute = True
+    beginning = append(1, (0, 0))
+    assert bench.hear("b", beginning) == []
+    bench.core.speak_from(9, lambda: None)
+    assert [type(answer) for answer in bench.hear("b", beginning)] == [m.Ack]
+
+
 def entry(index: int, term: int, payload: bytes = b"x") -> Entry:
     return REGULAR + payload, index, term
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from manager.raft.disk import FileDisk
-from manager.raft.journal import Corrupt, Entry, Journal
+from manager.raft.journal import Corrupt, Entry, Journal, Sealed
 from swarmapi.keyring import Keyring, WrongKey
 
 State = tuple[list[Entry], int, str | None]
@@ -172,9 +172,9 @@ def test_nothing_of_a_sealed_journal_can_be_read_without_its_key(tmp_path: Path)
     before = state(journal)
     assert state(sealed(tmp_path, keyring)) == before
     assert all(b"secret" not in file.read_bytes() for file in tmp_path.iterdir())
-    with pytest.raises(Corrupt, match=r"a key this node does not have; restore its raft\.keys"):
+    with pytest.raises(Sealed, match=r"a key this node does not have; restore its raft\.keys"):
         sealed(tmp_path, Keyring.fresh())
-    with pytest.raises(Corrupt, match="no keys are given"):
+    with pytest.raises(Sealed, match="no keys are given"):
         reopen(tmp_path)
 
 

@@ -232,8 +232,11 @@ def test_a_member_that_lost_its_log_comes_back(tmp_path: Path) -> None:
         await cluster.stop(lost)
         shutil.rmtree(tmp_path / lost)
         node = await cluster.start(lost, mute=True)
-        index = await cluster.nodes[leader].readmit(lost, cluster.address(lost))
-        await node.speak_from(index)
+        index = await cluster.nodes[leader].release(lost)
+        assert lost not in cluster.nodes[leader].members()
+        whole = asyncio.create_task(node.speak_from(index))
+        await cluster.nodes[leader].add_member(lost, cluster.address(lost))
+        await whole
         assert cluster.machines[lost].commands == cluster.machines[leader].commands
         await cluster.nodes[leader].transfer_leadership(lost)
         await cluster.until(node, lambda status: status.ready)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from manager.raft.journal import Corrupt
+from manager.raft.journal import Corrupt, Sealed
 from manager.raft.snapshot import SnapshotHeader, read_snapshot, write_snapshot
 from manager.raft.snapshots import FileSnapshots
 from swarmapi.keyring import Keyring
@@ -93,5 +93,5 @@ def test_the_file_is_turned_when_loaded_and_sent_in_clear(tmp_path: Path) -> Non
         old = keyring.keys[0]
         keyring.add(Keyring.fresh().keys[0])
         snapshots.reseal()
-    with pytest.raises(Corrupt, match="a key this node does not have"):
+    with pytest.raises(Sealed, match="a key this node does not have"):
         read_snapshot(path.read_bytes(), Keyring([old]))
