@@ -488,10 +488,10 @@ def _check_place(where: str, port: PortConfig) -> None:
         raise InvalidArgument(f"{where}.Interface: {port.interface!r} names no network interface")
     if port.address:
         try:
-            several = ip_network(port.address).num_addresses > 1
+            ip_network(port.address)
         except ValueError as error:
             raise InvalidArgument(f"{where}.Address: {error}") from error
-        if several and not is_ingress(port):
+        if "/" in port.address and not is_ingress(port):
             raise InvalidArgument(f"{where}.Address: in host mode a port is at one address")
     if port.interface and not is_ingress(port):
         raise InvalidArgument(f"{where}.Interface: in host mode a port is at one address")

@@ -41,15 +41,29 @@ def key_of(port: PortConfig) -> PortKey:
 
 
 def place_of(port: PortConfig) -> str:
-    """Return where it is published: blank for everywhere, an address or prefix, or `%LINK`."""
-    return f"%{port.interface}" if port.interface else port.address
+    """Return where it is published: blank for everywhere, an address or prefix, or `%LINK`.
+
+    `0.0.0.0` and `::` are every address of their family, as Docker has it.
+    """
+    if port.interface:
+        return f"%{port.interface}"
+    return _at(port.address) if port.address else ""
+
+
+@lru_cache(maxsize=4096)
+def _at(address: str) -> str:
+    network = ip_network(address)
+    if network.num_addresses == 1 and network.network_address.is_unspecified:
+        return f"{network.network_address}/0"
+    return address
 
 
 def shown(place: str) -> str:
     """Return a place as it stands before a port."""
     if not place:
         return ""
-    return f"[{place}]:" if ":" in place else f"{place.removeprefix('%')}:"
+    place = place.removesuffix("/0").removeprefix("%")
+    return f"[{place}]:" if ":" in place else f"{place}:"
 
 
 @lru_cache(maxsize=4096)
@@ -71,6 +85,11 @@ def collides(one: PortConfig, other: PortConfig) -> bool:
 def is_ingress(port: PortConfig) -> bool:
     """Tell whether a port is published by the routing mesh (the default)."""
     return port.publish_mode != "host"
+
+
+def has_place_or_source(port: PortConfig) -> bool:
+    """Tell whether a port has what Docker's clients, and nodes of before, do not know."""
+    return bool(port.source or port.address or port.interface)
 
 
 def ports_of(spec: ServiceSpec) -> tuple[PortConfig, ...]:

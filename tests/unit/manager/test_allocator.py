@@ -11,6 +11,7 @@ from manager.allocator.pools import AddressPool, free_subnet
 from manager.allocator.ports import port_conflict
 from manager.scheduler.schedule import explain
 from manager.store import changes as c
+from manager.store.ports import place_of, shown
 from manager.store.snapshot import dump, restore
 from manager.store.tables import mesh_ports, network_table, tables_of_node
 from manager.store.view import bare
@@ -378,6 +379,9 @@ def test_exhausted_network_lets_tasks_wait() -> None:
         ({"address": "10.0.0.5"}, {"address": "10.0.0.6"}, False),
         ({"address": "10.0.0.5"}, {"address": "10.0.0.0/24"}, True),
         ({"address": "0.0.0.0/0"}, {"address": "::/0"}, False),
+        ({"address": "0.0.0.0"}, {"address": "10.0.0.5"}, True),
+        ({"address": "0.0.0.0"}, {"address": "::"}, False),
+        ({"address": "fd00::5"}, {"address": "0::0"}, True),
         ({"interface": "eth0"}, {"interface": "eth1"}, False),
         ({"interface": "eth0"}, {"interface": "eth0"}, True),
         ({"interface": "eth0"}, {"address": "10.0.0.5"}, True),
@@ -391,6 +395,22 @@ def test_a_port_is_had_at_its_place(
     made.converge()
     refusal = port_conflict(made.view, spec("x", ports=(replace(port(1, 8080), **theirs),)))
     assert ("'a'" in refusal) == collide
+
+
+@pytest.mark.parametrize(
+    ("address", "place", "named"),
+    [
+        ("0.0.0.0", "0.0.0.0/0", "0.0.0.0:"),
+        ("::", "::/0", "[::]:"),
+        ("0::0", "::/0", "[::]:"),
+        ("10.0.0.0/10", "10.0.0.0/10", "10.0.0.0/10:"),
+        ("10.0.0.5", "10.0.0.5", "10.0.0.5:"),
+        ("", "", ""),
+    ],
+)
+def test_no_address_of_a_family_is_every_one(address: str, place: str, named: str) -> None:
+    found = place_of(replace(port(80, 8080), address=address))
+    assert (found, shown(found)) == (place, named)
 
 
 def test_ingress_ports_without_an_ingress_network_are_refused() -> None:

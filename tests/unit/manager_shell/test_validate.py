@@ -151,6 +151,19 @@ def service(path: str, value: Any) -> ServiceSpec:
         ),
         (
             "EndpointSpec.Ports",
+            [{"TargetPort": 1, "Address": "10.0.0.5/32", "PublishMode": "host"}],
+            "EndpointSpec.Ports[0].Address: in host mode a port is at one address",
+        ),
+        (
+            "EndpointSpec.Ports",
+            [
+                {"TargetPort": 1, "PublishedPort": 80, "Address": "0.0.0.0"},
+                {"TargetPort": 1, "PublishedPort": 80, "Address": "10.0.0.5"},
+            ],
+            "EndpointSpec.Ports[1]: duplicate",
+        ),
+        (
+            "EndpointSpec.Ports",
             [{"TargetPort": 1, "Interface": "a/b"}],
             "EndpointSpec.Ports[0].Interface: ",
         ),
