@@ -9,6 +9,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
+from manager.store.ports import has_place_or_source, ports_of
 from swarmapi.model.objects import (
     ApiToken,
     Cluster,
@@ -34,10 +35,14 @@ from swarmapi.model.objects import (
     UpdateStatus,
 )
 from swarmapi.model.objects import NetworkAddress as TaskAddress
-from swarmapi.model.spec import NodeSpec
+from swarmapi.model.spec import NodeSpec, PortConfig
 from swarmapi.override import override
 
 FORMAT: Final = 1
+
+
+def _level_of_ports(ports: Iterable[PortConfig]) -> int:
+    return 1 if any(map(has_place_or_source, ports)) else 0
 
 
 class ChangeBase(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind"):
@@ -88,6 +93,11 @@ class PutService(ChangeBase, frozen=True, tag="put_service"):
 
     service: Service
     expect_version: int | None = None
+
+    @property
+    @override
+    def level(self) -> int:
+        return _level_of_ports((*ports_of(self.service.spec), *self.service.endpoint.ports))
 
 
 class PutNetwork(ChangeBase, frozen=True, tag="put_network"):
@@ -144,6 +154,11 @@ class PutSpecVersion(ChangeBase, frozen=True, tag="put_spec_version"):
     """Store one version of a service's spec; a version that exists is never overwritten."""
 
     record: SpecVersion
+
+    @property
+    @override
+    def level(self) -> int:
+        return _level_of_ports(ports_of(self.record.spec))
 
 
 class PutTask(ChangeBase, frozen=True, tag="put_task"):
@@ -284,6 +299,11 @@ class SetServiceEndpoint(ChangeBase, frozen=True, tag="set_service_endpoint"):
 
     service_id: str
     endpoint: ServiceEndpoint
+
+    @property
+    @override
+    def level(self) -> int:
+        return _level_of_ports(self.endpoint.ports)
 
 
 class SetUpdateStatus(ChangeBase, frozen=True, tag="set_update_status"):

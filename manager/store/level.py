@@ -16,7 +16,8 @@ from swarmapi.errors import FailedPrecondition
 from swarmapi.model.objects import Node
 
 LEVEL: Final = 1
-"""What this program knows. 1: API tokens, rotation of the root certificate, networks with IPv6."""
+"""What this program knows. 1: API tokens, rotation of the root certificate, networks with IPv6,
+ports with an address, interface or source."""
 
 
 class TooNew(Exception):

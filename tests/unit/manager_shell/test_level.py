@@ -8,12 +8,36 @@ import pytest
 from msgspec.structs import replace
 
 from manager.replica import LogStatus, Replica
-from manager.store.changes import PutApiToken, PutNetwork, PutNode, SetNodeLevel, SetNodeSpec
-from manager.store.level import LEVEL, TooNew
+from manager.store.changes import (
+    PutApiToken,
+    PutNetwork,
+    PutNode,
+    PutService,
+    PutSpecVersion,
+    SetNodeLevel,
+    SetNodeSpec,
+    SetServiceEndpoint,
+)
+from manager.store.level import LEVEL, TooNew, needed
 from manager.telling import LevelTeller
 from swarmapi.errors import FailedPrecondition
-from swarmapi.model.objects import ApiToken, Network, Node, NodeDescription
-from swarmapi.model.spec import NetworkSpec, NodeRole, NodeSpec
+from swarmapi.model.objects import (
+    ApiToken,
+    Network,
+    Node,
+    NodeDescription,
+    Service,
+    ServiceEndpoint,
+    SpecVersion,
+)
+from swarmapi.model.spec import (
+    EndpointSpec,
+    NetworkSpec,
+    NodeRole,
+    NodeSpec,
+    PortConfig,
+    ServiceSpec,
+)
 from tests.fakes.manager_log import FakeEntry
 from tests.unit.manager_shell.cluster import MemoryCluster
 
@@ -86,6 +110,28 @@ def test_a_change_that_one_manager_does_not_know_is_refused_and_it_is_named() ->
         await store.propose((PutNetwork(network=ipv4),))
 
     run(story)
+
+
+@pytest.mark.parametrize(
+    ("port", "level"),
+    [
+        (PortConfig(target_port=80), 0),
+        (PortConfig(target_port=80, source="snat"), 1),
+        (PortConfig(target_port=80, address="10.0.0.5"), 1),
+        (PortConfig(target_port=80, interface="eth0"), 1),
+    ],
+)
+def test_a_port_at_a_place_or_with_a_source_has_a_level(port: PortConfig, level: int) -> None:
+    spec = ServiceSpec(name="web", endpoint_spec=EndpointSpec(ports=(port,)))
+    endpoint = ServiceEndpoint(ports=(port,))
+    plain = ServiceSpec(name="web")
+    for change in (
+        PutService(service=Service(id="s", spec=spec, spec_version=1)),
+        PutService(service=Service(id="s", spec=plain, spec_version=1, endpoint=endpoint)),
+        PutSpecVersion(record=SpecVersion(service_id="s", version=1, spec=spec)),
+        SetServiceEndpoint(service_id="s", endpoint=endpoint),
+    ):
+        assert needed((change,)) == level
 
 
 def test_the_level_rises_with_the_last_manager_and_does_not_fall() -> None:
