@@ -1,8 +1,18 @@
 """Published ports of a service: what is kept of those before, and what others have."""
 
+from collections import defaultdict
+
 from msgspec.structs import replace
 
-from manager.store.ports import collides, is_ingress, key_of, place_of, ports_of, shown
+from manager.store.ports import (
+    collides,
+    has_place_or_source,
+    is_ingress,
+    key_of,
+    place_of,
+    ports_of,
+    shown,
+)
 from manager.store.view import View
 from swarmapi.errors import InvalidArgument
 from swarmapi.model.spec import PortConfig, ServiceSpec
@@ -15,19 +25,31 @@ def with_ports(spec: ServiceSpec, old: ServiceSpec | None) -> ServiceSpec:
     """
     if spec.endpoint_spec is None or not spec.endpoint_spec.ports:
         return spec
-    before = {_plain(port): port for port in ports_of(old)} if old is not None else {}
-    ports = tuple(_stored(port, before.get(port)) for port in spec.endpoint_spec.ports)
+    named = [port for port in spec.endpoint_spec.ports if has_place_or_source(port)]
+    before: defaultdict[PortConfig, list[PortConfig]] = defaultdict(list)
+    for port in ports_of(old) if old is not None else ():
+        if port not in named:
+            before[_plain(port)].append(port)
+    ports = tuple(_stored(port, before[_plain(port)]) for port in spec.endpoint_spec.ports)
     return replace(spec, endpoint_spec=replace(spec.endpoint_spec, ports=ports))
 
 
 def _plain(port: PortConfig) -> PortConfig:
-    """Return a port as Docker's clients know it."""
-    return replace(port, source="", address="", interface="")
+    """Return a port as Docker's clients know it, with what they may leave out."""
+    return replace(
+        port,
+        protocol=port.protocol or "tcp",
+        publish_mode=port.publish_mode or "ingress",
+        source="",
+        address="",
+        interface="",
+    )
 
 
-def _stored(port: PortConfig, before: PortConfig | None) -> PortConfig:
-    if before is not None and port == _plain(port):
-        return before
+def _stored(port: PortConfig, before: list[PortConfig]) -> PortConfig:
+    """Return a port as it is kept: one that names nothing is the next of those `before`."""
+    if before and not has_place_or_source(port):
+        return before.pop(0)
     return replace(port, source="") if port.source == "client" else port
 
 

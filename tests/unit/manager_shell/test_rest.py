@@ -268,6 +268,30 @@ def test_a_port_keeps_its_place_when_a_client_of_dockers_writes_it_back() -> Non
     play(story)
 
 
+def test_each_port_of_one_number_keeps_its_own_place() -> None:
+    plain = {"TargetPort": 80, "PublishedPort": 9000, "Protocol": "tcp", "PublishMode": "ingress"}
+    low, high, third = (plain | {"Address": f"10.0.0.{last}"} for last in (5, 6, 7))
+
+    async def story(cluster: MemoryCluster, client: Client) -> None:
+        made = spec("one", EndpointSpec={"Ports": [low, high]})
+        path = f"/services/{(await post(client, '/services/create', made, 201))['ID']}"
+        bare = {"TargetPort": 80, "PublishedPort": 9000}
+        for sent, kept in (
+            ([plain, plain], [low, high]),
+            ([bare, bare], [low, high]),
+            ([low, bare], [low, high]),
+            ([bare, low], [high, low]),
+            ([bare, third], [high, third]),
+        ):
+            version = (await get(client, path))["Version"]["Index"]
+            body = spec("one", EndpointSpec={"Ports": sent})
+            await post(client, f"{path}/update?version={version}", body, 200)
+            found = (await get(client, path))["Spec"]["EndpointSpec"]["Ports"]
+            assert [one["Address"] for one in found] == [one["Address"] for one in kept]
+
+    play(story)
+
+
 def test_update_needs_the_version_and_rollback_the_previous_spec() -> None:
     async def story(cluster: MemoryCluster, client: Client) -> None:
         await post(client, "/services/create", spec(), 201)
