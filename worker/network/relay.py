@@ -23,6 +23,8 @@ _CONNECTIONS_MAX = 4096
 _CONNECT_TIMEOUT_S = 2.0
 _TARGETS_TRIED = 3
 _KEEPALIVE_S = 60
+_HALF_CLOSED_S = 60.0
+"""What a client has to end its half in once the task ended its own, as in FIN_WAIT2."""
 _SENDER_IDLE_TIMEOUT_S = 90.0
 _SENDERS_MAX = 1024
 _RESET = struct.pack("ii", 1, 0)
@@ -97,9 +99,17 @@ class Relays:
 class CarriedPort:
     """One published port; all else that would come to its socket is rewritten before."""
 
-    def __init__(self, holder: socket.socket, way: Way, opening: SocketFactory) -> None:
+    def __init__(
+        self,
+        holder: socket.socket,
+        way: Way,
+        opening: SocketFactory,
+        *,
+        half_closed_s: float = _HALF_CLOSED_S,
+    ) -> None:
         """Take over `holder`, which is bound."""
         self.way = way
+        self._half_closed_s = half_closed_s
         self.is_stream = holder.type == socket.SOCK_STREAM
         self._holder = holder
         self._open = opening
@@ -164,11 +174,14 @@ class CarriedPort:
         try:
             client = writer.get_extra_info("peername")
             there, back = await self._connect(task, client[0])
+            # What a peer has not taken waits here, where it is counted and can be ended.
+            for one in (writer, back):
+                one.transport.set_write_buffer_limits(0)
             try:
                 if self.way.header:
                     asked = writer.get_extra_info("sockname")
                     back.write(proxy_header(self.way.header, client[:2], asked[:2]))
-                await _exchange((reader, writer), (there, back))
+                await _exchange((reader, writer), (there, back), self._half_closed_s)
             except BaseException:
                 _reset(back)
                 raise
@@ -279,12 +292,15 @@ def _reset(writer: asyncio.StreamWriter) -> None:
 async def _exchange(
     outer: tuple[asyncio.StreamReader, asyncio.StreamWriter],
     inner: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+    half_closed_s: float,
 ) -> None:
-    """Carry both directions to their ends; the failure of one ends the other."""
+    """Carry both directions to their ends; the failure of one, or lingering, ends the other."""
     _keep_alive(outer[1].get_extra_info("socket"))
     async with asyncio.TaskGroup() as group:
-        group.create_task(_pour(outer[0], inner[1]))
-        group.create_task(_pour(inner[0], outer[1]))
+        inward = group.create_task(_pour(outer[0], inner[1]))
+        await _pour(inner[0], outer[1])
+        async with asyncio.timeout(half_closed_s):
+            await asyncio.shield(inward)
 
 
 async def _pour(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
