@@ -252,6 +252,25 @@ def test_one_source_of_strangers_leaves_others_room() -> None:
     assert strangers.refusal("a") == strangers.refusal("c") == ""
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        ("2001:db8::1", "2001:db8::ffff:2", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
+        ("::ffff:192.0.2.1", "192.0.2.1", True),
+        ("192.0.2.1", "192.0.2.2", False),
+        ("fe80::1%eth0", "fe80::2%eth0", True),
+    ],
+)
+def test_strangers_of_one_ipv6_network_are_one_source(first: str, second: str, same: bool) -> None:
+    strangers = Strangers(most_of_source=1)
+    strangers.came(first)
+    assert bool(strangers.refusal(second)) == same
+    strangers.went(first)
+    assert not strangers._of
+
+
 @pytest.mark.parametrize("which", ["expired", "foreign", "revoked"])
 def test_a_certificate_that_is_none_ends_in_the_handshake(tmp_path: Path, which: str) -> None:
     async def story(door: Door) -> None:
