@@ -72,7 +72,7 @@ def node_table(
         chains["input"] = nx.Chain((_foreign_rule(),), "filter", nx.HOOK_INPUT, -10)
         # What is inside is tracked where it begins and ends; here each flow would be again.
         for name, hook in (("arriving", nx.HOOK_PREROUTING), ("leaving", nx.HOOK_OUTPUT)):
-            chains[name] = nx.Chain((nx.rule(_is_vxlan(), nx.untracked()),), "filter", hook, -300)
+            chains[name] = nx.Chain((nx.rule(_is_ours(), nx.untracked()),), "filter", hook, -300)
     return nx.table(family.number, TABLE, chains, shapes, elements)
 
 
@@ -110,12 +110,15 @@ def _is_vxlan() -> bytes:
     )
 
 
+def _is_ours() -> bytes:
+    """Match VXLAN with a number of our overlays: behind 8 bytes of UDP and 4 of flags."""
+    return _is_vxlan() + nx.load_payload(nx.REG_1, 2, 12, 3) + nx.lookup("numbers", nx.REG_1)
+
+
 def _foreign_rule() -> nx.Rule:
     """Drop what claims to be of our overlays and comes from no node; others' VXLANs may pass."""
     return nx.rule(
-        _is_vxlan(),
-        nx.load_payload(nx.REG_1, 2, 12, 3),
-        nx.lookup("numbers", nx.REG_1),
+        _is_ours(),
         IPV4.load_source(),
         nx.lookup("peers", nx.REG_1, inverted=True),
         nx.decide(nx.VERDICT_DROP),

@@ -282,3 +282,14 @@ def test_the_prefix_of_all_addresses_is_everywhere_in_its_family() -> None:
     node = at_places(port).node.elements
     assert len(node["mesh"]) == len(node["snat"]) == 1
     assert not node["address-mesh"]
+
+
+def test_only_vxlan_of_our_overlays_is_untracked() -> None:
+    chains = planned(overlay(task(1))).node.chains
+    # Behind 8 bytes of UDP and 4 of VXLAN's flags.
+    ours = nx.load_payload(nx.REG_1, 2, 12, 3) + nx.lookup("numbers", nx.REG_1)
+    (foreign,) = chains["input"].rules
+    head = foreign.expressions[: foreign.expressions.index(ours) + len(ours)]
+    for name in ("arriving", "leaving"):
+        (rule,) = chains[name].rules
+        assert rule.expressions == head + nx.untracked()
