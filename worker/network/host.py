@@ -6,7 +6,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
@@ -90,10 +90,49 @@ def open_namespace(fd: int) -> ContainerNamespace:
     )
 
 
-def _with_loopback(fd: int) -> ContainerNamespace:
-    space = open_namespace(fd)
-    space.route.batch([nl.set_link(1, up=True)])
+def with_loopback(fd: int) -> ContainerNamespace:
+    """Open a namespace whose loopback is up; on failure `fd` is closed."""
+    try:
+        space = open_namespace(fd)
+    except BaseException:
+        os.close(fd)
+        raise
+    try:
+        space.route.batch([nl.set_link(1, up=True)])
+    except BaseException:
+        space.close()
+        raise
     return space
+
+
+class Spares:
+    """Namespaces made ahead."""
+
+    def __init__(self, make: Callable[[], ContainerNamespace]) -> None:
+        self._make = make
+        self._ready: list[ContainerNamespace] = []
+        self._is_lacking = False
+
+    def take(self) -> ContainerNamespace:
+        """Return one, made now where none is ready."""
+        return self._ready.pop() if self._ready else self._make()
+
+    def fill(self) -> None:
+        """Make what is missing; that none can be made holds nobody up, and is told of once."""
+        try:
+            while len(self._ready) < SPARES:
+                self._ready.append(self._make())
+        except OSError as error:
+            if not self._is_lacking:
+                _log.warning("no network namespace can be made ahead: %s", error)
+            self._is_lacking = True
+        else:
+            self._is_lacking = False
+
+    def close(self) -> None:
+        """Let go of those that nobody took."""
+        while self._ready:
+            self._ready.pop().close()
 
 
 def node_addresses() -> dict[str, list[str]]:
@@ -121,7 +160,7 @@ class Host:
         self.overlays: dict[str, Overlay] = {}
         self.containers: dict[str, ContainerNamespace] = {}
         self.bridges: dict[str, BridgeNetwork] = {}
-        self._spare: list[ContainerNamespace] = []
+        self._spares = Spares(lambda: with_loopback(netns.create()))
         netns.inside(node_fd, lambda: netns.write_sysctl("ipv4/ip_forward", 1))
 
     def use_data_path(self, address: str) -> None:
@@ -203,11 +242,9 @@ class Host:
 
     def make_container(self, container_id: str, netns_fd: int = -1) -> None:
         """Create a namespace, or share the caller's, and bring loopback up."""
-        if netns_fd < 0 and self._spare:
-            self.containers[container_id] = self._spare.pop()
-        else:
-            fd = netns.create() if netns_fd < 0 else os.dup(netns_fd)
-            self.containers[container_id] = _with_loopback(fd)
+        self.containers[container_id] = (
+            self._spares.take() if netns_fd < 0 else with_loopback(os.dup(netns_fd))
+        )
 
     def adopt_container(
         self, container_id: str, path: Path, endpoints: Iterable[AttachedEndpoint]
@@ -339,8 +376,7 @@ class Host:
             if key in self.overlays
         )
         repaired += self._node.verify_rules()
-        while len(self._spare) < SPARES:
-            self._spare.append(_with_loopback(netns.create()))
+        self._spares.fill()
         return repaired
 
     def _mend_ports(self) -> int:
@@ -415,8 +451,7 @@ class Host:
         """Close all handles; with `remove` take links, tables and pins away too."""
         for container_id in list(self.containers):
             self.drop_container(container_id)
-        while self._spare:
-            self._spare.pop().close()
+        self._spares.close()
         for overlay in self.overlays.values():
             overlay.close(remove=remove)
         self.overlays.clear()
