@@ -398,9 +398,16 @@ def _set_node_mesh(fx: Effects, change: c.SetNodeMesh) -> None:
 
 
 def _set_node_level(fx: Effects, change: c.SetNodeLevel) -> None:
+    """Note it without a new version of the node: managers of before levels pass this change over.
+
+    They must come to the same answer where a version that was read is compared.
+    """
     node = fx.view.nodes.get(change.node_id)
     if node is not None and (change.known, change.version) != (node.level, node.manager_version):
-        store_node(fx, node, replace(node, level=change.known, manager_version=change.version))
+        new = replace(node, level=change.known, manager_version=change.version)
+        fx.view.put_node(new)
+        fx.touch("node", node, new)
+        fx.dirty.add(("node", node.id))
 
 
 def _raise_level(fx: Effects, change: c.RaiseLevel) -> None:

@@ -2,6 +2,7 @@
 
 Members that applied the same entries have the same digest. Stories, quarantined addresses, a
 network's table revision and the last VXLAN id are outside of it: changes do not tell of each move.
+So are managers' levels and versions, which managers of before levels do not note.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ from msgspec.structs import replace
 from manager.store.apply import Applied
 from manager.store.effects import Object
 from manager.store.view import View
-from swarmapi.model.objects import Cluster, Network, SpecVersion
+from swarmapi.model.objects import Cluster, Network, Node, SpecVersion
 
 DIGEST_BYTES: Final = 16
 _encode: Final = msgspec.msgpack.Encoder(order="deterministic").encode
@@ -77,5 +78,7 @@ def _of(kind: str, item: object) -> int:
         item = replace(item, table_index=0)
     elif isinstance(item, Cluster):
         item = replace(item, last_vni=0)
+    elif isinstance(item, Node):
+        item = replace(item, level=0, manager_version="")
     data = kind.encode() + _encode(item)
     return int.from_bytes(hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest(), "big")

@@ -212,3 +212,18 @@ def test_each_manager_tells_its_level_by_itself_or_through_the_leader() -> None:
         assert asked == ["127.0.0.1:2379"]
 
     run(story)
+
+
+def test_a_level_that_is_told_is_no_new_version_of_the_node() -> None:
+    async def story(cluster: MemoryCluster) -> None:
+        store, told = cluster.store, []
+        before = store.view.nodes["m2"]
+        cluster.replica.subscribe(lambda applied: told.append(applied))
+        await store.propose((SetNodeLevel(node_id="m2", known=1, version="2.0"),))
+        after = store.view.nodes["m2"]
+        assert (after.level, after.manager_version) == (1, "2.0")
+        assert after.meta == before.meta, "a manager of before levels knows no newer one"
+        assert told[0].changed["node", "m2"] == (before, after)
+        assert ("node", "m2") in told[0].dirty
+
+    run(story)
