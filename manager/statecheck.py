@@ -14,6 +14,8 @@ from swarmapi.errors import SwarmError
 PERIOD_S: Final = 60.0
 Ask = Callable[[int], Awaitable[Mapping[str, str]]]
 """Returns the other managers' digests as of an entry by node id, empty where one is not known."""
+_OWN: Final = ""
+"""Stands for this manager among the ids of others."""
 log = logging.getLogger(__name__)
 
 
@@ -46,8 +48,8 @@ class StateCheck:
         """Compare, when something changed since all were equal. Raises SwarmError."""
         status, replica = self._store.log.status, self._store.replica
         index = replica.view.index
-        if replica.is_astray and not status.is_leader and not self._start_anew():
-            log.critical("this manager's state differs again: demote it and promote it again")
+        if replica.is_astray and not status.is_leader:
+            await self._come_right(index)
         if not (status.is_leader and status.ready) or index <= self._checked_index:
             return
         own = replica.digest_at(index)
@@ -64,3 +66,15 @@ class StateCheck:
         elif status.leader_id in differing:
             log.critical("this manager's state differs from the cluster's: it hands over")
             await self._hand_over()
+
+    async def _come_right(self, index: int) -> None:
+        """Start anew, if those who have one state without this manager are a majority now.
+
+        Who else is astray does not count among them, so several may start anew at once.
+        """
+        own = self._store.replica.digest_at(index)
+        digest, by_most = agreed({**await self._ask(index), _OWN: own}, _OWN)
+        if not by_most:
+            log.warning("this manager's state differs: it waits for a majority to start anew with")
+        elif digest != own and not self._store.log.status.is_leader and not self._start_anew():
+            log.critical("this manager's state differs again: demote it and promote it again")

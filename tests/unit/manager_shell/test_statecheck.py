@@ -199,3 +199,38 @@ def test_without_a_change_nothing_is_written() -> None:
         assert world.cluster.store.view.index == index
 
     asyncio.run(story())
+
+
+def test_a_state_is_kept_while_those_that_are_right_are_no_majority() -> None:
+    async def story() -> None:
+        world = World("m2", "m3")
+        await busy(world.cluster)
+        bend(world.cluster.replica)
+        await world.after_a_change()
+        log = world.cluster.log
+        world.others.silent.add("m3")
+        await world.check.step()
+        assert log.started_anew == 0, "the others are no quorum without it"
+        world.others.silent.clear()
+        bend(world.others.replicas["m3"], "10.8.8.8")
+        await world.check.step()
+        assert log.started_anew == 0, "another one is astray, too"
+        world.others.replicas["m3"].restore(snapshot.dump(world.others.replicas["m2"].view))
+        await world.check.step()
+        assert log.started_anew == 1
+
+    asyncio.run(story())
+
+
+def test_what_managers_of_before_levels_do_not_note_is_no_difference() -> None:
+    async def story() -> None:
+        world = World("m2")
+        await busy(world.cluster)
+        before = world.cluster.replica.digest
+        node = world.cluster.store.view.nodes["m1"]
+        world.others.replicas["m2"].view.put_node(replace(node, level=0, manager_version=""))
+        world.cluster.store.view.put_node(replace(node, level=7, manager_version="2.0"))
+        assert digest_of(world.cluster.replica.view) == before
+        assert digest_of(world.others.replicas["m2"].view) == before
+
+    asyncio.run(story())
