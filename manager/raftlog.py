@@ -95,7 +95,7 @@ class RaftLog:
 
     def start_anew(self) -> bool:
         """End the process and come back without the present state; False when it did so lately."""
-        if not self._others or not self._aside.want():
+        if len(self.members()) < 2 or not self._aside.want():
             return False
         log.critical("this manager's state differs from the others': it starts anew with theirs")
         os._exit(EXIT_ANEW)

@@ -361,6 +361,9 @@ class Manager:
 
     async def _come_back(self) -> None:
         """Become a member anew: what was promised before the log was lost counts no more."""
+        if not self._config.known:
+            log.error("no other manager is known to come back through: remove it and join it again")
+            return
         while not (index := await self._enter(self._config.known, returning=True)):
             log.error("the leader is of a version that cannot take this manager back: upgrade it")
             await asyncio.sleep(JOIN_WAIT_S)

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from manager.config import InitConfig, Paths, RunConfig
 from manager.keys import load_keyring, load_tls
 from manager.logbroker.tails import Tails
 from manager.raft.journal import Corrupt
-from manager.raftlog import open_log
+from manager.raftlog import EXIT_ANEW, RaftLog, open_log
+from manager.returning import Aside
 from manager.server import Manager
 from swarmapi.identity import JOIN_SERVER_NAME, LiveTLS, TLSMaterial, expect
 from swarmapi.ids import new_id
@@ -229,5 +230,58 @@ def test_a_manager_with_a_damaged_log_comes_back_by_itself(tmp_path: Path) -> No
         finally:
             for place in places:
                 await place.stop()
+
+    asyncio.run(main())
+
+
+def test_the_founder_starts_anew_once_there_are_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends: list[int] = []
+    monkeypatch.setattr("manager.raftlog.os._exit", ends.append)
+
+    async def story(first: Place, second: Place) -> None:
+        prepare_first(InitConfig(first.paths, first.address, ("10.0.0.0/8",), 24), os.urandom)
+        await first.start()
+        cluster = await first.until("/swarm", lambda body: "JoinTokens" in body)
+        assert first.manager is not None
+        log = first.manager.store.log
+        assert isinstance(log, RaftLog)
+        assert not log.start_anew()
+        assert (ends, log.returning) == ([], False)
+        await second.enter(first, cluster["JoinTokens"]["Manager"])
+        await second.start()
+        await first.until("/nodes", members(2))
+        log.start_anew()
+        assert (ends, log.returning) == ([EXIT_ANEW], True)
+
+    play(tmp_path, story)
+
+
+def test_who_comes_back_without_knowing_others_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story(first: Place, second: Place) -> None:
+        prepare_first(InitConfig(first.paths, first.address, ("10.0.0.0/8",), 24), os.urandom)
+        await first.start()
+        await first.until("/swarm", lambda body: "JoinTokens" in body)
+        await first.stop()
+        Aside(first.paths.state_dir, first.paths.raft).set_aside()
+        await first.start()
+        await first.until("/swarm/v1/raft", lambda body: body["Returning"])
+        assert "no other manager is known" in caplog.text
+        assert "leader is of a version" not in caplog.text
+
+    play(tmp_path, story)
+
+
+def play(tmp_path: Path, story: Callable[[Place, Place], Coroutine[Any, Any, None]]) -> None:
+    async def main() -> None:
+        first, second = Place(tmp_path / "a"), Place(tmp_path / "b")
+        try:
+            await asyncio.wait_for(story(first, second), 50)
+        finally:
+            await second.stop()
+            await first.stop()
 
     asyncio.run(main())
