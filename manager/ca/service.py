@@ -153,7 +153,8 @@ class MembershipService:
             status = self._store.log.status
             if not status.is_leader:
                 raise NotLeader(leader=status.leader_address)
-            node = check_manager(self._store.view, identity_from_auth_context(context))
+            identity = identity_from_auth_context(context)
+            node = check_manager(self._store.view, identity)
             if not request.address:
                 raise InvalidArgument("address: host:port of the new manager is needed")
             check_joining(self._store.view, request.level)
@@ -171,6 +172,11 @@ class MembershipService:
                 index = await log.release(node.id)  # it asks again, to be added, once it listens
             else:
                 index = await log.add_member(node.id, request.address)
+            try:
+                check_manager(self._store.view, identity)
+            except Forbidden:  # demoted on the way: what removed it then is over
+                await log.remove_member(node.id)
+                raise
         except SwarmError as error:
             await refuse(context, error)
         return pb.JoinReply(members=self._store.log.members(), index=index)

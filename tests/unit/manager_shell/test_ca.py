@@ -151,3 +151,24 @@ def test_only_a_manager_by_certificate_and_store_enters_raft() -> None:
         assert cluster.store.view.nodes["n2"].manager_address == "10.0.0.2:2377"
 
     play(story)
+
+
+def test_who_is_demoted_while_it_is_added_is_no_member() -> None:
+    async def story(cluster: MemoryCluster, target: str) -> None:
+        add_member = cluster.log.add_member
+
+        async def demoted_on_the_way(node_id: str, address: str) -> int:
+            await cluster.store.propose((PutNode(node=Node(id=node_id)),))
+            return await add_member(node_id, address)
+
+        cluster.log.add_member = demoted_on_the_way  # type: ignore[method-assign]
+        manager = Node(id="n2", spec=NodeSpec(role=NodeRole.MANAGER))
+        await cluster.store.propose((PutNode(node=manager),))
+        tls = material(root_of(cluster), "n2", NodeRole.MANAGER)
+        request = pb.JoinRequest(address="10.0.0.2:2377", level=LEVEL)
+        with pytest.raises(grpc.aio.AioRpcError) as denied:
+            await call(target, tls, "MembershipStub", "Join", request)
+        assert denied.value.code() is grpc.StatusCode.PERMISSION_DENIED
+        assert cluster.log.members() == {"m1": "127.0.0.1:2377"}
+
+    play(story)
