@@ -25,7 +25,7 @@ from manager.raft.snapshot import SnapshotHeader, pack_snapshot, read_snapshot, 
 from manager.replica import Replica
 from manager.returning import Aside
 from manager.store import changes as c
-from manager.store import snapshot
+from manager.store import level, snapshot
 from manager.store.apply import apply
 from manager.store.view import View
 from swarmapi.errors import AlreadyExists, FailedPrecondition, Internal, InvalidArgument
@@ -64,7 +64,7 @@ def recover(config: RecoverConfig) -> Recovered:
     """Make this manager's state a cluster of it alone.
 
     Raises:
-        FailedPrecondition: there is no state, or not a whole one.
+        FailedPrecondition: there is no state, not a whole one, or one of a newer version.
         Corrupt, Locked, Internal: it cannot be read.
     """
     paths = config.paths
@@ -94,7 +94,8 @@ def restore(config: RecoverConfig, random_bytes: RandomBytes) -> Recovered:
 
     Raises:
         AlreadyExists: the state directory holds a manager.
-        InvalidArgument: the file is no backup, is damaged, or needs another unlock key.
+        InvalidArgument: the file is no backup, is damaged, or needs another unlock key or a newer
+            version.
     """
     paths = config.paths
     if paths.cert.exists() or paths.raft.exists():
@@ -102,9 +103,11 @@ def restore(config: RecoverConfig, random_bytes: RandomBytes) -> Recovered:
     try:
         opens = Keyring([unlock_secret(config.unlock_key)]) if config.unlock_key else None
         header, parts = read_snapshot(Path(config.backup).read_bytes(), opens)
-        held = _Held(
-            view=snapshot.restore(parts), index=header.index, term=header.term, uncommitted=0
-        )
+        view = snapshot.restore(parts)
+        level.check_view(view)
+        held = _Held(view=view, index=header.index, term=header.term, uncommitted=0)
+    except level.TooNew as error:
+        raise InvalidArgument(f"backup cannot be restored: {error}") from error
     except (Corrupt, ValueError, msgspec.DecodeError) as error:
         raise InvalidArgument(
             f"backup cannot be restored ({error}): check the file, and give the unlock key of a "
@@ -126,7 +129,8 @@ def certify_again(paths: Paths, keyring: Keyring, now_ns: int) -> None:
     After months without power no manager could otherwise reach another.
 
     Raises:
-        FailedPrecondition: it is over for too long, or the log says it is no manager any more.
+        FailedPrecondition: it is over for too long, the log says it is no manager any more, or
+            the log is of a newer version.
         Corrupt: the log is damaged.
     """
     cert_pem = paths.cert.read_bytes()
@@ -157,6 +161,13 @@ def backup(view: View, term: int, members: dict[str, str]) -> Iterator[bytes]:
 
 
 def _read_log(journal: Journal, path: Path, keyring: Keyring) -> _Held:
+    try:
+        return _replay(journal, path, keyring)
+    except level.TooNew as error:
+        raise FailedPrecondition(str(error)) from error
+
+
+def _replay(journal: Journal, path: Path, keyring: Keyring) -> _Held:
     replica, index, term = Replica(), 0, journal.term
     if path.exists():
         header, parts = read_snapshot(path.read_bytes(), keyring)

@@ -181,7 +181,7 @@ class Replica:
     def restore(self, chunks: Iterable[bytes]) -> None:
         """Replace the View by a snapshot's; raises TooNew where it holds what is not known."""
         view = snapshot.restore(chunks)
-        level.check_known(view.cluster.level if view.cluster is not None else 0, self.known)
+        level.check_view(view, self.known)
         self.view = view
         self.digest, self.differs_since = digest_of(self.view), 0
         self.is_astray = False

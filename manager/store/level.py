@@ -69,6 +69,11 @@ def check_known(level: int, known: int = LEVEL) -> None:
         )
 
 
+def check_view(view: View, known: int = LEVEL) -> None:
+    """Raise TooNew where a state is of a higher level than a program knows."""
+    check_known(view.cluster.level if view.cluster is not None else 0, known)
+
+
 def advance(turn: Turn) -> None:
     """Raise the cluster's level to what all managers know."""
     cluster = turn.view.cluster

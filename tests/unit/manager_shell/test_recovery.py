@@ -5,12 +5,19 @@ import os
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from manager.bootstrap import prepare_first
 from manager.config import InitConfig, RecoverConfig
-from manager.recovery import Recovered, backup, recover, restore
+from manager.keys import load_keyring
+from manager.raft.snapshot import read_snapshot, write_snapshot
+from manager.recovery import Recovered, backup, certify_again, recover, restore
 from manager.returning import Aside
+from manager.store import snapshot
+from manager.store.level import LEVEL
+from manager.store.view import View
 from swarmapi.errors import AlreadyExists, FailedPrecondition, InvalidArgument
+from swarmapi.identity import validity
 from swarmapi.keyring import new_unlock_key
 from tests.unit.manager_shell.test_three_managers import Place, free_address, members
 
@@ -144,3 +151,37 @@ def test_a_manager_that_lost_its_log_is_no_one_to_go_on_with(tmp_path: Path) -> 
     Aside(place.paths.state_dir, place.paths.raft).set_aside()
     with pytest.raises(FailedPrecondition, match="recover another manager"):
         recover(config_of(place))
+
+
+def raise_level(view: View) -> None:
+    """Make it the state of a newer program."""
+    assert view.cluster is not None
+    view.cluster = replace(view.cluster, level=LEVEL + 1)
+
+
+def test_what_a_newer_program_wrote_is_refused_whole(tmp_path: Path) -> None:
+    async def story(places: list[Place]) -> None:
+        first, second = places[:2]
+        prepare_first(InitConfig(first.paths, first.address, ("10.0.0.0/8",), 24), os.urandom)
+        await first.start()
+        await first.until("/swarm", lambda body: "JoinTokens" in body)
+        assert first.manager is not None
+        view = snapshot.restore(snapshot.dump(first.manager.store.view))
+        raise_level(view)
+        await first.stop()
+        file = tmp_path / "backup"
+        file.write_bytes(b"".join(backup(view, 1, {})))
+        with pytest.raises(InvalidArgument, match="this manager knows 1: upgrade it"):
+            restore(config_of(second, backup=str(file)), os.urandom)
+        assert not second.paths.raft.exists()
+        keyring, path = load_keyring(first.paths), first.paths.raft / "snapshot"
+        header, _ = read_snapshot(file.read_bytes(), None)
+        write_snapshot(path, header, snapshot.dump(view), keyring)
+        before = first.tls
+        with pytest.raises(FailedPrecondition, match="upgrade it"):
+            recover(config_of(first))
+        with pytest.raises(FailedPrecondition, match="upgrade it"):
+            certify_again(first.paths, keyring, validity(before.cert_pem)[1] + 1)
+        assert first.tls == before
+
+    run(tmp_path, story)
