@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from manager.raft.disk import make_directory
+from manager.raft.disk import damaged_beside, make_directory
 from swarmapi.durable import sync_directory, write_durably
 
 REST_S: Final = 3600.0
@@ -22,7 +22,7 @@ class Aside:
 
     def __init__(self, state_dir: Path, raft: Path) -> None:
         self._mark = state_dir / "returning"
-        self._damaged = state_dir / "damaged"
+        self._damaged = damaged_beside(raft)
         self._raft = raft
 
     @property

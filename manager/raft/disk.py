@@ -42,6 +42,11 @@ def make_directory(path: Path) -> None:
     sync_directory(path.parent)
 
 
+def damaged_beside(directory: Path) -> Path:
+    """Return where a log is kept that was set aside from a directory."""
+    return directory.with_name("damaged")
+
+
 def is_full(error: BaseException | None) -> bool:
     """Tell whether an error says that there is no room: nothing was written, nothing is lost."""
     return isinstance(error, OSError) and error.errno in _FULL

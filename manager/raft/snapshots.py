@@ -6,7 +6,7 @@ from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Final
 
-from manager.raft.disk import is_full
+from manager.raft.disk import damaged_beside, is_full
 from manager.raft.pinned import monotonic
 from manager.raft.ports import Frozen
 from manager.raft.snapshot import (
@@ -81,7 +81,14 @@ class FileSnapshots:
     def install(self, data: bytes) -> tuple[SnapshotHeader, list[bytes]]:
         header, parts = read_snapshot(data)
         self._discard_job()
-        write_snapshot(self._path, header, parts, self._keyring)
+        try:
+            write_snapshot(self._path, header, parts, self._keyring)
+        except OSError as error:
+            damaged = damaged_beside(self._path.parent)
+            if not is_full(error) or not damaged.exists():
+                raise
+            told = f"{error.strerror}: what was set aside in {damaged} may be removed"
+            raise OSError(error.errno, told) from error
         self._header = header
         return header, parts
 

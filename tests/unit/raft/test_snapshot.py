@@ -1,10 +1,12 @@
 """A snapshot is read back whole or refused."""
 
+import errno
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from manager.raft.disk import is_full
 from manager.raft.journal import Corrupt, Sealed
 from manager.raft.snapshot import SnapshotHeader, read_snapshot, write_snapshot
 from manager.raft.snapshots import FileSnapshots
@@ -95,3 +97,22 @@ def test_the_file_is_turned_when_loaded_and_sent_in_clear(tmp_path: Path) -> Non
         snapshots.reseal()
     with pytest.raises(Sealed, match="a key this node does not have"):
         read_snapshot(path.read_bytes(), Keyring([old]))
+
+
+def test_without_room_it_is_told_what_was_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    data = written(tmp_path)
+    monkeypatch.setattr("manager.raft.snapshots.write_snapshot", full)
+    raft, damaged = tmp_path / "raft", tmp_path / "damaged"
+    with ThreadPoolExecutor(1) as worker:
+        snapshots = FileSnapshots(raft / "snapshot", worker, lambda: None)
+        with pytest.raises(OSError, match=r"No space left on device$"):
+            snapshots.install(data)
+        damaged.mkdir()
+        with pytest.raises(OSError, match=f"set aside in {damaged}") as told:
+            snapshots.install(data)
+    assert is_full(told.value)
