@@ -30,11 +30,11 @@ def port_conflict(view: View, spec: ServiceSpec, service_id: str = "") -> str:
             continue
         protocol, number = key_of(port)
         named = f"port {shown(place_of(port))}{number}/{protocol}"
-        for owner in sorted(view.publishers.of((protocol, number)) - {service_id}):
-            service = view.services[owner]
+        for service in view.others_at((protocol, number), service_id):
             if any(is_ingress(p) and collides(p, port) for p in service.endpoint.ports):
+                owner = f"service {service.spec.name!r} (id {service.id})"
                 return (
-                    f"{named} is already published by service {service.spec.name!r} (id {owner}): "
+                    f"{named} is already published by {owner}: "
                     "choose another port or remove it there"
                 )
         if any(collides(port, other) for other in seen):

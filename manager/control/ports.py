@@ -58,8 +58,7 @@ def check_ports(view: View, spec: ServiceSpec, service_id: str) -> None:
     for port in ports_of(spec):
         if not port.published_port:
             continue
-        for owner in sorted(view.publishers.of(key_of(port)) - {service_id}):
-            service = view.services[owner]
+        for service in view.others_at(key_of(port), service_id):
             theirs = [*filter(is_ingress, service.endpoint.ports), *ports_of(service.spec)]
             for other in theirs:
                 if not collides(port, other) or not (is_ingress(port) or is_ingress(other)):
@@ -67,5 +66,5 @@ def check_ports(view: View, spec: ServiceSpec, service_id: str) -> None:
                 what = "an ingress" if is_ingress(other) else "a host-published"
                 raise InvalidArgument(
                     f"port '{shown(place_of(other))}{other.published_port}' is already in use by"
-                    f" service '{service.spec.name}' ({owner}) as {what} port"
+                    f" service '{service.spec.name}' ({service.id}) as {what} port"
                 )

@@ -196,6 +196,11 @@ class View:
         """Return its tasks, oldest first."""
         return self._sorted(self.by_service.of(service_id))
 
+    def others_at(self, key: PortKey, service_id: str) -> list[Service]:
+        """Return the other services with a port of this protocol and number, by name."""
+        found = (self.services[i] for i in self.publishers.of(key) - {service_id})
+        return sorted(found, key=lambda service: service.spec.name)
+
     def tasks_of_node(self, node_id: str) -> list[Task]:
         """Return tasks bound to a node, oldest first."""
         return self._sorted(self.by_node.of(node_id))

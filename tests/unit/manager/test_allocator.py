@@ -9,12 +9,14 @@ from msgspec.structs import replace
 from manager.allocator.networks import addresses_of, choose
 from manager.allocator.pools import AddressPool, free_subnet
 from manager.allocator.ports import port_conflict
+from manager.control.ports import check_ports
 from manager.scheduler.schedule import explain
 from manager.store import changes as c
 from manager.store.ports import place_of, shown
 from manager.store.snapshot import dump, restore
 from manager.store.tables import mesh_ports, network_table, tables_of_node
 from manager.store.view import bare
+from swarmapi.errors import InvalidArgument
 from swarmapi.model.defaults import VXLAN_OPTION
 from swarmapi.model.objects import Network, NodeDescription, TaskState
 from swarmapi.model.spec import IPAMConfig, IPAMPool, NetworkSpec
@@ -323,6 +325,19 @@ def test_b56_taken_port_is_refused_by_owner_and_given_later() -> None:
     made.converge()
     assert made.view.services["b"].endpoint.error == ""
     assert len(made.running("b")) == 1
+
+
+def test_of_several_owners_of_a_port_the_first_by_name_is_told() -> None:
+    made = started()
+    made.put_service("z", spec("alpha", ports=(replace(port(80, 8080), address="10.0.0.1"),)))
+    made.put_service("a", spec("beta", ports=(replace(port(80, 8080), address="10.0.0.2"),)))
+    made.converge()
+    everywhere = spec("x", ports=(port(80, 8080),))
+    assert "'alpha' (id z)" in port_conflict(made.view, everywhere)
+    with pytest.raises(
+        InvalidArgument, match=r"'10\.0\.0\.1:8080' is already in use by .* 'alpha'"
+    ):
+        check_ports(made.view, everywhere, "")
 
 
 def test_released_address_is_quarantined_until_acknowledged() -> None:
