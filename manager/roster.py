@@ -2,14 +2,12 @@
 
 import asyncio
 import logging
-from typing import Final
 
 from manager.replica import LogStatus, Store
+from manager.stepping import step_on
 from manager.store.apply import Applied
-from swarmapi.errors import SwarmError
 
 log = logging.getLogger(__name__)
-RETRY_S: Final = 1.0
 
 
 class Roster:
@@ -52,12 +50,4 @@ class Roster:
 
     async def run(self) -> None:
         """Run until cancelled."""
-        while True:
-            self._wake.clear()
-            try:
-                await self.step()
-            except SwarmError as error:
-                log.info("member not removed: %s", error.message)
-                await asyncio.sleep(RETRY_S)
-                continue
-            await self._wake.wait()
+        await step_on(self._wake, self.step, "member not removed")

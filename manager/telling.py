@@ -1,17 +1,12 @@
 """Each manager's word of the level of changes it knows, and of its version."""
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
-from typing import Final
 
 from manager.replica import LogStatus, Store
+from manager.stepping import step_on
 from manager.store.apply import Applied
 from manager.store.changes import SetNodeLevel
-from swarmapi.errors import SwarmError
-
-log = logging.getLogger(__name__)
-RETRY_S: Final = 1.0
 
 
 class LevelTeller:
@@ -57,12 +52,4 @@ class LevelTeller:
 
     async def run(self) -> None:
         """Run until cancelled."""
-        while True:
-            self._wake.clear()
-            try:
-                await self.step()
-            except SwarmError as error:
-                log.info("the level is not told: %s", error.message)
-                await asyncio.sleep(RETRY_S)
-                continue
-            await self._wake.wait()
+        await step_on(self._wake, self.step, "the level is not told")

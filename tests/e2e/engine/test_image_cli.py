@@ -12,20 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.engine.machine import Machine, install_box
+from tests.e2e.engine.machine import Machine
 
 Client = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    machine = Machine(tmp_path_factory.mktemp("image"))
-    try:
-        machine.start()
-        install_box(machine)
-        yield machine
-    finally:
-        machine.close()
 
 
 @pytest.fixture(params=["docker", "swarmctl"])

@@ -177,6 +177,20 @@ def ask(
     return run_in(fd, body)
 
 
+async def started_anew(base: Path, name: str, address: str) -> Network:
+    """Start a network on what an earlier one of `start_nodes` left."""
+    network = Network(
+        node_id=name,
+        run_dir=base / f"run-{name}",
+        data_path_addr=address,
+        upstream_dns=(),
+        bridge_pool="172.16.0.0/12",
+        node_netns=base / f"swt-{name}",
+    )
+    await network.start()
+    return network
+
+
 @asynccontextmanager
 async def start_nodes(
     lab: Lab, base: Path, addresses: Mapping[str, str], upstream_dns: tuple[str, ...] = ()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.privileged.network.lab import Lab, Server, ask, run_in, start_nodes
+from tests.privileged.network.lab import Lab, Server, ask, run_in, start_nodes, started_anew
 from worker.network import netns
 from worker.network.attachments import (
     Attached,
@@ -215,15 +215,7 @@ def test_a_port_taken_while_nobody_held_it_stays_published(lab: Lab, tmp_path: P
             await made["n1"].stop(remove=False)
             node = tmp_path / "swt-n1"
             with contextlib.closing(run_in(lab.fd(node), lambda: socket.create_server(("", 8080)))):
-                made["n1"] = again = Network(
-                    node_id="n1",
-                    run_dir=tmp_path / "run-n1",
-                    data_path_addr=NODE["n1"],
-                    upstream_dns=(),
-                    bridge_pool="172.16.0.0/12",
-                    node_netns=node,
-                )
-                await again.start()
+                made["n1"] = again = await started_anew(tmp_path, "n1", NODE["n1"])
                 await again.create_bridge_network(spec)
                 adopted = await again.readopt(
                     "web",

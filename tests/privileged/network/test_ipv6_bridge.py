@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from swarmapi.model.tables import NetworkTable, NodeEntry
-from tests.privileged.network.lab import Lab, Server, ask, ipv6_of, run_in, start_nodes
+from tests.privileged.network.lab import (
+    Lab,
+    Server,
+    ask,
+    ipv6_of,
+    run_in,
+    start_nodes,
+    started_anew,
+)
 from worker.network import netns
 from worker.network import nftexpr as nx
 from worker.network.attachments import (
@@ -228,15 +236,7 @@ def test_ipv6_that_was_turned_off_on_purpose_stays_off(lab: Lab, tmp_path: Path)
             run_in(node, turn_off)
             assert await made["n1"].verify() == 0
             await made["n1"].stop(remove=False)
-            made["n1"] = again = Network(
-                node_id="n1",
-                run_dir=tmp_path / "run-n1",
-                data_path_addr=NODE["n1"],
-                upstream_dns=(),
-                bridge_pool="172.16.0.0/12",
-                node_netns=tmp_path / "swt-n1",
-            )
-            await again.start()
+            made["n1"] = again = await started_anew(tmp_path, "n1", NODE["n1"])
             await again.create_bridge_network(spec)
             assert run_in(node, lambda: netns.ipv6_is_off("swt-red"))
             assert await again.verify() == 0

@@ -16,7 +16,7 @@ from swarmapi.model.tables import (
     ServiceEntry,
     TaskEndpoint,
 )
-from tests.privileged.network.lab import Lab, Server, ask, run_in, start_nodes
+from tests.privileged.network.lab import Lab, Server, ask, run_in, start_nodes, started_anew
 from worker.network import netlink as nl
 from worker.network import netns
 from worker.network import nftexpr as nx
@@ -227,15 +227,7 @@ def test_a_restarted_network_adopts_what_runs(lab: Lab, tmp_path: Path) -> None:
             run_in(first.netns_fd, lambda: netns.pin(first.netns_fd, pin))
             lab.pins.append(pin)
             await made["n1"].stop(remove=False)
-            made["n1"] = again = Network(
-                node_id="n1",
-                run_dir=tmp_path / "run-n1",
-                data_path_addr=NODES["n1"],
-                upstream_dns=(),
-                bridge_pool="172.16.0.0/12",
-                node_netns=tmp_path / "swt-n1",
-            )
-            await again.start()
+            made["n1"] = again = await started_anew(tmp_path, "n1", NODES["n1"])
             await again.create_bridge_network(spec)
             await again.set_tables({"net1": overlay(1, 2)})
             adopted = await again.readopt(
@@ -271,15 +263,7 @@ def test_the_way_out_of_an_overlay_outlives_a_restart(lab: Lab, tmp_path: Path) 
             run_in(first.netns_fd, lambda: netns.pin(first.netns_fd, pin))
             lab.pins.append(pin)
             await made["n1"].stop(remove=False)
-            made["n1"] = again = Network(
-                node_id="n1",
-                run_dir=tmp_path / "run-n1",
-                data_path_addr=NODES["n1"],
-                upstream_dns=(),
-                bridge_pool="172.16.0.0/12",
-                node_netns=tmp_path / "swt-n1",
-            )
-            await again.start()
+            made["n1"] = again = await started_anew(tmp_path, "n1", NODES["n1"])
             await again.set_tables({"net1": overlay(1, 2)})
             kept = list(first.endpoints)
             adopted = await again.readopt("c1", pin, kept, attachments=attachments, host_ports=[])
